@@ -1,0 +1,58 @@
+"""The Python face: train and evaluate, as the commands do.
+
+import reinforce_lite as rl
+
+run = rl.train("quickstart", {"train.steps": 10})
+run.summary["evals"]["after"]["strict"]
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reinforce_lite import config, evaluation, road, runlog, screen, trainer
+from reinforce_lite.evaluation import Evaluation
+from reinforce_lite.runlog import Run
+from reinforce_lite.tasks.base import Task
+
+
+def train(
+    recipe: str = "quickstart",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    task: Task | None = None,
+    run: str = "",
+    resume: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Train, and return the run: `run.summary`, `run.steps`, `run.path`.
+
+    `overrides` are {"section.key": value} over the recipe; `task` takes the place of the recipe's;
+    `run` is the name under runs/. Raises ReinforceLiteError, as the command would say it.
+    """
+    settings = config.load(recipe, overrides)
+    opened = runlog.open_for_training(run or runlog.new_name(settings.recipe), resume)
+    return trainer.train(settings, opened, task, screen.Silent() if quiet else screen.make())
+
+
+def evaluate(
+    model_or_run: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    task: Task | None = None,
+    quiet: bool = False,
+) -> Evaluation:
+    """Greedy accuracy on the test problems: of a run's trained model, a folder or a hub name."""
+    settings = config.override(runlog.trained(model_or_run, config.load("quickstart")), overrides or {})
+    return evaluate_config(settings, screen.Silent() if quiet else screen.make(), task)
+
+
+def evaluate_config(settings: config.Config, show: screen.Screen, task: Task | None = None) -> Evaluation:
+    """Evaluate `settings.model` on the first `settings.eval.n` test problems."""
+    with show:
+        show.phase("loading", 0)
+        stations = road.build(settings, task)
+        problems = stations.problems("test", settings.eval.n)
+        show.phase("answering", len(problems))
+        result = evaluation.evaluate(stations.answer(problems, show.advance), 0, "test")
+        show.evaluated(result)
+    return result

@@ -1,0 +1,122 @@
+"""The commands. Heavy imports happen inside them, so that `--help` answers at once.
+
+reinforce-lite train  [RECIPE | FILE.toml] [--section.key VALUE ...] [--run NAME] [--resume]
+reinforce-lite eval   MODEL_OR_RUN [--task.name gsm8k --eval.n 200 ...]
+reinforce-lite ask    MODEL_OR_RUN "question"
+"""
+
+import json as jsonlib
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from reinforce_lite.errors import ReinforceLiteError, UsageError
+
+USAGE = """usage: reinforce-lite COMMAND ...
+
+  train  [RECIPE | FILE.toml]      train a model; with no recipe, the quickstart
+  eval   MODEL_OR_RUN              held-out accuracy, strict and lenient
+  ask    MODEL_OR_RUN "question"   one answer; for a run, the untrained model's beside it
+
+reinforce-lite COMMAND --help shows the options of a command.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 done, 1 failed, 2 bad usage, 130 and 143 stopped."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    _show_notices()
+    try:
+        return _dispatch(args)
+    except ReinforceLiteError as error:
+        print(f"reinforce-lite: {error.cause}", file=sys.stderr)
+        if error.remedy:
+            print(f"  {error.remedy}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader left: `reinforce-lite eval ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if args[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("reinforce-lite"))
+        return 0
+    if args[0] not in COMMANDS:
+        near = get_close_matches(args[0], COMMANDS, n=1)
+        raise UsageError(
+            f"there is no command {args[0]!r}",
+            f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}",
+        )
+    COMMANDS[args[0]](args[1:])
+    return 0
+
+
+def _train(args: list[str]) -> None:
+    from reinforce_lite import cli_args, runlog
+
+    parsed, config = cli_args.train(args)
+    run = runlog.open_for_training(parsed.run or runlog.new_name(config.recipe), parsed.resume)
+
+    from reinforce_lite import screen, trainer
+
+    command = shlex.join(["reinforce-lite", "train", *args])
+    trainer.train(config, run, screen=screen.make(parsed.json), command=command)
+    if parsed.json:
+        _print_json(run.summary)
+
+
+def _eval(args: list[str]) -> None:
+    from reinforce_lite import cli_args
+
+    parsed, config = cli_args.evaluate(args)
+
+    from dataclasses import asdict
+
+    from reinforce_lite import api, screen
+
+    result = api.evaluate_config(config, screen.make(parsed.json))
+    if parsed.json:
+        _print_json(asdict(result))
+
+
+def _ask(args: list[str]) -> None:
+    from reinforce_lite import cli_args
+
+    parsed = cli_args.ask(args)
+
+    from reinforce_lite import ask
+
+    answers = ask.answers(parsed.model, parsed.question)
+    if parsed.json:
+        _print_json(answers)
+    else:
+        ask.show(parsed.question, answers)
+
+
+def _print_json(value: Any) -> None:
+    print(jsonlib.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _show_notices() -> None:
+    """Notices of the package, one line each, on standard error."""
+    logger = logging.getLogger("reinforce_lite")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("note: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": _train, "eval": _eval, "ask": _ask}

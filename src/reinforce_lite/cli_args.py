@@ -1,0 +1,105 @@
+"""The commands' options: the sections of a recipe, with a recipe's values as their defaults."""
+
+import os
+from dataclasses import dataclass, fields
+from typing import Annotated, TypeVar
+
+os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is first imported
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from reinforce_lite import config, runlog
+
+DEFAULT_RECIPE = "quickstart"
+
+Flag = FlagCreatePairsOff[bool]
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The options that every recipe has."""
+
+    model: config.Model
+    task: config.Task
+    prompt: config.Prompt
+    rollout: config.Rollout
+    objective: config.Objective
+    update: config.Update
+    train: config.Train
+    eval: config.Eval
+
+
+@dataclass(frozen=True)
+class Train(Sections):
+    recipe: Positional[str] = ""
+    """A shipped recipe or a TOML file; quickstart when none is given."""
+    run: Annotated[str, arg(metavar="NAME")] = ""
+    """The name of the run, under runs/; by default the recipe's name and the time."""
+    resume: Flag = False
+    """Go on with the run of that name from its last checkpoint."""
+    json: Flag = False
+    """Print the summary as JSON."""
+
+
+@dataclass(frozen=True)
+class Evaluate(Sections):
+    target: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")] = config.Model().name
+    """A run, a model folder, a hub name, or smollm2-135m."""
+    json: Flag = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    model: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")]
+    """A run, a model folder, a hub name, or smollm2-135m."""
+    question: Positional[str]
+    json: Flag = False
+    """Print the answers as JSON."""
+
+
+Command = TypeVar("Command", bound=Sections)
+
+
+def train(args: list[str]) -> tuple[Train, config.Config]:
+    """Parse `train`'s arguments.
+
+    The recipe decides the other options' defaults and is itself an argument, so the arguments are
+    read twice. A run that is resumed stands in for a recipe that is not named.
+    """
+    first = _parse(Train, config.load(DEFAULT_RECIPE), args)
+    source = first.recipe or DEFAULT_RECIPE
+    if first.resume and first.run and not first.recipe and runlog.exists(first.run):
+        source = str(runlog.find(first.run).path / "config.toml")
+    base = config.load(source)
+    parsed = _parse(Train, base, args)
+    return parsed, _config(parsed, base)
+
+
+def evaluate(args: list[str]) -> tuple[Evaluate, config.Config]:
+    """Parse `eval`'s arguments: a run brings its own config, any other model the quickstart's."""
+    base = config.load(DEFAULT_RECIPE)
+    base = runlog.trained(_parse(Evaluate, base, args).target, base)
+    parsed = _parse(Evaluate, base, args)
+    return parsed, _config(parsed, base)
+
+
+def ask(args: list[str]) -> Ask:
+    """Parse `ask`'s arguments."""
+    return tyro.cli(Ask, args=args, prog="reinforce-lite ask")
+
+
+def _parse(command: type[Command], base: config.Config, args: list[str]) -> Command:
+    """Read the arguments, the sections of `base` being the defaults; bad usage exits with status 2."""
+    sections = {name: getattr(base, name) for name in SECTIONS}
+    prog = f"reinforce-lite {PROGS[command]}"
+    return tyro.cli(command, args=args, default=command(**sections), prog=prog)
+
+
+def _config(parsed: Sections, base: config.Config) -> config.Config:
+    return config.Config(recipe=base.recipe, **{name: getattr(parsed, name) for name in SECTIONS})
+
+
+SECTIONS = tuple(field.name for field in fields(Sections))
+PROGS: dict[type[Sections], str] = {Train: "train", Evaluate: "eval"}

@@ -1,0 +1,136 @@
+"""transformers' own `generate`: slow, plain, and the reference that other engines are tested against.
+
+Shapes: B rows in flight (prompts x samples), P prompt tokens (padded left), V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from reinforce_lite.engines.base import completion, cut_at_end, nobody
+from reinforce_lite.models import Policy, quiet
+from reinforce_lite.records import Completion, Prompt, Sampling
+
+ROWS = 128  # in flight at once
+
+
+class HFEngine:
+    """Prompts in batches of up to `rows` answers through `model.generate`."""
+
+    def __init__(self, policy: Policy, rows: int = ROWS) -> None:
+        self.policy = policy
+        self.rows = rows
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        progress: Callable[[int], None] = nobody,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`. All batches draw from one stream that starts at `seed`."""
+        at_once = max(1, self.rows // sampling.samples)
+        done: list[list[Completion]] = []
+        with torch.random.fork_rng(devices=_cards(self.policy.device)):
+            torch.manual_seed(seed)
+            for start in range(0, len(prompts), at_once):
+                done += self._batch(prompts[start : start + at_once], sampling)
+                progress(len(done[-1]) * len(prompts[start : start + at_once]))
+        return done
+
+    def _batch(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        ids, mask = _pad_left([p.token_ids for p in prompts], self.policy.device)  # (prompts, P)
+        recorder = _Recorder(self.policy.end_ids, ids.shape[1], sampling.min_new_tokens)
+        with torch.inference_mode(), quiet(), _no_settings_of_its_own(self.policy.model):
+            rows = self.policy.model.generate(
+                ids,
+                attention_mask=mask,
+                generation_config=self._settings(sampling),
+                logits_processor=LogitsProcessorList([recorder]),
+            )[:, ids.shape[1] :]  # (B, new)
+        logprobs = recorder.finish(rows).tolist()
+        made = [self._completion(row, lp) for row, lp in zip(rows.tolist(), logprobs, strict=True)]
+        g = sampling.samples
+        return [made[i : i + g] for i in range(0, len(made), g)]
+
+    def _settings(self, sampling: Sampling) -> Any:
+        draws = sampling.temperature > 0
+        warp = {"temperature": sampling.temperature, "top_p": sampling.top_p} if draws else {}
+        ends = sorted(self.policy.end_ids)
+        return GenerationConfig(
+            do_sample=draws,
+            top_k=0,  # transformers' default is 50
+            max_new_tokens=sampling.max_new_tokens,
+            num_return_sequences=sampling.samples,
+            eos_token_id=ends,
+            pad_token_id=ends[0],
+            **warp,
+        )
+
+    def _completion(self, row: list[int], logprobs: list[float]) -> Completion:
+        ids, truncated = cut_at_end(row, self.policy.end_ids)
+        return completion(ids, truncated, logprobs, self.policy.decode)
+
+
+class _Recorder(LogitsProcessor):  # type: ignore[misc]
+    """Reads the untempered log-probability of each token drawn, and forbids an early end.
+
+    It runs before temperature and top-p. The token drawn from one call's scores is known at the
+    next call, so only one (B, V) tensor is kept.
+    """
+
+    def __init__(self, end_ids: frozenset[int], prompt_length: int, min_new_tokens: int) -> None:
+        self.ends = sorted(end_ids)
+        self.first_end = prompt_length + min_new_tokens
+        self.scores: Tensor | None = None  # (B, V) of the step before
+        self.logprobs: list[Tensor] = []  # one (B,) a step
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.scores is not None:
+            self._record(input_ids[:, -1])
+        self.scores = scores
+        if input_ids.shape[1] < self.first_end:
+            scores = scores.clone()
+            scores[:, self.ends] = -torch.inf
+        return scores
+
+    def _record(self, tokens: Tensor) -> None:
+        assert self.scores is not None
+        scores = self.scores.float()
+        drawn = scores.gather(1, tokens[:, None]).squeeze(1)
+        self.logprobs.append(drawn - scores.logsumexp(1))
+
+    def finish(self, rows: Tensor) -> Tensor:
+        """(B, new): the log-probability of every token of the finished rows."""
+        self._record(rows[:, -1])
+        return torch.stack(self.logprobs, dim=1)
+
+
+@contextmanager
+def _no_settings_of_its_own(model: Any) -> Iterator[None]:
+    """Hide the generation config that a model came with.
+
+    transformers fills every gap from it, and a hub model's own settings (top_k 20, a repetition
+    penalty) would make the sampler another policy than the one that is trained.
+    """
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, both (rows, longest). The mask alone says what is padding."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(r)) + list(r) for r in rows], device=device)
+    mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=device)
+    return ids, mask
+
+
+def _cards(device: torch.device) -> list[torch.device]:
+    return [] if device.type == "cpu" else [device]

@@ -1,0 +1,44 @@
+"""A fake engine that says what it is told to: every stage can be tested without weights.
+
+engine = ScriptedEngine(tokenizer, end_id=2, reply=lambda prompt, sample: "<answer>7</answer>")
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from reinforce_lite.engines.base import completion, nobody
+from reinforce_lite.records import Completion, Prompt, Sampling
+
+
+class ScriptedEngine:
+    """Answers each prompt with `reply(prompt's text, sample number)`, every token certain.
+
+    A reply longer than `max_new_tokens` is cut, as a policy's would be. Calls are kept in `calls`.
+    """
+
+    def __init__(self, tokenizer: Any, end_id: int, reply: Callable[[str, int], str]) -> None:
+        self.tokenizer = tokenizer
+        self.end_id = end_id
+        self.reply = reply
+        self.calls: list[tuple[list[Prompt], Sampling, int]] = []
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        progress: Callable[[int], None] = nobody,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        self.calls.append((list(prompts), sampling, seed))
+        return [[self._answer(p, i, sampling, progress) for i in range(sampling.samples)] for p in prompts]
+
+    def _answer(
+        self, prompt: Prompt, sample: int, sampling: Sampling, progress: Callable[[int], None]
+    ) -> Completion:
+        text = self.reply(self.tokenizer.decode(prompt.token_ids), sample)
+        ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id)
+        truncated = len(ids) > sampling.max_new_tokens
+        ids = ids[: sampling.max_new_tokens]
+        progress(1)
+        return completion(ids, truncated, [0.0] * len(ids), lambda t: str(self.tokenizer.decode(t)))

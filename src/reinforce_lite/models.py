@@ -1,0 +1,174 @@
+"""A model name to weights and tokenizer, and back to a model folder.
+
+A name is the embedded `smollm2-135m`, a local folder, or a Hugging Face hub name. Weights in
+pickle files and models that bring their own code are refused unless a person allows them.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reinforce_lite import embedded
+from reinforce_lite.errors import ReinforceLiteError, UsageError
+
+
+@dataclass(slots=True)
+class Policy:
+    """The one network: it samples, it is trained, it is saved."""
+
+    model: Any
+    """A transformers causal language model, in evaluation mode (no dropout), in the compute dtype."""
+    tokenizer: Any
+    end_ids: frozenset[int]
+    """Any of these ends a completion."""
+    name: str
+    """What the user called it."""
+    weights: dict[str, torch.Tensor] | None
+    """The float32 weights it came with where they are finer than the compute dtype, else None."""
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Token ids as the text they stand for, to the character."""
+        return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
+
+
+def load(name: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Policy:
+    """Load a model for training or for answering.
+
+    Raises UsageError when there is no such model, it is not a causal language model, or its
+    weights or code would run code of their author's; ReinforceLiteError when the embedded model
+    can't be fetched.
+    """
+    place = pick_device(device)
+    folder = str(embedded.folder()) if name == embedded.NAME else name
+    if Path(folder).is_dir() and not trust_remote_code:
+        _refuse_pickles(Path(folder))
+    with quiet(), _told(name):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto",
+            use_safetensors=None if trust_remote_code else True,
+            trust_remote_code=trust_remote_code,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model = model.to(place).eval()
+    # Where the padding token is the end token, as often, its embedding would get no gradient.
+    model.get_input_embeddings().padding_idx = None
+    compute = pick_dtype(dtype, place)
+    fine = model.dtype == torch.float32 and compute != torch.float32
+    weights = {n: p.detach().clone() for n, p in model.named_parameters()} if fine else None
+    return Policy(model.to(compute), tokenizer, _end_ids(model, tokenizer), name, weights)
+
+
+def pick_device(wish: str) -> torch.device:
+    """The device wished for; auto is the first there is of cuda, xpu, mps, cpu."""
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "xpu": torch.xpu.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wish == "auto":
+        wish = next(kind for kind, available in there.items() if available)
+    if not there[wish]:
+        raise UsageError(f"there is no {wish} device here", "model.device = auto takes what there is")
+    return torch.device(wish)
+
+
+def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
+    """The dtype wished for; auto is bfloat16 where the device has units for it, else float32.
+
+    Without them bfloat16 is emulated, and slower than float32.
+    """
+    if wish != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[wish]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        can = torch.cpu.get_capabilities()
+        fast = any(can.get(unit, False) for unit in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+    else:
+        fast = True
+    return torch.bfloat16 if fast else torch.float32
+
+
+def save(policy: Policy, folder: Path, card: str) -> None:
+    """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
+
+    Written beside and renamed into place, so that `folder` is always whole.
+    """
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    with quiet():
+        policy.model.save_pretrained(beside)
+        policy.tokenizer.save_pretrained(beside)
+    (beside / "README.md").write_text(card, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+
+
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that the model's generation config or its tokenizer calls an end."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    ends = set(ids if isinstance(ids, list) else [ids]) | {tokenizer.eos_token_id}
+    if ends == {None}:
+        raise UsageError("the model's tokenizer has no end token, so no answer could ever end")
+    return frozenset(i for i in ends if i is not None)
+
+
+def _refuse_pickles(folder: Path) -> None:
+    if not list(folder.glob("*.safetensors")) and list(folder.glob("*.bin")) + list(folder.glob("*.pt*")):
+        raise UsageError(
+            f"{folder} holds only pickled weights, which can run any code when they are opened",
+            "convert them to safetensors, or allow them with --model.trust-remote-code",
+        )
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Say what transformers raises about a model in one line."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "trust_remote_code" in str(error):
+            first = "it brings its own Python code"
+            remedy = "read that code, then allow it with --model.trust-remote-code"
+        elif "safetensors" in str(error):
+            remedy = "only safetensors weights are opened; pickled ones need --model.trust-remote-code"
+        else:
+            remedy = "give a folder, a Hugging Face hub name that can be reached, or smollm2-135m"
+        raise UsageError(f"can't load the model {name!r}: {first}", remedy) from error
+    except MemoryError as error:
+        raise ReinforceLiteError(f"the model {name!r} does not fit into memory") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the user's screen."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(logging.ERROR)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
+        transformers.logging.enable_progress_bar()

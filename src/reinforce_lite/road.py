@@ -1,0 +1,78 @@
+"""Everything that a run is made of, built from its config: shared by train, eval and ask."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from reinforce_lite import engines, models, rollout, seeds, tasks
+from reinforce_lite.config import Config
+from reinforce_lite.engines.base import Engine, nobody
+from reinforce_lite.errors import UsageError
+from reinforce_lite.models import Policy
+from reinforce_lite.prompts import Prompter
+from reinforce_lite.records import Group, Problem, Sampling, Split
+from reinforce_lite.rewards import Scorer
+from reinforce_lite.tasks.base import Task
+
+
+@dataclass(slots=True)
+class Road:
+    """The stations from a problem to a scored group, and the policy that they share."""
+
+    config: Config
+    policy: Policy
+    task: Task
+    prompter: Prompter
+    engine: Engine
+    scorer: Scorer
+
+    def problems(self, split: Split, n: int | None = None) -> list[Problem]:
+        """The first `n` problems of a split whose prompt is not too long; all of them by default."""
+        return self.prompter.fitting(self.task.problems(split)[:n])
+
+    def sampling(self, greedy: bool) -> Sampling:
+        """How completions are drawn: one greedy answer to be measured, or a group to be trained on."""
+        section = self.config.rollout
+        if greedy:
+            limit = self.config.eval.max_new_tokens or section.max_new_tokens
+            return Sampling(samples=1, max_new_tokens=limit, temperature=0.0)
+        return Sampling(
+            samples=section.samples_per_prompt,
+            max_new_tokens=section.max_new_tokens,
+            min_new_tokens=section.min_new_tokens,
+            temperature=section.temperature,
+            top_p=section.top_p,
+        )
+
+    def answer(self, problems: Sequence[Problem], progress: Callable[[int], None] = nobody) -> list[Group]:
+        """One greedy, scored answer to each problem."""
+        seed = seeds.derive(self.config.train.seed, "evaluation")
+        sampled = rollout.sample(problems, self.prompter, self.engine, self.sampling(True), seed, progress)
+        return rollout.score(problems, sampled, self.scorer)
+
+
+def build(config: Config, task: Task | None = None) -> Road:
+    """Load the task, then the model: a fault in the data is found before a weight is read."""
+    task = task or tasks.load(config.task)
+    tasks.check(task)
+    scorer = Scorer(task)
+    scorer.probe(task.problems("train")[0])
+    return _with_model(config, task, scorer)
+
+
+def _with_model(config: Config, task: Task, scorer: Scorer) -> Road:
+    section = config.model
+    policy = models.load(section.name, section.dtype, section.device, section.trust_remote_code)
+    _check_context(policy, config)
+    prompter = Prompter(policy.tokenizer, config.prompt)
+    return Road(config, policy, task, prompter, engines.make(config.rollout.engine, policy), scorer)
+
+
+def _check_context(policy: Policy, config: Config) -> None:
+    limit = getattr(policy.model.config, "max_position_embeddings", None)
+    asked = config.prompt.max_tokens + max(config.rollout.max_new_tokens, config.eval.max_new_tokens or 0)
+    if limit and asked > limit:
+        raise UsageError(
+            f"prompts of {config.prompt.max_tokens} and answers of {asked - config.prompt.max_tokens} tokens "
+            f"do not fit into the {limit} tokens that {policy.name} can see",
+            "lower prompt.max_tokens or rollout.max_new_tokens",
+        )

@@ -1,0 +1,50 @@
+"""Problems, an engine and a reward to scored groups: what the policy says, and what it is worth."""
+
+from collections.abc import Callable, Sequence
+
+from reinforce_lite.engines.base import Engine, nobody
+from reinforce_lite.prompts import Prompter
+from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Sampling, Verdict
+from reinforce_lite.rewards import Scorer
+
+
+def sample(
+    problems: Sequence[Problem],
+    prompter: Prompter,
+    engine: Engine,
+    sampling: Sampling,
+    seed: int,
+    progress: Callable[[int], None] = nobody,
+) -> list[tuple[Prompt, list[Completion]]]:
+    """Each problem's prompt and its `sampling.samples` completions."""
+    prompts = [prompter(p.question) for p in problems]
+    return list(zip(prompts, engine.generate(prompts, sampling, seed, progress), strict=True))
+
+
+def score(
+    problems: Sequence[Problem],
+    sampled: Sequence[tuple[Prompt, list[Completion]]],
+    scorer: Scorer,
+) -> list[Group]:
+    """The groups, every completion judged as the assistant's whole turn."""
+    groups = []
+    for problem, (prompt, completions) in zip(problems, sampled, strict=True):
+        rollouts = [_rollout(problem, prompt, c, scorer) for c in completions]
+        groups.append(Group(problem, prompt, tuple(_neutral(rollouts))))
+    return groups
+
+
+def _rollout(problem: Problem, prompt: Prompt, completion: Completion, scorer: Scorer) -> Rollout:
+    turn = prompt.begun + completion.text
+    reward, fault = scorer(problem, turn)
+    strict = reward.strict or Verdict(False, None, "not judged")
+    return Rollout(completion, turn, reward.value, strict, reward.lenient, fault)
+
+
+def _neutral(rollouts: list[Rollout]) -> list[Rollout]:
+    """Give a rollout whose reward failed the mean of the others, so that it pushes neither way."""
+    usable = [r.reward for r in rollouts if not r.fault]
+    mean = sum(usable) / len(usable) if usable else 0.0
+    return [
+        Rollout(r.completion, r.turn, mean, r.strict, r.lenient, r.fault) if r.fault else r for r in rollouts
+    ]

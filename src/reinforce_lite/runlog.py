@@ -1,0 +1,184 @@
+"""The run directory: names, lock, JSON lines in and out. It alone is what reports are made from.
+
+    runs/NAME/  config.toml  steps.jsonl  rollouts.jsonl  evals.jsonl  eval_rollouts.jsonl
+                checkpoints/step-N/  model/  best/  summary.json
+
+Lines are appended one by one as they happen, so a killed run has lost nothing that it wrote. A
+resume goes back to its checkpoint's step with `rewind`.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from reinforce_lite.config import Config, dump, load
+from reinforce_lite.errors import UsageError
+
+ROOT = Path("runs")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+Line = dict[str, Any]
+
+
+class Run:
+    """A run directory, for reading; `locked()` before writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path / ".lock")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def steps(self) -> list[Line]:
+        """One line a step, with the names of `steps.jsonl`."""
+        return list(self.read("steps"))
+
+    @property
+    def evals(self) -> list[Line]:
+        """One line an evaluation."""
+        return list(self.read("evals"))
+
+    @property
+    def summary(self) -> Line:
+        """What came of the run; empty while it has not ended."""
+        file = self.path / "summary.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+    @property
+    def config(self) -> Config:
+        """The resolved config that it ran with."""
+        return load(str(self.path / "config.toml"))
+
+    def read(self, name: str) -> Iterator[Line]:
+        """The lines of NAME.jsonl; one that a kill cut short ends it."""
+        file = self.path / f"{name}.jsonl"
+        if not file.exists():
+            return
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    return
+
+    def append(self, name: str, *lines: Line) -> None:
+        """Add lines to NAME.jsonl and hand them to the system at once."""
+        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+    def write_config(self, resolved: Config) -> None:
+        """Write config.toml."""
+        replace(self.path / "config.toml", dump(resolved))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        replace(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+    def evaluated(self, step: int, split: str) -> bool:
+        """Whether this evaluation is there, whole."""
+        return any(e["step"] == step and e["split"] == split for e in self.read("evals"))
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after `step`, and the completions of evaluations that were not finished."""
+        for name in ("steps", "rollouts", "evals"):
+            self._keep(name, lambda line: line["step"] <= step)
+        whole = {(e["step"], e["split"]) for e in self.read("evals")}
+        self._keep("eval_rollouts", lambda line: (line["step"], line["split"]) in whole)
+
+    def _keep(self, name: str, wanted: Callable[[Line], bool]) -> None:
+        if (self.path / f"{name}.jsonl").exists():
+            kept = (line for line in self.read(name) if wanted(line))
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+            replace(self.path / f"{name}.jsonl", text)
+
+    def lock(self) -> None:
+        """Take the directory for this process. Raises UsageError when another one has it.
+
+        The system frees the lock of a process that died, so none is ever left behind.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"another process is training in {self.path}", "wait for it, or choose another --run name"
+            ) from None
+
+    def unlock(self) -> None:
+        self._lock.release()
+
+
+def create(name: str) -> Run:
+    """A new run directory under runs/. Raises UsageError for a bad name or one that is taken."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name[:60]!r} can't be the name of a run",
+            "use up to 100 letters, digits, dots, dashes and underscores, a letter or digit first",
+        )
+    path = ROOT / name
+    if (path / "config.toml").exists():
+        raise UsageError(
+            f"the run {name} is there already",
+            f"go on with it: --run {name} --resume; or choose another name",
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UsageError(f"can't write to {path.absolute()}: {error.strerror}") from None
+    return Run(path)
+
+
+def open_for_training(name: str, resume: bool = False) -> Run:
+    """A new run, or with `resume` the one of this name if it was begun."""
+    return find(name) if resume and exists(name) else create(name)
+
+
+def new_name(recipe: str) -> str:
+    """A run's name when none is given: the recipe's and the time."""
+    return f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def find(name: str) -> Run:
+    """An existing run, by its name under runs/ or by path. Raises UsageError when there is none."""
+    for path in (ROOT / name, Path(name)):
+        if (path / "config.toml").is_file():
+            return Run(path)
+    there = ", ".join(sorted(p.parent.name for p in ROOT.glob("*/config.toml"))[-5:])
+    raise UsageError(f"there is no run {name!r}", f"the last ones under runs/: {there}" if there else "")
+
+
+def exists(name: str) -> bool:
+    """Whether there is a run of this name under runs/, or at this path."""
+    return any((path / "config.toml").is_file() for path in (ROOT / name, Path(name)))
+
+
+def trained(name: str, otherwise: Config) -> Config:
+    """The config to answer with as `name`: a run's with its trained model, or `otherwise` with that model.
+
+    Raises UsageError for a run that has no trained model yet.
+    """
+    base, model = otherwise, name
+    if exists(name):
+        run = find(name)
+        base, model = run.config, str(run.path / "model")
+        if not Path(model).is_dir():
+            raise UsageError(
+                f"the run {name} has no trained model yet", f"finish it: train --run {name} --resume"
+            )
+    return base.model_copy(update={"model": base.model.model_copy(update={"name": model})})
+
+
+def replace(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(file)

@@ -1,0 +1,303 @@
+"""What a person sees while a run goes on: a live display in a terminal, plain lines elsewhere.
+
+Completions are a model's text and may hold anything; they are shown with control characters made
+visible, so that no answer can move the cursor or colour the screen.
+"""
+
+import time
+import unicodedata
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.console import Group as Stack
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from reinforce_lite.config import Config
+from reinforce_lite.evaluation import Evaluation
+from reinforce_lite.records import Group, Rollout
+from reinforce_lite.runlog import Line, Run
+
+SPARKS = "▁▂▃▄▅▆▇█"
+EXAMPLE_EVERY = 5  # steps between examples
+
+
+class Screen:
+    """The listener of a run; this one shows nothing."""
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def started(self, config: Config, run: Run, step: int, device: str) -> None:
+        """A run begins, or goes on after `step`."""
+
+    def phase(self, name: str, total: int) -> None:
+        """A phase of `total` completions begins; 0: its length is not known."""
+
+    def advance(self, finished: int) -> None:
+        """So many more completions are there."""
+
+    def stepped(self, line: Line, groups: Sequence[Group]) -> None:
+        """A step is done."""
+
+    def evaluated(self, result: Evaluation) -> None:
+        """An evaluation is done."""
+
+    def finished(self, run: Run) -> None:
+        """The run is done and saved."""
+
+
+class Silent(Screen):
+    """Shows nothing."""
+
+
+class Lines(Screen):
+    """A line a step, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.steps = 0
+
+    def started(self, config: Config, run: Run, step: int, device: str) -> None:
+        self.steps = config.train.steps
+        self._say(_headline(config, run, step, device))
+
+    def stepped(self, line: Line, groups: Sequence[Group]) -> None:
+        self._say(
+            f"step {line['step']}/{self.steps}  reward {line['reward']:.2f}  "
+            f"strict {_percent(line['accuracy/strict'])}  lenient {_percent(line['accuracy/lenient'])}  "
+            f"length {line['completions/mean_length']:.0f}  equal groups {line['frac_reward_zero_std']:.0%}  "
+            f"{line['step_time']:.1f} s" + ("" if line["updated"] else f"  {_why_not(line)}")
+        )
+        if line["step"] % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
+            self._say(f"  question: {_short(pair[0].problem.question)}")
+            self._say(f"  right:    {_short(pair[1].turn)}")
+            self._say(f"  wrong:    {_short(pair[2].turn)}  ({pair[2].strict.reason})")
+
+    def evaluated(self, result: Evaluation) -> None:
+        self._say(_evaluation_text(result))
+
+    def finished(self, run: Run) -> None:
+        self.console.print(ending(run))
+
+    def _say(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
+
+
+class LiveScreen(Screen):
+    """A display that is redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started_at = time.perf_counter()
+        self.bars = Progress(
+            TextColumn("{task.description:>24}"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self.steps = self.bars.add_task("steps", total=1, note="")
+        self.now = self.bars.add_task("starting", total=None, note="")
+        self.head: RenderableType = ""
+        self.numbers: list[Line] = []
+        self.evaluations: list[Evaluation] = []
+        self.example: RenderableType = ""
+        self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4)
+
+    def __enter__(self) -> "LiveScreen":
+        self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
+
+    def started(self, config: Config, run: Run, step: int, device: str) -> None:
+        self.head = Text(_headline(config, run, step, device), style="bold")
+        self.bars.update(self.steps, total=config.train.steps, completed=step)
+        self.numbers = run.steps
+
+    def phase(self, name: str, total: int) -> None:
+        self.bars.reset(self.now, total=total or None, description=name, note="")
+
+    def advance(self, finished: int) -> None:
+        self.bars.advance(self.now, finished)
+        task = self.bars.tasks[1]
+        if task.elapsed:
+            self.bars.update(self.now, note=f"{task.completed / task.elapsed:.1f} answers a second")
+
+    def stepped(self, line: Line, groups: Sequence[Group]) -> None:
+        self.numbers.append(line)
+        self.bars.update(self.steps, completed=line["step"], note=self._time_left(line["step"]))
+        if line["step"] % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
+            self.example = _example_panel(*pair)
+
+    def evaluated(self, result: Evaluation) -> None:
+        self.evaluations.append(result)
+
+    def finished(self, run: Run) -> None:
+        self.live.stop()
+        self.console.print(ending(run))
+
+    def _time_left(self, step: int) -> str:
+        recent = [line["step_time"] for line in self.numbers[-10:]]
+        left = (self.bars.tasks[0].total or step) - step
+        return f"{_clock(left * sum(recent) / len(recent))} of steps left"
+
+    def _draw(self) -> RenderableType:
+        parts = [self.head, self.bars]
+        if self.numbers:
+            parts.append(self._table())
+        parts += [Text(_evaluation_text(e)) for e in self.evaluations[-3:]]
+        return Stack(*parts, self.example)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        last = self.numbers[-1]
+        rows = [("reward", "reward"), ("strict", "accuracy/strict"), ("lenient", "accuracy/lenient")]
+        for label, key in rows:
+            values = [line[key] for line in self.numbers if line[key] is not None]
+            if values:
+                table.add_row(f"{label:>24}", f"{last[key]:.2f}", Text(spark(values), style="green"))
+        length = f"{last['completions/mean_length']:.0f} tokens"
+        equal = f"{last['frac_reward_zero_std']:.0%} of questions teach nothing"
+        table.add_row(f"{'answers':>24}", length, f"{equal}; {last['step_time']:.1f} s a step")
+        if not last["updated"]:
+            table.add_row("", "", _why_not(last))
+        return table
+
+
+def make(json: bool = False) -> Screen:
+    """The screen that fits where the output goes; with `json` it keeps off standard output."""
+    console = Console(stderr=json, highlight=False)
+    return LiveScreen(console) if console.is_terminal else Lines(console)
+
+
+def ending(run: Run) -> RenderableType:
+    """The before/after table and where everything is."""
+    summary = run.summary
+    parts: list[RenderableType] = []
+    evals = summary["evals"]
+    if "after" in evals:
+        parts.append(before_after_table(evals))
+    places = Table.grid(padding=(0, 2))
+    places.add_row("model", str(run.path / "model"))
+    if (run.path / "best").is_dir():
+        places.add_row("best on validation", f"{run.path / 'best'} (step {summary['best_step']})")
+    elif summary["best_step"] == 0:
+        places.add_row("note", "on validation no step was better than the untrained model")
+    places.add_row("every answer", str(run.path / "rollouts.jsonl"))
+    places.add_row("try it", f'reinforce-lite ask {run.path.name} "question"')
+    places.add_row("took", _clock(summary["seconds"]))
+    return Stack(*parts, places)
+
+
+def before_after_table(evals: dict[str, Any]) -> Table:
+    """Accuracy before and after on the same test problems, with intervals and significance."""
+    n = evals["after"]["n"]
+    table = Table(
+        title=f"accuracy on {n} test problems never trained on (95% intervals)", title_justify="left"
+    )
+    for name in ("", "before", "after", "change"):
+        table.add_column(name)
+    for kind in ("strict", "lenient"):
+        before, after = evals["before"][kind], evals["after"][kind]
+        if before is None or after is None:
+            continue
+        p = evals["paired_p"][kind]
+        real = "" if p is None else f" ({'significant' if p < 0.05 else 'not significant'}, p = {p:.2g})"
+        cells = [_with_interval(evals[when], kind) for when in ("before", "after")]
+        table.add_row(kind, *cells, f"{100 * (after - before):+.1f} points{real}")
+    return table
+
+
+def right_and_wrong(groups: Sequence[Group]) -> tuple[Group, Rollout, Rollout] | None:
+    """A question with a right and a wrong answer to it, the first there is."""
+    for group in groups:
+        right = next((r for r in group.rollouts if r.strict.correct), None)
+        wrong = next((r for r in group.rollouts if not r.strict.correct), None)
+        if right and wrong:
+            return group, right, wrong
+    return None
+
+
+def harmless(text: str) -> str:
+    """Text with everything that could act on a terminal made visible (newlines and tabs stay)."""
+
+    def show(c: str) -> str:
+        acts = unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"
+        return f"\\u{ord(c):04x}" if acts else c
+
+    return "".join(map(show, text))
+
+
+def spark(values: Sequence[float], width: int = 40) -> str:
+    """Values between 0 and 1 as a line of bars, averaged down to `width`.
+
+    >>> spark([0, 0.5, 1])
+    '▁▅█'
+    """
+    size = -(-len(values) // width)
+    means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
+    return "".join(SPARKS[round(min(1.0, max(0.0, v)) * (len(SPARKS) - 1))] for v in means)
+
+
+def _example_panel(group: Group, right: Rollout, wrong: Rollout) -> Panel:
+    text = Text(harmless(group.problem.question).strip() + "\n")
+    text.append(f"\n✓ {_short(right.turn)}", style="green")
+    text.append(f"\n✗ {_short(wrong.turn)}  ({wrong.strict.reason})", style="red")
+    return Panel(text, title="one question, two answers", title_align="left", width=100)
+
+
+def _headline(config: Config, run: Run, step: int, device: str) -> str:
+    level = f" level {config.task.level}" if config.task.name == "wordmath" else ""
+    again = f", going on after step {step}" if step else ""
+    return f"{config.model.name} on {config.task.name}{level}, {device}, into {run.path}{again}"
+
+
+def _evaluation_text(e: Evaluation) -> str:
+    text = f"step {e.step}: {e.split} strict {_percent(e.strict)} {_interval(e.strict_interval)}"
+    if e.lenient is not None and e.lenient_interval is not None:
+        text += f", lenient {_percent(e.lenient)} {_interval(e.lenient_interval)}"
+    return f"{text}, n = {e.n}"
+
+
+def _why_not(line: Line) -> str:
+    if line["frac_reward_zero_std"] == 1:
+        return "no update: in every group all answers earned the same"
+    return "no update: nothing to learn from" if line["grad_norm"] == 0 else "no update: gradient not finite"
+
+
+def _with_interval(line: Line, kind: str) -> str:
+    return f"{_percent(line[kind])} {_interval(line[f'{kind}_interval'])}"
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    return f"({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _short(text: str, limit: int = 240) -> str:
+    line = " ".join(harmless(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

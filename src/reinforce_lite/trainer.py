@@ -1,0 +1,340 @@
+"""The loop. It walks the road once a step; everything else is wiring.
+
+    problems ─▶ rollout.sample ─▶ rollout.score ─▶ objective.advantages ─▶ objective.weights
+        ▲                                                                        │
+        └──── the next step ◀──── run directory ◀──── updater.apply ◀──── updater.gradient
+
+A step changes weights and logs in one block that no signal cuts through. Before each step the
+trainer settles the last one: evaluations that are due and not there yet, then the checkpoint. So a
+run that was killed anywhere and one that was never stopped pass through the same states.
+"""
+
+import logging
+import platform
+import shutil
+import signal
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from random import Random
+from typing import Any
+
+from reinforce_lite import (
+    card,
+    checkpoint,
+    config,
+    evaluation,
+    memory,
+    models,
+    objective,
+    road,
+    rollout,
+    runlog,
+    seeds,
+    tasks,
+)
+from reinforce_lite.errors import Stopped, UsageError
+from reinforce_lite.evaluation import Evaluation
+from reinforce_lite.interrupt import Interrupted, Interrupts
+from reinforce_lite.lines import rollout_lines, step_line
+from reinforce_lite.records import Problem, Split
+from reinforce_lite.runlog import Run
+from reinforce_lite.screen import Screen, Silent
+from reinforce_lite.tasks.base import Task
+from reinforce_lite.update import Updater
+
+logger = logging.getLogger(__name__)
+
+SAFE_TO_CHANGE = frozenset({"train.steps", "train.save_every"})
+
+
+def train(
+    settings: config.Config,
+    run: Run,
+    task: Task | None = None,
+    screen: Screen | None = None,
+    command: str = "",
+) -> Run:
+    """Train in a run directory, from its last checkpoint if it has one, to the last step.
+
+    Raises UsageError for a config or data that differ from the checkpoint's, Stopped after a signal.
+    """
+    run.lock()
+    try:
+        _check_same_config(settings, run)
+        trainer = Trainer(settings, run, task, screen or Silent(), command)
+        if trainer.finished:
+            logger.warning("%s is finished: %d steps are done", run.path, trainer.step)
+        else:
+            trainer.run_to_the_end()
+    finally:
+        run.unlock()
+    return run
+
+
+class Trainer:
+    """One run: the road, the updater, and how far it has come."""
+
+    def __init__(
+        self, settings: config.Config, run: Run, task: Task | None, screen: Screen, command: str
+    ) -> None:
+        self.config = settings
+        self.run = run
+        self.screen = screen
+        self.command = command
+        self.started = time.perf_counter()
+        self.objective = objective.from_preset(**settings.objective.model_dump())
+        objective.check_group_size(self.objective, settings.rollout.samples_per_prompt)
+        self.road = road.build(settings, task)
+        self.problems = self._enough_problems()
+        temperature = self.objective.temperature(settings.rollout.temperature)
+        self.updater = Updater(self.road.policy, settings.update, temperature)
+        self.interrupts = Interrupts()
+        self.data = tasks.fingerprint(self.road.task)
+        self.step, self.seconds_before = self._resume()
+        self.num_tokens = max((line["num_tokens"] for line in run.read("steps")), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to do: all steps are done and the summary says so."""
+        return self.run.summary.get("stopped") == "steps" and self.step >= self.config.train.steps
+
+    def run_to_the_end(self) -> None:
+        """The loop. Raises Stopped after a signal, with the state saved."""
+        self.run.write_config(self.config)
+        (self.run.path / "summary.json").unlink(missing_ok=True)
+        with self.interrupts.listening(), self.screen:
+            self.screen.started(self.config, self.run, self.step, str(self.road.policy.device))
+            try:
+                self._loop()
+            except Interrupted as signalled:
+                self._stop(signalled.signum)
+
+    def _loop(self) -> None:
+        self._settle()
+        while self.step < self.config.train.steps:
+            self._take_step(self.step + 1)
+            self._settle()
+        self._finish()
+
+    def _take_step(self, step: int) -> None:
+        clock = Clock()
+        problems = self._problems_of(step)
+        seed = seeds.derive(self.config.train.seed, "rollout", step)
+        sampling = self.road.sampling(greedy=False)
+        self.screen.phase("answering", len(problems) * sampling.samples)
+        sampled = rollout.sample(
+            problems, self.road.prompter, self.road.engine, sampling, seed, self.screen.advance
+        )
+        clock.lap("rollout")
+        groups = rollout.score(problems, sampled, self.road.scorer)
+        clock.lap("reward")
+        self.screen.phase("learning", 0)
+        advantages = objective.advantages([g.rewards for g in groups], self.objective)
+        lengths = [[len(r.completion.token_ids) for r in g.rollouts] for g in groups]
+        weights = objective.weights(advantages, lengths, self.objective, sampling.max_new_tokens)
+        gradient = self.updater.gradient(groups, weights)
+        with self.interrupts.whole():
+            updated = self.updater.apply(gradient, step)
+            clock.lap("update")
+            line = step_line(step, groups, gradient, updated, self.updater.learning_rate(step), clock.laps)
+            self.num_tokens += line.pop("tokens")
+            line |= {"num_tokens": self.num_tokens, "step_time": clock.total}
+            line |= {"memory/peak_bytes": memory.peak_bytes(self.road.policy.device)}
+            self.run.append("rollouts", *rollout_lines(step, groups, advantages.tolist()))
+            self.run.append("steps", line)
+            self.step = step
+        self.screen.stepped(line, groups)
+
+    def _problems_of(self, step: int) -> list[Problem]:
+        """The step's questions: epoch after epoch over the training set, each shuffled by the seed."""
+        b, n = self.config.rollout.prompts_per_step, len(self.problems)
+        places = range((step - 1) * b, step * b)
+        orders = {epoch: self._order(epoch) for epoch in {place // n for place in places}}
+        return [self.problems[orders[place // n][place % n]] for place in places]
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(len(self.problems)))
+        Random(seeds.derive(self.config.train.seed, "order", epoch)).shuffle(order)
+        return order
+
+    def _settle(self) -> None:
+        """Do what is due at this step and not done yet: evaluations, then the checkpoint."""
+        last = self.step >= self.config.train.steps
+        if self.step % self.config.eval.every == 0 or last:
+            self._evaluate("validation", self.config.eval.validation_n)
+        if self.step == 0 or last:
+            self._evaluate("test", self.config.eval.n)
+        if self.step and (self.step % self.config.train.save_every == 0 or last):
+            self._save_checkpoint()
+
+    def _evaluate(self, split: Split, n: int) -> None:
+        if self.run.evaluated(self.step, split):
+            return
+        start = time.perf_counter()
+        problems = self.road.problems(split, n)
+        self.screen.phase(f"evaluating on {split}", len(problems))
+        groups = self.road.answer(problems, self.screen.advance)
+        result = evaluation.evaluate(groups, self.step, split)
+        lines = [line | {"split": split} for line in rollout_lines(self.step, groups, None)]
+        with self.interrupts.whole():
+            if split == "validation":
+                self._keep_if_best(result)
+            self.run.append("eval_rollouts", *lines)
+            self.run.append("evals", asdict(result) | {"seconds": time.perf_counter() - start})
+        self.screen.evaluated(result)
+
+    def _keep_if_best(self, result: Evaluation) -> None:
+        """Save best/ when this step beats every earlier one on validation, the untrained model included."""
+        earlier = [e["reward"] for e in self.run.read("evals") if e["split"] == "validation"]
+        if self.step and all(result.reward > reward for reward in earlier):
+            self._save_model("best", [*self.run.evals, asdict(result)])
+
+    def _save_model(self, folder: str, evals: list[runlog.Line]) -> None:
+        text = card.write(self.config, evals, self.step, self.command)
+        models.save(self.road.policy, self.run.path / folder, text)
+
+    def _save_checkpoint(self) -> None:
+        folder = self.run.path / "checkpoints"
+        if self.step in checkpoint.steps(folder):
+            return
+        self.screen.phase("saving", 0)
+        meta = {"data": self.data, "seconds": self._seconds(), "versions": versions()}
+        with self.interrupts.whole():
+            checkpoint.save(folder, self.step, self.updater.state(), meta)
+
+    def _resume(self) -> tuple[int, float]:
+        """The step of the last checkpoint (0: none) and the seconds spent before; the logs go back to it."""
+        found = checkpoint.latest(self.run.path / "checkpoints")
+        if found is not None:
+            if found.meta["data"] != self.data:
+                raise UsageError(
+                    f"the task's problems have changed since {self.run.path} was begun",
+                    "restore them, or begin a new run",
+                )
+            self.updater.load(found.tensors)
+        step = found.step if found else 0
+        self.run.rewind(step)
+        return step, found.meta["seconds"] if found else 0.0
+
+    def _stop(self, signum: int) -> None:
+        """After a signal: save the last finished step and say how to go on."""
+        if self.step:
+            self._save_checkpoint()
+        self.run.write_summary(self._summary("signal"))
+        raise Stopped(
+            signum,
+            f"stopped by {signal.Signals(signum).name} after step {self.step}; everything is saved",
+            f"go on with: reinforce-lite train --run {self.run.path.name} --resume",
+        )
+
+    def _finish(self) -> None:
+        with self.interrupts.whole():
+            self.screen.phase("saving", 0)
+            self._save_model("model", self.run.evals)
+            if self._best_step() in (0, self.step):
+                shutil.rmtree(self.run.path / "best", ignore_errors=True)
+            self.run.write_summary(self._summary("steps"))
+        self.screen.finished(self.run)
+
+    def _best_step(self) -> int:
+        scored = [e for e in self.run.read("evals") if e["split"] == "validation"]
+        return int(max(scored, key=lambda e: (e["reward"], -e["step"]))["step"])
+
+    def _summary(self, stopped: str) -> dict[str, Any]:
+        """What CONTRACT calls summary.json; rates are over the time of their own phase."""
+        lines = self.run.steps
+        samples = self.config.rollout.prompts_per_step * self.config.rollout.samples_per_prompt
+        tokens = sum(line["completions/mean_length"] * samples for line in lines)
+        spent = {name: sum(line[f"time/{name}"] for line in lines) for name in ("rollout", "update")}
+        trained = sum(line["tokens_per_second/update"] * line["time/update"] for line in lines)
+        return {
+            "recipe": self.config.recipe,
+            "model": self.config.model.name,
+            "task": self.config.task.name,
+            "steps": self.step,
+            "samples": samples * len(lines),
+            "tokens": round(tokens),
+            "seconds": round(self._seconds(), 1),
+            "stopped": stopped,
+            "seconds_per_step": sum(line["step_time"] for line in lines) / max(1, len(lines)),
+            "rollout_tokens_per_second": tokens / max(1e-9, spent["rollout"]),
+            "train_tokens_per_second": trained / max(1e-9, spent["update"]),
+            "peak_memory_bytes": memory.peak_bytes(self.road.policy.device),
+            "best_step": self._best_step() if self.run.evals else None,
+            "evals": self._before_and_after(),
+            "reward_faults": self.road.scorer.faults,
+            "versions": versions(),
+            "machine": f"{platform.system()} {platform.machine()}",
+            "device": str(self.road.policy.device),
+            "dtype": str(self.road.policy.dtype).removeprefix("torch."),
+        }
+
+    def _before_and_after(self) -> dict[str, Any]:
+        tests = {e["step"]: e for e in self.run.read("evals") if e["split"] == "test"}
+        keys = ("strict", "strict_interval", "lenient", "lenient_interval", "n")
+        found = {
+            name: {key: tests[step][key] for key in keys}
+            for name, step in (("before", 0), ("after", self.step))
+            if step in tests and not (name == "after" and step == 0)
+        }
+        if "after" in found:
+            found["paired_p"] = {kind: self._paired_p(kind) for kind in ("strict", "lenient")}
+        return found
+
+    def _paired_p(self, kind: str) -> float | None:
+        verdicts: dict[int, dict[str, bool]] = {0: {}, self.step: {}}
+        for line in self.run.read("eval_rollouts"):
+            if line["split"] == "test" and line["step"] in verdicts:
+                verdicts[line["step"]][line["problem_id"]] = line[kind]
+        before, after = verdicts[0], verdicts[self.step]
+        if None in before.values() or before.keys() != after.keys():
+            return None
+        return evaluation.paired_p([before[i] for i in before], [after[i] for i in before])
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def _enough_problems(self) -> list[Problem]:
+        problems = self.road.problems("train")
+        if len(problems) < self.config.rollout.prompts_per_step:
+            raise UsageError(
+                f"the task has {len(problems)} training problems, fewer than one step needs "
+                f"({self.config.rollout.prompts_per_step})",
+                "add problems, or lower rollout.prompts_per_step",
+            )
+        return problems
+
+
+class Clock:
+    """Times the phases of a step, in seconds."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """End a phase."""
+        now = time.perf_counter()
+        self.laps[name], self.last = now - self.last, now
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self.start
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on."""
+    names = ("reinforce-lite", "torch", "transformers", "tokenizers")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
+
+
+def _check_same_config(settings: config.Config, run: Run) -> None:
+    if not (run.path / "config.toml").exists():
+        return
+    changed = config.differences(run.config, settings, SAFE_TO_CHANGE)
+    if changed:
+        raise UsageError(
+            f"this is not the run that was begun in {run.path}: {'; '.join(changed)}",
+            f"leave these as they were (only {' and '.join(sorted(SAFE_TO_CHANGE))} may change)",
+        )

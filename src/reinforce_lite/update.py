@@ -1,0 +1,176 @@
+"""One update of the policy from a step's groups: micro-batches, clipping, warm-up, AdamW.
+
+A micro-batch is one group, or a part of it: its answers share one pass through their prompt. Since
+the weights of the answers are fixed beforehand, how a step is cut into micro-batches changes
+nothing. Answers of weight 0 are left out, which changes nothing either, and is most of the
+time saved in a step.
+
+Products may be in bfloat16; the weights that the optimizer moves are float32, because an update
+of a thousandth of a weight would be lost in bfloat16's rounding.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reinforce_lite import config, objective
+from reinforce_lite.models import Policy
+from reinforce_lite.policy import can_share_prompt, completion_logprobs
+from reinforce_lite.records import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """What a step's backward passes came to; the gradient itself stays with the weights."""
+
+    loss: float
+    norm: float
+    """L2, before clipping; 0 when no group was live."""
+    tokens: int
+    """Tokens, prompts included, that passed through the policy with gradient; 0: nothing to learn."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Some answers to one prompt, and what each one's summed log-probability counts."""
+
+    prompt: tuple[int, ...]
+    completions: list[tuple[int, ...]]
+    weights: list[float]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + sum(map(len, self.completions))
+
+
+class Updater:
+    """Owns the optimizer and the float32 weights behind the policy."""
+
+    def __init__(self, policy: Policy, section: config.Update, temperature: float) -> None:
+        """`temperature` is the one at which log pi is differentiated."""
+        self.policy = policy
+        self.section = section
+        self.temperature = temperature
+        self.share_prompt = can_share_prompt(policy.model)
+        self.params = dict(policy.model.named_parameters())
+        self.masters = self._make_masters()
+        policy.weights = None  # they are the masters now
+        self.optimizer = torch.optim.AdamW(
+            list(self.masters.values()),
+            lr=section.learning_rate,
+            betas=section.betas,
+            weight_decay=section.weight_decay,
+            fused=policy.device.type in ("cpu", "cuda"),
+        )
+
+    def _make_masters(self) -> dict[str, Tensor]:
+        """Float32 weights; in float32 the policy's own. Gradients in bfloat16 are added up in float32."""
+        if self.policy.dtype == torch.float32:
+            return self.params
+        fine = self.policy.weights or {}
+        masters = {name: fine.get(name, p.detach().float()) for name, p in self.params.items()}
+        for name, param in self.params.items():
+            master = masters[name]
+            master.grad = torch.zeros_like(master)
+            param.register_post_accumulate_grad_hook(lambda p, m=master: _hand_over(p, m))
+        return masters
+
+    def gradient(self, groups: Sequence[Group], weights: Tensor) -> Gradient:
+        """The loss and its gradient for (Q, G) weights, left with the optimizer's weights."""
+        self._zero_grad()
+        batches = list(micro_batches(groups, weights.tolist(), self.section.micro_batch_tokens))
+        loss = sum(self._backward(batch) for batch in batches)
+        return Gradient(loss, self._norm() if batches else 0.0, sum(b.tokens for b in batches))
+
+    def apply(self, gradient: Gradient, step: int) -> bool:
+        """Clip the gradient and move the weights; `step` counts from 1. False: nothing was moved.
+
+        A step without a live group moves nothing (AdamW's momentum alone would), and neither does a
+        gradient that is not finite.
+        """
+        if gradient.tokens == 0 or not math.isfinite(gradient.norm):
+            return False
+        clip = min(1.0, self.section.max_grad_norm / (gradient.norm + 1e-6))
+        torch._foreach_mul_(self._gradients(), clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        self.optimizer.step()
+        self.publish()
+        return True
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up from rate / warmup_steps at step 1, then constant: N + N steps equal 2N."""
+        return self.section.learning_rate * min(1.0, step / max(1, self.section.warmup_steps))
+
+    def _backward(self, batch: MicroBatch) -> float:
+        logprobs = completion_logprobs(
+            self.policy.model, batch.prompt, batch.completions, self.temperature, self.share_prompt
+        )
+        sums = torch.stack([lp.sum() for lp in logprobs])  # (N,)
+        loss = objective.loss(sums, torch.tensor(batch.weights))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _gradients(self) -> list[Tensor]:
+        return [m.grad for m in self.masters.values() if m.grad is not None]
+
+    def _norm(self) -> float:
+        return float(torch.nn.utils.get_total_norm(self._gradients(), foreach=True))
+
+    def _zero_grad(self) -> None:
+        if self._gradients():
+            torch._foreach_zero_(self._gradients())
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the float32 weights into the policy that samples."""
+        if self.masters is not self.params:
+            torch._foreach_copy_(list(self.params.values()), list(self.masters.values()))
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs to go on bit for bit, as flat named tensors."""
+        state = {f"weight/{name}": master.detach() for name, master in self.masters.items()}
+        for name, master in self.masters.items():
+            for key, value in self.optimizer.state.get(master, {}).items():
+                state[f"{key}/{name}"] = value
+        return state
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                master.copy_(state[f"weight/{name}"])
+                for key in ("step", "exp_avg", "exp_avg_sq"):
+                    if f"{key}/{name}" in state:
+                        place = "cpu" if key == "step" else master.device
+                        self.optimizer.state[master][key] = state[f"{key}/{name}"].to(place)
+        self.publish()
+
+
+def micro_batches(
+    groups: Sequence[Group], weights: Sequence[Sequence[float]], budget: int
+) -> Iterator[MicroBatch]:
+    """Cut a step into micro-batches of at most `budget` tokens (or one answer, however long).
+
+    Answers of weight 0 teach nothing and are left out; the others go shortest first, so that those
+    padded together are of about one length.
+    """
+    for group, row in zip(groups, weights, strict=True):
+        live = [(r.completion.token_ids, w) for r, w in zip(group.rollouts, row, strict=True) if w != 0]
+        live.sort(key=lambda answer: len(answer[0]))
+        prompt = group.prompt.token_ids
+        while live:
+            fits = sum((i + 1) * len(ids) + len(prompt) <= budget for i, (ids, _) in enumerate(live))
+            part, live = live[: max(1, fits)], live[max(1, fits) :]
+            yield MicroBatch(prompt, [ids for ids, _ in part], [w for _, w in part])
+
+
+def _hand_over(param: Tensor, master: Tensor) -> None:
+    """Add a bfloat16 gradient to the float32 one as soon as it is whole, and free it."""
+    assert master.grad is not None
+    assert param.grad is not None
+    master.grad.add_(param.grad)
+    param.grad = None
