@@ -1,6 +1,7 @@
 """What every engine must hold, against plain transformers and exact distributions."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +9,17 @@ from conftest import END, make_tokenizer
 
 from reinforce_lite.engines.base import cut_at_end
 from reinforce_lite.engines.hf import HFEngine
+from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.models import Policy
 from reinforce_lite.records import Prompt, Sampling
+
+
+
+@pytest.fixture(params=[HFEngine, NativeEngine])
+def make_engine(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
 
 PROMPTS = [Prompt((1, 40, 41, 42)), Prompt((1, 99)), Prompt((1, 70, 71, 72, 73, 74, 75, 76))]
 GREEDY = Sampling(samples=1, max_new_tokens=8, temperature=0.0)
@@ -22,9 +31,9 @@ def next_logits(policy: Policy, ids: tuple[int, ...]) -> torch.Tensor:
     return logits
 
 
-def test_greedy_is_the_argmax_at_every_token(policy: Policy) -> None:
+def test_greedy_is_the_argmax_at_every_token(policy: Policy, make_engine: Any) -> None:
     """By an independent loop, one prompt at a time, without cache or padding."""
-    for prompt, (completion,) in zip(PROMPTS, HFEngine(policy).generate(PROMPTS, GREEDY, seed=0), strict=True):
+    for prompt, (completion,) in zip(PROMPTS, make_engine(policy).generate(PROMPTS, GREEDY, seed=0), strict=True):
         ids = prompt.token_ids
         expected: list[int] = []
         while len(expected) < 8 and (not expected or expected[-1] != END):
@@ -33,23 +42,23 @@ def test_greedy_is_the_argmax_at_every_token(policy: Policy) -> None:
         assert completion.truncated == (expected[-1] != END)
 
 
-def test_recorded_log_probabilities_are_untempered_and_uncut(policy: Policy) -> None:
+def test_recorded_log_probabilities_are_untempered_and_uncut(policy: Policy, make_engine: Any) -> None:
     sampling = Sampling(samples=3, max_new_tokens=6, temperature=0.5, top_p=0.8)
-    for prompt, group in zip(PROMPTS, HFEngine(policy).generate(PROMPTS, sampling, seed=1), strict=True):
+    for prompt, group in zip(PROMPTS, make_engine(policy).generate(PROMPTS, sampling, seed=1), strict=True):
         for c in group:
             for t, (token, logprob) in enumerate(zip(c.token_ids, c.logprobs, strict=True)):
                 exact = torch.log_softmax(next_logits(policy, prompt.token_ids + c.token_ids[:t]), -1)[token]
                 assert logprob == pytest.approx(exact.item(), abs=1e-4)
 
 
-def test_sampling_follows_the_exact_distribution(policy: Policy) -> None:
+def test_sampling_follows_the_exact_distribution(policy: Policy, make_engine: Any) -> None:
     """Frequencies of the first token against softmax(logits / T) cut to its nucleus and renormalised.
 
     With 100,000 draws chance alone makes a total variation below 1%, so one of 2% would be seen.
     """
     n, temperature, top_p = 100_000, 0.5, 0.9
     sampling = Sampling(samples=n, max_new_tokens=1, temperature=temperature, top_p=top_p)
-    drawn = Counter(c.token_ids[0] for c in HFEngine(policy).generate(PROMPTS[:1], sampling, seed=2)[0])
+    drawn = Counter(c.token_ids[0] for c in make_engine(policy).generate(PROMPTS[:1], sampling, seed=2)[0])
     p, order = torch.softmax(next_logits(policy, PROMPTS[0].token_ids) / temperature, -1).sort(descending=True)
     kept = (p.cumsum(0) - p) < top_p  # the smallest set whose mass reaches top_p
     exact = {int(t): float(q) for t, q in zip(order[kept], p[kept] / p[kept].sum(), strict=True)}
@@ -58,9 +67,9 @@ def test_sampling_follows_the_exact_distribution(policy: Policy) -> None:
     assert distance < 0.012
 
 
-def test_same_seed_same_answers(policy: Policy) -> None:
+def test_same_seed_same_answers(policy: Policy, make_engine: Any) -> None:
     sampling = Sampling(samples=4, max_new_tokens=6)
-    engine = HFEngine(policy)
+    engine = make_engine(policy)
     first = engine.generate(PROMPTS, sampling, seed=3)
     torch.rand(5)  # the global stream is neither used nor disturbed
     state = torch.get_rng_state()
@@ -69,32 +78,32 @@ def test_same_seed_same_answers(policy: Policy) -> None:
     assert engine.generate(PROMPTS, sampling, seed=4) != first
 
 
-def test_small_batches_give_as_many_answers(policy: Policy) -> None:
+def test_small_batches_give_as_many_answers(policy: Policy, make_engine: Any) -> None:
     seen: list[int] = []
-    found = HFEngine(policy, rows=2).generate(PROMPTS, GREEDY, 0, seen.append)
-    together = HFEngine(policy).generate(PROMPTS, GREEDY, 0)
+    found = make_engine(policy, rows=2).generate(PROMPTS, GREEDY, 0, seen.append)
+    together = make_engine(policy).generate(PROMPTS, GREEDY, 0)
     assert [c.token_ids for (c,) in found] == [c.token_ids for (c,) in together]
     assert sum(seen) == 3
 
 
-def test_a_models_own_sampling_settings_do_not_count(policy: Policy) -> None:
+def test_a_models_own_sampling_settings_do_not_count(policy: Policy, make_engine: Any) -> None:
     """Hub models come with top_k, repetition penalties and temperatures: the sampler must be the policy."""
     sampling = Sampling(samples=8, max_new_tokens=6, temperature=1.0)
-    expected = HFEngine(policy).generate(PROMPTS, sampling, seed=5)
+    expected = make_engine(policy).generate(PROMPTS, sampling, seed=5)
     own = policy.model.generation_config
     own.top_k, own.repetition_penalty, own.no_repeat_ngram_size, own.min_p = 1, 3.0, 1, 0.5
-    assert HFEngine(policy).generate(PROMPTS, sampling, seed=5) == expected
+    assert make_engine(policy).generate(PROMPTS, sampling, seed=5) == expected
     assert policy.model.generation_config is own
 
 
-def test_no_end_before_min_new_tokens(policy: Policy) -> None:
+def test_no_end_before_min_new_tokens(policy: Policy, make_engine: Any) -> None:
     """With an end token that is nearly always the likeliest."""
     likely = torch.zeros(259).index_fill(0, torch.tensor([END]), 12.0)
     policy.model.lm_head.register_forward_hook(lambda module, given, logits: logits + likely)
-    free = HFEngine(policy).generate(PROMPTS, Sampling(20, max_new_tokens=5), seed=6)
+    free = make_engine(policy).generate(PROMPTS, Sampling(20, max_new_tokens=5), seed=6)
     assert any(len(c.token_ids) == 1 for group in free for c in group)
     held = Sampling(20, max_new_tokens=5, min_new_tokens=3)
-    for group in HFEngine(policy).generate(PROMPTS, held, seed=6):
+    for group in make_engine(policy).generate(PROMPTS, held, seed=6):
         for c in group:
             assert len(c.token_ids) >= 4 or c.truncated
             assert END not in c.token_ids[:3]
@@ -107,8 +116,8 @@ def test_cut_at_the_first_end() -> None:
     assert cut_at_end([5, 6], ends) == ((5, 6), True)
 
 
-def test_text_leaves_only_the_end_out(policy: Policy) -> None:
-    for group in HFEngine(policy).generate(PROMPTS, Sampling(30, max_new_tokens=5), seed=7):
+def test_text_leaves_only_the_end_out(policy: Policy, make_engine: Any) -> None:
+    for group in make_engine(policy).generate(PROMPTS, Sampling(30, max_new_tokens=5), seed=7):
         for c in group:
             ids = c.token_ids if c.truncated else c.token_ids[:-1]
             assert c.text == policy.tokenizer.decode(ids)

@@ -29,9 +29,15 @@ def train(
     `overrides` are {"section.key": value} over the recipe; `task` takes the place of the recipe's;
     `run` is the name under runs/. Raises ReinforceLiteError, as the command would say it.
     """
-    settings = config.load(recipe, overrides)
+    settings = settings_of(recipe, overrides, task)
     opened = runlog.open_for_training(run or runlog.new_name(settings.recipe), resume)
     return trainer.train(settings, opened, task, screen.Silent() if quiet else screen.make())
+
+
+def settings_of(recipe: str, overrides: Mapping[str, Any] | None, task: Task | None) -> config.Config:
+    """The config of a run; a task given as an object is named in it after its class."""
+    named = {"task.name": type(task).__name__} if task is not None else {}
+    return config.load(recipe, {**(overrides or {}), **named})
 
 
 def evaluate(

@@ -67,6 +67,8 @@ def _train(args: list[str]) -> None:
     from reinforce_lite import cli_args, runlog
 
     parsed, config = cli_args.train(args)
+    if parsed.resume and not parsed.run:
+        raise UsageError("--resume needs to know which run to go on with", "name it with --run NAME")
     run = runlog.open_for_training(parsed.run or runlog.new_name(config.recipe), parsed.resume)
 
     from reinforce_lite import screen, trainer

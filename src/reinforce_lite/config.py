@@ -66,8 +66,7 @@ class Prompt(Section):
     system: str = ""
     """The system line; empty leaves it to the model's chat template."""
     instruction: str = (
-        "Show your work in <think> </think> tags, then return the final number in <answer> </answer> tags, "
-        "for example <answer>72</answer>."
+        "Show your work in <think> </think> tags, then return the final number in <answer> </answer> tags."
     )
     """Follows the question."""
     prefill: str = ""
@@ -79,8 +78,8 @@ class Prompt(Section):
 
 
 class Rollout(Section):
-    engine: Literal["hf"] = "hf"
-    """hf: transformers' generate."""
+    engine: Literal["native", "hf"] = "native"
+    """native: our own decoder; hf: transformers' generate, slower, for any model."""
     prompts_per_step: Positive = 8
     """Questions in a step."""
     samples_per_prompt: Positive = 10

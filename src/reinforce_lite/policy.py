@@ -79,7 +79,8 @@ def _whole(model: Any, prompt: Sequence[int], tokens: Tensor, valid: Tensor) -> 
 
 def _token_logprobs(model: Any, hidden: Tensor, tokens: Tensor, temperature: float) -> Tensor:
     """(K, H) states and the (K,) tokens they predict to (K,) log-probabilities."""
-    logits = final_logits(model, hidden).float() / temperature  # (K, V)
+    logits = final_logits(model, hidden)  # (K, V)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1)
 
 

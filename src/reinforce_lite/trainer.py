@@ -62,11 +62,11 @@ def train(
     run.lock()
     try:
         _check_same_config(settings, run)
-        trainer = Trainer(settings, run, task, screen or Silent(), command)
-        if trainer.finished:
-            logger.warning("%s is finished: %d steps are done", run.path, trainer.step)
+        done = run.summary
+        if done.get("stopped") == "steps" and done["steps"] >= settings.train.steps:
+            logger.warning("%s is finished: %d steps are done", run.path, done["steps"])
         else:
-            trainer.run_to_the_end()
+            Trainer(settings, run, task, screen or Silent(), command).run_to_the_end()
     finally:
         run.unlock()
     return run
@@ -93,11 +93,6 @@ class Trainer:
         self.data = tasks.fingerprint(self.road.task)
         self.step, self.seconds_before = self._resume()
         self.num_tokens = max((line["num_tokens"] for line in run.read("steps")), default=0)
-
-    @property
-    def finished(self) -> bool:
-        """Nothing is left to do: all steps are done and the summary says so."""
-        return self.run.summary.get("stopped") == "steps" and self.step >= self.config.train.steps
 
     def run_to_the_end(self) -> None:
         """The loop. Raises Stopped after a signal, with the state saved."""

@@ -67,8 +67,8 @@ class Updater:
         )
 
     def _make_masters(self) -> dict[str, Tensor]:
-        """Float32 weights; in float32 the policy's own. Gradients in bfloat16 are added up in float32."""
-        if self.policy.dtype == torch.float32:
+        """Float32 weights: the policy's own, or finer ones behind bfloat16, whose gradients they add up."""
+        if self.policy.dtype != torch.bfloat16:
             return self.params
         fine = self.policy.weights or {}
         masters = {name: fine.get(name, p.detach().float()) for name, p in self.params.items()}

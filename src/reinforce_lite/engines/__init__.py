@@ -1,11 +1,22 @@
 """Weights and prompts to completions, by any of several engines behind one protocol."""
 
+import logging
+
 from reinforce_lite.engines.base import Engine
 from reinforce_lite.models import Policy
 
+logger = logging.getLogger(__name__)
+
 
 def make(name: str, policy: Policy) -> Engine:
-    """The engine of this name over the policy's own weights."""
-    from reinforce_lite.engines.hf import HFEngine
+    """The engine of this name over the policy's own weights; `hf` where native does not know the model."""
+    from reinforce_lite.engines import hf, native
 
-    return {"hf": HFEngine}[name](policy)
+    if name == "native" and native.supports(policy.model):
+        return native.NativeEngine(policy)
+    if name == "native":
+        logger.warning(
+            "the native engine does not know %s models: answers come from the slower hf engine",
+            policy.model.config.model_type,
+        )
+    return hf.HFEngine(policy)

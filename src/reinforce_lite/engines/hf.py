@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from reinforce_lite.engines.base import completion, cut_at_end, nobody
 from reinforce_lite.models import Policy, quiet
+from reinforce_lite.policy import can_share_prompt
 from reinforce_lite.records import Completion, Prompt, Sampling
 
 ROWS = 128  # in flight at once
@@ -46,9 +47,11 @@ class HFEngine:
         ids, mask = _pad_left([p.token_ids for p in prompts], self.policy.device)  # (prompts, P)
         recorder = _Recorder(self.policy.end_ids, ids.shape[1], sampling.min_new_tokens)
         with torch.inference_mode(), quiet(), _no_settings_of_its_own(self.policy.model):
+            cache = _prefill(self.policy.model, ids, mask, sampling.samples)
             rows = self.policy.model.generate(
-                ids,
-                attention_mask=mask,
+                ids.repeat_interleave(sampling.samples, dim=0),  # (B, P)
+                attention_mask=mask.repeat_interleave(sampling.samples, dim=0),
+                past_key_values=cache,
                 generation_config=self._settings(sampling),
                 logits_processor=LogitsProcessorList([recorder]),
             )[:, ids.shape[1] :]  # (B, new)
@@ -65,7 +68,6 @@ class HFEngine:
             do_sample=draws,
             top_k=0,  # transformers' default is 50
             max_new_tokens=sampling.max_new_tokens,
-            num_return_sequences=sampling.samples,
             eos_token_id=ends,
             pad_token_id=ends[0],
             **warp,
@@ -108,6 +110,23 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]
         """(B, new): the log-probability of every token of the finished rows."""
         self._record(rows[:, -1])
         return torch.stack(self.logprobs, dim=1)
+
+
+def _prefill(model: Any, ids: Tensor, mask: Tensor, samples: int) -> DynamicCache | None:
+    """Each prompt's keys and values but for its last token, made once for all its samples."""
+    if samples == 1 or ids.shape[1] == 1 or not can_share_prompt(model):
+        return None
+    cache = DynamicCache(config=model.config)
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    model.base_model(
+        ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=places[:, :-1],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    cache.batch_repeat_interleave(samples)
+    return cache
 
 
 @contextmanager
