@@ -11,9 +11,9 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-from reinforce_lite.runlog import Run, find  # noqa: E402
+from reinforce_lite.runlog import Run, find
 
 COLOURS = {"strict": "#0b6e4f", "lenient": "#c8741a"}
 
@@ -57,7 +57,9 @@ def test(axes: plt.Axes, runs: list[Run]) -> None:
                 axes.bar(x, found[kind], 0.7 / len(runs), color=COLOURS[kind], alpha=1.0 if w else 0.35)
                 axes.vlines(x, low, high, color="black", lw=0.8)
     n = runs[0].summary["evals"]["after"]["n"]
-    axes.set_xticks([0, 1, 2.4, 3.4], ["strict\nbefore", "strict\nafter", "lenient\nbefore", "lenient\nafter"])
+    axes.set_xticks(
+        [0, 1, 2.4, 3.4], ["strict\nbefore", "strict\nafter", "lenient\nbefore", "lenient\nafter"]
+    )
     axes.set(ylim=(0, 1), title=f"{n} unseen test problems")
     axes.grid(alpha=0.2, axis="y")
 

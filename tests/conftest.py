@@ -1,7 +1,6 @@
 """A tiny random model with a toy tokenizer: every stage runs in milliseconds, without a download."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +79,10 @@ def policy(model_folder: Path) -> Policy:
 
 
 @pytest.fixture
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder: runs go under it."""
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    return tmp_path
 
 
 class ToyTask:

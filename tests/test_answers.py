@@ -192,6 +192,9 @@ def test_commas_group_thousands(value: int) -> None:
 
 def test_single_answer_is_text() -> None:
     assert single_answer("<answer> Paris </answer><answer>Paris</answer>") == ("Paris", "")
-    assert single_answer("<answer>Paris</answer><answer>Rome</answer>") == (None, "two different answer blocks")
+    assert single_answer("<answer>Paris</answer><answer>Rome</answer>") == (
+        None,
+        "two different answer blocks",
+    )
     assert single_answer("Paris")[0] is None
     assert find_blocks("<answer>a</answer>b<answer>c").texts == ["a"]

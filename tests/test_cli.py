@@ -11,7 +11,16 @@ import pytest
 from reinforce_lite.cli import main
 
 FAST = ["--model.dtype", "float32", "--train.steps", "2", "--rollout.prompts-per-step", "2"]
-FAST += ["--rollout.max-new-tokens", "6", "--eval.n", "4", "--eval.validation-n", "3", "--train.save-every", "1"]
+FAST += [
+    "--rollout.max-new-tokens",
+    "6",
+    "--eval.n",
+    "4",
+    "--eval.validation-n",
+    "3",
+    "--train.save-every",
+    "1",
+]
 
 TASK = """
 from reinforce_lite import Problem
@@ -151,15 +160,31 @@ def test_light_rooms_import_without_torch() -> None:
     """As the house says: their tests need no weights."""
     rooms = "errors records config tasks answers rewards reflection runlog seeds evaluation"
     code = "import sys; " + "; ".join(f"import reinforce_lite.{room}" for room in rooms.split())
-    done = subprocess.run([sys.executable, "-c", code + "; print('torch' in sys.modules)"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code + "; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == "False\n"
 
 
 def test_ctrl_c_from_outside(train_args: list[str]) -> None:
     """The real program, a real signal, and the words that say how to go on."""
-    command = [sys.executable, "-m", "reinforce_lite", *train_args, "--run", "mine", "--train.steps", "100000"]
+    command = [
+        sys.executable,
+        "-m",
+        "reinforce_lite",
+        *train_args,
+        "--run",
+        "mine",
+        "--train.steps",
+        "100000",
+    ]
     env = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("step 3/"):

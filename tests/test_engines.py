@@ -15,7 +15,6 @@ from reinforce_lite.models import Policy
 from reinforce_lite.records import Prompt, Sampling
 
 
-
 @pytest.fixture(params=[HFEngine, NativeEngine])
 def make_engine(request: pytest.FixtureRequest) -> Any:
     return request.param
@@ -33,7 +32,9 @@ def next_logits(policy: Policy, ids: tuple[int, ...]) -> torch.Tensor:
 
 def test_greedy_is_the_argmax_at_every_token(policy: Policy, make_engine: Any) -> None:
     """By an independent loop, one prompt at a time, without cache or padding."""
-    for prompt, (completion,) in zip(PROMPTS, make_engine(policy).generate(PROMPTS, GREEDY, seed=0), strict=True):
+    for prompt, (completion,) in zip(
+        PROMPTS, make_engine(policy).generate(PROMPTS, GREEDY, seed=0), strict=True
+    ):
         ids = prompt.token_ids
         expected: list[int] = []
         while len(expected) < 8 and (not expected or expected[-1] != END):
@@ -59,7 +60,9 @@ def test_sampling_follows_the_exact_distribution(policy: Policy, make_engine: An
     n, temperature, top_p = 100_000, 0.5, 0.9
     sampling = Sampling(samples=n, max_new_tokens=1, temperature=temperature, top_p=top_p)
     drawn = Counter(c.token_ids[0] for c in make_engine(policy).generate(PROMPTS[:1], sampling, seed=2)[0])
-    p, order = torch.softmax(next_logits(policy, PROMPTS[0].token_ids) / temperature, -1).sort(descending=True)
+    p, order = torch.softmax(next_logits(policy, PROMPTS[0].token_ids) / temperature, -1).sort(
+        descending=True
+    )
     kept = (p.cumsum(0) - p) < top_p  # the smallest set whose mass reaches top_p
     exact = {int(t): float(q) for t, q in zip(order[kept], p[kept] / p[kept].sum(), strict=True)}
     assert set(drawn) <= set(exact)

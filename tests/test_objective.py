@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from reinforce_lite.errors import UsageError
-from reinforce_lite.objective import PRESETS, Objective, advantages, check_group_size, from_preset, loss, weights
+from reinforce_lite.objective import (
+    PRESETS,
+    Objective,
+    advantages,
+    check_group_size,
+    from_preset,
+    loss,
+    weights,
+)
 
 
 def one_group(preset: str, rewards: list[float]) -> list[float]:
@@ -149,7 +157,9 @@ def test_bandit_with_right_and_wrong(preset: str, rewards: list[float]) -> None:
 def test_bandit_with_graded_rewards() -> None:
     """Unscaled objectives stay unbiased with any rewards; scaled and clamped ones do not, and show it."""
     rewards = [0.0, 1.0, 5.0, 2.0]
-    assert cosine(expected_gradient(PRESETS["rloo"], rewards, 4), true_gradient(rewards)) == pytest.approx(1, abs=1e-12)
+    assert cosine(expected_gradient(PRESETS["rloo"], rewards, 4), true_gradient(rewards)) == pytest.approx(
+        1, abs=1e-12
+    )
     skewed = cosine(expected_gradient(PRESETS["reinforce-lite"], rewards, 4), true_gradient(rewards))
     assert 0.5 < skewed < 1 - 1e-4
 

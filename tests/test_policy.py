@@ -7,13 +7,15 @@ import torch
 from conftest import END, make_model
 
 from reinforce_lite.models import Policy
-from reinforce_lite.policy import can_share_prompt, completion_logprobs
+from reinforce_lite.policy import Prefix, can_share_prompt, common_prefix, completion_logprobs
 
 PROMPT = (1, 40, 41, 42, 43, 44)
 COMPLETIONS = [(50, 51, 52, 53, END), (60, END), (END,), (70, 71, 72, 73, 74, 75, 76)]
 
 
-def plain(model: Any, prompt: tuple[int, ...], completion: tuple[int, ...], temperature: float) -> torch.Tensor:
+def plain(
+    model: Any, prompt: tuple[int, ...], completion: tuple[int, ...], temperature: float
+) -> torch.Tensor:
     """The independent path: whole sequence, no padding, no cache, log_softmax of everything."""
     ids = torch.tensor([prompt + completion])
     logits = model(ids, use_cache=False).logits[0].double() / temperature
@@ -40,9 +42,41 @@ def test_gradients_are_those_of_plain_transformers(share: bool) -> None:
     sum(w * lp.sum() for w, lp in zip(weights, found, strict=True)).backward()  # type: ignore[union-attr]
     for w, completion in zip(weights, COMPLETIONS, strict=True):
         (w * plain(reference, PROMPT, completion, 0.7).sum()).backward()
-    difference = torch.cat([(a.grad - b.grad).flatten() for a, b in zip(model.parameters(), reference.parameters(), strict=True)])
+    difference = torch.cat(
+        [(a.grad - b.grad).flatten() for a, b in zip(model.parameters(), reference.parameters(), strict=True)]
+    )
     size = torch.cat([p.grad.flatten() for p in reference.parameters()]).norm()
     assert difference.norm() / size < 1e-5
+
+
+@pytest.mark.parametrize("shared", [1, 3, 5])
+def test_a_prefix_shared_by_several_prompts_is_exact(shared: int) -> None:
+    """Log-probabilities, and gradients that come back through the prefix once, after everything else."""
+    prompts = [PROMPT, (*PROMPT[:5], 90, 91), (*PROMPT[:5], 92)]
+    model, reference = make_model(), make_model()
+    prefix = Prefix(model, PROMPT[:shared])
+    for weight, prompt in enumerate(prompts, start=1):
+        found = completion_logprobs(model, prompt, COMPLETIONS, 0.7, prefix=prefix)
+        (weight * torch.cat(found).sum()).backward()
+        expected = [plain(reference, prompt, c, 0.7) for c in COMPLETIONS]
+        assert torch.cat(found).tolist() == pytest.approx(torch.cat(expected).tolist(), abs=2e-5)
+        (weight * torch.cat(expected).sum()).backward()
+    before = _relative_difference(model, reference)
+    prefix.backward()
+    assert _relative_difference(model, reference) < 1e-5 < before
+
+
+def _relative_difference(model: Any, reference: Any) -> float:
+    pairs = list(zip(model.parameters(), reference.parameters(), strict=True))
+    difference = torch.cat([(a.grad - b.grad).flatten() for a, b in pairs]).norm()
+    return float(difference / torch.cat([b.grad.flatten() for _, b in pairs]).norm())
+
+
+def test_common_prefix_by_hand() -> None:
+    assert common_prefix([(1, 2, 3, 4), (1, 2, 5), (1, 2, 3)]) == 2
+    assert common_prefix([(1, 2, 3), (1, 2, 3)]) == 2  # each keeps one of its own
+    assert common_prefix([(1, 2), (3, 2)]) == 0
+    assert common_prefix([(1,), (1, 2)]) == 0
 
 
 def test_padding_is_never_looked_at() -> None:

@@ -33,5 +33,11 @@ def test_rates_are_shares_of_texts() -> None:
 
 def test_the_published_lists() -> None:
     assert len(LISTS["a"]) == 11
-    assert set(LISTS["b"]) - set(LISTS["a"]) == {"reassess", "reconsider", "reanalyze", "double-check", "verify again"}
+    assert set(LISTS["b"]) - set(LISTS["a"]) == {
+        "reassess",
+        "reconsider",
+        "reanalyze",
+        "double-check",
+        "verify again",
+    }
     assert set(LISTS["a"]) - set(LISTS["b"]) == {"try again"}

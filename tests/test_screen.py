@@ -12,7 +12,10 @@ from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, 
 
 
 def test_text_that_acts_on_a_terminal_is_shown_instead() -> None:
-    assert screen.harmless("a\x1b[2Jb\x07\u202ec\x9b1m\x00\n\td") == "a\\u001b[2Jb\\u0007\\u202ec\\u009b1m\\u0000\n\td"
+    assert (
+        screen.harmless("a\x1b[2Jb\x07\u202ec\x9b1m\x00\n\td")
+        == "a\\u001b[2Jb\\u0007\\u202ec\\u009b1m\\u0000\n\td"
+    )
     assert screen.harmless("٧ – 72 ½ 🥚") == "٧ – 72 ½ 🥚"
 
 
@@ -30,7 +33,9 @@ def group(turns: dict[str, bool]) -> Group:
 
 
 def test_one_question_with_a_right_and_a_wrong_answer() -> None:
-    found = screen.right_and_wrong([group({"a": True, "b": True}), group({"c": False, "d": True, "e": False})])
+    found = screen.right_and_wrong(
+        [group({"a": True, "b": True}), group({"c": False, "d": True, "e": False})]
+    )
     assert found is not None
     assert (found[1].turn, found[2].turn) == ("d", "c")
     assert screen.right_and_wrong([group({"a": False})]) is None
@@ -52,7 +57,13 @@ def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: P
     run = trainer.train(settings, runlog.create("a"), Evil(), show)
     text = out.getvalue()
     assert "\x1b]0;evil" not in text
-    for part in ("into runs/a", "accuracy on 4 test problems", "before", "runs/a/model", "reinforce-lite ask a"):
+    for part in (
+        "into runs/a",
+        "accuracy on 4 test problems",
+        "before",
+        "runs/a/model",
+        "reinforce-lite ask a",
+    ):
         assert part in text
     assert "step 0: test strict" in text
     if terminal:
@@ -66,8 +77,20 @@ def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: P
 
 def test_the_table_says_whether_the_change_is_real() -> None:
     evals = {
-        "before": {"strict": 0.1, "strict_interval": [0.07, 0.15], "lenient": 0.3, "lenient_interval": [0.2, 0.4], "n": 200},
-        "after": {"strict": 0.6, "strict_interval": [0.5, 0.7], "lenient": 0.32, "lenient_interval": [0.3, 0.4], "n": 200},
+        "before": {
+            "strict": 0.1,
+            "strict_interval": [0.07, 0.15],
+            "lenient": 0.3,
+            "lenient_interval": [0.2, 0.4],
+            "n": 200,
+        },
+        "after": {
+            "strict": 0.6,
+            "strict_interval": [0.5, 0.7],
+            "lenient": 0.32,
+            "lenient_interval": [0.3, 0.4],
+            "n": 200,
+        },
         "paired_p": {"strict": 1e-9, "lenient": 0.4},
     }
     console = Console(file=io.StringIO(), width=120)

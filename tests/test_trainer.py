@@ -196,22 +196,37 @@ def test_two_processes_on_one_run(settings: dict[str, Any]) -> None:
 
 def test_the_run_directory_is_what_was_promised(settings: dict[str, Any]) -> None:
     run = train(settings, "a")
-    assert {"config.toml", "steps.jsonl", "rollouts.jsonl", "evals.jsonl", "eval_rollouts.jsonl", "summary.json", "model", "checkpoints"} <= {p.name for p in run.path.iterdir()}
+    assert {
+        "config.toml",
+        "steps.jsonl",
+        "rollouts.jsonl",
+        "evals.jsonl",
+        "eval_rollouts.jsonl",
+        "summary.json",
+        "model",
+        "checkpoints",
+    } <= {p.name for p in run.path.iterdir()}
     assert [line["step"] for line in run.steps] == list(range(1, 11))
     promised = """step reward reward_std frac_reward_zero_std completions/mean_length completions/clipped_ratio
-        entropy grad_norm learning_rate loss num_tokens step_time accuracy/strict accuracy/lenient time/rollout
-        time/reward time/update tokens_per_second/rollout tokens_per_second/update memory/peak_bytes
+        entropy grad_norm learning_rate loss num_tokens step_time accuracy/strict accuracy/lenient
+        time/rollout time/reward time/update tokens_per_second/rollout tokens_per_second/update memory/peak_bytes
         reflection/list_a reflection/list_b reflection/list_c"""
     assert set(promised.split()) <= set(run.steps[0])
     rollouts = list(run.read("rollouts"))
     assert len(rollouts) == 10 * 5 * 4
-    promised = """step problem_id sample question gold completion answer reason reward strict lenient advantage
-        tokens truncated reflection"""
+    promised = """step problem_id sample question gold completion answer reason reward strict lenient
+        advantage tokens truncated reflection"""
     assert set(promised.split()) <= set(rollouts[0])
-    assert [(e["step"], e["split"]) for e in run.evals] == [
-        (0, "validation"), (0, "test"), (3, "validation"), (6, "validation"), (9, "validation"), (10, "validation"), (10, "test"),
-    ]  # fmt: skip
-    tests = {s: [line["problem_id"] for line in run.read("eval_rollouts") if (line["step"], line["split"]) == (s, "test")] for s in (0, 10)}
+    assert [e["step"] for e in run.evals if e["split"] == "validation"] == [0, 3, 6, 9, 10]
+    assert [e["step"] for e in run.evals if e["split"] == "test"] == [0, 10]
+    tests = {
+        s: [
+            line["problem_id"]
+            for line in run.read("eval_rollouts")
+            if (line["step"], line["split"]) == (s, "test")
+        ]
+        for s in (0, 10)
+    }
     assert tests[0] == tests[10] == [f"test-{i}" for i in range(6)]
     promised = """recipe model task steps samples tokens seconds stopped seconds_per_step
         rollout_tokens_per_second train_tokens_per_second peak_memory_bytes evals"""
@@ -258,7 +273,9 @@ def test_the_saved_model_is_the_policy(settings: dict[str, Any], monkeypatch: py
         opened = AutoModelForCausalLM.from_pretrained(run.path / "model")
         assert str(opened.dtype) == f"torch.{dtype}"
         assert torch.equal(opened(ids).logits, kept[-1])
-        AutoTokenizer.from_pretrained(run.path / "model").apply_chat_template([{"role": "user", "content": "x"}])
+        AutoTokenizer.from_pretrained(run.path / "model").apply_chat_template(
+            [{"role": "user", "content": "x"}]
+        )
         card = (run.path / "model" / "README.md").read_text()
         for part in ("base_model:", "Data:", "Command:", "before | test", "after step 2 | test", "| 6 |"):
             assert part in card
@@ -282,7 +299,9 @@ class Always(ToyTask):
 
 def test_without_a_live_group_nothing_is_learned_and_it_is_said(settings: dict[str, Any]) -> None:
     run = api.train(RECIPE, settings | {"train.steps": 2}, task=Always(0.7), run="a", quiet=True)
-    assert [(s["updated"], s["grad_norm"], s["loss"], s["frac_reward_zero_std"]) for s in run.steps] == [(False, 0, 0, 1)] * 2
+    assert [(s["updated"], s["grad_norm"], s["loss"], s["frac_reward_zero_std"]) for s in run.steps] == [
+        (False, 0, 0, 1)
+    ] * 2
     a = load_file(Path(settings["model.name"]) / "model.safetensors")
     b = load_file(run.path / "model" / "model.safetensors")
     assert all(torch.equal(a[k], b[k]) for k in b)
@@ -392,4 +411,3 @@ def _hash(weights: dict[str, torch.Tensor]) -> str:
     for name in sorted(weights):
         digest.update(((weights[name] * 1e6).round() + 0.0).long().numpy().tobytes())
     return digest.hexdigest()
-

@@ -15,7 +15,11 @@ from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, 
 from reinforce_lite.update import Updater, micro_batches
 
 LENGTHS = [[3, 5, 1, 4], [2, 2, 6, 3], [4, 1, 1, 2]]
-REWARDS = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 1.0]]  # the middle group teaches nothing
+REWARDS = [
+    [1.0, 0.0, 0.0, 1.0],
+    [0.0, 0.0, 0.0, 0.0],
+    [1.0, 1.0, 0.0, 1.0],
+]  # the middle group teaches nothing
 
 
 def make_groups(rewards: list[list[float]] = REWARDS) -> list[Group]:
@@ -103,7 +107,7 @@ def test_a_group_that_teaches_nothing_is_skipped_exactly(policy: Policy) -> None
     without = updater.gradient([make_groups()[0], make_groups()[2]], some_weights()[[0, 2]])
     assert torch.equal(gradient_of(updater), expected)
     assert (without.loss, without.tokens) == (with_it.loss, with_it.tokens)
-    assert with_it.tokens == (9 + 13) + (11 + 8)  # each live prompt once, and its answers
+    assert with_it.tokens == 1 + (8 + 13) + (10 + 8)  # the shared first token and each prompt once
 
 
 def test_no_live_group_no_update(policy: Policy) -> None:
@@ -161,7 +165,9 @@ def test_bfloat16_keeps_small_updates_in_float32(model_folder: Path) -> None:
     moved = flat(list(updater.masters.values())) != fine
     assert moved.float().mean() > 0.5
     assert (flat(list(policy.model.parameters())) != rounded).float().mean() < 0.1
-    policy_is_rounded = flat(list(updater.masters.values())).bfloat16() == flat(list(policy.model.parameters()))
+    policy_is_rounded = flat(list(updater.masters.values())).bfloat16() == flat(
+        list(policy.model.parameters())
+    )
     assert policy_is_rounded.all()
 
 

@@ -73,9 +73,21 @@ def load(name: str, dtype: str = "auto", device: str = "auto", trust_remote_code
     # Where the padding token is the end token, as often, its embedding would get no gradient.
     model.get_input_embeddings().padding_idx = None
     compute = pick_dtype(dtype, place)
-    fine = model.dtype == torch.float32 and compute != torch.float32
-    weights = {n: p.detach().clone() for n, p in model.named_parameters()} if fine else None
-    return Policy(model.to(compute), tokenizer, _end_ids(model, tokenizer), name, weights)
+    weights = _round(model, compute)
+    return Policy(model, tokenizer, _end_ids(model, tokenizer), name, weights)
+
+
+def _round(model: Any, compute: torch.dtype) -> dict[str, torch.Tensor] | None:
+    """Bring the parameters to the compute dtype; returns the float32 ones where rounding lost bits.
+
+    Parameters only: in bfloat16 the rotary embedding's frequencies, which are a buffer, would put
+    every token somewhere else than transformers does.
+    """
+    finer = compute == torch.bfloat16 and model.dtype != torch.bfloat16
+    weights = {n: p.detach().float() for n, p in model.named_parameters()} if finer else None
+    for param in model.parameters():
+        param.data = param.data.to(compute)
+    return weights
 
 
 def pick_device(wish: str) -> torch.device:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reinforce_lite import engines, models, rollout, seeds, tasks
+from reinforce_lite import engines, memory, models, rollout, seeds, tasks
 from reinforce_lite.config import Config
 from reinforce_lite.engines.base import Engine, nobody
 from reinforce_lite.errors import UsageError
@@ -56,10 +56,7 @@ def build(config: Config, task: Task | None = None) -> Road:
     tasks.check(task)
     scorer = Scorer(task)
     scorer.probe(task.problems("train")[0])
-    return _with_model(config, task, scorer)
-
-
-def _with_model(config: Config, task: Task, scorer: Scorer) -> Road:
+    memory.reuse_freed()
     section = config.model
     policy = models.load(section.name, section.dtype, section.device, section.trust_remote_code)
     _check_context(policy, config)

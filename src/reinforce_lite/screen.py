@@ -130,7 +130,8 @@ class LiveScreen(Screen):
         self.numbers = run.steps
 
     def phase(self, name: str, total: int) -> None:
-        self.bars.reset(self.now, total=total or None, description=name, note="")
+        self.bars.remove_task(self.now)
+        self.now = self.bars.add_task(name, total=total or None, note="")
 
     def advance(self, finished: int) -> None:
         self.bars.advance(self.now, finished)
@@ -148,6 +149,7 @@ class LiveScreen(Screen):
         self.evaluations.append(result)
 
     def finished(self, run: Run) -> None:
+        self.bars.update(self.now, visible=False)
         self.live.stop()
         self.console.print(ending(run))
 

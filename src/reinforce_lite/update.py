@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reinforce_lite import config, objective
 from reinforce_lite.models import Policy
-from reinforce_lite.policy import can_share_prompt, completion_logprobs
+from reinforce_lite.policy import Prefix, can_share_prompt, common_prefix, completion_logprobs
 from reinforce_lite.records import Group
 
 
@@ -71,7 +71,7 @@ class Updater:
         if self.policy.dtype != torch.bfloat16:
             return self.params
         fine = self.policy.weights or {}
-        masters = {name: fine.get(name, p.detach().float()) for name, p in self.params.items()}
+        masters = {name: fine[name] if fine else p.detach().float() for name, p in self.params.items()}
         for name, param in self.params.items():
             master = masters[name]
             master.grad = torch.zeros_like(master)
@@ -82,8 +82,15 @@ class Updater:
         """The loss and its gradient for (Q, G) weights, left with the optimizer's weights."""
         self._zero_grad()
         batches = list(micro_batches(groups, weights.tolist(), self.section.micro_batch_tokens))
-        loss = sum(self._backward(batch) for batch in batches)
-        return Gradient(loss, self._norm() if batches else 0.0, sum(b.tokens for b in batches))
+        if not batches:
+            return Gradient(0.0, 0.0, 0)
+        prefix = self._prefix(batches)
+        loss = sum(self._backward(batch, prefix) for batch in batches)
+        tokens = sum(b.tokens for b in batches)
+        if prefix:
+            prefix.backward()
+            tokens -= (len(batches) - 1) * prefix.length
+        return Gradient(loss, self._norm(), tokens)
 
     def apply(self, gradient: Gradient, step: int) -> bool:
         """Clip the gradient and move the weights; `step` counts from 1. False: nothing was moved.
@@ -105,9 +112,17 @@ class Updater:
         """Linear warm-up from rate / warmup_steps at step 1, then constant: N + N steps equal 2N."""
         return self.section.learning_rate * min(1.0, step / max(1, self.section.warmup_steps))
 
-    def _backward(self, batch: MicroBatch) -> float:
+    def _prefix(self, batches: Sequence[MicroBatch]) -> Prefix | None:
+        """What the prompts of several micro-batches begin with, if the model can share it."""
+        length = common_prefix([b.prompt for b in batches])
+        if not self.share_prompt or len(batches) == 1 or length == 0:
+            return None
+        return Prefix(self.policy.model, batches[0].prompt[:length])
+
+    def _backward(self, batch: MicroBatch, prefix: Prefix | None) -> float:
+        model, temperature = self.policy.model, self.temperature
         logprobs = completion_logprobs(
-            self.policy.model, batch.prompt, batch.completions, self.temperature, self.share_prompt
+            model, batch.prompt, batch.completions, temperature, self.share_prompt, prefix
         )
         sums = torch.stack([lp.sum() for lp in logprobs])  # (N,)
         loss = objective.loss(sums, torch.tensor(batch.weights))

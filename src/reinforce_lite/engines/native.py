@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from reinforce_lite.engines.base import completion, cut_at_end, nobody
 from reinforce_lite.engines.sampling import draw
 from reinforce_lite.models import Policy
-from reinforce_lite.policy import final_logits
+from reinforce_lite.policy import common_prefix, final_logits
 from reinforce_lite.records import Completion, Prompt, Sampling
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -61,7 +60,9 @@ class NativeEngine:
         """See `Engine.generate`. Every answer has its own uniform draws, one a token, from `seed`."""
         g, at_once = sampling.samples, max(1, self.rows // sampling.samples)
         source = torch.Generator().manual_seed(seed)
-        uniforms = torch.rand(len(prompts) * g, sampling.max_new_tokens, generator=source, dtype=torch.float64)
+        uniforms = torch.rand(
+            len(prompts) * g, sampling.max_new_tokens, generator=source, dtype=torch.float64
+        )
         prefix = self._prefix(prompts)
         done: list[list[Completion]] = []
         for i in range(0, len(prompts), at_once):
@@ -72,12 +73,11 @@ class NativeEngine:
 
     def _prefix(self, prompts: Sequence[Prompt]) -> "Cache":
         """The keys and values of what all prompts begin with; each keeps a last token of its own."""
-        shortest = min(len(p.token_ids) for p in prompts) - 1
-        first, last = min(p.token_ids for p in prompts), max(p.token_ids for p in prompts)
-        common = next((i for i in range(shortest) if first[i] != last[i]), shortest)
+        common = common_prefix([p.token_ids for p in prompts])
         cache = self.decoder.cache(1, common)
         if common:
-            self.decoder(torch.tensor([first[:common]], device=self.policy.device), cache)
+            ids = torch.tensor([prompts[0].token_ids[:common]], device=self.policy.device)
+            self.decoder(ids, cache)
         return cache
 
     def _batch(
@@ -247,7 +247,9 @@ class Decoder:
         return projected
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, prefix: Cache | None, layer: int) -> Tensor:
+def _attend(
+    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, prefix: Cache | None, layer: int
+) -> Tensor:
     """Softmax attention over the prefix and the row's own tokens together. (R, K, Q x T, D)."""
     scores = (q @ keys.transpose(2, 3)).float().masked_fill_(mask, -torch.inf)  # (R, K, Q x T, L)
     if prefix is None or not prefix.capacity:
@@ -256,9 +258,10 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, prefix: Cache
     together = q.transpose(0, 1).reshape(k, r * n, d)  # all rows in one product with the prefix
     far = (together @ prefix.keys[layer][0].transpose(1, 2)).view(k, r, n, -1).transpose(0, 1)
     weights = torch.cat([far.float(), scores], dim=-1).softmax(-1).to(q.dtype)
-    far, near = weights.split([prefix.capacity, scores.shape[-1]], dim=-1)
+    far, near = torch.split(weights, [prefix.capacity, scores.shape[-1]], dim=-1)
     summed = far.transpose(0, 1).reshape(k, r * n, -1) @ prefix.values[layer][0]  # (K, R x Q x T, D)
-    return near @ values + summed.view(k, r, n, d).transpose(0, 1)
+    out: Tensor = near @ values + summed.view(k, r, n, d).transpose(0, 1)
+    return out
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

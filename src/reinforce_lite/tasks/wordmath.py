@@ -52,7 +52,7 @@ class Level:
 
 
 LEVELS = {
-    1: Level(steps=(1,), least=2, most=20, factor=10, each=12, limit=100),
+    1: Level(steps=(1,), least=2, most=12, factor=10, each=10, limit=100),
     2: Level(steps=(2,), least=2, most=50, factor=10, each=12, limit=100),
     3: Level(steps=(3,), least=2, most=100, factor=12, each=20, limit=300, asides=1),
     4: Level(steps=(4, 5), least=20, most=500, factor=12, each=100, limit=4_000, asides=2),
