@@ -1,6 +1,9 @@
 """A tiny random model with a toy tokenizer: every stage runs in milliseconds, without a download."""
 
 import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
+
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reinforce_lite.models import Policy, load
 from reinforce_lite.records import Problem, Reward
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -52,6 +53,7 @@ def make_model(seed: int = 0, **changes: Any) -> Any:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": 16,
         "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
         "initializer_range": 0.4,

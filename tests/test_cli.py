@@ -110,6 +110,7 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
         (["train", "--run", "a/b"], "can't be the name of a run"),
         (["train", "--run", "x" * 300], "can't be the name of a run"),
         (["train", "--run", ".hidden"], "can't be the name of a run"),
+        (["train", "--run", "x" * 300, "--resume"], "can't be the name of a run"),
         (["train", "--rollout.samples-per-prompt", "2"], "needs at least 3 answers"),
         (["train", "--task.name", "./none.py"], "none.py"),
         (["eval", "no/such/model"], "can't load the model 'no/such/model'"),
@@ -131,7 +132,14 @@ def test_bad_options_exit_with_status_2(option: list[str], capsys: pytest.Captur
     with pytest.raises(SystemExit) as caught:
         main(["train", *option])
     assert caught.value.code == 2
-    assert option[0] in capsys.readouterr().err or option[0] == "--train.steps"
+    said = capsys.readouterr().err
+    assert option[0] in said or "steps" in said.split("Error parsing train")[1]
+
+
+def test_no_problem_that_fits(model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(["eval", str(model_folder), "--prompt.max-tokens", "9"], capsys)
+    assert status == 2
+    assert "no test problem has a prompt of at most 9 tokens" in err
 
 
 def test_a_folder_that_can_not_be_written(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,7 @@ def test_temperature_of_the_log_probability() -> None:
 
 @pytest.mark.parametrize(
     ("preset", "too_small", "enough"),
-    [("reinforce-lite", 2, 3), ("article", 2, 3), ("rloo", 1, 2), ("grpo", 1, 2), ("dr-grpo", 0, 1)],
+    [("reinforce-lite", 2, 3), ("article", 2, 3), ("rloo", 1, 2), ("grpo", 1, 2), ("dr-grpo", 1, 2)],
 )
 def test_a_group_too_small_is_refused(preset: str, too_small: int, enough: int) -> None:
     check_group_size(PRESETS[preset], enough)

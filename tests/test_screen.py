@@ -67,12 +67,22 @@ def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: P
         assert part in text
     assert "step 0: test strict" in text
     if terminal:
-        assert "answers a second" in text
         assert "2/2" in text
     else:
         assert "step 2/2  reward" in text
         assert "\x1b" not in text
     assert run.summary["steps"] == 2
+
+
+def test_the_live_display_counts_answers() -> None:
+    show = screen.LiveScreen(Console(file=io.StringIO(), force_terminal=True, width=120))
+    show.phase("answering", 64)
+    show.advance(16)
+    show.console.print(show._draw())
+    text = show.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "answering" in text
+    assert "16/64" in text
+    assert "answers a second" in text
 
 
 def test_the_table_says_whether_the_change_is_real() -> None:

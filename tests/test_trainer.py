@@ -20,6 +20,7 @@ from reinforce_lite.errors import ReinforceLiteError, Stopped, UsageError
 from reinforce_lite.records import Problem, Reward, Verdict
 from reinforce_lite.runlog import Run
 from reinforce_lite.screen import Silent
+from reinforce_lite.update import Updater
 
 TIMES = ("time/", "tokens_per_second/", "step_time", "memory/", "seconds")
 
@@ -143,6 +144,105 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert sorted(p.name for p in Path("runs/hurt/checkpoints").iterdir()) == ["step-10", "step-8"]
 
 
+def test_a_damaged_checkpoint_is_written_again(settings: dict[str, Any]) -> None:
+    train(settings | {"train.steps": 4}, "hurt")
+    state = Path("runs/hurt/checkpoints/step-4/state.safetensors")
+    state.write_bytes(state.read_bytes()[:-50])
+    train(settings | {"train.steps": 5}, "hurt", resume=True)
+    found = checkpoint.latest(Path("runs/hurt/checkpoints"))
+    assert found is not None
+    assert found.step == 5
+    assert checkpoint.steps(Path("runs/hurt/checkpoints")) == [4, 5]
+    (Path("runs/hurt/checkpoints") / "step-4.bak").mkdir()  # a copy somebody made
+    assert checkpoint.steps(Path("runs/hurt/checkpoints")) == [4, 5]
+
+
+@pytest.mark.parametrize("where", ["apply", "append", "save"])
+def test_a_signal_waits_until_a_change_is_whole(
+    settings: dict[str, Any], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent from inside: between weights and logs, and in the middle of a checkpoint."""
+    straight = train(settings, "straight")
+    owner, name = {
+        "apply": (Updater, "apply"),
+        "append": (Run, "append"),
+        "save": (checkpoint, "save_file"),
+    }[where]
+    original, calls = getattr(owner, name), 0
+
+    def with_signal(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        result = original(*args)
+        if calls == (9 if where == "append" else 3):
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    resolved = api.settings_of(RECIPE, settings, ToyTask())
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, with_signal)
+        with pytest.raises(Stopped):
+            trainer.train(resolved, runlog.create("cut"), ToyTask())
+    cut = Run(Path("runs/cut"))
+    assert cut.summary["steps"] == len(cut.steps) > 0
+    assert logs(train(settings, "cut", resume=True)) == logs(straight)
+
+
+class Swallows(ToyTask):
+    """A reward with a bare except, as some of reasoning-gym's scorers have."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def reward(self, problem: Problem, completion: str) -> Reward:
+        self.calls += 1
+        try:
+            if self.calls == 50:
+                os.kill(os.getpid(), signal.SIGINT)
+        except BaseException:
+            pass
+        return super().reward(problem, completion)
+
+
+def test_a_signal_that_a_reward_swallows_still_stops_the_run(settings: dict[str, Any]) -> None:
+    resolved = api.settings_of(RECIPE, settings, Swallows())
+    with pytest.raises(Stopped):
+        trainer.train(resolved, runlog.create("cut"), Swallows())
+    assert Run(Path("runs/cut")).summary["stopped"] == "signal"
+
+
+def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) -> None:
+    """Its model/ was the best, and is replaced."""
+
+    class Early(ToyTask):
+        """Right until step 4's evaluation is over, wrong after."""
+
+        calls = 0
+
+        def reward(self, problem: Problem, completion: str) -> Reward:
+            Early.calls += 1
+            good = problem.id.startswith("validation") and Early.good
+            return Reward(
+                float(good or (problem.id.startswith("train") and super().reward(problem, completion).value))
+            )
+
+    Early.good = False  # type: ignore[attr-defined]
+    resolved = api.settings_of(RECIPE, settings | {"train.steps": 4}, Early())
+
+    class Turns(Silent):
+        def stepped(self, line: Any, groups: Any) -> None:
+            Early.good = line["step"] == 4  # type: ignore[attr-defined]
+
+    run = trainer.train(resolved, runlog.create("a"), Early(), Turns())
+    assert run.summary["best_step"] == 4
+    assert not (run.path / "best").exists()
+    before = (run.path / "model" / "model.safetensors").read_bytes()
+    longer = api.settings_of(RECIPE, settings | {"train.steps": 8}, Early())
+    trainer.train(longer, run, Early(), Turns())
+    assert run.summary["best_step"] == 4
+    assert (run.path / "best" / "model.safetensors").read_bytes() == before
+
+
 class Signals(Silent):
     """Sends this process a signal at the first call of one event."""
 
@@ -259,7 +359,7 @@ def test_an_epoch_sees_every_problem_once_in_the_seeds_order(settings: dict[str,
 
 def test_the_saved_model_is_the_policy(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain transformers opens it and computes the same logits, bit for bit."""
-    ids = torch.tensor([[1, 50, 60, 70, 2, 80]])
+    ids = torch.randint(3, 259, (1, 200))
     kept: list[torch.Tensor] = []
     save = models.save
 

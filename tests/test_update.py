@@ -180,7 +180,7 @@ def test_bfloat16_gradients_are_near_the_float32_ones(policy: Policy, model_fold
     assert all(p.grad is None for p in half.model.parameters())  # handed over and freed
     a, b = gradient_of(exact), gradient_of(rough)
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.99
-    assert b.norm().item() == pytest.approx(a.norm().item(), rel=0.05)
+    assert b.norm().item() == pytest.approx(a.norm().item(), rel=0.2)
 
 
 def test_state_goes_round(policy: Policy, model_folder: Path) -> None:

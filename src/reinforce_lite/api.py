@@ -59,6 +59,6 @@ def evaluate_config(settings: config.Config, show: screen.Screen, task: Task | N
         stations = road.build(settings, task)
         problems = stations.problems("test", settings.eval.n)
         show.phase("answering", len(problems))
-        result = evaluation.evaluate(stations.answer(problems, show.advance), 0, "test")
+        result = evaluation.evaluate(stations.answer(problems, show.advance), None, "test")
         show.evaluated(result)
     return result

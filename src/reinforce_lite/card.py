@@ -28,10 +28,11 @@ does. A gain in strict alone is learning of the format. Answers are greedy; inte
 def write(config: Config, evals: list[Line], step: int, command: str) -> str:
     """The card's text for the model of this step."""
     base = "HuggingFaceTB/SmolLM2-135M-Instruct" if config.model.name == embedded.NAME else config.model.name
+    parts = config.objective.model_dump(exclude_none=True)
     return _CARD.format(
         base=base,
         data=_data(config),
-        objective=config.objective.preset,
+        objective=", ".join(f"{v}" if k == "preset" else f"{k} {v}" for k, v in parts.items()),
         samples=config.rollout.samples_per_prompt,
         prompts=config.rollout.prompts_per_step,
         steps=step,

@@ -11,11 +11,13 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from reinforce_lite.errors import ReinforceLiteError
 
 logger = logging.getLogger(__name__)
 
+_NAME = re.compile(r"step-(\d+)")
 KEPT = 2  # the last, and the one before in case the last is damaged
 
 
@@ -46,13 +49,12 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict[str, An
         (beside / "meta.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
         for file in beside.iterdir():
             _flush(file)
-        shutil.rmtree(target, ignore_errors=True)
         beside.rename(target)
         _flush(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         shutil.rmtree(beside, ignore_errors=True)
         raise ReinforceLiteError(
-            f"the checkpoint of step {step} can't be written: {error.strerror or error}",
+            f"the checkpoint of step {step} can't be written: {getattr(error, 'strerror', None) or error}",
             "the one before is intact; make room and go on with --resume",
         ) from error
     for old in steps(folder)[:-KEPT]:
@@ -71,12 +73,13 @@ def latest(folder: Path) -> Checkpoint | None:
         except (OSError, ValueError, KeyError):
             pass
         logger.warning("%s is damaged: its contents do not match its hash; taking the one before", place)
+        shutil.rmtree(place)  # so that the step can be saved again
     return None
 
 
 def steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, in order."""
-    return sorted(int(p.name.removeprefix("step-")) for p in folder.glob("step-*"))
+    return sorted(int(found[1]) for p in folder.glob("*") if (found := _NAME.fullmatch(p.name)))
 
 
 def clean(folder: Path) -> None:

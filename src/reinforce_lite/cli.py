@@ -111,11 +111,18 @@ def _print_json(value: Any) -> None:
     print(jsonlib.dumps(value, indent=2, ensure_ascii=False))
 
 
+class _Notices(logging.Handler):
+    """Writes to whatever standard error is at that moment: a live display takes it over for a while."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def _show_notices() -> None:
     """Notices of the package, one line each, on standard error."""
     logger = logging.getLogger("reinforce_lite")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _Notices()
         handler.setFormatter(logging.Formatter("note: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from reinforce_lite.errors import UsageError
 
 Positive = Annotated[int, Field(gt=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 
 
@@ -120,7 +121,7 @@ class Update(Section):
     """The rate rises in a line over so many steps and is constant after."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     micro_batch_tokens: Positive = 16384
     """Tokens, prompt included, that pass through the policy at once with gradient."""
 

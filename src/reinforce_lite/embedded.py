@@ -64,6 +64,8 @@ def folder() -> Path:
 
 
 def _make(target: Path) -> None:
+    for leftover in target.parent.glob(f".{NAME}-*"):  # of a process that was killed
+        shutil.rmtree(leftover)
     if shutil.disk_usage(target.parent).free < NEEDS_BYTES:
         raise OSError(errno.ENOSPC, "disk full")
     logger.warning("fetching the embedded model into %s, once (93 MB)", target.parent)

@@ -13,7 +13,8 @@ Z = 1.959964  # of a 95% interval
 class Evaluation:
     """One evaluation. Accuracies and their intervals are fractions of 1."""
 
-    step: int
+    step: int | None
+    """None outside a run."""
     split: Split
     n: int
     strict: float
@@ -28,7 +29,7 @@ class Evaluation:
     """The share of answers cut at the limit."""
 
 
-def evaluate(groups: Sequence[Group], step: int, split: Split) -> Evaluation:
+def evaluate(groups: Sequence[Group], step: int | None, split: Split) -> Evaluation:
     """Accuracy over all rollouts of the groups (one each when greedy)."""
     rollouts = [r for g in groups for r in g.rollouts]
     n = len(rollouts)

@@ -26,8 +26,8 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._whole = 0
-        self._came = False
-        self._waiting: int | None = None
+        self._came: int | None = None
+        self._stopping = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -51,14 +51,21 @@ class Interrupts:
             yield
         finally:
             self._whole -= 1
-        if self._waiting is not None and not self._whole:
-            signum, self._waiting = self._waiting, None
-            raise Interrupted(signum)
+        self.check()
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came and is not dealt with: it waited, or a reward swallowed it."""
+        if self._came is not None and not self._whole and not self._stopping:
+            raise Interrupted(self._came)
+
+    def stopping(self) -> None:
+        """The signal is being dealt with: what is whole from now on need not end with it again."""
+        self._stopping = True
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._came:
+        if self._came is not None:
+            if os.isatty(1):
+                os.write(1, b"\x1b[?25h")  # the live display hides the cursor
             os._exit(128 + signum)
-        self._came = True
-        if not self._whole:
-            raise Interrupted(signum)
-        self._waiting = signum
+        self._came = signum
+        self.check()

@@ -5,7 +5,6 @@ pickle files and models that bring their own code are refused unless a person al
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reinforce_lite import embedded
@@ -125,16 +125,27 @@ def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
 def save(policy: Policy, folder: Path, card: str) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
-    Written beside and renamed into place, so that `folder` is always whole.
+    Written beside and renamed into place, so that `folder` is whole or not there. Raises
+    ReinforceLiteError when it can't be written.
     """
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    with quiet():
-        policy.model.save_pretrained(beside)
-        policy.tokenizer.save_pretrained(beside)
-    (beside / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    beside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
+    for leftover in (beside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        with quiet():
+            policy.model.save_pretrained(beside)
+            policy.tokenizer.save_pretrained(beside)
+        (beside / "README.md").write_text(card, encoding="utf-8")
+        if folder.exists():
+            folder.rename(old)
+        beside.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise ReinforceLiteError(
+            f"the model can't be written to {folder}: {getattr(error, 'strerror', None) or error}",
+            "make room, then go on with --resume",
+        ) from error
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -159,11 +170,13 @@ def _told(name: str) -> Iterator[None]:
     """Say what transformers raises about a model in one line."""
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "trust_remote_code" in str(error):
             first = "it brings its own Python code"
             remedy = "read that code, then allow it with --model.trust-remote-code"
+        elif isinstance(error, SafetensorError):
+            remedy = "its weights are damaged: fetch or copy the model again"
         elif "safetensors" in str(error):
             remedy = "only safetensors weights are opened; pickled ones need --model.trust-remote-code"
         else:

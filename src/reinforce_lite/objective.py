@@ -60,7 +60,7 @@ def from_preset(preset: str, **parts: Any) -> Objective:
 def check_group_size(objective: Objective, size: int) -> None:
     """Raises UsageError when a group of `size` answers has no such baseline or scale."""
     needs = {"others": 3, "group": 2, "none": 1}[objective.scale]
-    needs = max(needs, 2 if objective.baseline == "others" else 1)
+    needs = max(needs, 1 if objective.baseline == "none" else 2)
     if size < needs:
         raise UsageError(
             f"rollout.samples_per_prompt is {size}, but baseline {objective.baseline!r} with scale "
@@ -72,8 +72,9 @@ def check_group_size(objective: Objective, size: int) -> None:
 def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tensor:
     """How much better each answer is than its group: A_i = clamp((r_i - baseline_i) / scale_i).
 
-    When all rewards of a group are equal and there is a baseline, A is exactly 0. That is tested by
-    equality, never by a small deviation: ten rewards of 0.7 have one that is not 0 in floating point.
+    When all rewards of a group are equal, A is exactly 0 (but where there is neither baseline nor scale,
+    and A is the reward itself). That is tested by equality, never by a small deviation: ten rewards of
+    0.7 have one that is not 0 in floating point.
 
     Returns (Q, G) float64.
     """
@@ -81,7 +82,7 @@ def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tens
     a = (r - _baseline(r, objective.baseline)) / _scale(r, objective.scale)
     if objective.clamp is not None:
         a = a.clamp(-objective.clamp, objective.clamp)
-    if objective.baseline != "none":
+    if (objective.baseline, objective.scale) != ("none", "none"):
         a = a.masked_fill((r == r[:, :1]).all(dim=1, keepdim=True), 0.0)
     return a
 

@@ -1,7 +1,7 @@
 """Everything that a run is made of, built from its config: shared by train, eval and ask."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reinforce_lite import engines, memory, models, rollout, seeds, tasks
 from reinforce_lite.config import Config
@@ -24,10 +24,21 @@ class Road:
     prompter: Prompter
     engine: Engine
     scorer: Scorer
+    _found: dict[tuple[Split, int | None], list[Problem]] = field(default_factory=dict)
 
     def problems(self, split: Split, n: int | None = None) -> list[Problem]:
-        """The first `n` problems of a split whose prompt is not too long; all of them by default."""
-        return self.prompter.fitting(self.task.problems(split)[:n])
+        """The first `n` problems of a split, without those whose prompt is too long; all by default.
+
+        Raises UsageError when none is left.
+        """
+        if (split, n) not in self._found:
+            self._found[split, n] = self.prompter.fitting(self.task.problems(split)[:n])
+        if not self._found[split, n]:
+            raise UsageError(
+                f"no {split} problem has a prompt of at most {self.config.prompt.max_tokens} tokens",
+                "raise prompt.max_tokens, or give fewer worked examples",
+            )
+        return self._found[split, n]
 
     def sampling(self, greedy: bool) -> Sampling:
         """How completions are drawn: one greedy answer to be measured, or a group to be trained on."""

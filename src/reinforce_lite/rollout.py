@@ -42,7 +42,10 @@ def _rollout(problem: Problem, prompt: Prompt, completion: Completion, scorer: S
 
 
 def _neutral(rollouts: list[Rollout]) -> list[Rollout]:
-    """Give a rollout whose reward failed the mean of the others, so that it pushes neither way."""
+    """Give a rollout whose reward failed the mean of the others, so that it moves no baseline.
+
+    The trainer gives it weight 0, so it is not learned from either.
+    """
     usable = [r.reward for r in rollouts if not r.fault]
     mean = sum(usable) / len(usable) if usable else 0.0
     return [

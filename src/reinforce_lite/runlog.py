@@ -8,6 +8,7 @@ resume goes back to its checkpoint's step with `rewind`.
 """
 
 import json
+import logging
 import os
 import re
 import time
@@ -20,6 +21,8 @@ from filelock import FileLock, Timeout
 from reinforce_lite.config import Config, dump, load
 from reinforce_lite.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 ROOT = Path("runs")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -27,11 +30,16 @@ Line = dict[str, Any]
 
 
 class Run:
-    """A run directory, for reading; `locked()` before writing."""
+    """A run directory, for reading; `lock()` it before writing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = FileLock(path / ".lock")
+
+    @property
+    def name(self) -> str:
+        """What `find` finds it by."""
+        return self.path.name if self.path.parent == ROOT else str(self.path)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -74,6 +82,12 @@ class Run:
         with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
+    def sync(self) -> None:
+        """See that every line is on the disk, before a checkpoint says that its step is done."""
+        for file in self.path.glob("*.jsonl"):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
     def write_config(self, resolved: Config) -> None:
         """Write config.toml."""
         replace(self.path / "config.toml", dump(resolved))
@@ -81,6 +95,13 @@ class Run:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
         replace(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+    def command(self, now: str) -> str:
+        """The command that began the run, kept in command.txt; `now` is the present one."""
+        file = self.path / "command.txt"
+        if now and not file.exists():
+            replace(file, now + "\n")
+        return file.read_text(encoding="utf-8").strip() if file.exists() else ""
 
     def evaluated(self, step: int, split: str) -> bool:
         """Whether this evaluation is there, whole."""
@@ -139,18 +160,26 @@ def create(name: str) -> Run:
 
 def open_for_training(name: str, resume: bool = False) -> Run:
     """A new run, or with `resume` the one of this name if it was begun."""
-    return find(name) if resume and exists(name) else create(name)
+    if resume and exists(name):
+        return find(name)
+    run = create(name)
+    if resume:
+        logger.warning("there is no run %s to go on with: a new one begins", name)
+    return run
 
 
 def new_name(recipe: str) -> str:
     """A run's name when none is given: the recipe's and the time."""
-    return f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", recipe).strip("._-") or "run"
+    name = f"{plain[:60]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    twins = sum(1 for _ in ROOT.glob(f"{name}*"))
+    return f"{name}-{twins + 1}" if twins else name
 
 
 def find(name: str) -> Run:
     """An existing run, by its name under runs/ or by path. Raises UsageError when there is none."""
     for path in (ROOT / name, Path(name)):
-        if (path / "config.toml").is_file():
+        if _is_run(path):
             return Run(path)
     there = ", ".join(sorted(p.parent.name for p in ROOT.glob("*/config.toml"))[-5:])
     raise UsageError(f"there is no run {name!r}", f"the last ones under runs/: {there}" if there else "")
@@ -158,16 +187,26 @@ def find(name: str) -> Run:
 
 def exists(name: str) -> bool:
     """Whether there is a run of this name under runs/, or at this path."""
-    return any((path / "config.toml").is_file() for path in (ROOT / name, Path(name)))
+    return _is_run(ROOT / name) or _is_run(Path(name))
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return (path / "config.toml").is_file()
+    except OSError:  # a name too long to be one
+        return False
 
 
 def trained(name: str, otherwise: Config) -> Config:
     """The config to answer with as `name`: a run's with its trained model, or `otherwise` with that model.
 
+    A folder inside a run, such as its best/, brings that run's config too.
     Raises UsageError for a run that has no trained model yet.
     """
     base, model = otherwise, name
-    if exists(name):
+    if not exists(name) and _is_run(Path(name).parent):
+        base = Run(Path(name).parent).config
+    elif exists(name):
         run = find(name)
         base, model = run.config, str(run.path / "model")
         if not Path(model).is_dir():
@@ -179,6 +218,9 @@ def trained(name: str, otherwise: Config) -> Config:
 
 def replace(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
+    beside = file.with_name(f".{file.name}.new")
+    with beside.open("w", encoding="utf-8") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
     beside.replace(file)

@@ -107,7 +107,7 @@ class LiveScreen(Screen):
             TextColumn("{task.fields[note]}"),
             console=console,
         )
-        self.steps = self.bars.add_task("steps", total=1, note="")
+        self.steps = self.bars.add_task("steps", total=1, note="", visible=False)
         self.now = self.bars.add_task("starting", total=None, note="")
         self.head: RenderableType = ""
         self.numbers: list[Line] = []
@@ -126,7 +126,7 @@ class LiveScreen(Screen):
 
     def started(self, config: Config, run: Run, step: int, device: str) -> None:
         self.head = Text(_headline(config, run, step, device), style="bold")
-        self.bars.update(self.steps, total=config.train.steps, completed=step)
+        self.bars.update(self.steps, total=config.train.steps, completed=step, visible=True)
         self.numbers = run.steps
 
     def phase(self, name: str, total: int) -> None:
@@ -201,7 +201,7 @@ def ending(run: Run) -> RenderableType:
     elif summary["best_step"] == 0:
         places.add_row("note", "on validation no step was better than the untrained model")
     places.add_row("every answer", str(run.path / "rollouts.jsonl"))
-    places.add_row("try it", f'reinforce-lite ask {run.path.name} "question"')
+    places.add_row("try it", f'reinforce-lite ask {run.name} "question"')
     places.add_row("took", _clock(summary["seconds"]))
     return Stack(*parts, places)
 
@@ -270,7 +270,8 @@ def _headline(config: Config, run: Run, step: int, device: str) -> str:
 
 
 def _evaluation_text(e: Evaluation) -> str:
-    text = f"step {e.step}: {e.split} strict {_percent(e.strict)} {_interval(e.strict_interval)}"
+    when = "" if e.step is None else f"step {e.step}: "
+    text = f"{when}{e.split} strict {_percent(e.strict)} {_interval(e.strict_interval)}"
     if e.lenient is not None and e.lenient_interval is not None:
         text += f", lenient {_percent(e.lenient)} {_interval(e.lenient_interval)}"
     return f"{text}, n = {e.n}"

@@ -19,6 +19,8 @@ from importlib.metadata import version
 from random import Random
 from typing import Any
 
+import torch
+
 from reinforce_lite import (
     card,
     checkpoint,
@@ -96,12 +98,15 @@ class Trainer:
 
     def run_to_the_end(self) -> None:
         """The loop. Raises Stopped after a signal, with the state saved."""
+        self._check_room()
         self.run.write_config(self.config)
+        self._keep_last_model_if_best()
         (self.run.path / "summary.json").unlink(missing_ok=True)
-        with self.interrupts.listening(), self.screen:
-            self.screen.started(self.config, self.run, self.step, str(self.road.policy.device))
+        with self.interrupts.listening():
             try:
-                self._loop()
+                with self.screen:
+                    self.screen.started(self.config, self.run, self.step, str(self.road.policy.device))
+                    self._loop()
             except Interrupted as signalled:
                 self._stop(signalled.signum)
 
@@ -123,11 +128,13 @@ class Trainer:
         )
         clock.lap("rollout")
         groups = rollout.score(problems, sampled, self.road.scorer)
+        self.interrupts.check()
         clock.lap("reward")
         self.screen.phase("learning", 0)
         advantages = objective.advantages([g.rewards for g in groups], self.objective)
         lengths = [[len(r.completion.token_ids) for r in g.rollouts] for g in groups]
         weights = objective.weights(advantages, lengths, self.objective, sampling.max_new_tokens)
+        weights *= torch.tensor([[not r.fault for r in g.rollouts] for g in groups])
         gradient = self.updater.gradient(groups, weights)
         with self.interrupts.whole():
             updated = self.updater.apply(gradient, step)
@@ -185,8 +192,26 @@ class Trainer:
         if self.step and all(result.reward > reward for reward in earlier):
             self._save_model("best", [*self.run.evals, asdict(result)])
 
+    def _keep_last_model_if_best(self) -> None:
+        """When a finished run gets more steps: its model/ will be replaced, and may be the best so far."""
+        model, best = self.run.path / "model", self.run.path / "best"
+        if self.run.summary.get("best_step") == self.step > 0 and model.is_dir() and not best.is_dir():
+            shutil.copytree(model, best)
+
+    def _check_room(self) -> None:
+        """Raises UsageError when the checkpoints and models of the run would not fit on the disk."""
+        parameters = sum(p.numel() for p in self.road.policy.model.parameters())
+        needed = parameters * ((checkpoint.KEPT + 1) * 12 + 3 * self.road.policy.dtype.itemsize)
+        there = shutil.disk_usage(self.run.path).free
+        if there < needed:
+            raise UsageError(
+                f"the run needs up to {needed / 1e9:.1f} GB on the disk of {self.run.path.absolute()}, "
+                f"where {there / 1e9:.1f} GB are free",
+                "make room, or start it in another folder",
+            )
+
     def _save_model(self, folder: str, evals: list[runlog.Line]) -> None:
-        text = card.write(self.config, evals, self.step, self.command)
+        text = card.write(self.config, evals, self.step, self.run.command(self.command))
         models.save(self.road.policy, self.run.path / folder, text)
 
     def _save_checkpoint(self) -> None:
@@ -194,6 +219,7 @@ class Trainer:
         if self.step in checkpoint.steps(folder):
             return
         self.screen.phase("saving", 0)
+        self.run.sync()
         meta = {"data": self.data, "seconds": self._seconds(), "versions": versions()}
         with self.interrupts.whole():
             checkpoint.save(folder, self.step, self.updater.state(), meta)
@@ -207,20 +233,25 @@ class Trainer:
                     f"the task's problems have changed since {self.run.path} was begun",
                     "restore them, or begin a new run",
                 )
+            if found.meta["versions"] != versions():
+                logger.warning("versions differ from those the run was begun with: it may not be bit for bit")
             self.updater.load(found.tensors)
         step = found.step if found else 0
         self.run.rewind(step)
         return step, found.meta["seconds"] if found else 0.0
 
     def _stop(self, signum: int) -> None:
-        """After a signal: save the last finished step and say how to go on."""
+        """After a signal: save the last finished step and say how to go on; a run that is done stays so."""
+        self.interrupts.stopping()
+        if self.run.summary:
+            return
         if self.step:
             self._save_checkpoint()
         self.run.write_summary(self._summary("signal"))
         raise Stopped(
             signum,
             f"stopped by {signal.Signals(signum).name} after step {self.step}; everything is saved",
-            f"go on with: reinforce-lite train --run {self.run.path.name} --resume",
+            f"go on with: reinforce-lite train --run {self.run.name} --resume",
         )
 
     def _finish(self) -> None:

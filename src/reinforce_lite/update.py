@@ -58,12 +58,13 @@ class Updater:
         self.params = dict(policy.model.named_parameters())
         self.masters = self._make_masters()
         policy.weights = None  # they are the masters now
+        self.fused = policy.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
             list(self.masters.values()),
             lr=section.learning_rate,
             betas=section.betas,
             weight_decay=section.weight_decay,
-            fused=policy.device.type in ("cpu", "cuda"),
+            fused=self.fused,
         )
 
     def _make_masters(self) -> dict[str, Tensor]:
@@ -133,7 +134,7 @@ class Updater:
         return [m.grad for m in self.masters.values() if m.grad is not None]
 
     def _norm(self) -> float:
-        return float(torch.nn.utils.get_total_norm(self._gradients(), foreach=True))
+        return float(torch.nn.utils.get_total_norm(self._gradients()))
 
     def _zero_grad(self) -> None:
         if self._gradients():
@@ -159,8 +160,8 @@ class Updater:
             for name, master in self.masters.items():
                 master.copy_(state[f"weight/{name}"])
                 for key in ("step", "exp_avg", "exp_avg_sq"):
-                    if f"{key}/{name}" in state:
-                        place = "cpu" if key == "step" else master.device
+                    if f"{key}/{name}" in state:  # a fused AdamW counts its steps on the device
+                        place = "cpu" if key == "step" and not self.fused else master.device
                         self.optimizer.state[master][key] = state[f"{key}/{name}"].to(place)
         self.publish()
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from reinforce_lite.engines.base import completion, cut_at_end, nobody
-from reinforce_lite.engines.sampling import draw
+from reinforce_lite.engines.sampling import draw, precise
 from reinforce_lite.models import Policy
 from reinforce_lite.policy import common_prefix, final_logits
 from reinforce_lite.records import Completion, Prompt, Sampling
@@ -62,12 +62,12 @@ class NativeEngine:
         source = torch.Generator().manual_seed(seed)
         uniforms = torch.rand(
             len(prompts) * g, sampling.max_new_tokens, generator=source, dtype=torch.float64
-        )
+        ).to(self.policy.device, precise(self.policy.device))
         prefix = self._prefix(prompts)
         done: list[list[Completion]] = []
         for i in range(0, len(prompts), at_once):
             part, draws = prompts[i : i + at_once], uniforms[i * g : (i + at_once) * g]
-            made = self._batch(part, prefix, sampling, draws.to(self.policy.device), progress)
+            made = self._batch(part, prefix, sampling, draws, progress)
             done += [made[j : j + g] for j in range(0, len(made), g)]
         return done
 
@@ -178,7 +178,7 @@ class Cache:
         self.lengths = lengths.repeat_interleave(samples)
 
     def keep(self, rows: list[int]) -> None:
-        """Drop all rows but these; when few have left, moving the others would cost more than it saves."""
+        """Drop all rows but these."""
         if len(rows) == len(self.lengths):
             return
         places = torch.tensor(rows, device=self.lengths.device)

@@ -36,16 +36,22 @@ def draw(
     return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - normaliser
 
 
+def precise(device: torch.device) -> torch.dtype:
+    """The finest floating point that the device has."""
+    return torch.float32 if device.type in ("mps", "xpu") else torch.float64
+
+
 def _nucleus(scaled: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
     """Draw from the smallest set of likeliest tokens whose mass reaches `top_p`, renormalised."""
+    fine = precise(scaled.device)
     if top_p >= 1:
-        return _invert(scaled.softmax(1).double(), uniforms)
+        return _invert(scaled.softmax(1).to(fine), uniforms)
     likely, tokens = scaled.topk(min(LIKELY, scaled.shape[1]), dim=1)  # (R, LIKELY), sorted
-    p = (likely - scaled.logsumexp(1, keepdim=True)).double().exp()
+    p = (likely - scaled.logsumexp(1, keepdim=True)).to(fine).exp()
     picked = tokens.gather(1, _invert(_cut(p, top_p), uniforms)[:, None]).squeeze(1)
     wide = (p.sum(1) < top_p).nonzero().squeeze(1)  # rows whose nucleus reaches further
     if len(wide):
-        p, tokens = scaled[wide].softmax(1).double().sort(dim=1, descending=True)
+        p, tokens = scaled[wide].softmax(1).to(fine).sort(dim=1, descending=True)
         picked[wide] = tokens.gather(1, _invert(_cut(p, top_p), uniforms[wide])[:, None]).squeeze(1)
     return picked
 
