@@ -20,14 +20,14 @@ SPLITS = ("train", "validation", "test")
 Step = tuple[int, str, int, int]
 
 GOLDEN_ANSWERS = {
-    1: ("wordmath-1-378dae1d4a33", "16"),
+    1: ("wordmath-1-212151a301ac", "14"),
     2: ("wordmath-2-30a8bcf4ab47", "61"),
     3: ("wordmath-3-7b994bf3059b", "168"),
     4: ("wordmath-4-ece3cf6a8f4c", "530"),
 }
 GOLDEN_1 = (
-    "A drama club begins the year with 3 children. In spring 13 new children come to the drama club. "
-    "How many children are in the drama club now?"
+    "A chess club begins the year with 3 children. In spring 11 new children come to the chess club. "
+    "How many children does the chess club have now?"
 )
 GOLDEN_4 = (
     "A shop has 10 boxes with 61 backpacks in each. A truck brings 3 more boxes with 21 backpacks in "
@@ -118,7 +118,7 @@ def test_levels_keep_their_ranges(level: int) -> None:
             if operation == "/":
                 assert 2 <= right <= 12, problem
             if operation in "+-" and level == 1:
-                assert max(left, right) <= 20, problem
+                assert max(left, right) <= 12, problem
     if level == 4:
         assert sum(max(numbers(p.question)) >= 100 for p in everything(4)) > 0.8 * len(everything(4))
 
