@@ -37,7 +37,8 @@ def training(axes: plt.Axes, runs: list[Run]) -> None:
         axes.plot([s["step"] for s in run.steps], [s["reward"] for s in run.steps], color="#999", lw=0.7)
         rows = [e for e in run.evals if e["split"] == "validation"]
         for kind, colour in COLOURS.items():
-            axes.plot([e["step"] for e in rows], [e[kind] for e in rows], "o-", color=colour, ms=3, lw=1.2)
+            style = "o-" if kind == "strict" else "o:"
+            axes.plot([e["step"] for e in rows], [e[kind] for e in rows], style, color=colour, ms=3, lw=1.2)
     for kind, colour in COLOURS.items():
         axes.plot([], [], "o-", color=colour, ms=3, label=f"{kind} accuracy, validation")
     axes.plot([], [], color="#999", lw=0.7, label="mean reward of the step's answers")

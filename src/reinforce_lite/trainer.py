@@ -33,6 +33,7 @@ from reinforce_lite import (
     rollout,
     runlog,
     seeds,
+    summary,
     tasks,
 )
 from reinforce_lite.errors import Stopped, UsageError
@@ -258,65 +259,23 @@ class Trainer:
         with self.interrupts.whole():
             self.screen.phase("saving", 0)
             self._save_model("model", self.run.evals)
-            if self._best_step() in (0, self.step):
+            if summary.best_step(self.run.evals) in (0, self.step):
                 shutil.rmtree(self.run.path / "best", ignore_errors=True)
             self.run.write_summary(self._summary("steps"))
         self.screen.finished(self.run)
 
-    def _best_step(self) -> int:
-        scored = [e for e in self.run.read("evals") if e["split"] == "validation"]
-        return int(max(scored, key=lambda e: (e["reward"], -e["step"]))["step"])
-
     def _summary(self, stopped: str) -> dict[str, Any]:
-        """What CONTRACT calls summary.json; rates are over the time of their own phase."""
-        lines = self.run.steps
-        samples = self.config.rollout.prompts_per_step * self.config.rollout.samples_per_prompt
-        tokens = sum(line["completions/mean_length"] * samples for line in lines)
-        spent = {name: sum(line[f"time/{name}"] for line in lines) for name in ("rollout", "update")}
-        trained = sum(line["tokens_per_second/update"] * line["time/update"] for line in lines)
-        return {
-            "recipe": self.config.recipe,
-            "model": self.config.model.name,
-            "task": self.config.task.name,
-            "steps": self.step,
-            "samples": samples * len(lines),
-            "tokens": round(tokens),
+        policy = self.road.policy
+        return summary.summarize(self.run, self.config, self.step) | {
             "seconds": round(self._seconds(), 1),
             "stopped": stopped,
-            "seconds_per_step": sum(line["step_time"] for line in lines) / max(1, len(lines)),
-            "rollout_tokens_per_second": tokens / max(1e-9, spent["rollout"]),
-            "train_tokens_per_second": trained / max(1e-9, spent["update"]),
-            "peak_memory_bytes": memory.peak_bytes(self.road.policy.device),
-            "best_step": self._best_step() if self.run.evals else None,
-            "evals": self._before_and_after(),
+            "peak_memory_bytes": memory.peak_bytes(policy.device),
             "reward_faults": self.road.scorer.faults,
             "versions": versions(),
             "machine": f"{platform.system()} {platform.machine()}",
-            "device": str(self.road.policy.device),
-            "dtype": str(self.road.policy.dtype).removeprefix("torch."),
+            "device": str(policy.device),
+            "dtype": str(policy.dtype).removeprefix("torch."),
         }
-
-    def _before_and_after(self) -> dict[str, Any]:
-        tests = {e["step"]: e for e in self.run.read("evals") if e["split"] == "test"}
-        keys = ("strict", "strict_interval", "lenient", "lenient_interval", "n")
-        found = {
-            name: {key: tests[step][key] for key in keys}
-            for name, step in (("before", 0), ("after", self.step))
-            if step in tests and not (name == "after" and step == 0)
-        }
-        if "after" in found:
-            found["paired_p"] = {kind: self._paired_p(kind) for kind in ("strict", "lenient")}
-        return found
-
-    def _paired_p(self, kind: str) -> float | None:
-        verdicts: dict[int, dict[str, bool]] = {0: {}, self.step: {}}
-        for line in self.run.read("eval_rollouts"):
-            if line["split"] == "test" and line["step"] in verdicts:
-                verdicts[line["step"]][line["problem_id"]] = line[kind]
-        before, after = verdicts[0], verdicts[self.step]
-        if None in before.values() or before.keys() != after.keys():
-            return None
-        return evaluation.paired_p([before[i] for i in before], [after[i] for i in before])
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
