@@ -4,7 +4,6 @@ Completions are a model's text and may hold anything; they are shown with contro
 visible, so that no answer can move the cursor or colour the screen.
 """
 
-import time
 import unicodedata
 from collections.abc import Sequence
 from types import TracebackType
@@ -99,7 +98,6 @@ class LiveScreen(Screen):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.started_at = time.perf_counter()
         self.bars = Progress(
             TextColumn("{task.description:>24}"),
             BarColumn(bar_width=40),
