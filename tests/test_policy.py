@@ -1,4 +1,4 @@
-"""Log-probabilities against plain transformers, one unpadded sequence at a time."""
+"""Log-probabilities and gradients against plain transformers, one unpadded sequence at a time."""
 
 from typing import Any
 
@@ -6,11 +6,21 @@ import pytest
 import torch
 from conftest import END, make_model
 
+from reinforce_lite import policy as policy_module
+from reinforce_lite.llama import Llama
 from reinforce_lite.models import Policy
-from reinforce_lite.policy import Prefix, can_share_prompt, common_prefix, completion_logprobs
+from reinforce_lite.passes import SharedPasses, TreePasses, WholePasses, can_share_prompt, common_prefix
+from reinforce_lite.policy import backward, token_logprobs
+from reinforce_lite.tree import Branch
 
 PROMPT = (1, 40, 41, 42, 43, 44)
 COMPLETIONS = [(50, 51, 52, 53, END), (60, END), (END,), (70, 71, 72, 73, 74, 75, 76)]
+BRANCHES = [
+    Branch(PROMPT, COMPLETIONS),
+    Branch((*PROMPT[:5], 90, 91), COMPLETIONS[:2]),
+    Branch((*PROMPT[:5], 92), [(END,)]),
+]
+WAYS = {"tree": lambda m: TreePasses(Llama(m)), "shared": SharedPasses, "whole": WholePasses}
 
 
 def plain(
@@ -24,52 +34,64 @@ def plain(
     return torch.stack([logprobs[place, token] for place, token in zip(places, completion, strict=True)])
 
 
-@pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probabilities_are_those_of_plain_transformers(share: bool, temperature: float) -> None:
-    model = make_model()
-    found = completion_logprobs(model, PROMPT, COMPLETIONS, temperature, share)
-    for completion, logprobs in zip(COMPLETIONS, found, strict=True):
-        expected = plain(model, PROMPT, completion, temperature)
-        assert logprobs.tolist() == pytest.approx(expected.tolist(), abs=2e-5)
+def plain_of(model: Any, branches: list[Branch], temperature: float) -> torch.Tensor:
+    return torch.cat([plain(model, b.prompt, c, temperature) for b in branches for c in b.completions])
 
 
-@pytest.mark.parametrize("share", [True, False])
-def test_gradients_are_those_of_plain_transformers(share: bool) -> None:
-    weights = [0.3, -0.7, 1.1, 0.5]
-    model, reference = make_model(), make_model()
-    found = completion_logprobs(model, PROMPT, COMPLETIONS, 0.7, share)
-    sum(w * lp.sum() for w, lp in zip(weights, found, strict=True)).backward()  # type: ignore[union-attr]
-    for w, completion in zip(weights, COMPLETIONS, strict=True):
-        (w * plain(reference, PROMPT, completion, 0.7).sum()).backward()
-    difference = torch.cat(
-        [(a.grad - b.grad).flatten() for a, b in zip(model.parameters(), reference.parameters(), strict=True)]
-    )
-    size = torch.cat([p.grad.flatten() for p in reference.parameters()]).norm()
-    assert difference.norm() / size < 1e-5
+def tokens_of(branches: list[Branch]) -> torch.Tensor:
+    return torch.tensor([t for b in branches for c in b.completions for t in c])
 
 
-@pytest.mark.parametrize("shared", [1, 3, 5])
-def test_a_prefix_shared_by_several_prompts_is_exact(shared: int) -> None:
-    """Log-probabilities, and gradients that come back through the prefix once, after everything else."""
-    prompts = [PROMPT, (*PROMPT[:5], 90, 91), (*PROMPT[:5], 92)]
-    model, reference = make_model(), make_model()
-    prefix = Prefix(model, PROMPT[:shared])
-    for weight, prompt in enumerate(prompts, start=1):
-        found = completion_logprobs(model, prompt, COMPLETIONS, 0.7, prefix=prefix)
-        (weight * torch.cat(found).sum()).backward()
-        expected = [plain(reference, prompt, c, 0.7) for c in COMPLETIONS]
-        assert torch.cat(found).tolist() == pytest.approx(torch.cat(expected).tolist(), abs=2e-5)
-        (weight * torch.cat(expected).sum()).backward()
-    before = _relative_difference(model, reference)
-    prefix.backward()
-    assert _relative_difference(model, reference) < 1e-5 < before
-
-
-def _relative_difference(model: Any, reference: Any) -> float:
+def relative_difference(model: Any, reference: Any) -> float:
     pairs = list(zip(model.parameters(), reference.parameters(), strict=True))
     difference = torch.cat([(a.grad - b.grad).flatten() for a, b in pairs]).norm()
     return float(difference / torch.cat([b.grad.flatten() for _, b in pairs]).norm())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_are_those_of_plain_transformers(way: str, temperature: float) -> None:
+    model = make_model()
+    states = WAYS[way](model).states(BRANCHES, None)
+    found = token_logprobs(model, states, tokens_of(BRANCHES), temperature)
+    expected = plain_of(model, BRANCHES, temperature)
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=2e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("chunk", [259, 5 * 259, 2**24], ids=["one token", "five", "all"])
+def test_gradients_are_those_of_plain_transformers(
+    way: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tokens' logits are made at once."""
+    monkeypatch.setitem(policy_module.CHUNK, "cpu", chunk)
+    model, reference = make_model(), make_model()
+    tokens = tokens_of(BRANCHES)
+    weights = torch.linspace(-1, 2, len(tokens), dtype=torch.float64)
+    loss = backward(model, WAYS[way](model).states(BRANCHES, None), tokens, weights, 0.7)
+    expected = -(weights * plain_of(reference, BRANCHES, 0.7)).sum()
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert relative_difference(model, reference) < 1e-5
+
+
+@pytest.mark.parametrize("way", ["tree", "shared"])
+@pytest.mark.parametrize("shared", [1, 3, 5])
+def test_a_prefix_shared_by_several_prompts_is_exact(way: str, shared: int) -> None:
+    """Log-probabilities, and gradients that come back through the prefix once, after everything else."""
+    model, reference = make_model(), make_model()
+    passes = WAYS[way](model)
+    prefix = passes.prefix(PROMPT[:shared])
+    assert prefix is not None
+    for weight, part in enumerate([BRANCHES[:1], BRANCHES[1:]], start=1):
+        found = token_logprobs(model, passes.states(part, prefix), tokens_of(part), 0.7)
+        (weight * found.sum()).backward()
+        expected = plain_of(reference, part, 0.7)
+        assert found.tolist() == pytest.approx(expected.tolist(), abs=2e-5)
+        (weight * expected.sum()).backward()
+    before = relative_difference(model, reference)
+    prefix.backward()
+    assert relative_difference(model, reference) < 1e-5 < before
 
 
 def test_common_prefix_by_hand() -> None:
@@ -79,20 +101,31 @@ def test_common_prefix_by_hand() -> None:
     assert common_prefix([(1,), (1, 2)]) == 0
 
 
-def test_padding_is_never_looked_at() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_padding_is_never_looked_at(way: str) -> None:
     """Beside a longer completion, and when the end token is the padding, nothing changes."""
     model = make_model()
-    alone = completion_logprobs(model, PROMPT, [(60, END)])[0]
-    beside = completion_logprobs(model, PROMPT, [(60, END), (END,) * 9])[0]
-    assert beside.tolist() == pytest.approx(alone.tolist(), abs=1e-6)
-    assert len(beside) == 2
+    passes = WAYS[way](model)
+    short, beside = [Branch(PROMPT, [(60, END)])], [Branch(PROMPT, [(60, END), (END,) * 9])]
+    alone = token_logprobs(model, passes.states(short, None), tokens_of(short))
+    both = token_logprobs(model, passes.states(beside, None), tokens_of(beside))
+    assert both[:2].tolist() == pytest.approx(alone.tolist(), abs=1e-6)
+    assert len(both) == 2 + 9
 
 
-def test_a_one_token_prompt_and_one_token_answers() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_one_token_prompt_and_one_token_answers(way: str) -> None:
     model = make_model()
-    found = completion_logprobs(model, (1,), [(END,), (50,)])
-    expected = [plain(model, (1,), c, 1.0).item() for c in [(END,), (50,)]]
-    assert [lp.item() for lp in found] == pytest.approx(expected, abs=2e-5)
+    branches = [Branch((1,), [(END,), (50,)])]
+    found = token_logprobs(model, WAYS[way](model).states(branches, None), tokens_of(branches))
+    assert found.tolist() == pytest.approx(plain_of(model, branches, 1.0).tolist(), abs=2e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_branch_costs_by_hand(way: str) -> None:
+    """A prompt of 6 and answers of 5, 2, 1 and 7: flat, padded to the longest, and each with its prompt."""
+    cost = WAYS[way](make_model()).tokens(BRANCHES[0])
+    assert cost == {"tree": 6 + 15, "shared": 6 + 4 * 7, "whole": 4 * (6 + 7)}[way]
 
 
 def test_models_that_forget_are_not_shared() -> None:
@@ -111,16 +144,18 @@ def test_a_dropped_cache_is_noticed() -> None:
     model.gradient_checkpointing_enable()
     model.train()
     with pytest.raises(AssertionError, match="not kept"):
-        completion_logprobs(model, PROMPT, COMPLETIONS)
+        SharedPasses(model).states(BRANCHES, None)
 
 
 def test_the_end_token_learns_although_it_is_the_padding(policy: Policy) -> None:
     """Chat templates put end tokens into the prompt, and torch gives a padding row no gradient."""
-    prompt = (1, 40, END, 41)
-    sum(lp.sum() for lp in completion_logprobs(policy.model, prompt, COMPLETIONS)).backward()  # type: ignore[union-attr]
+    branches = [Branch((1, 40, END, 41), COMPLETIONS)]
+    tokens = tokens_of(branches)
+    assert policy.llama is not None
+    states = TreePasses(policy.llama).states(branches, None)
+    backward(policy.model, states, tokens, -torch.ones(len(tokens)), 1.0)
     reference = make_model(pad_token_id=None)
     reference.load_state_dict(policy.model.state_dict())
-    for completion in COMPLETIONS:
-        plain(reference, prompt, completion, 1.0).sum().backward()
+    plain_of(reference, branches, 1.0).sum().backward()
     found, expected = (m.get_input_embeddings().weight.grad[END] for m in (policy.model, reference))
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-4)

@@ -12,7 +12,7 @@ from reinforce_lite import config
 from reinforce_lite.models import Policy, load
 from reinforce_lite.objective import PRESETS, advantages, weights
 from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Verdict
-from reinforce_lite.update import Updater, micro_batches
+from reinforce_lite.update import Updater, live, micro_batches
 
 LENGTHS = [[3, 5, 1, 4], [2, 2, 6, 3], [4, 1, 1, 2]]
 REWARDS = [
@@ -91,12 +91,22 @@ def test_gradient_does_not_depend_on_the_micro_batch(policy: Policy, budget: int
 
 
 def test_micro_batches_by_hand() -> None:
-    """Prompts of 9 and 11 tokens, answers sorted to 1, 3, 4, 5 and 1, 1, 2, 4; padding counts."""
-    cut = list(micro_batches(make_groups(), some_weights().tolist(), budget=19))
-    assert [[len(c) for c in batch.completions] for batch in cut] == [[1, 3], [4, 5], [1, 1, 2], [4]]
-    assert [batch.tokens for batch in cut] == [9 + 4, 9 + 9, 11 + 4, 11 + 4]
-    for batch in micro_batches(make_groups(), some_weights().tolist(), budget=1):
-        assert len(batch.completions) == 1
+    """Prompts of 9 and 11 tokens, answers sorted to 1, 3, 4, 5 and 1, 1, 2, 4: 52 tokens in all."""
+
+    def cut(budget: int) -> list[list[list[int]]]:
+        """Of each micro-batch, of each branch, the completions' lengths."""
+        answers = live(make_groups(), some_weights().tolist())
+        cost = lambda b: len(b.prompt) + sum(map(len, b.completions))  # noqa: E731
+        found = list(micro_batches(answers, budget, cost))
+        assert [w for batch in found for w in batch.weights] == [w for g in answers for _, w in g.answers]
+        assert all(batch.tokens <= budget or len(batch.weights) == 1 for batch in found)
+        return [[[len(c) for c in b.completions] for b in batch.branches] for batch in found]
+
+    assert cut(52) == [[[1, 3, 4, 5], [1, 1, 2, 4]]]
+    assert cut(37) == [[[1, 3, 4, 5], [1, 1, 2]], [[4]]]
+    assert cut(19) == [[[1, 3, 4]], [[5]], [[1, 1, 2, 4]]]
+    assert cut(18) == [[[1, 3, 4]], [[5]], [[1, 1, 2]], [[4]]]
+    assert cut(1) == [[[n]] for n in (1, 3, 4, 5, 1, 1, 2, 4)]
 
 
 def test_a_group_that_teaches_nothing_is_skipped_exactly(policy: Policy) -> None:

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reinforce_lite import embedded
+from reinforce_lite import embedded, llama
 from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.llama import Llama
 
 
 @dataclass(slots=True)
@@ -34,6 +35,20 @@ class Policy:
     """What the user called it."""
     weights: dict[str, torch.Tensor] | None
     """The float32 weights it came with where they are finer than the compute dtype, else None."""
+
+    _llama: Llama | None = field(default=None, init=False, repr=False)
+
+    @property
+    def llama(self) -> Llama | None:
+        """Our own forward pass over the model's weights; None for a model that it does not know.
+
+        It is made when first asked for; from then on the weights must not be moved elsewhere.
+        """
+        if self._llama is None and llama.supports(self.model):
+            self._llama = Llama(self.model)
+        if self._llama:
+            self._llama.check()
+        return self._llama
 
     @property
     def device(self) -> torch.device:

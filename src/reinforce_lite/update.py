@@ -10,16 +10,18 @@ of a thousandth of a weight would be lost in bfloat16's rounding.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from reinforce_lite import config, objective
+from reinforce_lite import config, passes
 from reinforce_lite.models import Policy
-from reinforce_lite.policy import Prefix, can_share_prompt, common_prefix, completion_logprobs
+from reinforce_lite.passes import Prefix, common_prefix
+from reinforce_lite.policy import backward
 from reinforce_lite.records import Group
+from reinforce_lite.tree import Branch, Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,30 @@ class Gradient:
 
 
 @dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """Some answers to one prompt, and what each one's summed log-probability counts."""
+class Live:
+    """The answers to one prompt that are learned from."""
 
     prompt: tuple[int, ...]
-    completions: list[tuple[int, ...]]
+    answers: list[tuple[tuple[int, ...], float]]
+    """Token ids, and what their summed log-probability counts."""
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """Answers that pass through the policy together, and what each one's log-probability counts."""
+
+    branches: list[Branch]
     weights: list[float]
+    """One an answer, in the order of the branches' completions."""
+
+    @property
+    def answers(self) -> list[Ids]:
+        return [c for b in self.branches for c in b.completions]
 
     @property
     def tokens(self) -> int:
-        return len(self.prompt) + sum(map(len, self.completions))
+        """What passes through the policy, prompts once, without padding."""
+        return sum(len(b.prompt) for b in self.branches) + sum(map(len, self.answers))
 
 
 class Updater:
@@ -54,7 +70,7 @@ class Updater:
         self.policy = policy
         self.section = section
         self.temperature = temperature
-        self.share_prompt = can_share_prompt(policy.model)
+        self.passes = passes.of(policy.model, policy.llama)
         self.params = dict(policy.model.named_parameters())
         self.masters = self._make_masters()
         policy.weights = None  # they are the masters now
@@ -82,15 +98,19 @@ class Updater:
     def gradient(self, groups: Sequence[Group], weights: Tensor) -> Gradient:
         """The loss and its gradient for (Q, G) weights, left with the optimizer's weights."""
         self._zero_grad()
-        batches = list(micro_batches(groups, weights.tolist(), self.section.micro_batch_tokens))
-        if not batches:
+        answers = live(groups, weights.tolist())
+        if not answers:
             return Gradient(0.0, 0.0, 0)
-        prefix = self._prefix(batches)
-        loss = sum(self._backward(batch, prefix) for batch in batches)
-        tokens = sum(b.tokens for b in batches)
+        prefix = self._prefix([group.prompt for group in answers])
+        start = prefix.length if prefix else 0
+        loss, tokens = 0.0, start
+        for batch in micro_batches(
+            answers, self.section.micro_batch_tokens, lambda b: self.passes.tokens(b) - start
+        ):
+            loss += self._backward(batch, prefix)
+            tokens += batch.tokens - start * len(batch.branches)
         if prefix:
             prefix.backward()
-            tokens -= (len(batches) - 1) * prefix.length
         return Gradient(loss, self._norm(), tokens)
 
     def apply(self, gradient: Gradient, step: int) -> bool:
@@ -113,22 +133,20 @@ class Updater:
         """Linear warm-up from rate / warmup_steps at step 1, then constant: N + N steps equal 2N."""
         return self.section.learning_rate * min(1.0, step / max(1, self.section.warmup_steps))
 
-    def _prefix(self, batches: Sequence[MicroBatch]) -> Prefix | None:
-        """What the prompts of several micro-batches begin with, if the model can share it."""
-        length = common_prefix([b.prompt for b in batches])
-        if not self.share_prompt or len(batches) == 1 or length == 0:
+    def _prefix(self, prompts: Sequence[tuple[int, ...]]) -> Prefix | None:
+        """What several prompts begin with, if the model can share it."""
+        length = common_prefix(prompts)
+        if len(prompts) == 1 or length == 0:
             return None
-        return Prefix(self.policy.model, batches[0].prompt[:length])
+        return self.passes.prefix(prompts[0][:length])
 
     def _backward(self, batch: MicroBatch, prefix: Prefix | None) -> float:
-        model, temperature = self.policy.model, self.temperature
-        logprobs = completion_logprobs(
-            model, batch.prompt, batch.completions, temperature, self.share_prompt, prefix
-        )
-        sums = torch.stack([lp.sum() for lp in logprobs])  # (N,)
-        loss = objective.loss(sums, torch.tensor(batch.weights))
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        states = self.passes.states(batch.branches, prefix)  # (K, H)
+        device, answers = states.device, batch.answers
+        tokens = torch.tensor([t for ids in answers for t in ids], device=device)
+        lengths = torch.tensor([len(ids) for ids in answers])
+        weights = torch.tensor(batch.weights, dtype=torch.float64).repeat_interleave(lengths)
+        return backward(self.policy.model, states, tokens, weights, self.temperature)
 
     def _gradients(self) -> list[Tensor]:
         return [m.grad for m in self.masters.values() if m.grad is not None]
@@ -166,22 +184,35 @@ class Updater:
         self.publish()
 
 
-def micro_batches(
-    groups: Sequence[Group], weights: Sequence[Sequence[float]], budget: int
-) -> Iterator[MicroBatch]:
-    """Cut a step into micro-batches of at most `budget` tokens (or one answer, however long).
-
-    Answers of weight 0 teach nothing and are left out; the others go shortest first, so that those
-    padded together are of about one length.
-    """
+def live(groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> list[Live]:
+    """The answers whose weight is not 0, each group's by length: those that attend together are alike."""
+    found = []
     for group, row in zip(groups, weights, strict=True):
-        live = [(r.completion.token_ids, w) for r, w in zip(group.rollouts, row, strict=True) if w != 0]
-        live.sort(key=lambda answer: len(answer[0]))
-        prompt = group.prompt.token_ids
-        while live:
-            fits = sum((i + 1) * len(ids) + len(prompt) <= budget for i, (ids, _) in enumerate(live))
-            part, live = live[: max(1, fits)], live[max(1, fits) :]
-            yield MicroBatch(prompt, [ids for ids, _ in part], [w for _, w in part])
+        answers = [(r.completion.token_ids, w) for r, w in zip(group.rollouts, row, strict=True) if w != 0]
+        if answers:
+            found.append(Live(group.prompt.token_ids, sorted(answers, key=lambda answer: len(answer[0]))))
+    return found
+
+
+def micro_batches(groups: Sequence[Live], budget: int, cost: Callable[[Branch], int]) -> Iterator[MicroBatch]:
+    """Cut answers into parts that cost at most `budget` tokens, or are a single answer."""
+    batch, whole = MicroBatch([], []), 0  # its cost without the branch that is being filled
+    for group in groups:
+        completions: list[Ids] = []
+        grown = 0
+        for ids, weight in group.answers:
+            grown = cost(Branch(group.prompt, [*completions, ids]))
+            if batch.weights and whole + grown > budget:
+                yield batch
+                batch, whole, completions = MicroBatch([], []), 0, []
+                grown = cost(Branch(group.prompt, [ids]))
+            if not completions:
+                batch.branches.append(Branch(group.prompt, completions))
+            completions.append(ids)
+            batch.weights.append(weight)
+        whole += grown
+    if batch.weights:
+        yield batch
 
 
 def _hand_over(param: Tensor, master: Tensor) -> None:

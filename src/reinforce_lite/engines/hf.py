@@ -13,7 +13,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 
 from reinforce_lite.engines.base import completion, cut_at_end, nobody
 from reinforce_lite.models import Policy, quiet
-from reinforce_lite.policy import can_share_prompt
+from reinforce_lite.passes import can_share_prompt
 from reinforce_lite.records import Completion, Prompt, Sampling
 
 ROWS = 128  # in flight at once

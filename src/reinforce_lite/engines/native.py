@@ -26,7 +26,8 @@ from torch import Tensor
 from reinforce_lite.engines.base import completion, cut_at_end, nobody
 from reinforce_lite.engines.sampling import draw, precise
 from reinforce_lite.models import Policy
-from reinforce_lite.policy import common_prefix, final_logits
+from reinforce_lite.passes import common_prefix
+from reinforce_lite.policy import final_logits
 from reinforce_lite.records import Completion, Prompt, Sampling
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})

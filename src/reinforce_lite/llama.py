@@ -1,0 +1,247 @@
+"""The arithmetic of Llama-like models, on the weights that transformers loaded.
+
+One forward pass serves both sides of the loop. Sampler and trainer differ only in what a token
+attends to, which they hand in as `attend`; so they can't drift apart. What it saves over the modules:
+
+- tokens of any number of sequences stand one after another, (N, H), without padding;
+- q, k and v are one product, and so are gate and up: the fused buffer owns the storage, and the
+  modules' parameters are views of its rows, so an optimizer step or a save sees one memory;
+- for the backward pass only what is costly to make again is kept: norms and activations are recomputed
+  from their inputs, half of what autograd would keep.
+
+It knows the families named in FAMILIES; any other model goes through transformers' own modules.
+
+Shapes: N tokens, H hidden size, Q query heads, K heads of keys and values, D head size, I inner size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
+
+Attend = Callable[[int, Tensor], Tensor]
+"""(layer, (N, (Q + 2K) x D) rotated queries and keys, and values) to (N, Q x D)."""
+
+
+def supports(model: nn.Module) -> bool:
+    """Whether this pass computes what the model's own code computes."""
+    c: Any = model.config
+    windows = set(getattr(c, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    window = getattr(c, "sliding_window", None) if getattr(c, "use_sliding_window", True) else None
+    if c.model_type not in FAMILIES or windows or (window and window < c.max_position_embeddings):
+        return False
+    plain = all(type(p) is nn.Parameter for p in model.parameters())
+    return plain and c.hidden_act == "silu" and not getattr(c, "mlp_bias", False)
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """One product that stands for several linear modules."""
+
+    weight: Tensor
+    """(sum of the parts' rows, H): the storage that `weights` are views of."""
+    bias: Tensor | None
+    weights: tuple[nn.Parameter, ...]
+    biases: tuple[nn.Parameter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The weights of one layer, in the order in which they are used."""
+
+    attention_norm: Any
+    qkv: Projection
+    q_norm: Any
+    """Qwen3 only, else None; so `k_norm`."""
+    k_norm: Any
+    out: nn.Linear
+    mlp_norm: Any
+    gate_up: Projection
+    down: nn.Linear
+
+
+class Llama:
+    """The body of a causal language model: token ids to final hidden states."""
+
+    def __init__(self, model: Any) -> None:
+        """Fuses the model's products in place: its parameters move into new storage."""
+        c = model.config
+        self.model = model
+        self.body = model.base_model
+        self.query_heads: int = c.num_attention_heads
+        self.kv_heads: int = c.num_key_value_heads
+        self.head_size: int = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        self.layers = [_layer(layer) for layer in self.body.layers]
+        self.scale: float = self.body.layers[0].self_attn.scaling
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.layers[0].qkv.weight.device
+        return device
+
+    def check(self) -> None:
+        """Raises RuntimeError when someone moved a parameter out of the fused storage (`model.to(...)`)."""
+        for layer in self.layers:
+            for projection in (layer.qkv, layer.gate_up):
+                if projection.weights[0].data_ptr() != projection.weight.data_ptr():
+                    raise RuntimeError("the model's weights were moved after they had been fused")
+
+    @property
+    def key_start(self) -> int:
+        """Where keys and values begin in a row of q, k and v."""
+        return self.query_heads * self.head_size
+
+    def __call__(self, ids: Tensor, places: Tensor, attend: Attend) -> Tensor:
+        """(N,) tokens at their (N,) places in their sequences to (N, H) final hidden states."""
+        x = self.body.embed_tokens(ids)  # (N, H)
+        cos, sin = (t[0] for t in self.body.rotary_emb(x, places[None]))  # (N, rotated part of D)
+        for i, layer in enumerate(self.layers):
+            qkv = _norm_linear(x, layer.attention_norm, layer.qkv)
+            if layer.q_norm is not None:
+                qkv = self._normed_heads(qkv, layer)
+            attended = attend(i, _Rotate.apply(qkv, cos, sin, self.query_heads + self.kv_heads, self.head_size))
+            x = x + F.linear(attended, layer.out.weight, layer.out.bias)
+            x = x + _SwigluDown.apply(_norm_linear(x, layer.mlp_norm, layer.gate_up), layer.down.weight)
+        states: Tensor = self.body.norm(x)
+        return states
+
+    def _normed_heads(self, qkv: Tensor, layer: Layer) -> Tensor:
+        heads = qkv.view(len(qkv), -1, self.head_size)
+        q, k, v = heads.split([self.query_heads, self.kv_heads, self.kv_heads], dim=1)
+        return torch.cat([layer.q_norm(q), layer.k_norm(k), v], dim=1).flatten(1)
+
+
+def _layer(layer: Any) -> Layer:
+    attn, mlp = layer.self_attn, layer.mlp
+    fused = hasattr(attn, "qkv_proj")  # Phi-3 comes so
+    return Layer(
+        layer.input_layernorm,
+        _project([attn.qkv_proj] if fused else [attn.q_proj, attn.k_proj, attn.v_proj]),
+        getattr(attn, "q_norm", None),
+        getattr(attn, "k_norm", None),
+        attn.o_proj,
+        layer.post_attention_layernorm,
+        _project([mlp.gate_up_proj] if fused else [mlp.gate_proj, mlp.up_proj]),
+        mlp.down_proj,
+    )
+
+
+def _project(modules: Sequence[nn.Linear]) -> Projection:
+    weights = tuple(m.weight for m in modules)
+    biases = tuple(m.bias for m in modules if m.bias is not None)
+    return Projection(_fuse(weights), _fuse(biases) if biases else None, weights, biases)
+
+
+@torch.no_grad()
+def _fuse(parts: Sequence[nn.Parameter]) -> Tensor:
+    """Move the parts' rows into one tensor, of which each part is a view from now on."""
+    if len(parts) == 1:
+        return parts[0].detach()
+    whole = torch.cat([p.detach() for p in parts])
+    for part, rows in zip(parts, whole.split([len(p) for p in parts]), strict=True):
+        part.data = rows
+    return whole
+
+
+def _norm_linear(x: Tensor, norm: Any, projection: Projection) -> Tensor:
+    """(N, H) through a norm and a fused projection."""
+    made: Tensor = _NormLinear.apply(
+        x, norm.weight, norm.variance_epsilon, projection, *projection.weights, *projection.biases
+    )
+    return made
+
+
+class _NormLinear(Function):
+    """RMSNorm(x) W^T + b (Zhang and Sennrich 2019); keeps x alone.
+
+    The parts of the projection are named as inputs only to be given their gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, projection: Projection, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(x, gain)
+        ctx.eps, ctx.projection = eps, projection
+        unit, _ = _unit(x, eps)
+        return F.linear(unit.to(x.dtype).mul_(gain), projection.weight, projection.bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, gain = ctx.saved_tensors
+        p = ctx.projection
+        unit, inverse = _unit(x, ctx.eps)
+        rows = [len(w) for w in p.weights]
+        weight = grad.t() @ (unit.to(x.dtype) * gain)  # (rows, H)
+        d = (grad @ p.weight).to(unit.dtype)  # (N, H) with respect to the norm's output
+        d_gain = (d * unit).sum(0).to(gain.dtype)
+        d *= gain
+        along = (d * unit).mean(-1, keepdim=True)
+        d_x = (d - unit.mul_(along)).mul_(inverse).to(x.dtype)
+        biases = grad.sum(0).split(rows) if p.biases else ()
+        return d_x, d_gain, None, None, *weight.split(rows), *biases
+
+
+def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x / rms(x) in at least float32, and (N, 1) 1 / rms(x)."""
+    fine = x.to(torch.promote_types(x.dtype, torch.float32))
+    inverse = torch.rsqrt(fine.square().mean(-1, keepdim=True) + eps)
+    return fine * inverse, inverse
+
+
+class _SwigluDown(Function):
+    """(silu(gate) * up) W^T of (N, 2I) gate and up (Shazeer 2020); keeps gate and up alone."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up, weight)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.linear(F.silu(gate).mul_(up), weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate_up, weight = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        inner = F.silu(gate)  # (N, I)
+        d = grad @ weight
+        both = torch.empty_like(gate_up)
+        d_gate, d_up = both.chunk(2, dim=-1)
+        torch.mul(d, inner, out=d_up)
+        d_weight = grad.t() @ inner.mul_(up)
+        d_gate.copy_(torch.ops.aten.silu_backward(d.mul_(up), gate))
+        return both, d_weight
+
+
+class _Rotate(Function):
+    """Rotary embedding (Su et al. 2021) of the queries and keys, in place: it is linear, nothing is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
+        ctx.turn, ctx.heads, ctx.head_size = (cos, sin), heads, head_size
+        ctx.mark_dirty(qkv)
+        return _turn(qkv, cos, sin, heads, head_size)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        cos, sin = ctx.turn
+        return _turn(grad.clone(), cos, -sin, ctx.heads, ctx.head_size), None, None, None, None
+
+
+def _turn(rows: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
+    """Turn the first `heads` heads of (N, heads x D) rows by the (N, up to D) angles, in place.
+
+    The two halves of cos and sin are alike, so that turning back is turning by the opposite angle.
+    """
+    half = cos.shape[-1] // 2
+    view = rows.view(len(rows), -1, head_size)[:, :heads]
+    a, b = view[..., :half], view[..., half : 2 * half]
+    cos, sin = cos[:, None, :half], sin[:, None, :half]
+    turned = a * cos - b * sin
+    b.mul_(cos).addcmul_(a, sin)
+    a.copy_(turned)
+    return rows
