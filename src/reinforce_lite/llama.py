@@ -159,39 +159,34 @@ def _norm_linear(x: Tensor, norm: Any, projection: Projection) -> Tensor:
 
 
 class _NormLinear(Function):
-    """RMSNorm(x) W^T + b (Zhang and Sennrich 2019); keeps x alone.
+    """RMSNorm(x) W^T + b (Zhang and Sennrich 2019); keeps x and one number a token.
 
     The parts of the projection are named as inputs only to be given their gradients.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, projection: Projection, *parts: Tensor) -> Tensor:
-        ctx.save_for_backward(x, gain)
-        ctx.eps, ctx.projection = eps, projection
-        unit, _ = _unit(x, eps)
-        return F.linear(unit.to(x.dtype).mul_(gain), projection.weight, projection.bias)
+        fine = x.to(torch.promote_types(x.dtype, torch.float32))
+        inverse = torch.rsqrt(fine.square().mean(-1, keepdim=True) + eps)  # (N, 1)
+        ctx.save_for_backward(x, gain, inverse)
+        ctx.projection = projection
+        normed = (fine * inverse).to(x.dtype).mul_(gain)
+        return F.linear(normed, projection.weight, projection.bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, gain = ctx.saved_tensors
+        x, gain, inverse = ctx.saved_tensors
         p = ctx.projection
-        unit, inverse = _unit(x, ctx.eps)
         rows = [len(w) for w in p.weights]
+        unit = x * inverse  # (N, H), in at least float32
         weight = grad.t() @ (unit.to(x.dtype) * gain)  # (rows, H)
         d = (grad @ p.weight).to(unit.dtype)  # (N, H) with respect to the norm's output
-        d_gain = (d * unit).sum(0).to(gain.dtype)
-        d *= gain
-        along = (d * unit).mean(-1, keepdim=True)
-        d_x = (d - unit.mul_(along)).mul_(inverse).to(x.dtype)
+        both = d * unit
+        d_gain = both.sum(0).to(gain.dtype)
+        along = (both @ gain.to(unit.dtype)).div_(-x.shape[1])[:, None]  # (N, 1)
+        d_x = d.mul_(gain).addcmul_(unit, along).mul_(inverse).to(x.dtype)
         biases = grad.sum(0).split(rows) if p.biases else ()
         return d_x, d_gain, None, None, *weight.split(rows), *biases
-
-
-def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x / rms(x) in at least float32, and (N, 1) 1 / rms(x)."""
-    fine = x.to(torch.promote_types(x.dtype, torch.float32))
-    inverse = torch.rsqrt(fine.square().mean(-1, keepdim=True) + eps)
-    return fine * inverse, inverse
 
 
 class _SwigluDown(Function):
@@ -213,7 +208,7 @@ class _SwigluDown(Function):
         d_gate, d_up = both.chunk(2, dim=-1)
         torch.mul(d, inner, out=d_up)
         d_weight = grad.t() @ inner.mul_(up)
-        d_gate.copy_(torch.ops.aten.silu_backward(d.mul_(up), gate))
+        torch.ops.aten.silu_backward(d.mul_(up), gate, grad_input=d_gate)
         return both, d_weight
 
 

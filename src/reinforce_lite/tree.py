@@ -44,6 +44,8 @@ class Block:
     """(R, T) the flat places of their tokens; padding points at a sequence's first token."""
     real: Tensor
     """Places in the flattened `rows` that are no padding."""
+    places: Tensor
+    """The flat places of those."""
     above: range
     """The flat places of the prompt that they follow; empty for prompts, which follow the prefix alone."""
 
@@ -86,7 +88,8 @@ def _block(sequences: Sequence[range], above: range, device: torch.device) -> Bl
     longest = max(map(len, sequences))
     rows = [[*s, *[s[0]] * (longest - len(s))] for s in sequences]
     real = [r * longest + t for r, s in enumerate(sequences) for t in range(len(s))]
-    return Block(torch.tensor(rows, device=device), torch.tensor(real, device=device), above)
+    places = list(chain.from_iterable(sequences))
+    return Block(*(torch.tensor(x, device=device) for x in (rows, real, places)), above)
 
 
 class Attention:
@@ -121,7 +124,7 @@ class _TreeAttention(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         qkv, prefix, out = ctx.saved_tensors
-        d_qkv = torch.zeros_like(qkv)
+        d_qkv = torch.empty_like(qkv)
         d_prefix = None if prefix is None else torch.zeros_like(prefix)
         for block in ctx.tree.blocks:
             _Heads(qkv, prefix, block, ctx.llama).backward(grad, out, d_qkv, d_prefix)
@@ -137,7 +140,7 @@ class _Heads:
         self.start = llama.key_start
         self.r, self.t = block.rows.shape
         q, keys, values = self._split(qkv[block.rows])
-        self.q = q * self.scale  # (K, R, M, D)
+        self.q = q.mul_(self.scale)  # (K, R, M, D)
         self.keys, self.values = keys, values  # (K, R, T, D)
         above = qkv[block.above.start : block.above.stop, self.start :]
         above = above if prefix is None else torch.cat([prefix, above])
@@ -149,7 +152,7 @@ class _Heads:
         """(R, T, (Q + 2K) x D) to queries (K, R, M, D), keys and values (K, R, T, D)."""
         q, keys, values = rows.split([self.start, self.k * self.d, self.k * self.d], dim=-1)
         keys, values = (x.view(self.r, self.t, self.k, self.d).permute(2, 0, 1, 3) for x in (keys, values))
-        return self._by_head(q), keys.contiguous(), values.contiguous()
+        return self._by_head(q), keys, values
 
     def _by_head(self, rows: Tensor) -> Tensor:
         """(R, T, Q x D) to (K, R, M, D): the query heads that share keys stand together."""
@@ -163,7 +166,7 @@ class _Heads:
 
     def scatter(self, heads: Tensor, out: Tensor) -> None:
         """Put (K, R, M, D) where their tokens stand in the (N, Q x D) flat row."""
-        out[self.block.rows.flatten()[self.block.real]] = self._by_row(heads)[self.block.real]
+        out[self.block.places] = self._by_row(heads)[self.block.real]
 
     def probabilities(self) -> Tensor:
         """(K, R, M, A + T)."""
@@ -181,7 +184,8 @@ class _Heads:
         return out
 
     def backward(self, grad: Tensor, out: Tensor, d_qkv: Tensor, d_prefix: Tensor | None) -> None:
-        """Add the gradients of this block for the (N, Q x D) gradient of `out`."""
+        """Write the gradients of the block's own tokens, for the (N, Q x D) gradient of `out`, and add
+        those of its ancestors, which have been written before."""
         p = self.probabilities()
         rows = self.block.rows
         d = self._by_head(self._without_padding(grad[rows]))  # (K, R, M, D)
@@ -192,7 +196,7 @@ class _Heads:
         d_q = d_near @ self.keys
         d_q += (d_far @ self.far_keys).view_as(d_q)
         d_keys, d_values = d_near.transpose(2, 3) @ self.q, near.transpose(2, 3) @ d
-        self._add(d_q.mul_(self.scale), d_keys, d_values, d_qkv)
+        self._write(d_q.mul_(self.scale), d_keys, d_values, d_qkv)
         above = torch.stack([d_far.transpose(1, 2) @ self._flat(self.q), far.transpose(1, 2) @ self._flat(d)])
         above = above.permute(2, 0, 1, 3).flatten(1)  # (A, 2K x D)
         shared = 0 if d_prefix is None else len(d_prefix)
@@ -209,7 +213,7 @@ class _Heads:
         kept[self.block.real] = rows.flatten(0, 1)[self.block.real]
         return kept.view_as(rows)
 
-    def _add(self, d_q: Tensor, d_keys: Tensor, d_values: Tensor, d_qkv: Tensor) -> None:
+    def _write(self, d_q: Tensor, d_keys: Tensor, d_values: Tensor, d_qkv: Tensor) -> None:
         keys, values = (x.permute(1, 2, 0, 3).reshape(self.r * self.t, -1) for x in (d_keys, d_values))
         rows = torch.cat([self._by_row(d_q), keys, values], dim=-1)
-        d_qkv[self.block.rows.flatten()[self.block.real]] += rows[self.block.real]
+        d_qkv[self.block.places] = rows[self.block.real]
