@@ -12,7 +12,7 @@ def make(name: str, policy: Policy) -> Engine:
     """The engine of this name over the policy's own weights; `hf` where native does not know the model."""
     from reinforce_lite.engines import hf, native
 
-    if name == "native" and native.supports(policy.model):
+    if name == "native" and policy.llama is not None:
         return native.NativeEngine(policy)
     if name == "native":
         logger.warning(

@@ -2,53 +2,60 @@
 
 What makes it faster than `generate`, in the order of what it saves on a processor:
 
-- what all prompts begin with (the worked examples) is computed once, and attended to by all rows
-  in one product;
-- a prompt is computed once for all its samples;
-- keys and values go into a cache that is allocated once, never copied from step to step;
+- what all prompts begin with (the worked examples) and each prompt are computed once, as the tree that
+  the update takes (`tree.py`), and all answers attend to the same keys and values (`cache.py`);
+- an answer's own keys and values go into room that is allocated once and never copied;
 - sampling sorts a few dozen likely tokens instead of the vocabulary, and is exact all the same;
-- rows that have ended leave the batch.
+- an answer that has ended leaves, and the next of the step's answers takes its place.
 
-It reads the modules of the families named in FAMILIES, all of them Llama's architecture with small
-changes. Any other model goes through `hf`.
+It runs the families that `llama.py` knows. Any other model goes through `hf`.
 
-Shapes: R rows in flight, T tokens of each that are new, S prefix tokens, L own tokens so far,
-K heads of keys and values, Q query heads to each, D head size, V vocabulary.
+Shapes: R answers in flight, H hidden size, V vocabulary.
 """
 
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from reinforce_lite import seeds
 from reinforce_lite.engines.base import completion, cut_at_end, nobody
+from reinforce_lite.engines.cache import Cache
 from reinforce_lite.engines.sampling import draw, precise
 from reinforce_lite.models import Policy
 from reinforce_lite.passes import common_prefix
 from reinforce_lite.policy import final_logits
 from reinforce_lite.records import Completion, Prompt, Sampling
+from reinforce_lite.tree import Attention, Branch, Tree
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-ROWS = 256  # in flight at once
+ROWS = 256  # in flight at once, memory allowing: more gain nothing
+CACHE_BYTES = 768 * 10**6  # of the answers in flight, on a CPU
+CACHE_SHARE = 0.125  # of a device's memory
+PREFILL_TOKENS = 4096  # at once
 
 
-def supports(model: Any) -> bool:
-    """Whether this decoder computes what the model's own code computes."""
-    c = model.config
-    windows = set(getattr(c, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-    window = getattr(c, "sliding_window", None) and c.model_type == "mistral"
-    return c.model_type in FAMILIES and not windows and not window
+@dataclass(slots=True)
+class _Answer:
+    """One completion in the making."""
+
+    prompt: tuple[int, ...]
+    uniforms: Tensor
+    """(max_new_tokens,) numbers in [0, 1), one a token."""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
 
 class NativeEngine:
     """Decodes up to `rows` answers at once."""
 
     def __init__(self, policy: Policy, rows: int = ROWS) -> None:
+        """Raises ValueError for a model that `llama.py` does not know."""
+        if policy.llama is None:
+            raise ValueError(f"the native engine does not know {policy.model.config.model_type} models")
         self.policy = policy
         self.rows = rows
-        self.decoder = Decoder(policy.model)
 
     @torch.inference_mode()
     def generate(
@@ -58,215 +65,130 @@ class NativeEngine:
         seed: int,
         progress: Callable[[int], None] = nobody,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`. Every answer has its own uniform draws, one a token, from `seed`."""
-        g, at_once = sampling.samples, max(1, self.rows // sampling.samples)
-        source = torch.Generator().manual_seed(seed)
-        uniforms = torch.rand(
-            len(prompts) * g, sampling.max_new_tokens, generator=source, dtype=torch.float64
-        ).to(self.policy.device, precise(self.policy.device))
-        prefix = self._prefix(prompts)
-        done: list[list[Completion]] = []
-        for i in range(0, len(prompts), at_once):
-            part, draws = prompts[i : i + at_once], uniforms[i * g : (i + at_once) * g]
-            made = self._batch(part, prefix, sampling, draws, progress)
-            done += [made[j : j + g] for j in range(0, len(made), g)]
-        return done
+        """See `Engine.generate`. An answer's draws come from the seed, its prompt and its number alone:
+        what else is in the batch changes nothing but rounding."""
+        groups = self._groups(prompts, sampling, seed)
+        flight = _Flight(self.policy, self.rows, groups, sampling)
+        while flight.begin():
+            progress(flight.draw())
+            flight.advance()
+        return [[self._completion(answer) for answer in group] for group in groups]
 
-    def _prefix(self, prompts: Sequence[Prompt]) -> "Cache":
-        """The keys and values of what all prompts begin with; each keeps a last token of its own."""
-        common = common_prefix([p.token_ids for p in prompts])
-        cache = self.decoder.cache(1, common)
-        if common:
-            ids = torch.tensor([prompts[0].token_ids[:common]], device=self.policy.device)
-            self.decoder(ids, cache)
-        return cache
+    def _groups(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[_Answer]]:
+        device = self.policy.device
+        groups, asked = [], Counter[tuple[int, ...]]()
+        for prompt in prompts:
+            ids = prompt.token_ids
+            source = torch.Generator().manual_seed(seeds.derive(seed, f"answers to {ids}", asked[ids]))
+            asked[ids] += 1  # a question that is asked twice gets two sets of answers
+            shape = (sampling.samples, sampling.max_new_tokens)
+            uniforms = torch.rand(shape, generator=source, dtype=torch.float64)
+            groups.append([_Answer(ids, row) for row in uniforms.to(device, precise(device))])
+        return groups
 
-    def _batch(
-        self,
-        prompts: Sequence[Prompt],
-        prefix: "Cache",
-        sampling: Sampling,
-        uniforms: Tensor,
-        progress: Callable[[int], None],
-    ) -> list[Completion]:
-        cache, states = self._prefill(prompts, prefix, sampling)
-        rows = _Rows(len(states), sampling, self.policy.end_ids, uniforms)
-        while True:
-            logits = final_logits(self.policy.model, states).float()  # (R, V)
-            progress(rows.step(logits))
-            if not rows.tokens:
-                return [self._completion(ids, lp) for ids, lp in zip(rows.ids, rows.logprobs, strict=True)]
-            cache.keep(rows.kept)
-            states = self.decoder(torch.tensor(rows.tokens, device=self.policy.device)[:, None], cache)[:, -1]
-
-    def _prefill(
-        self, prompts: Sequence[Prompt], prefix: "Cache", sampling: Sampling
-    ) -> tuple["Cache", Tensor]:
-        """Each prompt once; then its keys, values and last hidden state for each of its samples."""
-        own = [p.token_ids[prefix.capacity :] for p in prompts]
-        lengths = torch.tensor([len(ids) for ids in own], device=self.policy.device)
-        longest = int(lengths.max())
-        ids = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in own], device=self.policy.device)
-        cache = self.decoder.cache(len(own), longest, prefix)
-        states = self.decoder(ids, cache)  # (prompts, longest, H); what follows a prompt's end is not read
-        states = states[torch.arange(len(own), device=ids.device), lengths - 1]
-        room = self.decoder.cache(len(own) * sampling.samples, longest + sampling.max_new_tokens, prefix)
-        room.copy(cache, lengths, sampling.samples)
-        return room, states.repeat_interleave(sampling.samples, dim=0)
-
-    def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
-        kept, truncated = cut_at_end(ids, self.policy.end_ids)
-        return completion(kept, truncated, logprobs, self.policy.decode)
+    def _completion(self, answer: _Answer) -> Completion:
+        kept, truncated = cut_at_end(answer.ids, self.policy.end_ids)
+        return completion(kept, truncated, answer.logprobs, self.policy.decode)
 
 
-class _Rows:
-    """The answers of a batch: which are still being written, and what they hold so far."""
+class _Flight:
+    """A call's answers: those that wait, those in flight, and the cache that holds these.
 
-    def __init__(self, n: int, sampling: Sampling, end_ids: frozenset[int], uniforms: Tensor) -> None:
-        self.sampling = sampling
-        self.ends = sorted(end_ids)
-        self.uniforms = uniforms  # (n, max_new_tokens)
-        self.ids: list[list[int]] = [[] for _ in range(n)]
-        self.logprobs: list[list[float]] = [[] for _ in range(n)]
-        self.live = list(range(n))
-        self.kept: list[int] = []
-        """Of the rows before the last step, the places of those that go on."""
-        self.tokens: list[int] = []
-        """The tokens just drawn for those."""
-        self.written = 0
+    A prompt's answers start together, so that its keys and values are made once.
+    """
 
-    def step(self, logits: Tensor) -> int:
-        """Draw a token for every live row; returns how many rows ended."""
-        uniforms = self.uniforms[self.live, self.written]
-        barred = self.ends if self.written < self.sampling.min_new_tokens else []
-        drawn, found = draw(logits, self.sampling, uniforms, barred)
-        tokens, logprobs = drawn.tolist(), found.tolist()
-        for row, token, logprob in zip(self.live, tokens, logprobs, strict=True):
-            self.ids[row].append(token)
-            self.logprobs[row].append(logprob)
-        self.written += 1
-        full = self.written == self.sampling.max_new_tokens
-        self.kept = [i for i, token in enumerate(tokens) if not full and token not in self.ends]
-        ended = len(self.live) - len(self.kept)
-        self.live = [self.live[i] for i in self.kept]
-        self.tokens = [tokens[i] for i in self.kept]
-        return ended
+    def __init__(
+        self, policy: Policy, rows: int, groups: Sequence[Sequence[_Answer]], sampling: Sampling
+    ) -> None:
+        assert policy.llama is not None
+        self.policy, self.llama, self.sampling = policy, policy.llama, sampling
+        self.ends = sorted(policy.end_ids)
+        prompts = [group[0].prompt for group in groups]
+        self.start = common_prefix(prompts)
+        self.prefix = self._run([prompts[0][: self.start]], ())[1] if self.start else []
+        longest = max(map(len, prompts)) - self.start
+        self.limit = min(rows, _room(policy, sampling, longest))
+        size = min(self.limit, sampling.samples)
+        self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))
+        self.limit = min(self.limit, sum(map(len, groups)))
+        held = self.limit // min(map(len, self.waiting))
+        self.cache = Cache(self.llama, self.prefix, held, longest, self.limit, sampling.max_new_tokens)
+        self.rows: list[_Answer] = []
+        self.states = policy.model.get_input_embeddings().weight.new_empty(0, policy.model.config.hidden_size)
+        """(R, H): what each answer's next token is drawn from."""
 
+    def begin(self) -> bool:
+        """Let waiting answers start where there is room for a good many; False when all are done."""
+        if self.waiting and (not self.rows or self.limit - len(self.rows) >= self.limit // 8):
+            while self.waiting and len(self.rows) + len(self.waiting[0]) <= self.limit:
+                self._start(self._next())
+        return bool(self.rows)
 
-@dataclass(slots=True)
-class Cache:
-    """Keys and values of R rows, each with `lengths` tokens of its own behind a prefix they share."""
+    def _next(self) -> list[list[_Answer]]:
+        """The groups that fit, up to as many tokens as are computed at once."""
+        groups: list[list[_Answer]] = []
+        free, tokens = self.limit - len(self.rows), PREFILL_TOKENS
+        while self.waiting and len(self.waiting[0]) <= free and (tokens > 0 or not groups):
+            groups.append(list(self.waiting.popleft()))
+            free -= len(groups[-1])
+            tokens -= len(groups[-1][0].prompt) - self.start
+        return groups
 
-    keys: list[Tensor]
-    """A layer (R, K, capacity, D)."""
-    values: list[Tensor]
-    lengths: Tensor
-    """(R,) own tokens so far."""
-    prefix: "Cache | None" = field(default=None)
+    def _start(self, groups: list[list[_Answer]]) -> None:
+        states, seen = self._run([group[0].prompt[self.start :] for group in groups], self.prefix)
+        at = 0
+        for group in groups:
+            length = len(group[0].prompt) - self.start
+            slot = self.cache.add_prompt(torch.stack([kv[at : at + length] for kv in seen]))
+            at += length
+            for answer in group:
+                self.cache.add_answer(slot)
+                self.rows.append(answer)
+        sizes = torch.tensor([len(group) for group in groups], device=states.device)
+        self.states = torch.cat([self.states, states.repeat_interleave(sizes, dim=0)])
 
-    @property
-    def capacity(self) -> int:
-        return self.keys[0].shape[2]
+    def _run(self, prompts: Sequence[Sequence[int]], prefix: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Each prompt's last state (prompts, H), and each layer's (N, 2K x D) keys and values of all tokens."""
+        tree = Tree([Branch(ids) for ids in prompts], self.start if prefix else 0, self.policy.device)
+        attention = Attention(self.llama, tree, prefix)
+        states = self.llama(tree.ids, tree.places, attention)
+        return states[[p[-1] for p in tree.prompts]], attention.seen
 
-    @property
-    def prefix_length(self) -> int:
-        return self.prefix.capacity if self.prefix else 0
+    def draw(self) -> int:
+        """Draw a token for every answer in flight; returns how many ended, which leave."""
+        written = [len(answer.ids) for answer in self.rows]
+        uniforms = torch.stack([answer.uniforms[w] for answer, w in zip(self.rows, written, strict=True)])
+        early = torch.tensor([w < self.sampling.min_new_tokens for w in written], device=self.states.device)
+        logits = final_logits(self.policy.model, self.states)  # (R, V)
+        drawn, found = draw(logits.float(), self.sampling, uniforms, self.ends, early)
+        self.tokens = drawn.tolist()
+        for answer, token, logprob in zip(self.rows, self.tokens, found.tolist(), strict=True):
+            answer.ids.append(token)
+            answer.logprobs.append(logprob)
+        full = self.sampling.max_new_tokens
+        ended = [i for i, a in enumerate(self.rows) if a.ids[-1] in self.ends or len(a.ids) == full]
+        for row in reversed(ended):
+            self.cache.drop_answer(row)
+            for each in (self.rows, self.tokens):
+                each[row] = each[-1]
+                each.pop()
+        return len(ended)
 
-    def copy(self, prompts: "Cache", lengths: Tensor, samples: int) -> None:
-        """Take over each prompt's keys and values, once for each of its samples."""
-        for mine, theirs in zip(self.keys + self.values, prompts.keys + prompts.values, strict=True):
-            mine[:, :, : theirs.shape[2]] = theirs.repeat_interleave(samples, dim=0)
-        self.lengths = lengths.repeat_interleave(samples)
-
-    def keep(self, rows: list[int]) -> None:
-        """Drop all rows but these."""
-        if len(rows) == len(self.lengths):
+    def advance(self) -> None:
+        """From the tokens just drawn to the states that the next ones are drawn from."""
+        if not self.rows:
+            self.states = self.states[:0]
             return
-        places = torch.tensor(rows, device=self.lengths.device)
-        self.lengths = self.lengths[places]
-        used = int(self.lengths.max()) if rows else 0
-        for layer in range(len(self.keys)):
-            for side in (self.keys, self.values):
-                moved = side[layer][: len(rows)]
-                moved[:, :, :used] = side[layer][places, :, :used]
-                side[layer] = moved
+        places = self.cache.begin_step()
+        self.states = self.llama(torch.tensor(self.tokens, device=places.device), places, self.cache.attend)
 
 
-class Decoder:
-    """The forward pass of a Llama-like model, from its own modules."""
-
-    def __init__(self, model: Any) -> None:
-        c = model.config
-        self.model = model
-        self.kv_heads: int = c.num_key_value_heads
-        self.head_size: int = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-
-    def cache(self, rows: int, capacity: int, prefix: Cache | None = None) -> Cache:
-        """An empty cache."""
-        weight = self.model.get_input_embeddings().weight
-        shape = (rows, self.kv_heads, capacity, self.head_size)
-        layers = range(self.model.config.num_hidden_layers)
-        keys = [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in layers]
-        values = [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in layers]
-        return Cache(keys, values, torch.zeros(rows, dtype=torch.long, device=weight.device), prefix)
-
-    def __call__(self, ids: Tensor, cache: Cache) -> Tensor:
-        """(R, T) new tokens to (R, T, H) final hidden states; their keys and values join the cache."""
-        body = self.model.base_model
-        own = cache.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)  # (R, T) own places
-        upto = int(own.max()) + 1
-        x = body.embed_tokens(ids)  # (R, T, H)
-        turns = body.rotary_emb(x, own + cache.prefix_length)  # two (R, T, D)
-        # What a token may not see: what comes after it, and what rows of another length left behind.
-        hidden = torch.arange(upto, device=ids.device) > own[..., None]  # (R, T, L)
-        for i, layer in enumerate(body.layers):
-            x = x + self._attention(layer.self_attn, layer.input_layernorm(x), i, cache, own, hidden, turns)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-        cache.lengths = cache.lengths + ids.shape[1]
-        states: Tensor = body.norm(x)
-        return states
-
-    def _attention(
-        self, attn: Any, x: Tensor, i: int, cache: Cache, own: Tensor, hidden: Tensor, turns: Any
-    ) -> Tensor:
-        r, t, _ = x.shape
-        q, k, v = (p(x).view(r, t, -1, self.head_size) for p in (attn.q_proj, attn.k_proj, attn.v_proj))
-        if hasattr(attn, "q_norm"):  # Qwen3
-            q, k = attn.q_norm(q), attn.k_norm(k)
-        q, k = _turn(q, *turns), _turn(k, *turns)
-        rows = torch.arange(r, device=x.device)[:, None]
-        cache.keys[i][rows, :, own] = k  # (R, T, K, D) each
-        cache.values[i][rows, :, own] = v
-        # Query heads that share a key head stand together: (R, K, Q x T, D).
-        q = q.view(r, t, self.kv_heads, -1, self.head_size).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        upto = hidden.shape[-1]
-        keys, values = cache.keys[i][:, :, :upto], cache.values[i][:, :, :upto]
-        mask = hidden[:, None].repeat(1, 1, q.shape[2] // t, 1)  # (R, 1, Q x T, L)
-        out = _attend(q * attn.scaling, keys, values, mask, cache.prefix, i)
-        out = out.view(r, self.kv_heads, -1, t, self.head_size).permute(0, 3, 1, 2, 4).reshape(r, t, -1)
-        projected: Tensor = attn.o_proj(out)
-        return projected
-
-
-def _attend(
-    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, prefix: Cache | None, layer: int
-) -> Tensor:
-    """Softmax attention over the prefix and the row's own tokens together. (R, K, Q x T, D)."""
-    scores = (q @ keys.transpose(2, 3)).float().masked_fill_(mask, -torch.inf)  # (R, K, Q x T, L)
-    if prefix is None or not prefix.capacity:
-        return scores.softmax(-1).to(q.dtype) @ values
-    r, k, n, d = q.shape
-    together = q.transpose(0, 1).reshape(k, r * n, d)  # all rows in one product with the prefix
-    far = (together @ prefix.keys[layer][0].transpose(1, 2)).view(k, r, n, -1).transpose(0, 1)
-    weights = torch.cat([far.float(), scores], dim=-1).softmax(-1).to(q.dtype)
-    far, near = torch.split(weights, [prefix.capacity, scores.shape[-1]], dim=-1)
-    summed = far.transpose(0, 1).reshape(k, r * n, -1) @ prefix.values[layer][0]  # (K, R x Q x T, D)
-    out: Tensor = near @ values + summed.view(k, r, n, d).transpose(0, 1)
-    return out
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of (R, T, heads, D) at the places that cos and sin, (R, T, D), were made for."""
-    half = x.shape[-1] // 2
-    turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-    return x * cos[:, :, None] + turned * sin[:, :, None]
+def _room(policy: Policy, sampling: Sampling, longest: int) -> int:
+    """How many answers the cache's memory holds; the same on every run on a machine."""
+    assert policy.llama is not None
+    llama, device = policy.llama, policy.device
+    budget = float(CACHE_BYTES)
+    if device.type == "cuda":
+        budget = CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
+    token = 2 * len(llama.layers) * llama.kv_heads * llama.head_size * policy.dtype.itemsize
+    return max(1, int(budget / token / (sampling.max_new_tokens + longest / sampling.samples)))

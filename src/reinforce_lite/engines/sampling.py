@@ -17,18 +17,18 @@ LIKELY = 64
 
 
 def draw(
-    logits: Tensor, sampling: Sampling, uniforms: Tensor, barred: Sequence[int] = ()
+    logits: Tensor, sampling: Sampling, uniforms: Tensor, ends: Sequence[int], early: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(R,) tokens drawn from (R, V) float32 logits, and their log-probabilities at temperature 1.
 
-    `uniforms` are (R,) in [0, 1); `barred` tokens are not drawn, though log-probabilities count them.
-    Temperature 0 takes the likeliest.
+    `uniforms` are (R,) in [0, 1). Rows that are `early` (R,) draw none of the `ends`, though
+    log-probabilities count them. Temperature 0 takes the likeliest.
     """
     normaliser = logits.logsumexp(1)
     allowed = logits
-    if barred:
+    if early.any():
         allowed = logits.clone()
-        allowed[:, list(barred)] = -torch.inf
+        allowed[early.nonzero(), torch.tensor(ends, device=logits.device)] = -torch.inf
     if sampling.temperature == 0:
         tokens = allowed.argmax(1)
     else:
