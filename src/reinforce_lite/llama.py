@@ -166,12 +166,10 @@ class _NormLinear(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, projection: Projection, *parts: Tensor) -> Tensor:
-        fine = x.to(torch.promote_types(x.dtype, torch.float32))
-        inverse = torch.rsqrt(fine.square().mean(-1, keepdim=True) + eps)  # (N, 1)
+        inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, gain, inverse)
         ctx.projection = projection
-        normed = (fine * inverse).to(x.dtype).mul_(gain)
-        return F.linear(normed, projection.weight, projection.bias)
+        return F.linear((x * inverse).to(x.dtype).mul_(gain), projection.weight, projection.bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -187,6 +185,14 @@ class _NormLinear(Function):
         d_x = d.mul_(gain).addcmul_(unit, along).mul_(inverse).to(x.dtype)
         biases = grad.sum(0).split(rows) if p.biases else ()
         return d_x, d_gain, None, None, *weight.split(rows), *biases
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """(N, 1): 1 / sqrt(mean(x^2) + eps) of (N, H), in at least float32."""
+    norm = torch.linalg.vector_norm(
+        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 class _SwigluDown(Function):

@@ -37,6 +37,8 @@ class Cache:
         """For each answer in flight its prompt's slot."""
         self.written: list[int] = []
         """For each answer in flight its tokens so far."""
+        self.members: Tensor | None = None
+        """For each cell of the table the answer that stands there; None when they stand in order."""
 
     def add_prompt(self, seen: Tensor) -> int:
         """Take in a prompt's keys and values, (layers, P, 2K x D); returns its slot."""
@@ -80,63 +82,62 @@ class Cache:
         self.at = written
         self.width = max(self.written) + 1
         self.longest = max(self.lengths)
-        counts = [0] * len(self.lengths)
-        cells, members = [], []  # an answer's cell in the (B, G) table; for each answer (slot, number)
-        for slot in self.slots:
-            members.append((slot, counts[slot]))
-            counts[slot] += 1
-        g = max(counts)
-        cells = [slot * g + number for slot, number in members]
-        self.cells = torch.tensor(cells, device=device)  # (R,)
-        self.members = torch.zeros(len(counts) * g, dtype=torch.long, device=device)
-        self.members[self.cells] = self.rows  # (B x G,) an empty cell repeats the first answer
-        self.table = (len(counts), g)
+        self._tabulate()
         past = torch.arange(self.longest, device=device) >= lengths[slots, None]  # (R, P)
         unwritten = torch.arange(self.width, device=device) > written[:, None]  # (R, W)
-        self.hidden = torch.cat([past, unwritten], dim=1)[:, None, None]  # (R, 1, 1, P + W)
+        self.hidden = torch.cat([past, unwritten], dim=1)[:, None]  # (R, 1, P + W)
         self.written = [w + 1 for w in self.written]
         return self.prefix_length + lengths[slots] + written
+
+    def _tabulate(self) -> None:
+        """Lay the answers out as a (B, G) table, a prompt a row, so that they meet its keys in one product."""
+        counts, numbers = [0] * len(self.lengths), []
+        for slot in self.slots:
+            numbers.append(counts[slot])
+            counts[slot] += 1
+        g = max(counts)
+        cells = [slot * g + number for slot, number in zip(self.slots, numbers, strict=True)]
+        self.table = (len(counts), g)
+        self.members = None
+        if cells != list(range(len(counts) * g)):  # not in order, or not full
+            self.cells = torch.tensor(cells, device=self.own.device)  # (R,)
+            self.members = torch.zeros(len(counts) * g, dtype=torch.long, device=self.own.device)
+            self.members[self.cells] = self.rows  # (B x G,) an empty cell repeats the first answer
 
     def attend(self, layer: int, qkv: Tensor) -> Tensor:
         """(R, (Q + 2K) x D), one new token an answer, to (R, Q x D)."""
         k, d = self.shape
         q, new = qkv.split([self.llama.key_start, 2 * k * d], dim=-1)
         q = (q * self.llama.scale).view(len(q), k, -1, d)  # (R, K, M, D)
-        own = self.own[:, layer]
-        own[:, self.rows, :, self.at] = new.view(-1, 2, k, d).transpose(0, 1).transpose(0, 1)
+        self.own[:, layer][:, self.rows, :, self.at] = new.view(-1, 2, k, d)
         keys, values = self.own[:, layer, : len(q), :, : self.width]  # (R, K, W, D)
         prompt_keys, prompt_values = self.prompts[:, layer, : self.table[0], :, : self.longest]  # (B, K, P, D)
-        scores = [self._by_answer(self._by_prompt(q) @ prompt_keys.transpose(2, 3)), q @ keys.transpose(2, 3)]
-        near = torch.cat(scores, dim=-1).masked_fill_(self.hidden, -torch.inf)  # (R, K, M, P + W)
-        s, p = self.prefix_length, self.longest
-        if s:
+        scores = [
+            self._by_answer(self._by_prompt(q) @ prompt_keys.transpose(2, 3)).transpose(0, 1),
+            (q @ keys.transpose(2, 3)).transpose(0, 1),
+        ]
+        if self.prefix:
+            together = q.transpose(0, 1).flatten(1, 2)  # (K, R x M, D): all answers in one product
             far_keys, far_values = self.prefix[layer]  # (K, S, D)
-            near = torch.cat([_by_row(_together(q) @ far_keys.transpose(1, 2), len(q)), near], dim=-1)
-        weights = near.softmax(-1)
-        out = weights[..., s + p :] @ values  # (R, K, M, D)
-        out += self._by_answer(self._by_prompt(weights[..., s : s + p]) @ prompt_values)
-        if s:
-            out += _by_row(_together(weights[..., :s]) @ far_values, len(q))
+            far = together @ far_keys.transpose(1, 2)
+            scores.insert(0, far.view(k, len(q), -1, far.shape[-1]))
+        s, p = self.prefix_length, self.longest
+        joined = torch.cat(scores, dim=-1)  # (K, R, M, S + P + W)
+        joined[..., s:].masked_fill_(self.hidden, -torch.inf)
+        weights = joined.softmax(-1)
+        out = weights[..., s + p :].transpose(0, 1) @ values  # (R, K, M, D)
+        out += self._by_answer(self._by_prompt(weights[..., s : s + p].transpose(0, 1)) @ prompt_values)
+        if self.prefix:
+            out += (weights[..., :s].flatten(1, 2) @ far_values).view(k, len(q), -1, d).transpose(0, 1)
         return out.flatten(1)
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
         """(R, K, M, x) to (B, K, G x M, x): the answers to one prompt together."""
-        b, g = self.table
-        cells = rows[self.members].view(b, g, *rows.shape[1:])
-        return cells.transpose(1, 2).flatten(2, 3)
+        cells = rows if self.members is None else rows[self.members]
+        return cells.view(*self.table, *rows.shape[1:]).transpose(1, 2).flatten(2, 3)
 
     def _by_answer(self, cells: Tensor) -> Tensor:
         """The inverse of `_by_prompt`."""
         b, g = self.table
         rows = cells.view(b, cells.shape[1], g, -1, cells.shape[-1]).transpose(1, 2).flatten(0, 1)
-        return rows[self.cells]
-
-
-def _together(rows: Tensor) -> Tensor:
-    """(R, K, M, x) to (K, R x M, x): all answers in one product."""
-    return rows.transpose(0, 1).flatten(1, 2)
-
-
-def _by_row(heads: Tensor, rows: int) -> Tensor:
-    """The inverse of `_together`."""
-    return heads.view(len(heads), rows, -1, heads.shape[-1]).transpose(0, 1)
+        return rows if self.members is None else rows[self.cells]
