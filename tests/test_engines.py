@@ -7,9 +7,11 @@ import pytest
 import torch
 from conftest import END, make_tokenizer
 
+from reinforce_lite import config, road
 from reinforce_lite.engines.base import cut_at_end
 from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.engines.native import NativeEngine
+from reinforce_lite.engines.sampling import draw, largest
 from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.models import Policy
 from reinforce_lite.records import Prompt, Sampling
@@ -136,3 +138,102 @@ def test_the_scripted_engine_says_what_it_is_told() -> None:
     assert not first.truncated
     ((cut,),) = engine.generate([prompt], Sampling(1, max_new_tokens=2), seed=0)
     assert (cut.text, cut.truncated, len(cut.logprobs)) == ("c0", True, 2)
+
+
+def test_fifty_greedy_answers_are_those_of_generate(policy: Policy) -> None:
+    """Prompts of 2 to 40 tokens, beginning alike or not; text equal, log-probabilities within 1e-4."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 40, (50,), generator=draw).tolist()
+    prompts = [Prompt((1, *torch.randint(3, 259, (n,), generator=draw).tolist())) for n in lengths]
+    greedy = Sampling(1, max_new_tokens=24, temperature=0.0)
+    ours = NativeEngine(policy, rows=16).generate(prompts, greedy, 0)
+    for prompt, (answer,) in zip(prompts, ours, strict=True):
+        out = policy.model.generate(
+            torch.tensor([prompt.token_ids]), max_new_tokens=24, do_sample=False, pad_token_id=0
+        )[0]
+        assert answer.token_ids == tuple(out[len(prompt.token_ids) :].tolist())
+        logits = policy.model(out[None, :-1]).logits[0].double().log_softmax(-1)
+        exact = logits[len(prompt.token_ids) - 1 :].gather(1, torch.tensor(answer.token_ids)[:, None])
+        assert list(answer.logprobs) == pytest.approx(exact.squeeze(1).tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 8, 256])
+def test_what_else_is_in_the_batch_changes_no_answer(policy: Policy, rows: int) -> None:
+    """In float32: however many fly at once, in whatever company and order, a seed gives the same answers."""
+    likely = torch.zeros(259).index_fill(0, torch.tensor([END]), 6.0)  # ends come early, places are refilled
+    policy.model.lm_head.register_forward_hook(lambda module, given, logits: logits + likely)
+    sampling = Sampling(samples=4, max_new_tokens=20, temperature=0.9, top_p=0.95)
+    prompts = [*PROMPTS, Prompt((5, 6)), Prompt((1, 40, 41, 43))]
+    engine = NativeEngine(policy)
+    alone = [engine.generate([p], sampling, seed=9)[0] for p in prompts]
+    assert len({len(c.token_ids) for group in alone for c in group}) > 3
+    crowd = NativeEngine(policy, rows).generate(prompts[::-1], sampling, seed=9)[::-1]
+    assert [[c.token_ids for c in g] for g in crowd] == [[c.token_ids for c in g] for g in alone]
+
+
+def test_a_question_asked_twice_gets_two_sets_of_answers(policy: Policy) -> None:
+    sampling = Sampling(samples=3, max_new_tokens=8)
+    first, second = NativeEngine(policy).generate([PROMPTS[0], PROMPTS[0]], sampling, seed=1)
+    assert first != second
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 0.9), (2.5, 0.9), (1.0, 1.0)])
+def test_draws_over_a_wide_vocabulary_are_exact(temperature: float, top_p: float) -> None:
+    """Total variation between 300,000 draws and the exact nucleus; 2% more of one token would be seen.
+
+    2,501 tokens: more than the blocks that the search for the likeliest works in, and a rest. At a
+    temperature of 2.5 the nucleus is wider than that search.
+    """
+    source = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 2501, generator=source) * 2.5
+    p = torch.softmax(logits[0].double() / temperature, 0)
+    ordered, order = p.sort(descending=True)
+    kept = order[(ordered.cumsum(0) - ordered) < top_p]
+    exact = torch.zeros(2501, dtype=torch.float64)
+    exact[kept] = p[kept] / p[kept].sum()
+    assert (len(kept) > 64) == (temperature != 0.7)
+
+    def distance(distribution: torch.Tensor, n: int = 300_000) -> float:
+        """Over the 20 likeliest tokens and all others together, so that chance stays small."""
+        counts = torch.zeros(2501, dtype=torch.float64)
+        early = torch.zeros(3000, dtype=torch.bool)
+        sampling = Sampling(1, 1, 0, temperature, top_p)
+        for _ in range(n // 3000):
+            uniforms = torch.rand(3000, generator=source, dtype=torch.float64)
+            tokens, _logprobs = draw(logits.expand(3000, -1), sampling, uniforms, [2], early)
+            counts += torch.bincount(tokens, minlength=2501)
+        assert counts[exact == 0].sum() == 0
+        top, rest = order[:20], order[20:]
+        gap = (counts / n - distribution).abs()[top].sum() + abs(
+            float(counts[rest].sum() / n - distribution[rest].sum())
+        )
+        return float(gap) / 2
+
+    assert distance(exact) < 0.005
+    distorted = exact * 0.98
+    distorted[order[0]] += 0.02
+    assert distance(distorted) > 0.01
+
+
+def test_the_largest_by_hand_and_against_topk() -> None:
+    rows = torch.randn(7, 2501, generator=torch.Generator().manual_seed(0))
+    rows[0, -3:] = torch.tensor([9.0, 8.0, 7.0])  # in the rest behind the blocks
+    rows[1, :200] += 5  # many of them in one stretch
+    values, places = largest(rows, 64)
+    assert torch.equal(values, rows.topk(64, dim=1).values)
+    assert torch.equal(rows.gather(1, places), values)
+    assert places[0, :3].tolist() == [2498, 2499, 2500]
+    assert largest(rows[:, :10], 64)[0].shape == (7, 10)
+
+
+@pytest.mark.slow
+def test_fifty_greedy_answers_of_the_embedded_model() -> None:
+    """Against generate, in float32, on the quickstart's own prompts."""
+    stations = road.build(config.load("quickstart", {"model.dtype": "float32"}))
+    prompts = [stations.prompter(p.question) for p in stations.problems("test", 50)]
+    greedy = Sampling(1, max_new_tokens=48, temperature=0.0)
+    ours = NativeEngine(stations.policy).generate(prompts, greedy, 0)
+    plain = HFEngine(stations.policy).generate(prompts, greedy, 0)
+    assert [a.text for (a,) in ours] == [b.text for (b,) in plain]
+    for (a,), (b,) in zip(ours, plain, strict=True):
+        assert list(a.logprobs) == pytest.approx(list(b.logprobs), abs=1e-4)

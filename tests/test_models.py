@@ -73,7 +73,14 @@ def test_dtype_and_device() -> None:
 
 
 def test_bfloat16_units_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    for units, expected in (({"avx2": True}, torch.float32), ({"amx_bf16": True}, torch.bfloat16)):
+    """Intel's AVX-512 computes bfloat16 at half float32's rate; its AMX, and AMD's AVX-512, do not."""
+    intel, amd = {"cpu_name": "Intel Xeon"}, {"cpu_name": "AMD EPYC"}
+    for units, expected in (
+        ({"avx2": True}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": True, **intel}, torch.bfloat16),
+        ({"avx512_bf16": True, "amx_bf16": False, **intel}, torch.float32),
+        ({"avx512_bf16": True, **amd}, torch.bfloat16),
+    ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units)
         assert models.pick_dtype("auto", torch.device("cpu")) == expected
 

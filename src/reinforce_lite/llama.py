@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
 
@@ -48,8 +47,8 @@ class Projection:
     weight: Tensor
     """(sum of the parts' rows, H): the storage that `weights` are views of."""
     bias: Tensor | None
-    weights: tuple[nn.Parameter, ...]
-    biases: tuple[nn.Parameter, ...]
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +105,20 @@ class Llama:
             qkv = _norm_linear(x, layer.attention_norm, layer.qkv)
             if layer.q_norm is not None:
                 qkv = self._normed_heads(qkv, layer)
-            attended = attend(i, _Rotate.apply(qkv, cos, sin, self.query_heads + self.kv_heads, self.head_size))
+            attended = attend(i, self._rotated(qkv, cos, sin))
             x = x + F.linear(attended, layer.out.weight, layer.out.bias)
-            x = x + _SwigluDown.apply(_norm_linear(x, layer.mlp_norm, layer.gate_up), layer.down.weight)
+            x = x + _swiglu_down(_norm_linear(x, layer.mlp_norm, layer.gate_up), layer.down.weight)
         states: Tensor = self.body.norm(x)
         return states
 
+    def _rotated(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        heads = self.query_heads + self.kv_heads
+        rotated: Tensor = _Rotate.apply(qkv, cos, sin, heads, self.head_size)  # type: ignore[no-untyped-call]
+        return rotated
+
     def _normed_heads(self, qkv: Tensor, layer: Layer) -> Tensor:
         heads = qkv.view(len(qkv), -1, self.head_size)
-        q, k, v = heads.split([self.query_heads, self.kv_heads, self.kv_heads], dim=1)
+        q, k, v = torch.split(heads, [self.query_heads, self.kv_heads, self.kv_heads], dim=1)
         return torch.cat([layer.q_norm(q), layer.k_norm(k), v], dim=1).flatten(1)
 
 
@@ -140,21 +144,28 @@ def _project(modules: Sequence[nn.Linear]) -> Projection:
 
 
 @torch.no_grad()
-def _fuse(parts: Sequence[nn.Parameter]) -> Tensor:
+def _fuse(parts: Sequence[Tensor]) -> Tensor:
     """Move the parts' rows into one tensor, of which each part is a view from now on."""
     if len(parts) == 1:
         return parts[0].detach()
     whole = torch.cat([p.detach() for p in parts])
-    for part, rows in zip(parts, whole.split([len(p) for p in parts]), strict=True):
+    for part, rows in zip(parts, torch.split(whole, [len(p) for p in parts]), strict=True):
         part.data = rows
     return whole
 
 
 def _norm_linear(x: Tensor, norm: Any, projection: Projection) -> Tensor:
     """(N, H) through a norm and a fused projection."""
-    made: Tensor = _NormLinear.apply(
-        x, norm.weight, norm.variance_epsilon, projection, *projection.weights, *projection.biases
+    parts = (*projection.weights, *projection.biases)
+    made: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
+        x, norm.weight, norm.variance_epsilon, projection, *parts
     )
+    return made
+
+
+def _swiglu_down(gate_up: Tensor, weight: Tensor) -> Tensor:
+    """(N, 2I) gate and up to (N, H)."""
+    made: Tensor = _SwigluDown.apply(gate_up, weight)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -165,7 +176,9 @@ class _NormLinear(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, projection: Projection, *parts: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, eps: float, projection: Projection, *parts: Tensor
+    ) -> Tensor:
         inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, gain, inverse)
         ctx.projection = projection
@@ -183,13 +196,13 @@ class _NormLinear(Function):
         d_gain = both.sum(0).to(gain.dtype)
         along = (both @ gain.to(unit.dtype)).div_(-x.shape[1])[:, None]  # (N, 1)
         d_x = d.mul_(gain).addcmul_(unit, along).mul_(inverse).to(x.dtype)
-        biases = grad.sum(0).split(rows) if p.biases else ()
-        return d_x, d_gain, None, None, *weight.split(rows), *biases
+        biases = torch.split(grad.sum(0), rows) if p.biases else ()
+        return d_x, d_gain, None, None, *torch.split(weight, rows), *biases
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     """(N, 1): 1 / sqrt(mean(x^2) + eps) of (N, H), in at least float32."""
-    norm = torch.linalg.vector_norm(
+    norm: Tensor = torch.linalg.vector_norm(
         x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
     )
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()

@@ -121,9 +121,10 @@ def pick_device(wish: str) -> torch.device:
 
 
 def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
-    """The dtype wished for; auto is bfloat16 where the device has units for it, else float32.
+    """The dtype wished for; auto is bfloat16 where the device computes it faster, else float32.
 
-    Without them bfloat16 is emulated, and slower than float32.
+    Processors without units for it emulate it. Intel's have AMX for it; where that is hidden (in some
+    virtual machines) AVX-512 does it at half the rate of float32 (docs/performance.md).
     """
     if wish != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[wish]
@@ -131,7 +132,8 @@ def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         can = torch.cpu.get_capabilities()
-        fast = any(can.get(unit, False) for unit in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+        avx512 = can.get("avx512_bf16", False) and "intel" not in str(can.get("cpu_name", "")).lower()
+        fast = bool(avx512 or can.get("amx_bf16", False) or can.get("arm_bf16", False))
     else:
         fast = True
     return torch.bfloat16 if fast else torch.float32

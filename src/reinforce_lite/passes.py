@@ -16,6 +16,7 @@ completion, K of all completions, H hidden size, D head size.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -40,7 +41,8 @@ class Prefix:
         self.ends = [t.detach().requires_grad_() for t in made]
         self.sums = [torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in made]
         for end, total in zip(self.ends, self.sums, strict=True):
-            end.register_post_accumulate_grad_hook(lambda t, total=total: _collect(t, total))
+            hook = partial(_collect, total)
+            end.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def backward(self) -> None:
         """Send what has been gathered through the prefix. Once, and last."""
@@ -48,7 +50,7 @@ class Prefix:
         torch.autograd.backward(list(self.made), sums)
 
 
-def _collect(end: Tensor, total: Tensor) -> None:
+def _collect(total: Tensor, end: Tensor) -> None:
     assert end.grad is not None
     total.add_(end.grad)
     end.grad = None
@@ -102,9 +104,9 @@ class TreePasses:
     def prefix(self, ids: Ids) -> Prefix | None:
         """See `Passes`."""
         tree = Tree([Branch(ids)], 0, self.llama.device)
-        attention = Attention(self.llama, tree)
-        self.llama(tree.ids, tree.places, attention)
-        return Prefix(len(ids), attention.seen)
+        made: list[Tensor] = []
+        self.llama(tree.ids, tree.places, Attention(self.llama, tree, keep=lambda _, kv: made.append(kv)))
+        return Prefix(len(ids), made)
 
     def states(self, branches: Sequence[Branch], prefix: Prefix | None) -> Tensor:
         """See `Passes`."""

@@ -35,6 +35,7 @@ def backward(model: Any, states: Tensor, tokens: Tensor, weights: Tensor, temper
         logprobs = token_logprobs(model, end, tokens[part], temperature)
         chunk = objective.loss(logprobs, weights[part])
         chunk.backward()  # type: ignore[no-untyped-call]
+        assert end.grad is not None
         gradient[part] = end.grad
         loss += float(chunk.detach())
     states.backward(gradient)  # type: ignore[no-untyped-call]
@@ -46,7 +47,8 @@ def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: floa
 
     log pi is that of softmax(logits / temperature) over the whole vocabulary.
     """
-    found: Tensor = _LogProb.apply(final_logits(model, states), tokens, temperature)
+    logits = final_logits(model, states)
+    found: Tensor = _LogProb.apply(logits, tokens, temperature)  # type: ignore[no-untyped-call]
     return found
 
 

@@ -14,8 +14,9 @@ Shapes: N flat tokens, R sequences of a block with up to T tokens, A tokens of t
 the prefix; Q query heads, K heads of keys and values, D head size; M = Q / K x T.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -89,22 +90,28 @@ def _block(sequences: Sequence[range], above: range, device: torch.device) -> Bl
     rows = [[*s, *[s[0]] * (longest - len(s))] for s in sequences]
     real = [r * longest + t for r, s in enumerate(sequences) for t in range(len(s))]
     places = list(chain.from_iterable(sequences))
-    return Block(*(torch.tensor(x, device=device) for x in (rows, real, places)), above)
+    on = partial(torch.tensor, device=device)
+    return Block(on(rows), on(real), on(places), above)
 
 
 class Attention:
     """Attention over a tree, as `Llama` asks for it: causal within a sequence, whole above it."""
 
-    def __init__(self, llama: Llama, tree: Tree, prefix: Sequence[Tensor] = ()) -> None:
-        """`prefix` has for each layer the (S, 2K x D) keys and values of the prefix, if there is one."""
-        self.llama, self.tree, self.prefix = llama, tree, prefix
-        self.seen: list[Tensor] = []
-        """For each layer that has run, the (N, 2K x D) keys and values of the tree's own tokens."""
+    def __init__(
+        self,
+        llama: Llama,
+        tree: Tree,
+        prefix: Sequence[Tensor] = (),
+        keep: Callable[[int, Tensor], None] = lambda layer, kv: None,
+    ) -> None:
+        """`prefix` has for each layer the (S, 2K x D) keys and values of the prefix, if there is one;
+        `keep` is handed each layer's (N, 2K x D) keys and values of the tree's own tokens."""
+        self.llama, self.tree, self.prefix, self.keep = llama, tree, prefix, keep
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
-        self.seen.append(qkv[:, self.llama.key_start :])
+        self.keep(layer, qkv[:, self.llama.key_start :])
         prefix = self.prefix[layer] if self.prefix else None
-        out: Tensor = _TreeAttention.apply(qkv, prefix, self.tree, self.llama)
+        out: Tensor = _TreeAttention.apply(qkv, prefix, self.tree, self.llama)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -150,7 +157,7 @@ class _Heads:
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(R, T, (Q + 2K) x D) to queries (K, R, M, D), keys and values (K, R, T, D)."""
-        q, keys, values = rows.split([self.start, self.k * self.d, self.k * self.d], dim=-1)
+        q, keys, values = torch.split(rows, [self.start, self.k * self.d, self.k * self.d], dim=-1)
         keys, values = (x.view(self.r, self.t, self.k, self.d).permute(2, 0, 1, 3) for x in (keys, values))
         return self._by_head(q), keys, values
 

@@ -19,7 +19,9 @@ from reinforce_lite.llama import Llama
 class Cache:
     """Room for so many prompts and answers; `attend` is what `Llama` asks for in a decoding step."""
 
-    def __init__(self, llama: Llama, prefix: Sequence[Tensor], prompts: int, longest: int, rows: int, width: int):
+    def __init__(
+        self, llama: Llama, prefix: Sequence[Tensor], prompts: int, longest: int, rows: int, width: int
+    ) -> None:
         """`prefix` has each layer's (S, 2K x D) keys and values. Prompts have at most `longest` tokens
         behind it, answers at most `width`."""
         self.llama = llama
@@ -40,13 +42,23 @@ class Cache:
         self.members: Tensor | None = None
         """For each cell of the table the answer that stands there; None when they stand in order."""
 
-    def add_prompt(self, seen: Tensor) -> int:
-        """Take in a prompt's keys and values, (layers, P, 2K x D); returns its slot."""
-        slot = len(self.lengths)
-        kv = seen.view(*seen.shape[:2], 2, *self.shape).permute(2, 0, 3, 1, 4)
-        self.prompts[:, :, slot, :, : seen.shape[1]] = kv
-        self.lengths.append(seen.shape[1])
-        return slot
+    @property
+    def free_prompts(self) -> int:
+        """How many more prompts there is room for."""
+        return self.prompts.shape[2] - len(self.lengths)
+
+    def add_prompt(self, length: int) -> int:
+        """A slot for a prompt of so many tokens behind the prefix."""
+        self.lengths.append(length)
+        return len(self.lengths) - 1
+
+    def fill(self, slots: Sequence[int], layer: int, kv: Tensor) -> None:
+        """One layer's (N, 2K x D) keys and values of the prompts in these slots, one after another."""
+        parts = kv.view(len(kv), 2, *self.shape).permute(1, 2, 0, 3)  # (2, K, N, D)
+        for slot, part in zip(
+            slots, torch.split(parts, [self.lengths[s] for s in slots], dim=2), strict=True
+        ):
+            self.prompts[:, layer, slot, :, : part.shape[2]] = part
 
     def add_answer(self, slot: int) -> None:
         """Begin an answer to the prompt in a slot."""
@@ -54,7 +66,7 @@ class Cache:
         self.written.append(0)
 
     def drop_answer(self, row: int) -> None:
-        """Give up an answer's place: the last answer moves there. Its prompt goes with the last of its answers."""
+        """Give up an answer's place: the last one moves there. A prompt goes with the last of its answers."""
         last, slot = len(self.slots) - 1, self.slots[row]
         if row != last:
             used = self.written[last]
@@ -77,7 +89,9 @@ class Cache:
     def begin_step(self) -> Tensor:
         """Make room for one more token of every answer; returns the (R,) places they stand at."""
         device = self.own.device
-        slots, written, lengths = (torch.tensor(x, device=device) for x in (self.slots, self.written, self.lengths))
+        slots, written, lengths = (
+            torch.tensor(x, device=device) for x in (self.slots, self.written, self.lengths)
+        )
         self.rows = torch.arange(len(slots), device=device)
         self.at = written
         self.width = max(self.written) + 1
@@ -90,7 +104,7 @@ class Cache:
         return self.prefix_length + lengths[slots] + written
 
     def _tabulate(self) -> None:
-        """Lay the answers out as a (B, G) table, a prompt a row, so that they meet its keys in one product."""
+        """Lay the answers out as a (B, G) table, so that those to one prompt meet its keys in one product."""
         counts, numbers = [0] * len(self.lengths), []
         for slot in self.slots:
             numbers.append(counts[slot])
@@ -107,11 +121,13 @@ class Cache:
     def attend(self, layer: int, qkv: Tensor) -> Tensor:
         """(R, (Q + 2K) x D), one new token an answer, to (R, Q x D)."""
         k, d = self.shape
-        q, new = qkv.split([self.llama.key_start, 2 * k * d], dim=-1)
+        q, new = torch.split(qkv, [self.llama.key_start, 2 * k * d], dim=-1)
         q = (q * self.llama.scale).view(len(q), k, -1, d)  # (R, K, M, D)
         self.own[:, layer][:, self.rows, :, self.at] = new.view(-1, 2, k, d)
         keys, values = self.own[:, layer, : len(q), :, : self.width]  # (R, K, W, D)
-        prompt_keys, prompt_values = self.prompts[:, layer, : self.table[0], :, : self.longest]  # (B, K, P, D)
+        prompt_keys, prompt_values = self.prompts[
+            :, layer, : self.table[0], :, : self.longest
+        ]  # (B, K, P, D)
         scores = [
             self._by_answer(self._by_prompt(q) @ prompt_keys.transpose(2, 3)).transpose(0, 1),
             (q @ keys.transpose(2, 3)).transpose(0, 1),
@@ -125,7 +141,7 @@ class Cache:
         joined = torch.cat(scores, dim=-1)  # (K, R, M, S + P + W)
         joined[..., s:].masked_fill_(self.hidden, -torch.inf)
         weights = joined.softmax(-1)
-        out = weights[..., s + p :].transpose(0, 1) @ values  # (R, K, M, D)
+        out: Tensor = weights[..., s + p :].transpose(0, 1) @ values  # (R, K, M, D)
         out += self._by_answer(self._by_prompt(weights[..., s : s + p].transpose(0, 1)) @ prompt_values)
         if self.prefix:
             out += (weights[..., :s].flatten(1, 2) @ far_values).view(k, len(q), -1, d).transpose(0, 1)

@@ -16,6 +16,8 @@ Shapes: R answers in flight, H hidden size, V vocabulary.
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -31,9 +33,9 @@ from reinforce_lite.records import Completion, Prompt, Sampling
 from reinforce_lite.tree import Attention, Branch, Tree
 
 ROWS = 256  # in flight at once, memory allowing: more gain nothing
-CACHE_BYTES = 768 * 10**6  # of the answers in flight, on a CPU
+CACHE_BYTES = 512 * 10**6  # of the answers in flight, on a CPU
 CACHE_SHARE = 0.125  # of a device's memory
-PREFILL_TOKENS = 4096  # at once
+PREFILL_TOKENS = 2048  # at once
 
 
 @dataclass(slots=True)
@@ -105,13 +107,17 @@ class _Flight:
         self.ends = sorted(policy.end_ids)
         prompts = [group[0].prompt for group in groups]
         self.start = common_prefix(prompts)
-        self.prefix = self._run([prompts[0][: self.start]], ())[1] if self.start else []
+        self.prefix: list[Tensor] = []
+        if self.start:
+            keys: list[Tensor] = []
+            self._run([prompts[0][: self.start]], 0, lambda _, kv: keys.append(kv))
+            self.prefix = keys
         longest = max(map(len, prompts)) - self.start
         self.limit = min(rows, _room(policy, sampling, longest))
         size = min(self.limit, sampling.samples)
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))
         self.limit = min(self.limit, sum(map(len, groups)))
-        held = self.limit // min(map(len, self.waiting))
+        held = min(len(self.waiting), 2 * ceil(self.limit / size))  # half of a group may have ended
         self.cache = Cache(self.llama, self.prefix, held, longest, self.limit, sampling.max_new_tokens)
         self.rows: list[_Answer] = []
         self.states = policy.model.get_input_embeddings().weight.new_empty(0, policy.model.config.hidden_size)
@@ -120,39 +126,38 @@ class _Flight:
     def begin(self) -> bool:
         """Let waiting answers start where there is room for a good many; False when all are done."""
         if self.waiting and (not self.rows or self.limit - len(self.rows) >= self.limit // 8):
-            while self.waiting and len(self.rows) + len(self.waiting[0]) <= self.limit:
-                self._start(self._next())
+            while groups := self._next():
+                self._start(groups)
         return bool(self.rows)
 
     def _next(self) -> list[list[_Answer]]:
         """The groups that fit, up to as many tokens as are computed at once."""
         groups: list[list[_Answer]] = []
-        free, tokens = self.limit - len(self.rows), PREFILL_TOKENS
-        while self.waiting and len(self.waiting[0]) <= free and (tokens > 0 or not groups):
+        free, slots, tokens = self.limit - len(self.rows), self.cache.free_prompts, PREFILL_TOKENS
+        while self.waiting and len(self.waiting[0]) <= free and len(groups) < slots and tokens > 0:
             groups.append(list(self.waiting.popleft()))
             free -= len(groups[-1])
             tokens -= len(groups[-1][0].prompt) - self.start
         return groups
 
     def _start(self, groups: list[list[_Answer]]) -> None:
-        states, seen = self._run([group[0].prompt[self.start :] for group in groups], self.prefix)
-        at = 0
-        for group in groups:
-            length = len(group[0].prompt) - self.start
-            slot = self.cache.add_prompt(torch.stack([kv[at : at + length] for kv in seen]))
-            at += length
+        prompts = [group[0].prompt[self.start :] for group in groups]
+        slots = [self.cache.add_prompt(len(ids)) for ids in prompts]
+        states = self._run(prompts, self.start, partial(self.cache.fill, slots))
+        for slot, group in zip(slots, groups, strict=True):
             for answer in group:
                 self.cache.add_answer(slot)
                 self.rows.append(answer)
         sizes = torch.tensor([len(group) for group in groups], device=states.device)
         self.states = torch.cat([self.states, states.repeat_interleave(sizes, dim=0)])
 
-    def _run(self, prompts: Sequence[Sequence[int]], prefix: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Each prompt's last state (prompts, H), and each layer's (N, 2K x D) keys and values of all tokens."""
-        tree = Tree([Branch(ids) for ids in prompts], self.start if prefix else 0, self.policy.device)
-        attention = Attention(self.llama, tree, prefix)
-        states = self.llama(tree.ids, tree.places, attention)
-        return states[[p[-1] for p in tree.prompts]], attention.seen
+    def _run(
+        self, prompts: Sequence[Sequence[int]], start: int, keep: Callable[[int, Tensor], None]
+    ) -> Tensor:
+        """(prompts, H): each one's last state; `keep` is handed each layer's keys and values."""
+        tree = Tree([Branch(ids) for ids in prompts], start, self.policy.device)
+        attention = Attention(self.llama, tree, self.prefix, keep)
+        return self.llama(tree.ids, tree.places, attention)[[p[-1] for p in tree.prompts]]
 
     def draw(self) -> int:
         """Draw a token for every answer in flight; returns how many ended, which leave."""
@@ -191,4 +196,4 @@ def _room(policy: Policy, sampling: Sampling, longest: int) -> int:
     if device.type == "cuda":
         budget = CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
     token = 2 * len(llama.layers) * llama.kv_heads * llama.head_size * policy.dtype.itemsize
-    return max(1, int(budget / token / (sampling.max_new_tokens + longest / sampling.samples)))
+    return max(1, int(budget / token / (sampling.max_new_tokens + 2 * longest / sampling.samples)))

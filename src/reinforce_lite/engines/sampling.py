@@ -70,7 +70,7 @@ def largest(rows: Tensor, n: int) -> tuple[Tensor, Tensor]:
     if blocks <= n:
         return rows.topk(min(n, rows.shape[1]), dim=1)
     whole = blocks * BLOCK  # block b holds the places b, b + blocks, b + 2 blocks, ...
-    chosen = rows[:, :whole].unflatten(1, (BLOCK, blocks)).amax(1).topk(n, dim=1).indices  # (R, n)
+    chosen = rows[:, :whole].view(-1, BLOCK, blocks).amax(1).topk(n, dim=1).indices  # (R, n)
     steps = torch.arange(0, whole, blocks, device=rows.device)
     rest = torch.arange(whole, rows.shape[1], device=rows.device).expand(len(rows), -1)
     places = torch.cat([(chosen[:, :, None] + steps).flatten(1), rest], dim=1)
