@@ -1,48 +1,95 @@
-"""One update of the embedded model, every group live: seconds, with and without keeping freed memory.
+"""One update, every group live: ours, and plain training with transformers.
 
-python benchmarks/update.py                 # as in training
-python benchmarks/update.py --give-back     # freed memory goes back to the system, glibc's default
+python benchmarks/update.py
+
+8 questions x 8 answers of random tokens, prompts of 120 and answers of 40 tokens, and once more in the
+quickstart's shape, whose prompts begin alike. Plain training passes whole sequences, a group at a
+time, with logits for completion tokens only. Forward and backward passes; no optimizer step.
 """
 
-import sys
-import time
+import argparse
+from dataclasses import replace
 
 import torch
+from common import Figures, prompts, random_groups, ratio, run, stations, timed
 
-from reinforce_lite import config, memory, road
-from reinforce_lite.records import Completion, Group, Problem, Rollout, Verdict
+from reinforce_lite import memory
+from reinforce_lite.records import Group
+from reinforce_lite.road import Road
 from reinforce_lite.update import Updater
 
-LENGTH = 32  # tokens of every answer
+WEIGHTS = torch.linspace(-1, 1, 64, dtype=torch.float64).view(8, 8) / 4096
+TEMPERATURE = 0.7
 
 
-def main() -> None:
-    if "--give-back" in sys.argv:
-        memory.reuse_freed = lambda: None
-    settings = config.load("quickstart")
-    stations = road.build(settings)
-    updater = Updater(stations.policy, settings.update, settings.rollout.temperature)
-    torch.manual_seed(0)
-    shape = (settings.rollout.prompts_per_step, settings.rollout.samples_per_prompt)
-    groups = [random_group(stations, p, shape[1]) for p in stations.problems("train", shape[0])]
-    weights = torch.randn(shape, dtype=torch.float64) / 4096
-    for step in range(1, 4):
-        start = time.perf_counter()
-        gradient = updater.gradient(groups, weights)
-        updater.apply(gradient, step)
-        seconds = time.perf_counter() - start
-        print(f"{seconds:.2f} s, {gradient.tokens} tokens, {gradient.tokens / seconds:.0f} tokens/s")
+def quickstart_groups(built: Road) -> list[Group]:
+    """The quickstart's prompts, with answers of 32 random tokens."""
+    groups = random_groups(8, 8, 1, 32)
+    return [replace(g, prompt=p) for g, p in zip(groups, prompts(built), strict=True)]
 
 
-def random_group(stations: road.Road, problem: Problem, samples: int) -> Group:
-    """Answers of random tokens: what they say does not matter here."""
-    rollouts = []
-    for _ in range(samples):
-        ids = tuple(torch.randint(10, 40_000, (LENGTH,)).tolist())
-        completion = Completion(ids, "", truncated=True, logprobs=(0.0,) * LENGTH)
-        rollouts.append(Rollout(completion, "", 0.0, Verdict(False, None, ""), None))
-    return Group(problem, stations.prompter(problem.question), tuple(rollouts))
+def ours(built: Road, groups: list[Group]) -> Figures:
+    updater = Updater(built.policy, built.config.update, TEMPERATURE)
+    found: list[float] = []
+    seconds = timed(lambda: found.append(updater.gradient(groups, WEIGHTS).norm))
+    return {"seconds": seconds, "norm": found[-1]}
+
+
+def plain(built: Road, groups: list[Group]) -> Figures:
+    model = built.policy.model
+
+    def job() -> None:
+        model.zero_grad()
+        for group, weights in zip(groups, WEIGHTS, strict=True):
+            prompt = group.prompt.token_ids
+            rows = torch.tensor([[*prompt, *r.completion.token_ids] for r in group.rollouts])
+            kept = rows.shape[1] - len(prompt)
+            logits = model(rows[:, :-1], use_cache=False, logits_to_keep=kept).logits.float() / TEMPERATURE
+            logprobs = logits.log_softmax(-1).gather(2, rows[:, -kept:, None]).squeeze(2)
+            (-(weights * logprobs.sum(1)).sum()).backward()
+
+    seconds = timed(job, times=2)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    return {"seconds": seconds, "norm": float(norm)}
+
+
+def ours_120(arguments: argparse.Namespace) -> Figures:
+    return ours(stations(arguments), random_groups(8, 8, 120, 40))
+
+
+def plain_120(arguments: argparse.Namespace) -> Figures:
+    return plain(stations(arguments), random_groups(8, 8, 120, 40))
+
+
+def ours_quickstart(arguments: argparse.Namespace) -> Figures:
+    built = stations(arguments)
+    return ours(built, quickstart_groups(built))
+
+
+def plain_quickstart(arguments: argparse.Namespace) -> Figures:
+    built = stations(arguments)
+    return plain(built, quickstart_groups(built))
+
+
+def ours_giving_back(arguments: argparse.Namespace) -> Figures:
+    """Freed memory goes back to the system, as glibc would have it."""
+    memory.reuse_freed = lambda: None
+    return ours_quickstart(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    run(
+        "update",
+        {
+            "ours_120": ours_120,
+            "plain_120": plain_120,
+            "ours_quickstart": ours_quickstart,
+            "plain_quickstart": plain_quickstart,
+            "ours_giving_back": ours_giving_back,
+        },
+        lambda found: [
+            ratio(found, "plain_120", "ours_120"),
+            ratio(found, "plain_quickstart", "ours_quickstart"),
+            ratio(found, "ours_giving_back", "ours_quickstart"),
+        ],
+    )

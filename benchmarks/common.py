@@ -1,0 +1,163 @@
+"""What the benchmarks share: parts that run one after another, each in a process of its own.
+
+A part is a function that returns its figures. The benchmark starts itself again for each part, waits
+for it, and reads the peak memory of that process from outside. It prints a table and writes it as
+JSON into benchmarks/results/.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from reinforce_lite import config, models, road
+from reinforce_lite.llama import Llama
+from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Verdict
+
+Figures = dict[str, Any]
+Part = Callable[[argparse.Namespace], Figures]
+RESULTS = Path(__file__).parent / "results"
+
+
+def run(
+    name: str,
+    parts: Mapping[str, Part],
+    summary: Callable[[dict[str, Figures]], list[str]],
+    flags: tuple[str, ...] = (),
+) -> None:
+    """The command line of a benchmark: all its parts, or with --part one of them in this process."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--part", choices=list(parts), help="this part alone, its figures as JSON")
+    parser.add_argument("--only", nargs="+", choices=list(parts), help="these parts")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder for the JSON")
+    arguments = parser.parse_args()
+    if arguments.part:
+        print("\n" + json.dumps(parts[arguments.part](arguments)))
+        return
+    found: dict[str, Figures] = {}
+    for part in arguments.only or parts:
+        given = [f"--{flag}" for flag in flags if getattr(arguments, flag)]
+        found[part] = _outside([sys.argv[0], "--part", part, "--dtype", arguments.dtype, *given])
+        print(f"{part}: {_words(found[part])}", flush=True)
+    lines = summary(found)
+    print("\n" + "\n".join(lines))
+    arguments.out.mkdir(exist_ok=True)
+    record = {"machine": machine(), "dtype": arguments.dtype, "parts": found, "summary": lines}
+    (arguments.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _outside(command: list[str]) -> Figures:
+    """Run a part and add the peak of its resident memory, as the system counted it."""
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        return {"failed": process.returncode}
+    figures: Figures = json.loads(output.strip().splitlines()[-1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return figures | {"peak_gb": round(usage.ru_maxrss * unit / 1e9, 2)}
+
+
+def _words(figures: Figures) -> str:
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in figures.items()
+    )
+
+
+def ratio(found: Mapping[str, Figures], slow: str, fast: str, key: str = "seconds") -> str:
+    """How many times longer one part took than another, as a line of the summary."""
+    if key not in found.get(slow, {}) or key not in found.get(fast, {}):
+        return f"{slow} / {fast}: not measured"
+    return f"{slow} / {fast}: {found[slow][key] / found[fast][key]:.2f}x"
+
+
+def timed(job: Callable[[], Any], times: int = 3, warm: int = 1) -> float:
+    """The median seconds of a job."""
+    for _ in range(warm):
+        job()
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        job()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def stations(arguments: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> road.Road:
+    """The quickstart, at the benchmark's dtype."""
+    return road.build(config.load("quickstart", {"model.dtype": arguments.dtype} | dict(overrides or {})))
+
+
+def prompts(built: road.Road) -> list[Prompt]:
+    """A step's prompts."""
+    return [
+        built.prompter(p.question) for p in built.problems("train", built.config.rollout.prompts_per_step)
+    ]
+
+
+def random_groups(questions: int, answers: int, prompt: int, length: int, seed: int = 0) -> list[Group]:
+    """Groups of random tokens: what they say does not matter to the clock."""
+    source = torch.Generator().manual_seed(seed)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(10, 40_000, (n,), generator=source).tolist())
+
+    def rollout() -> Rollout:
+        completion = Completion(ids(length), "", truncated=True, logprobs=(0.0,) * length)
+        return Rollout(completion, "", 0.0, Verdict(False, None, ""), None)
+
+    return [
+        Group(Problem(str(q), "", ""), Prompt(ids(prompt)), tuple(rollout() for _ in range(answers)))
+        for q in range(questions)
+    ]
+
+
+def products(llama: Llama, tokens: int, heads: int) -> None:
+    """The matrix products that `tokens` tokens take through the model, `heads` of them through its head."""
+    weights = [
+        w
+        for layer in llama.layers
+        for w in (layer.qkv.weight, layer.out.weight, layer.gate_up.weight, layer.down.weight)
+    ]
+    inputs = {w.shape[1]: torch.ones(tokens, w.shape[1], dtype=w.dtype, device=w.device) for w in weights}
+    for w in weights:
+        F.linear(inputs[w.shape[1]], w)
+    if heads:
+        head = llama.model.get_output_embeddings().weight
+        F.linear(torch.ones(heads, head.shape[1], dtype=head.dtype, device=head.device), head)
+
+
+def saved(built: road.Road, folder: str) -> str:
+    """The policy as a Hugging Face folder, for other programs."""
+    models.save(built.policy, Path(folder) / "model", "for a benchmark")
+    return str(Path(folder) / "model")
+
+
+def installed(name: str) -> bool:
+    """Whether a package is there."""
+    return find_spec(name) is not None
+
+
+def machine() -> str:
+    """In words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = torch.cpu.get_capabilities().get("cpu_name", "CPU")
+    amx = "with" if torch.cpu.get_capabilities().get("amx_bf16") else "without"
+    return f"{name}, {os.cpu_count()} cores, {amx} AMX, torch {torch.__version__}"

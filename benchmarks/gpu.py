@@ -1,0 +1,192 @@
+"""What a graphics card gives, in under ten minutes, for a 3B model with random weights.
+
+python benchmarks/gpu.py           # on the card
+python benchmarks/gpu.py --tiny    # a tiny model, on a processor too: tries the benchmark itself
+
+Decode: tokens a second at several batches, and the share of the floor that the card's own bandwidth
+and products set, t >= max((weights + cache read) / bandwidth, 2 x parameters x batch / peak). Update:
+tokens a second, and the share of the peak that a large product reaches here. Step: 16 questions x 10
+answers, forced to their full length, with the optimizer's step. First: the loop of the first
+implementation beside it, one question at a time: ten answers without a cache, the gradient of one.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from common import Figures, random_groups, ratio, run, timed
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from reinforce_lite import config
+from reinforce_lite.engines.native import NativeEngine
+from reinforce_lite.models import Policy, pick_device
+from reinforce_lite.records import Group, Sampling
+from reinforce_lite.update import Updater
+
+QWEN_3B: dict[str, Any] = {
+    "vocab_size": 151_936,
+    "hidden_size": 2048,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+TINY: dict[str, Any] = {
+    "vocab_size": 40_000,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+PROMPT = 100
+SEED = 0
+
+
+class Ids:
+    """Stands for a tokenizer: these answers are never read."""
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        return ""
+
+
+def build(arguments: argparse.Namespace) -> Policy:
+    torch.manual_seed(SEED)
+    with torch.device(pick_device("auto")):
+        shape = Qwen2Config(**(TINY if arguments.tiny else QWEN_3B))
+        model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).eval()
+    model.requires_grad_(True)
+    return Policy(model, Ids(), frozenset({0}), "random", None)
+
+
+def length(arguments: argparse.Namespace) -> int:
+    return 4 if arguments.tiny else 250
+
+
+def wait(policy: Policy) -> None:
+    if policy.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(policy: Policy, job: Callable[[], Any], times: int = 2) -> float:
+    def whole() -> None:
+        job()
+        wait(policy)
+
+    return timed(whole, times)
+
+
+def bandwidth(policy: Policy, tiny: bool) -> float:
+    """Bytes a second that are read and written by copying."""
+    there = torch.ones(2**20 if tiny else 2**31, dtype=torch.uint8, device=policy.device)
+    here = torch.empty_like(there)
+    return 2 * len(there) / seconds(policy, lambda: here.copy_(there), 5)
+
+
+def peak(policy: Policy, tiny: bool) -> float:
+    """Operations a second of one large product."""
+    n = 256 if tiny else 8192
+    a = torch.ones(n, n, dtype=torch.bfloat16, device=policy.device)
+    return 2 * n**3 / seconds(policy, lambda: a @ a, 5)
+
+
+def parameters(policy: Policy) -> int:
+    return sum(p.numel() for p in policy.model.parameters())
+
+
+def groups(questions: int, answers: int, new: int) -> list[Group]:
+    return random_groups(questions, answers, PROMPT, new)
+
+
+@torch.no_grad()
+def decode(arguments: argparse.Namespace) -> Figures:
+    policy, new = build(arguments), length(arguments)
+    assert policy.llama is not None
+    engine = NativeEngine(policy)
+    n, c = parameters(policy), policy.model.config
+    token = 4 * c.num_hidden_layers * c.num_key_value_heads * policy.llama.head_size
+    read, most = bandwidth(policy, arguments.tiny), peak(policy, arguments.tiny)
+    found: Figures = {"bandwidth_gb_s": read / 1e9, "peak_tflops": most / 1e12}
+    for rows in (8,) if arguments.tiny else (32, 64, 128, 256):
+        asked = [g.prompt for g in groups(max(1, rows // 16), 1, 1)]
+        sampling = Sampling(rows // len(asked), new, new, temperature=0.7, top_p=0.9)
+        spent = seconds(policy, lambda asked=asked, s=sampling: engine.generate(asked, s, SEED), 1)
+        context = (
+            len(asked) * PROMPT + rows * new / 2
+        )  # a prompt's keys and values are read once for its answers
+        floor = new * max((2 * n + context * token) / read, 2 * n * rows / most)
+        found[f"tokens_per_second_{rows}"] = rows * new / spent
+        found[f"of_floor_{rows}"] = floor / spent
+    return found
+
+
+def update(arguments: argparse.Namespace) -> Figures:
+    policy, new = build(arguments), length(arguments)
+    updater = Updater(policy, config.Update(), 0.7)
+    asked = groups(2, 10, new)
+    weights = torch.linspace(-1, 1, 20, dtype=torch.float64).view(2, 10) / new
+    tokens = updater.gradient(asked, weights).tokens
+    spent = seconds(policy, lambda: updater.gradient(asked, weights))
+    done = 6 * parameters(policy) * tokens / spent
+    return {"tokens_per_second": tokens / spent, "of_peak": done / peak(policy, arguments.tiny)}
+
+
+def step(arguments: argparse.Namespace) -> Figures:
+    """Rollout, update and optimizer of a whole step."""
+    policy, new = build(arguments), length(arguments)
+    questions = 1 if arguments.tiny else 16
+    asked = groups(questions, 10, new)
+    engine, updater = NativeEngine(policy), Updater(policy, config.Update(), 0.7)
+    sampling = Sampling(10, new, new, temperature=0.7, top_p=0.9)
+    weights = torch.linspace(-1, 1, 10, dtype=torch.float64).expand(questions, 10) / (10 * questions * new)
+    laps = {"rollout": 0.0, "update": 0.0}
+    for _ in range(2):  # the first warms up
+        start = time.perf_counter()
+        engine.generate([g.prompt for g in asked], sampling, SEED)
+        wait(policy)
+        middle = time.perf_counter()
+        assert updater.apply(updater.gradient(asked, weights), 1)
+        wait(policy)
+        laps = {"rollout": middle - start, "update": time.perf_counter() - middle}
+    whole = sum(laps.values())
+    return {**laps, "seconds": whole, "seconds_per_answer": whole / (10 * questions)}
+
+
+def first(arguments: argparse.Namespace) -> Figures:
+    """One question: ten answers by whole passes without a cache, the plain gradient of one of them."""
+    policy, new = build(arguments), length(arguments)
+    model = policy.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    (group,) = groups(1, 10, new)
+    prompt = torch.tensor([group.prompt.token_ids], device=policy.device)
+
+    def job() -> None:
+        ids = prompt.expand(10, -1)
+        with torch.no_grad():
+            for _ in range(new):
+                logits = model(ids, use_cache=False).logits[:, -1].float() / 0.7
+                p, order = logits.softmax(-1).sort(descending=True)
+                p = p * ((p.cumsum(-1) - p) < 0.9)
+                ids = torch.cat([ids, order.gather(1, p.multinomial(1))], dim=1)
+        logprobs = model(ids[:1, :-1], use_cache=False).logits.log_softmax(-1)
+        chosen = logprobs.gather(2, ids[:1, 1:, None])[:, PROMPT - 1 :]
+        (-chosen.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    spent = seconds(policy, job, 1)
+    return {"seconds": spent, "seconds_per_answer": spent / 10}
+
+
+if __name__ == "__main__":
+    run(
+        "gpu",
+        {"decode": decode, "update": update, "step": step, "first": first},
+        lambda found: [ratio(found, "first", "step", "seconds_per_answer")],
+        flags=("tiny",),
+    )
