@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test slow check clean
+.PHONY: train test slow check bench clean
 
 train: .venv/run
 	$(BIN)/reinforce-lite train quickstart
@@ -20,6 +20,11 @@ check: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+bench: .venv/bench
+	$(BIN)/python benchmarks/rollout.py
+	$(BIN)/python benchmarks/update.py
+	$(BIN)/python benchmarks/step.py
+
 clean:
 	rm -rf .venv
 
@@ -31,4 +36,8 @@ clean:
 
 .venv/dev: .venv/run
 	$(PIP) --editable ".[dev]"
+	touch $@
+
+.venv/bench: .venv/run
+	$(PIP) --editable ".[bench]"
 	touch $@

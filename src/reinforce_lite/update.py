@@ -1,9 +1,9 @@
 """One update of the policy from a step's groups: micro-batches, clipping, warm-up, AdamW.
 
-A micro-batch is one group, or a part of it: its answers share one pass through their prompt. Since
-the weights of the answers are fixed beforehand, how a step is cut into micro-batches changes
-nothing. Answers of weight 0 are left out, which changes nothing either, and is most of the
-time saved in a step.
+A micro-batch is as many answers as its budget of tokens holds, of several groups where they fit;
+what their prompts begin with and each prompt pass once (`passes.py`). Since the weights of the answers
+are fixed beforehand, how a step is cut into micro-batches changes nothing. Answers of weight 0 are
+left out, which changes nothing either, and is most of the time saved in a step.
 
 Products may be in bfloat16; the weights that the optimizer moves are float32, because an update
 of a thousandth of a weight would be lost in bfloat16's rounding.
