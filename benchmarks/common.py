@@ -47,6 +47,7 @@ def run(
     if arguments.part:
         print("\n" + json.dumps(parts[arguments.part](arguments)))
         return
+    arguments.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Figures] = {}
     for part in arguments.only or parts:
         given = [f"--{flag}" for flag in flags if getattr(arguments, flag)]
@@ -54,9 +55,10 @@ def run(
         print(f"{part}: {_words(found[part])}", flush=True)
     lines = summary(found)
     print("\n" + "\n".join(lines))
-    arguments.out.mkdir(exist_ok=True)
     record = {"machine": machine(), "dtype": arguments.dtype, "parts": found, "summary": lines}
     (arguments.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    if failed := [part for part, figures in found.items() if "failed" in figures]:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def _outside(command: list[str]) -> Figures:
@@ -68,7 +70,8 @@ def _outside(command: list[str]) -> Figures:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         return {"failed": process.returncode}
-    figures: Figures = json.loads(output.strip().splitlines()[-1])
+    line = next(line for line in reversed(output.splitlines()) if line.startswith("{"))
+    figures: Figures = json.loads(line)
     unit = 1 if sys.platform == "darwin" else 1024
     return figures | {"peak_gb": round(usage.ru_maxrss * unit / 1e9, 2)}
 

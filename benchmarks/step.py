@@ -11,13 +11,13 @@ float32 weights and activation checkpointing; tuned is bfloat16 weights and auto
 
 import argparse
 import logging
+import os
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,8 +71,9 @@ def ours_forced(arguments: argparse.Namespace) -> Figures:
 def ours_real(arguments: argparse.Namespace) -> Figures:
     """`reinforce-lite train`, five steps of it."""
     with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
         few = {"train.steps": 5, "eval.n": 1, "eval.validation_n": 1, "model.dtype": arguments.dtype}
-        done = rl.train("quickstart", few, run=str(Path(folder) / "run"), quiet=True)
+        done = rl.train("quickstart", few, run="bench", quiet=True)
         seconds = [line["step_time"] for line in done.steps]
     return {"seconds": statistics.median(seconds[1:]), "all": [round(s, 2) for s in seconds]}
 
@@ -92,10 +93,11 @@ def trl(arguments: argparse.Namespace, forced: bool, tuned: bool, steps: int) ->
     again = [tuple(built.policy.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
     assert again[:8] == [p.token_ids for p in prompts(built)]
 
-    def reward(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
+    def reward(prompts: Sequence[str], completions: Sequence[str], **more: Any) -> list[float]:
         if forced:
+            assert {len(ids) for ids in more["completion_ids"]} == {LENGTH}
             return [c for i in range(len(prompts) // 8) for c in coins(i)]
-        return [built.scorer(by_text[p], c)[0].value for p, c in zip(prompts, completions, strict=True)]
+        return [scorer(by_text[p], c)[0].value for p, c in zip(prompts, completions, strict=True)]
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -108,7 +110,8 @@ def trl(arguments: argparse.Namespace, forced: bool, tuned: bool, steps: int) ->
             self.seconds.append(time.perf_counter() - self.start)
 
     with tempfile.TemporaryDirectory() as folder:
-        path = saved(built, folder)
+        path, scorer = saved(built, folder), built.scorer
+        del built, problems  # so that the peak memory is TRL's
         watch = Watch()
         settings = GRPOConfig(
             output_dir=folder,
@@ -141,7 +144,7 @@ if __name__ == "__main__":
         {
             "ours_forced": ours_forced,
             "trl_tuned_forced": lambda a: trl(a, forced=True, tuned=True, steps=2),
-            "trl_default_forced": lambda a: trl(a, forced=True, tuned=False, steps=1),
+            "trl_default_forced": lambda a: trl(a, forced=True, tuned=False, steps=2),
             "ours_real": ours_real,
             "trl_tuned_real": lambda a: trl(a, forced=False, tuned=True, steps=2),
         },

@@ -14,17 +14,30 @@ from reinforce_lite.prompts import Prompter
 N = 200
 LONG = "Show your work in <think> </think> tags, then return the final number in <answer> </answer> tags."
 SHORT = "Think in <think> </think>, then give the number in <answer> </answer>."
+SENTENCES = [
+    "Tom has 3 + 4 = 7 apples.",
+    "There are 12 - 5 = 7 birds.",
+    "3 boxes hold 6 * 3 = 18 pens.",
+    "Each friend gets 20 / 5 = 4 sweets.",
+]
 
 
 def main() -> None:
     quickstart = config.load("quickstart")
     stations = road.build(quickstart)
     plus, minus, times, over = quickstart.prompt.examples
+    spoken = [
+        config.Example(
+            question=e.question, answer=e.answer.replace(e.answer[7 : e.answer.index("</think>")], s)
+        )
+        for e, s in zip(quickstart.prompt.examples, SENTENCES, strict=True)
+    ]
     prompts: dict[str, dict[str, Any]] = {
         "instruction alone": {"instruction": LONG},
         "1 example (+), short instruction": {"examples": [plus], "instruction": SHORT},
         "2 examples (+ ×), no instruction": {"examples": [plus, times], "instruction": ""},
         "4 examples, no instruction": {"examples": [plus, minus, times, over], "instruction": ""},
+        "4 examples with sentences, no instruction": {"examples": spoken, "instruction": ""},
         "4 examples, short instruction": {"examples": [plus, minus, times, over], "instruction": SHORT},
         "4 examples, begun with <think>": {
             "examples": [plus, minus, times, over],

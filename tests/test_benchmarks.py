@@ -17,7 +17,7 @@ def test_the_gpu_benchmark_in_its_tiny_mode(tmp_path: Path) -> None:
     for name, figures in found["parts"].items():
         assert "failed" not in figures, done.stderr
         assert all(value > 0 for value in figures.values()), name
-        assert figures["peak_gb"] > 0.1
+        assert 0.1 < figures["peak_gb"] < 10
     step, first = found["parts"]["step"], found["parts"]["first"]
     assert step["seconds"] == step["rollout"] + step["update"]
     ratio = first["seconds_per_answer"] / step["seconds_per_answer"]

@@ -179,7 +179,7 @@ def test_a_question_asked_twice_gets_two_sets_of_answers(policy: Policy) -> None
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 0.9), (2.5, 0.9), (1.0, 1.0)])
 def test_draws_over_a_wide_vocabulary_are_exact(temperature: float, top_p: float) -> None:
-    """Total variation between 300,000 draws and the exact nucleus; 2% more of one token would be seen.
+    """Total variation between 90,000 draws and the exact nucleus; 2% more of one token would be seen.
 
     2,501 tokens: more than the blocks that the search for the likeliest works in, and a rest. At a
     temperature of 2.5 the nucleus is wider than that search.
@@ -193,8 +193,8 @@ def test_draws_over_a_wide_vocabulary_are_exact(temperature: float, top_p: float
     exact[kept] = p[kept] / p[kept].sum()
     assert (len(kept) > 64) == (temperature != 0.7)
 
-    def distance(distribution: torch.Tensor, n: int = 300_000) -> float:
-        """Over the 20 likeliest tokens and all others together, so that chance stays small."""
+    def distance(distribution: torch.Tensor, n: int = 90_000) -> float:
+        """Over the 5 likeliest tokens and all others together, so that chance stays small."""
         counts = torch.zeros(2501, dtype=torch.float64)
         early = torch.zeros(3000, dtype=torch.bool)
         sampling = Sampling(1, 1, 0, temperature, top_p)
@@ -203,13 +203,13 @@ def test_draws_over_a_wide_vocabulary_are_exact(temperature: float, top_p: float
             tokens, _logprobs = draw(logits.expand(3000, -1), sampling, uniforms, [2], early)
             counts += torch.bincount(tokens, minlength=2501)
         assert counts[exact == 0].sum() == 0
-        top, rest = order[:20], order[20:]
+        top, rest = order[:5], order[5:]
         gap = (counts / n - distribution).abs()[top].sum() + abs(
             float(counts[rest].sum() / n - distribution[rest].sum())
         )
         return float(gap) / 2
 
-    assert distance(exact) < 0.005
+    assert distance(exact) < 0.006
     distorted = exact * 0.98
     distorted[order[0]] += 0.02
     assert distance(distorted) > 0.01
@@ -218,12 +218,27 @@ def test_draws_over_a_wide_vocabulary_are_exact(temperature: float, top_p: float
 def test_the_largest_by_hand_and_against_topk() -> None:
     rows = torch.randn(7, 2501, generator=torch.Generator().manual_seed(0))
     rows[0, -3:] = torch.tensor([9.0, 8.0, 7.0])  # in the rest behind the blocks
-    rows[1, :200] += 5  # many of them in one stretch
+    rows[1, 5:2496:78] += 5  # many of them in one block
     values, places = largest(rows, 64)
     assert torch.equal(values, rows.topk(64, dim=1).values)
     assert torch.equal(rows.gather(1, places), values)
     assert places[0, :3].tolist() == [2498, 2499, 2500]
     assert largest(rows[:, :10], 64)[0].shape == (7, 10)
+
+
+def test_an_end_that_is_barred_and_far_ahead_leaves_the_rest_exact() -> None:
+    """At a temperature of 0.1 what is 12 nats behind it would otherwise be 0 in float32."""
+    logits = torch.full((4000, 300), -30.0)
+    logits[:, 2], logits[:, 7], logits[:, 9] = 12.0, 0.0, 0.0
+    uniforms = torch.arange(4000, dtype=torch.float64) / 4000
+    early = torch.ones(4000, dtype=torch.bool)
+    tokens, logprobs = draw(logits, Sampling(1, 1, 1, 0.1, 0.9), uniforms, [2], early)
+    assert Counter(tokens.tolist()) == {7: 2000, 9: 2000}
+    assert logprobs.tolist() == pytest.approx([-12.0] * 4000, abs=1e-4)
+
+
+def test_no_prompts_no_answers(policy: Policy, make_engine: Any) -> None:
+    assert make_engine(policy).generate([], GREEDY, 0) == []
 
 
 @pytest.mark.slow

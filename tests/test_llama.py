@@ -1,5 +1,6 @@
 """Our forward pass against transformers' own, for every family that it says it knows."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,18 @@ FAMILIES: dict[str, Any] = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)),
     "phi3": lambda: Phi3ForCausalLM(Phi3Config(**SIZES)),
+    "phi3-long": lambda: Phi3ForCausalLM(
+        Phi3Config(**SIZES, rope_parameters=LONG, original_max_position_embeddings=64)
+    ),
     "phi3-partial": lambda: Phi3ForCausalLM(
         Phi3Config(**(SIZES | {"hidden_size": 32}), partial_rotary_factor=0.5)
     ),
+}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "short_factor": [1.0, 1.1],
+    "long_factor": [2.0, 3.0],
 }
 LLAMA_3 = {
     "rope_type": "llama3",
@@ -114,6 +124,28 @@ def test_what_it_does_not_know_it_leaves_alone() -> None:
     assert not llama.supports(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)))
     assert not llama.supports(LlamaForCausalLM(LlamaConfig(**SIZES, mlp_bias=True)))
     assert not llama.supports(LlamaForCausalLM(LlamaConfig(**SIZES, hidden_act="gelu")))
+    dynamic = {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}
+    assert not llama.supports(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=dynamic)))
+
+
+def test_adapters_and_models_code_of_their_own_go_another_way() -> None:
+    class Adapted(torch.nn.Linear):
+        pass
+
+    class Own(LlamaForCausalLM):  # type: ignore[misc]
+        pass
+
+    model = FAMILIES["llama"]()
+    model.model.layers[0].self_attn.v_proj = Adapted(16, 8, bias=False)
+    assert not llama.supports(model)
+    assert not llama.supports(Own(LlamaConfig(**SIZES)))
+
+
+def test_longrope_is_trusted_as_far_as_it_does_not_depend_on_the_batch() -> None:
+    model = FAMILIES["phi3-long"]()
+    assert llama.supports(model)
+    assert llama.reach(model) == 64
+    assert llama.reach(FAMILIES["llama"]()) == math.inf
 
 
 def fused(policy: Policy) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
@@ -128,8 +160,10 @@ def fused(policy: Policy) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
     return found
 
 
-def test_fused_weights_stay_one_memory(policy: Policy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fused_weights_stay_one_memory(model_folder: Path, tmp_path: Path, dtype: str) -> None:
     """Through an optimizer step, a save, and a state that is loaded."""
+    policy = models.load(str(model_folder), dtype, "cpu")
 
     def check() -> dict[str, torch.Tensor]:
         parts = fused(policy)
@@ -142,22 +176,30 @@ def test_fused_weights_stay_one_memory(policy: Policy, tmp_path: Path) -> None:
 
     before = check()
     updater = Updater(policy, config.Update(learning_rate=0.1), 0.7)
+    original = {name: t.clone() for name, t in updater.state().items()}
     assert updater.apply(updater.gradient(make_groups(), some_weights()), 1)
     after = check()
     assert all(not torch.equal(before[name], after[name]) for name in before)
     models.save(policy, tmp_path / "model", "card")
     assert torch.equal(check()[next(iter(after))], after[next(iter(after))])
-    again = models.load(str(tmp_path / "model"), "float32", "cpu")
+    again = models.load(str(tmp_path / "model"), dtype, "cpu")
     for name, param, _ in fused(again):
         assert torch.equal(param, after[name])
-    updater.load({name: t.clone() for name, t in Updater(again, config.Update(), 0.7).state().items()})
-    check()
+    updater.load(original)
+    assert all(torch.equal(param, before[name]) for name, param in check().items())
 
 
 def test_moved_weights_are_noticed(policy: Policy) -> None:
     """Otherwise the sampler would go on with the old ones."""
     assert policy.llama is not None
-    policy.model.double()
+    policy.model.model.layers[1].mlp.up_proj.double()
+    with pytest.raises(RuntimeError, match="moved"):
+        _ = policy.llama
+
+
+def test_replaced_weights_are_noticed(policy: Policy) -> None:
+    assert policy.llama is not None
+    policy.model.load_state_dict({k: v.clone() for k, v in policy.model.state_dict().items()}, assign=True)
     with pytest.raises(RuntimeError, match="moved"):
         _ = policy.llama
 

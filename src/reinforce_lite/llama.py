@@ -14,6 +14,7 @@ It knows the families named in FAMILIES; any other model goes through transforme
 Shapes: N tokens, H hidden size, Q query heads, K heads of keys and values, D head size, I inner size.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,14 +31,35 @@ Attend = Callable[[int, Tensor], Tensor]
 
 
 def supports(model: nn.Module) -> bool:
-    """Whether this pass computes what the model's own code computes."""
+    """Whether this pass computes what the model's own code computes.
+
+    Models that bring their own code, adapters, quantized products and attention windows do not.
+    """
+    if not type(model).__module__.startswith("transformers.models."):
+        return False
     c: Any = model.config
     windows = set(getattr(c, "layer_types", None) or ["full_attention"]) - {"full_attention"}
     window = getattr(c, "sliding_window", None) if getattr(c, "use_sliding_window", True) else None
     if c.model_type not in FAMILIES or windows or (window and window < c.max_position_embeddings):
         return False
-    plain = all(type(p) is nn.Parameter for p in model.parameters())
-    return plain and c.hidden_act == "silu" and not getattr(c, "mlp_bias", False)
+    if _rope(model).get("rope_type") == "dynamic" or c.hidden_act != "silu" or getattr(c, "mlp_bias", False):
+        return False
+    products = [
+        m for m in model.modules() if hasattr(m, "in_features") or type(m).__name__.endswith("Linear")
+    ]
+    return all(type(m) is nn.Linear and type(m.weight) is nn.Parameter for m in products)
+
+
+def reach(model: nn.Module) -> float:
+    """How many tokens a sequence may have: beyond them Phi-3's rotary embedding depends on the others in
+    the batch, and then only transformers' own modules do what they do."""
+    rope = _rope(model)
+    longer = rope.get("rope_type") == "longrope"
+    return rope["original_max_position_embeddings"] if longer else math.inf
+
+
+def _rope(model: Any) -> dict[str, Any]:
+    return getattr(model.config, "rope_parameters", None) or {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +67,28 @@ class Projection:
     """One product that stands for several linear modules."""
 
     weight: Tensor
-    """(sum of the parts' rows, H): the storage that `weights` are views of."""
+    """(sum of the modules' rows, H): the storage that the modules' weights are views of."""
     bias: Tensor | None
-    weights: tuple[Tensor, ...]
-    biases: tuple[Tensor, ...]
+    modules: tuple[nn.Linear, ...]
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The modules' own."""
+        return tuple(m.weight for m in self.modules)
+
+    @property
+    def biases(self) -> tuple[Tensor, ...]:
+        """The modules' own; empty where they have none."""
+        return tuple(m.bias for m in self.modules if m.bias is not None)
+
+    def intact(self) -> bool:
+        """Whether the modules' parameters still lie in the fused storage."""
+        pairs = [(self.weight, self.weights)] + ([] if self.bias is None else [(self.bias, self.biases)])
+        return all(
+            part.data_ptr() == rows.data_ptr()
+            for whole, parts in pairs
+            for part, rows in zip(parts, torch.split(whole, [len(p) for p in parts]), strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +127,8 @@ class Llama:
 
     def check(self) -> None:
         """Raises RuntimeError when someone moved a parameter out of the fused storage (`model.to(...)`)."""
-        for layer in self.layers:
-            for projection in (layer.qkv, layer.gate_up):
-                if projection.weights[0].data_ptr() != projection.weight.data_ptr():
-                    raise RuntimeError("the model's weights were moved after they had been fused")
+        if not all(p.intact() for layer in self.layers for p in (layer.qkv, layer.gate_up)):
+            raise RuntimeError("the model's weights were moved after they had been fused")
 
     @property
     def key_start(self) -> int:
@@ -138,9 +176,8 @@ def _layer(layer: Any) -> Layer:
 
 
 def _project(modules: Sequence[nn.Linear]) -> Projection:
-    weights = tuple(m.weight for m in modules)
-    biases = tuple(m.bias for m in modules if m.bias is not None)
-    return Projection(_fuse(weights), _fuse(biases) if biases else None, weights, biases)
+    biases = [m.bias for m in modules if m.bias is not None]
+    return Projection(_fuse([m.weight for m in modules]), _fuse(biases) if biases else None, tuple(modules))
 
 
 @torch.no_grad()

@@ -36,14 +36,18 @@ class Policy:
     weights: dict[str, torch.Tensor] | None
     """The float32 weights it came with where they are finer than the compute dtype, else None."""
 
+    fast: bool = True
+    """False has it go through transformers' own modules alone."""
     _llama: Llama | None = field(default=None, init=False, repr=False)
 
     @property
     def llama(self) -> Llama | None:
-        """Our own forward pass over the model's weights; None for a model that it does not know.
+        """Our own forward pass over the model's weights; None where it can't take the place of the modules.
 
         It is made when first asked for; from then on the weights must not be moved elsewhere.
         """
+        if not self.fast:
+            return None
         if self._llama is None and llama.supports(self.model):
             self._llama = Llama(self.model)
         if self._llama:

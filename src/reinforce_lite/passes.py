@@ -116,8 +116,8 @@ class TreePasses:
         return self.llama(tree.ids, tree.places, attention)[tree.predicts]
 
     def tokens(self, branch: Branch) -> int:
-        """See `Passes`."""
-        return len(branch.prompt) + sum(map(len, branch.completions))
+        """See `Passes`: attention alone pads, but its scores are what takes most."""
+        return len(branch.prompt) + len(branch.completions) * max(map(len, branch.completions))
 
 
 class SharedPasses:

@@ -25,6 +25,7 @@ def backward(model: Any, states: Tensor, tokens: Tensor, weights: Tensor, temper
 
     `weights` (K,) are what each token's log-probability counts. Runs the whole backward pass.
     """
+    assert len(states) == len(tokens), "an empty completion?"
     ends = states.detach()
     gradient = torch.empty_like(ends)
     size = max(1, CHUNK.get(states.device.type, CHUNK["cpu"]) // model.config.vocab_size)

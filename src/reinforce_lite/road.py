@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from reinforce_lite import engines, memory, models, rollout, seeds, tasks
+from reinforce_lite import engines, llama, memory, models, rollout, seeds, tasks
 from reinforce_lite.config import Config
 from reinforce_lite.engines.base import Engine, nobody
 from reinforce_lite.errors import UsageError
@@ -84,3 +84,4 @@ def _check_context(policy: Policy, config: Config) -> None:
             f"do not fit into the {limit} tokens that {policy.name} can see",
             "lower prompt.max_tokens or rollout.max_new_tokens",
         )
+    policy.fast = asked <= llama.reach(policy.model)

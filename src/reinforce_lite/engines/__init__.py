@@ -16,7 +16,7 @@ def make(name: str, policy: Policy) -> Engine:
         return native.NativeEngine(policy)
     if name == "native":
         logger.warning(
-            "the native engine does not know %s models: answers come from the slower hf engine",
+            "the native engine does not know %s models of this kind: answers come from the slower hf engine",
             policy.model.config.model_type,
         )
     return hf.HFEngine(policy)

@@ -43,8 +43,8 @@ class _Answer:
     """One completion in the making."""
 
     prompt: tuple[int, ...]
-    uniforms: Tensor
-    """(max_new_tokens,) numbers in [0, 1), one a token."""
+    uniforms: list[float]
+    """max_new_tokens numbers in [0, 1), one a token."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -69,6 +69,8 @@ class NativeEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. An answer's draws come from the seed, its prompt and its number alone:
         what else is in the batch changes nothing but rounding."""
+        if not prompts:
+            return []
         groups = self._groups(prompts, sampling, seed)
         flight = _Flight(self.policy, self.rows, groups, sampling)
         while flight.begin():
@@ -77,7 +79,6 @@ class NativeEngine:
         return [[self._completion(answer) for answer in group] for group in groups]
 
     def _groups(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[_Answer]]:
-        device = self.policy.device
         groups, asked = [], Counter[tuple[int, ...]]()
         for prompt in prompts:
             ids = prompt.token_ids
@@ -85,7 +86,7 @@ class NativeEngine:
             asked[ids] += 1  # a question that is asked twice gets two sets of answers
             shape = (sampling.samples, sampling.max_new_tokens)
             uniforms = torch.rand(shape, generator=source, dtype=torch.float64)
-            groups.append([_Answer(ids, row) for row in uniforms.to(device, precise(device))])
+            groups.append([_Answer(ids, row) for row in uniforms.tolist()])
         return groups
 
     def _completion(self, answer: _Answer) -> Completion:
@@ -117,7 +118,7 @@ class _Flight:
         size = min(self.limit, sampling.samples)
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))
         self.limit = min(self.limit, sum(map(len, groups)))
-        held = min(len(self.waiting), 2 * ceil(self.limit / size))  # half of a group may have ended
+        held = min(len(self.waiting), self.limit, 2 * ceil(self.limit / size))  # some groups are half done
         self.cache = Cache(self.llama, self.prefix, held, longest, self.limit, sampling.max_new_tokens)
         self.rows: list[_Answer] = []
         self.states = policy.model.get_input_embeddings().weight.new_empty(0, policy.model.config.hidden_size)
@@ -133,11 +134,13 @@ class _Flight:
     def _next(self) -> list[list[_Answer]]:
         """The groups that fit, up to as many tokens as are computed at once."""
         groups: list[list[_Answer]] = []
-        free, slots, tokens = self.limit - len(self.rows), self.cache.free_prompts, PREFILL_TOKENS
-        while self.waiting and len(self.waiting[0]) <= free and len(groups) < slots and tokens > 0:
+        free, slots, longest = self.limit - len(self.rows), self.cache.free_prompts, 0
+        while self.waiting and len(self.waiting[0]) <= free and len(groups) < slots:
+            longest = max(longest, len(self.waiting[0][0].prompt) - self.start)
+            if groups and (len(groups) + 1) * longest > PREFILL_TOKENS:  # attention pads them
+                break
             groups.append(list(self.waiting.popleft()))
             free -= len(groups[-1])
-            tokens -= len(groups[-1][0].prompt) - self.start
         return groups
 
     def _start(self, groups: list[list[_Answer]]) -> None:
@@ -162,8 +165,10 @@ class _Flight:
     def draw(self) -> int:
         """Draw a token for every answer in flight; returns how many ended, which leave."""
         written = [len(answer.ids) for answer in self.rows]
-        uniforms = torch.stack([answer.uniforms[w] for answer, w in zip(self.rows, written, strict=True)])
-        early = torch.tensor([w < self.sampling.min_new_tokens for w in written], device=self.states.device)
+        device = self.states.device
+        numbers = [answer.uniforms[w] for answer, w in zip(self.rows, written, strict=True)]
+        uniforms = torch.tensor(numbers, dtype=precise(device), device=device)  # (R,)
+        early = torch.tensor([w < self.sampling.min_new_tokens for w in written], device=device)
         logits = final_logits(self.policy.model, self.states)  # (R, V)
         drawn, found = draw(logits.float(), self.sampling, uniforms, self.ends, early)
         self.tokens = drawn.tolist()
@@ -196,4 +201,4 @@ def _room(policy: Policy, sampling: Sampling, longest: int) -> int:
     if device.type == "cuda":
         budget = CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
     token = 2 * len(llama.layers) * llama.kv_heads * llama.head_size * policy.dtype.itemsize
-    return max(1, int(budget / token / (sampling.max_new_tokens + 2 * longest / sampling.samples)))
+    return max(1, int(budget / token / (sampling.max_new_tokens + longest * min(1.0, 2 / sampling.samples))))

@@ -30,6 +30,7 @@ def draw(
     normaliser = peak.squeeze(1) + below.exp().sum(1).log()
     if early.any():
         below[early.nonzero(), torch.tensor(ends, device=logits.device)] = -torch.inf
+        below -= below.amax(1, keepdim=True)  # or, where an end was far ahead, all the rest would vanish
     if sampling.temperature == 0:
         tokens = below.argmax(1)
     else:
@@ -45,7 +46,7 @@ def precise(device: torch.device) -> torch.dtype:
 def _nucleus(scaled: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
     """Draw from the smallest set of likeliest tokens whose mass reaches `top_p`, renormalised.
 
-    `scaled` are logits at the sampling temperature, none far above 0.
+    `scaled` are logits at the sampling temperature; the largest of each row is 0.
     """
     fine = precise(scaled.device)
     if top_p >= 1:
@@ -89,5 +90,5 @@ def _invert(p: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = p.cumsum(1)
     target = uniforms[:, None] * cumulative[:, -1:]
     place = torch.searchsorted(cumulative, target, right=True).squeeze(1)
-    last = (p > 0).long().cumsum(1).argmax(1)  # rounding must not carry a draw past the last with mass
-    return torch.minimum(place, last)
+    behind = (p > 0).flip(1).to(torch.uint8).argmax(1)  # tokens without mass behind the last that has some
+    return torch.minimum(place, p.shape[1] - 1 - behind)  # where rounding must not carry a draw
