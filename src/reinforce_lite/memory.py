@@ -18,6 +18,15 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def give_back() -> None:
+    """Return what is free to the system after a phase that needed memory of another shape than the next.
+
+    Nothing happens where there is no glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def reuse_freed() -> None:
     """Have glibc keep large freed blocks for the next tensor instead of giving them back.
 

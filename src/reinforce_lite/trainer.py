@@ -179,6 +179,7 @@ class Trainer:
         self.screen.phase(f"evaluating on {split}", len(problems))
         groups = self.road.answer(problems, self.screen.advance)
         result = evaluation.evaluate(groups, self.step, split)
+        memory.give_back()
         lines = [line | {"split": split} for line in rollout_lines(self.step, groups, None)]
         with self.interrupts.whole():
             if split == "validation":
