@@ -16,7 +16,7 @@ from torch.autograd import Function
 
 from reinforce_lite import objective
 
-CHUNK = {"cpu": 2**24, "cuda": 2**27}
+CHUNK = {"cpu": 2**23, "cuda": 2**27}
 """Logits that are held at once."""
 
 

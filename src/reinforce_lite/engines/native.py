@@ -33,7 +33,7 @@ from reinforce_lite.records import Completion, Prompt, Sampling
 from reinforce_lite.tree import Attention, Branch, Tree
 
 ROWS = 256  # in flight at once, memory allowing: more gain nothing
-CACHE_BYTES = 512 * 10**6  # of the answers in flight, on a CPU
+CACHE_BYTES = 768 * 10**6  # of the answers in flight, on a CPU
 CACHE_SHARE = 0.125  # of a device's memory
 PREFILL_TOKENS = 2048  # at once
 
