@@ -19,9 +19,10 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def give_back() -> None:
-    """Return what is free to the system after a phase that needed memory of another shape than the next.
+    """Return to the system what `reuse_freed` has kept.
 
-    Nothing happens where there is no glibc.
+    For after an evaluation: its blocks are of other sizes than an update's, which would not fit into
+    them and would come on top. Nothing happens where there is no glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

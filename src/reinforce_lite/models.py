@@ -35,7 +35,6 @@ class Policy:
     """What the user called it."""
     weights: dict[str, torch.Tensor] | None
     """The float32 weights it came with where they are finer than the compute dtype, else None."""
-
     fast: bool = True
     """False has it go through transformers' own modules alone."""
     _llama: Llama | None = field(default=None, init=False, repr=False)

@@ -31,7 +31,7 @@ Ids = Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """What one prompt has of its own, and completions of it (none: the prompt alone)."""
+    """A prompt and some completions of it, or none; in a tree, what the prompt has behind the prefix."""
 
     prompt: Ids
     completions: Sequence[Ids] = ()
