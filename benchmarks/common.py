@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import linear as plain
 
 from reinforce_lite import config, models, road
-from reinforce_lite.llama import Llama
+from reinforce_lite.llama import Linear, Llama
 from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Verdict
 
 Figures = dict[str, Any]
@@ -131,7 +131,7 @@ def random_groups(questions: int, answers: int, prompt: int, length: int, seed: 
     ]
 
 
-def products(llama: Llama, tokens: int, heads: int) -> None:
+def products(llama: Llama, tokens: int, heads: int, linear: Linear = plain) -> None:
     """The matrix products that `tokens` tokens take through the model, `heads` of them through its head."""
     weights = [
         w
@@ -140,10 +140,10 @@ def products(llama: Llama, tokens: int, heads: int) -> None:
     ]
     inputs = {w.shape[1]: torch.ones(tokens, w.shape[1], dtype=w.dtype, device=w.device) for w in weights}
     for w in weights:
-        F.linear(inputs[w.shape[1]], w)
+        linear(inputs[w.shape[1]], w, None)
     if heads:
         head = llama.model.get_output_embeddings().weight
-        F.linear(torch.ones(heads, head.shape[1], dtype=head.dtype, device=head.device), head)
+        linear(torch.ones(heads, head.shape[1], dtype=head.dtype, device=head.device), head, None)
 
 
 def saved(built: road.Road, folder: str) -> str:

@@ -4,7 +4,8 @@ python benchmarks/rollout.py
 
 8 questions of the quickstart, 8 answers each, every one forced to 64 tokens, temperature 0.7, top-p 0.9.
 The floor is the time of the matrix products alone that a decoder can't do without: the worked examples
-once, each prompt once, and 64 steps of 64 rows.
+once, each prompt once, and 64 steps of 64 rows. The lower floor has the weights of these steps laid out
+once, as our decoder does.
 """
 
 import argparse
@@ -14,7 +15,9 @@ from collections import Counter
 
 import torch
 from common import Figures, installed, products, prompts, ratio, run, saved, stations, timed
+from torch.nn.functional import linear as plain
 
+from reinforce_lite.engines import packed
 from reinforce_lite.passes import common_prefix
 from reinforce_lite.records import Sampling
 
@@ -31,18 +34,20 @@ def native(arguments: argparse.Namespace) -> Figures:
     return rate(timed(lambda: built.engine.generate(asked, SAMPLING, 0)), 8 * len(asked))
 
 
-def floor(arguments: argparse.Namespace) -> Figures:
+def floor(arguments: argparse.Namespace, packing: bool = False) -> Figures:
     built = stations(arguments)
     asked, llama = [p.token_ids for p in prompts(built)], built.policy.llama
     assert llama is not None
     shared, rows = common_prefix(asked), len(asked) * SAMPLING.samples
+
+    linear = packed.linear(llama, rows) if packing else plain
 
     @torch.inference_mode()
     def job() -> None:
         products(llama, shared, 0)
         products(llama, sum(map(len, asked)) - shared * len(asked), rows)
         for _ in range(SAMPLING.max_new_tokens - 1):
-            products(llama, rows, rows)
+            products(llama, rows, rows, linear)
 
     return rate(timed(job), rows)
 
@@ -104,10 +109,17 @@ def vllm(arguments: argparse.Namespace) -> Figures:
 if __name__ == "__main__":
     run(
         "rollout",
-        {"floor": floor, "native": native, "generate": generate, "vllm": vllm},
+        {
+            "floor": floor,
+            "lower_floor": lambda a: floor(a, packing=True),
+            "native": native,
+            "generate": generate,
+            "vllm": vllm,
+        },
         lambda found: [
             ratio(found, "generate", "native"),
             ratio(found, "vllm", "native"),
             ratio(found, "floor", "native") + " (its share of the floor)",
+            ratio(found, "lower_floor", "native") + " (its share of the lower floor)",
         ],
     )

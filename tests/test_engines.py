@@ -104,7 +104,7 @@ def test_a_models_own_sampling_settings_do_not_count(policy: Policy, make_engine
 def test_no_end_before_min_new_tokens(policy: Policy, make_engine: Any) -> None:
     """With an end token that is nearly always the likeliest."""
     likely = torch.zeros(259).index_fill(0, torch.tensor([END]), 12.0)
-    policy.model.lm_head.register_forward_hook(lambda module, given, logits: logits + likely)
+    policy.model.lm_head.bias = torch.nn.Parameter(likely)
     free = make_engine(policy).generate(PROMPTS, Sampling(20, max_new_tokens=5), seed=6)
     assert any(len(c.token_ids) == 1 for group in free for c in group)
     held = Sampling(20, max_new_tokens=5, min_new_tokens=3)
@@ -161,7 +161,7 @@ def test_fifty_greedy_answers_are_those_of_generate(policy: Policy) -> None:
 def test_what_else_is_in_the_batch_changes_no_answer(policy: Policy, rows: int) -> None:
     """In float32: however many fly at once, in whatever company and order, a seed gives the same answers."""
     likely = torch.zeros(259).index_fill(0, torch.tensor([END]), 6.0)  # ends come early, places are refilled
-    policy.model.lm_head.register_forward_hook(lambda module, given, logits: logits + likely)
+    policy.model.lm_head.bias = torch.nn.Parameter(likely)
     sampling = Sampling(samples=4, max_new_tokens=20, temperature=0.9, top_p=0.95)
     prompts = [*PROMPTS, Prompt((5, 6)), Prompt((1, 40, 41, 43))]
     engine = NativeEngine(policy)

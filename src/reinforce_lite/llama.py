@@ -28,6 +28,8 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
 
 Attend = Callable[[int, Tensor], Tensor]
 """(layer, (N, (Q + 2K) x D) rotated queries and keys, and values) to (N, Q x D)."""
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""`F.linear`, or what gives the same product sooner."""
 
 
 def supports(model: nn.Module) -> bool:
@@ -135,17 +137,18 @@ class Llama:
         """Where keys and values begin in a row of q, k and v."""
         return self.query_heads * self.head_size
 
-    def __call__(self, ids: Tensor, places: Tensor, attend: Attend) -> Tensor:
+    def __call__(self, ids: Tensor, places: Tensor, attend: Attend, linear: Linear = F.linear) -> Tensor:
         """(N,) tokens at their (N,) places in their sequences to (N, H) final hidden states."""
         x = self.body.embed_tokens(ids)  # (N, H)
         cos, sin = (t[0] for t in self.body.rotary_emb(x, places[None]))  # (N, rotated part of D)
         for i, layer in enumerate(self.layers):
-            qkv = _norm_linear(x, layer.attention_norm, layer.qkv)
+            qkv = _norm_linear(x, layer.attention_norm, layer.qkv, linear)
             if layer.q_norm is not None:
                 qkv = self._normed_heads(qkv, layer)
             attended = attend(i, self._rotated(qkv, cos, sin))
-            x = x + F.linear(attended, layer.out.weight, layer.out.bias)
-            x = x + _swiglu_down(_norm_linear(x, layer.mlp_norm, layer.gate_up), layer.down.weight)
+            x = x + linear(attended, layer.out.weight, layer.out.bias)
+            gate_up = _norm_linear(x, layer.mlp_norm, layer.gate_up, linear)
+            x = x + _swiglu_down(gate_up, layer.down.weight, linear)
         states: Tensor = self.body.norm(x)
         return states
 
@@ -191,18 +194,18 @@ def _fuse(parts: Sequence[Tensor]) -> Tensor:
     return whole
 
 
-def _norm_linear(x: Tensor, norm: Any, projection: Projection) -> Tensor:
+def _norm_linear(x: Tensor, norm: Any, projection: Projection, linear: Linear) -> Tensor:
     """(N, H) through a norm and a fused projection."""
     parts = (*projection.weights, *projection.biases)
     made: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
-        x, norm.weight, norm.variance_epsilon, projection, *parts
+        x, norm.weight, norm.variance_epsilon, projection, linear, *parts
     )
     return made
 
 
-def _swiglu_down(gate_up: Tensor, weight: Tensor) -> Tensor:
+def _swiglu_down(gate_up: Tensor, weight: Tensor, linear: Linear) -> Tensor:
     """(N, 2I) gate and up to (N, H)."""
-    made: Tensor = _SwigluDown.apply(gate_up, weight)  # type: ignore[no-untyped-call]
+    made: Tensor = _SwigluDown.apply(gate_up, weight, linear)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -214,12 +217,12 @@ class _NormLinear(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gain: Tensor, eps: float, projection: Projection, *parts: Tensor
+        ctx: Any, x: Tensor, gain: Tensor, eps: float, projection: Projection, linear: Linear, *parts: Tensor
     ) -> Tensor:
         inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, gain, inverse)
         ctx.projection = projection
-        return F.linear((x * inverse).to(x.dtype).mul_(gain), projection.weight, projection.bias)
+        return linear((x * inverse).to(x.dtype).mul_(gain), projection.weight, projection.bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -234,7 +237,7 @@ class _NormLinear(Function):
         along = (both @ gain.to(unit.dtype)).div_(-x.shape[1])[:, None]  # (N, 1)
         d_x = d.mul_(gain).addcmul_(unit, along).mul_(inverse).to(x.dtype)
         biases = torch.split(grad.sum(0), rows) if p.biases else ()
-        return d_x, d_gain, None, None, *torch.split(weight, rows), *biases
+        return d_x, d_gain, None, None, None, *torch.split(weight, rows), *biases
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -249,13 +252,13 @@ class _SwigluDown(Function):
     """(silu(gate) * up) W^T of (N, 2I) gate and up (Shazeer 2020); keeps gate and up alone."""
 
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, gate_up: Tensor, weight: Tensor, linear: Linear) -> Tensor:
         ctx.save_for_backward(gate_up, weight)
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.linear(F.silu(gate).mul_(up), weight)
+        return linear(F.silu(gate).mul_(up), weight, None)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         gate_up, weight = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         inner = F.silu(gate)  # (N, I)
@@ -265,7 +268,7 @@ class _SwigluDown(Function):
         torch.mul(d, inner, out=d_up)
         d_weight = grad.t() @ inner.mul_(up)
         torch.ops.aten.silu_backward(d.mul_(up), gate, grad_input=d_gate)
-        return both, d_weight
+        return both, d_weight, None
 
 
 class _Rotate(Function):

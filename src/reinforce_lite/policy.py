@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from reinforce_lite import objective
+from reinforce_lite.llama import Linear
 
 CHUNK = {"cpu": 2**23, "cuda": 2**27}
 """Logits that are held at once."""
@@ -53,9 +54,10 @@ def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: floa
     return found
 
 
-def final_logits(model: Any, states: Tensor) -> Tensor:
+def final_logits(model: Any, states: Tensor, linear: Linear | None = None) -> Tensor:
     """The model's head, with the soft cap or scale that a few families put behind it."""
-    logits: Tensor = model.get_output_embeddings()(states)
+    head = model.get_output_embeddings()
+    logits: Tensor = linear(states, head.weight, head.bias) if linear else head(states)
     cap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2
     if cap:
         logits = torch.tanh(logits / cap) * cap

@@ -1,19 +1,23 @@
 """Keys and values of the answers in flight, at three depths: prefix, prompt, and the answer's own.
 
-What several answers begin with is held once and attended to in one product for them all. Slots for
-prompts and for answers stay dense: when one is given up, the last moves into its place.
+What several answers begin with is held once and attended to in one product for them all. An answer's
+own lie in blocks of BLOCK tokens, each of them dense, for a product copies any other operand first. Slots
+for prompts and for answers stay dense too: when one is given up, the last moves into its place.
 
-Shapes: R answers in flight, W tokens that the longest of them has written, B prompts in flight with up
-to G answers each, P tokens of the longest prompt, S of the prefix; Q query heads, K heads of keys and
-values, D head size, M = Q / K.
+Shapes: R answers in flight, W places in the blocks that the longest of them has reached, B prompts in
+flight with up to G answers each, P tokens of the longest prompt, S of the prefix; Q query heads, K heads
+of keys and values, D head size, M = Q / K.
 """
 
 from collections.abc import Sequence
+from math import ceil
 
 import torch
 from torch import Tensor
 
 from reinforce_lite.llama import Llama
+
+BLOCK = 32  # tokens
 
 
 class Cache:
@@ -32,7 +36,8 @@ class Cache:
         layers, (k, d) = len(llama.layers), self.shape
         # Zeros, since what was never written is multiplied by a probability of 0.
         self.prompts = weight.new_zeros(2, layers, prompts, k, longest, d)
-        self.own = weight.new_zeros(2, layers, rows, k, width, d)
+        self.block = min(BLOCK, width)
+        self.own = weight.new_zeros(ceil(width / self.block), layers, 2, rows, k, self.block, d)
         self.lengths: list[int] = []
         """Own tokens of each prompt in flight."""
         self.slots: list[int] = []
@@ -69,8 +74,8 @@ class Cache:
         """Give up an answer's place: the last one moves there. A prompt goes with the last of its answers."""
         last, slot = len(self.slots) - 1, self.slots[row]
         if row != last:
-            used = self.written[last]
-            self.own[:, :, row, :, :used] = self.own[:, :, last, :, :used]
+            used = ceil(self.written[last] / self.block)
+            self.own[:used, :, :, row] = self.own[:used, :, :, last]
         for each in (self.slots, self.written):
             each[row] = each[last]
             each.pop()
@@ -93,12 +98,12 @@ class Cache:
             torch.tensor(x, device=device) for x in (self.slots, self.written, self.lengths)
         )
         self.rows = torch.arange(len(slots), device=device)
-        self.at = written
-        self.width = max(self.written) + 1
+        self.at = (written // self.block, written % self.block)
+        self.reached = max(self.written) // self.block + 1  # blocks
         self.longest = max(self.lengths)
         self._tabulate()
         past = torch.arange(self.longest, device=device) >= lengths[slots, None]  # (R, P)
-        unwritten = torch.arange(self.width, device=device) > written[:, None]  # (R, W)
+        unwritten = torch.arange(self.reached * self.block, device=device) > written[:, None]  # (R, W)
         self.hidden = torch.cat([past, unwritten], dim=1)[:, None]  # (R, 1, P + W)
         self.written = [w + 1 for w in self.written]
         return self.prefix_length + lengths[slots] + written
@@ -123,14 +128,15 @@ class Cache:
         k, d = self.shape
         q, new = torch.split(qkv, [self.llama.key_start, 2 * k * d], dim=-1)
         q = (q * self.llama.scale).view(len(q), k, -1, d)  # (R, K, M, D)
-        self.own[:, layer][:, self.rows, :, self.at] = new.view(-1, 2, k, d)
-        keys, values = self.own[:, layer, : len(q), :, : self.width]  # (R, K, W, D)
+        block, place = self.at
+        self.own[block, layer, :, self.rows, :, place] = new.view(-1, 2, k, d)
+        own = [tuple(kv) for kv in self.own[: self.reached, layer, :, : len(q)]]  # (R, K, block, D) each
         prompt_keys, prompt_values = self.prompts[
             :, layer, : self.table[0], :, : self.longest
         ]  # (B, K, P, D)
         scores = [
             self._by_answer(self._by_prompt(q) @ prompt_keys.transpose(2, 3)).transpose(0, 1),
-            (q @ keys.transpose(2, 3)).transpose(0, 1),
+            *((q @ keys.transpose(2, 3)).transpose(0, 1) for keys, _ in own),
         ]
         if self.prefix:
             together = q.transpose(0, 1).flatten(1, 2)  # (K, R x M, D): all answers in one product
@@ -141,8 +147,10 @@ class Cache:
         joined = torch.cat(scores, dim=-1)  # (K, R, M, S + P + W)
         joined[..., s:].masked_fill_(self.hidden, -torch.inf)
         weights = joined.softmax(-1)
-        out: Tensor = weights[..., s + p :].transpose(0, 1) @ values  # (R, K, M, D)
-        out += self._by_answer(self._by_prompt(weights[..., s : s + p].transpose(0, 1)) @ prompt_values)
+        out = self._by_answer(self._by_prompt(weights[..., s : s + p].transpose(0, 1)) @ prompt_values)
+        parts = torch.split(weights[..., s + p :], self.block, dim=-1)
+        for (_, values), part in zip(own, parts, strict=True):
+            out += part.transpose(0, 1) @ values  # (R, K, M, D)
         if self.prefix:
             out += (weights[..., :s].flatten(1, 2) @ far_values).view(k, len(q), -1, d).transpose(0, 1)
         return out.flatten(1)

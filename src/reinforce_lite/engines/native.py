@@ -5,6 +5,7 @@ What makes it faster than `generate`, in the order of what it saves on a process
 - what all prompts begin with (the worked examples) and each prompt are computed once, as the tree that
   the update takes (`tree.py`), and all answers attend to the same keys and values (`cache.py`);
 - an answer's own keys and values go into room that is allocated once and never copied;
+- weights are laid out once for the products of all steps (`packed.py`);
 - sampling sorts a few dozen likely tokens instead of the vocabulary, and is exact all the same;
 - an answer that has ended leaves, and the next of the step's answers takes its place.
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from reinforce_lite import seeds
+from reinforce_lite.engines import packed
 from reinforce_lite.engines.base import completion, cut_at_end, nobody
 from reinforce_lite.engines.cache import Cache
 from reinforce_lite.engines.sampling import draw, precise
@@ -118,6 +120,7 @@ class _Flight:
         size = min(self.limit, sampling.samples)
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))
         self.limit = min(self.limit, sum(map(len, groups)))
+        self.linear = packed.linear(self.llama, self.limit)
         held = min(len(self.waiting), self.limit, 2 * ceil(self.limit / size))  # some groups are half done
         self.cache = Cache(self.llama, self.prefix, held, longest, self.limit, sampling.max_new_tokens)
         self.rows: list[_Answer] = []
@@ -169,7 +172,7 @@ class _Flight:
         numbers = [answer.uniforms[w] for answer, w in zip(self.rows, written, strict=True)]
         uniforms = torch.tensor(numbers, dtype=precise(device), device=device)  # (R,)
         early = torch.tensor([w < self.sampling.min_new_tokens for w in written], device=device)
-        logits = final_logits(self.policy.model, self.states)  # (R, V)
+        logits = final_logits(self.policy.model, self.states, self.linear)  # (R, V)
         drawn, found = draw(logits.float(), self.sampling, uniforms, self.ends, early)
         self.tokens = drawn.tolist()
         for answer, token, logprob in zip(self.rows, self.tokens, found.tolist(), strict=True):
@@ -190,7 +193,9 @@ class _Flight:
             self.states = self.states[:0]
             return
         places = self.cache.begin_step()
-        self.states = self.llama(torch.tensor(self.tokens, device=places.device), places, self.cache.attend)
+        self.states = self.llama(
+            torch.tensor(self.tokens, device=places.device), places, self.cache.attend, self.linear
+        )
 
 
 def _room(policy: Policy, sampling: Sampling, longest: int) -> int:
