@@ -13,7 +13,6 @@ from dataclasses import replace
 import torch
 from common import Figures, prompts, random_groups, ratio, run, stations, timed
 
-from reinforce_lite import memory
 from reinforce_lite.records import Group
 from reinforce_lite.road import Road
 from reinforce_lite.update import Updater
@@ -71,12 +70,6 @@ def plain_quickstart(arguments: argparse.Namespace) -> Figures:
     return plain(built, quickstart_groups(built))
 
 
-def ours_giving_back(arguments: argparse.Namespace) -> Figures:
-    """Freed memory goes back to the system, as glibc would have it."""
-    memory.reuse_freed = lambda: None
-    return ours_quickstart(arguments)
-
-
 if __name__ == "__main__":
     run(
         "update",
@@ -85,11 +78,9 @@ if __name__ == "__main__":
             "plain_120": plain_120,
             "ours_quickstart": ours_quickstart,
             "plain_quickstart": plain_quickstart,
-            "ours_giving_back": ours_giving_back,
         },
         lambda found: [
             ratio(found, "plain_120", "ours_120"),
             ratio(found, "plain_quickstart", "ours_quickstart"),
-            ratio(found, "ours_giving_back", "ours_quickstart"),
         ],
     )

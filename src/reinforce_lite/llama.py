@@ -196,6 +196,9 @@ def _fuse(parts: Sequence[Tensor]) -> Tensor:
 
 def _norm_linear(x: Tensor, norm: Any, projection: Projection, linear: Linear) -> Tensor:
     """(N, H) through a norm and a fused projection."""
+    if not torch.is_grad_enabled():  # a decoding step is so short that `apply` would be a tenth of it
+        inverse = _inverse_rms(x, norm.variance_epsilon)
+        return linear(_normed(x, inverse, norm.weight), projection.weight, projection.bias)
     parts = (*projection.weights, *projection.biases)
     made: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
         x, norm.weight, norm.variance_epsilon, projection, linear, *parts
@@ -205,6 +208,8 @@ def _norm_linear(x: Tensor, norm: Any, projection: Projection, linear: Linear) -
 
 def _swiglu_down(gate_up: Tensor, weight: Tensor, linear: Linear) -> Tensor:
     """(N, 2I) gate and up to (N, H)."""
+    if not torch.is_grad_enabled():
+        return linear(_swiglu(gate_up), weight, None)
     made: Tensor = _SwigluDown.apply(gate_up, weight, linear)  # type: ignore[no-untyped-call]
     return made
 
@@ -222,7 +227,7 @@ class _NormLinear(Function):
         inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, gain, inverse)
         ctx.projection = projection
-        return linear((x * inverse).to(x.dtype).mul_(gain), projection.weight, projection.bias)
+        return linear(_normed(x, inverse, gain), projection.weight, projection.bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -240,6 +245,11 @@ class _NormLinear(Function):
         return d_x, d_gain, None, None, None, *torch.split(weight, rows), *biases
 
 
+def _normed(x: Tensor, inverse: Tensor, gain: Tensor) -> Tensor:
+    """RMSNorm(x), rounded where transformers rounds."""
+    return (x * inverse).to(x.dtype).mul_(gain)
+
+
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     """(N, 1): 1 / sqrt(mean(x^2) + eps) of (N, H), in at least float32."""
     norm: Tensor = torch.linalg.vector_norm(
@@ -254,8 +264,7 @@ class _SwigluDown(Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor, weight: Tensor, linear: Linear) -> Tensor:
         ctx.save_for_backward(gate_up, weight)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return linear(F.silu(gate).mul_(up), weight, None)
+        return linear(_swiglu(gate_up), weight, None)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -269,6 +278,12 @@ class _SwigluDown(Function):
         d_weight = grad.t() @ inner.mul_(up)
         torch.ops.aten.silu_backward(d.mul_(up), gate, grad_input=d_gate)
         return both, d_weight, None
+
+
+def _swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of (N, 2I) gate and up."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
 
 
 class _Rotate(Function):

@@ -19,7 +19,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def give_back() -> None:
-    """Return to the system what `reuse_freed` has kept.
+    """Return to the system what glibc keeps for the next tensors.
 
     For after an evaluation: its blocks are of other sizes than an update's, which would not fit into
     them and would come on top. Nothing happens where there is no glibc.
@@ -28,14 +28,16 @@ def give_back() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def reuse_freed() -> None:
-    """Have glibc keep large freed blocks for the next tensor instead of giving them back.
+def keep_heap_small() -> None:
+    """Have glibc map every large tensor on its own, so that it goes back to the system when it is freed.
 
-    By default every large tensor on a CPU is fresh pages from the system, which zeroes them first:
-    a quarter of an update's time (docs/log.md). Nothing happens where there is no glibc.
+    By default it puts tensors of up to 32 MB side by side. Steps are never of the same length, so holes
+    remain that the next step's tensors do not fit into, and a run grows from step to step (docs/log.md).
+    Smaller ones are still kept for reuse, which saves most of the time that fresh pages take. Nothing
+    happens where there is no glibc.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(m_mmap_threshold, 2**30)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_mmap_threshold, 4 * 2**20)
+        libc.mallopt(m_trim_threshold, 512 * 2**20)

@@ -17,7 +17,7 @@ from torch.autograd import Function
 from reinforce_lite import objective
 from reinforce_lite.llama import Linear
 
-CHUNK = {"cpu": 2**23, "cuda": 2**27}
+CHUNK = {"cpu": 2**24, "cuda": 2**27}
 """Logits that are held at once."""
 
 

@@ -8,10 +8,11 @@ the rest of one prompt, a leaf one completion:
             └─ prompt 2 ─── completion 2.1
 
 All tokens stand in one flat row, so norms and products see no padding. Only attention knows the tree:
-a token sees its own sequence up to itself, and all of its ancestors.
+a token sees its own sequence up to itself, its prompt, and the prefix. These are parts of one attention
+(`attention.py`): what is shared is met by all tokens at once, and never copied.
 
-Shapes: N flat tokens, R sequences of a block with up to T tokens, A tokens of their ancestors, S of
-the prefix; Q query heads, K heads of keys and values, D head size; M = Q / K x T.
+Shapes: N flat tokens, R sequences of a block with up to T tokens, S tokens of the prefix; Q query heads,
+K heads of keys and values, D head size.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from reinforce_lite.attention import Attended, attend, attend_backward, merge
 from reinforce_lite.llama import Llama
 
 Ids = Sequence[int]
@@ -39,16 +41,22 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Sequences with the same ancestors, which attend to them together."""
+    """Sequences of about the same length, side by side."""
 
     rows: Tensor
     """(R, T) the flat places of their tokens; padding points at a sequence's first token."""
     real: Tensor
-    """Places in the flattened `rows` that are no padding."""
+    """(R, T) which are no padding."""
     places: Tensor
-    """The flat places of those."""
-    above: range
-    """The flat places of the prompt that they follow; empty for prompts, which follow the prefix alone."""
+    """The flat places of those, sequence after sequence."""
+
+    def gather(self, flat: Tensor) -> Tensor:
+        """(N, heads, ...) to (R, heads, T, ...)."""
+        return flat[self.rows].transpose(1, 2)
+
+    def scatter(self, heads: Tensor, flat: Tensor) -> None:
+        """The inverse of `gather`: padding is left out."""
+        flat[self.places] = heads.transpose(1, 2)[self.real]
 
 
 class Tree:
@@ -74,24 +82,31 @@ class Tree:
         self.places = torch.tensor(list(chain.from_iterable(places)), device=device)
         """(N,) where each token stands in its own sequence."""
         self.prompts = prompts
-        self.blocks = [_block(prompts, range(0), device)]
-        self.blocks += [
-            _block(full, prompt, device)
+        self.blocks = _blocks([*prompts, *chain.from_iterable(bodies)], device)
+        """All sequences, in blocks of about the same length."""
+        self.answers = [
+            (slice(group[0].start, group[-1].stop), slice(prompt.start, prompt.stop))
             for prompt, group in zip(prompts, bodies, strict=True)
-            if (full := [body for body in group if body])
+            if group and group[0].start < group[-1].stop
         ]
+        """The flat places of all completions of a prompt, and of that prompt."""
         before = [[p[-1:], b] for p, group in zip(prompts, bodies, strict=True) for b in group]
         self.predicts = torch.tensor(list(chain.from_iterable(chain.from_iterable(before))), device=device)
         """The flat places whose states predict the completions' tokens, completion after completion."""
 
 
-def _block(sequences: Sequence[range], above: range, device: torch.device) -> Block:
+def _blocks(sequences: Sequence[range], device: torch.device) -> list[Block]:
+    """One block for each power of two that lengths lie below: at most half of a block is padding."""
+    classes = {len(s).bit_length() for s in sequences if s}
+    return [_block([s for s in sequences if len(s).bit_length() == c], device) for c in sorted(classes)]
+
+
+def _block(sequences: Sequence[range], device: torch.device) -> Block:
     longest = max(map(len, sequences))
     rows = [[*s, *[s[0]] * (longest - len(s))] for s in sequences]
-    real = [r * longest + t for r, s in enumerate(sequences) for t in range(len(s))]
-    places = list(chain.from_iterable(sequences))
+    real = [[t < len(s) for t in range(longest)] for s in sequences]
     on = partial(torch.tensor, device=device)
-    return Block(on(rows), on(real), on(places), above)
+    return Block(on(rows), on(real), on(list(chain.from_iterable(sequences))))
 
 
 class Attention:
@@ -116,111 +131,125 @@ class Attention:
 
 
 class _TreeAttention(Function):
-    """softmax(Q K^T scale) V block by block. The probabilities are made again for the backward pass."""
+    """softmax(Q K^T scale) V; keeps what came out, and makes the probabilities again to go back."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, prefix: Tensor | None, tree: Tree, llama: Llama) -> Tensor:
-        out = qkv.new_empty(len(qkv), llama.key_start)
-        for block in tree.blocks:
-            heads = _Heads(qkv, prefix, block, llama)
-            heads.scatter(heads.attend(heads.probabilities()), out)
-        ctx.save_for_backward(qkv, prefix, out)
+        heads = _Heads(qkv, llama)
+        parts = [heads.attend_to_own(tree)]
+        if tree.answers:
+            parts.append(heads.attend_to_prompts(tree))
+        if prefix is not None:
+            parts.append(heads.attend(slice(None), *_split(prefix, llama)))
+        out, lse = merge(parts)  # (N, Q, D) and (N, Q)
+        ctx.save_for_backward(qkv, prefix, out, lse)
         ctx.tree, ctx.llama = tree, llama
-        return out
+        return out.flatten(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        qkv, prefix, out = ctx.saved_tensors
-        d_qkv = torch.empty_like(qkv)
-        d_prefix = None if prefix is None else torch.zeros_like(prefix)
-        for block in ctx.tree.blocks:
-            _Heads(qkv, prefix, block, ctx.llama).backward(grad, out, d_qkv, d_prefix)
-        return d_qkv, d_prefix, None, None
+        qkv, prefix, *whole = ctx.saved_tensors
+        heads = _Heads(qkv, ctx.llama)
+        back = _Backward(heads, grad.view_as(heads.q), (whole[0], whole[1]))
+        back.own(ctx.tree)
+        for answers, prompt in ctx.tree.answers:
+            d_keys, d_values = back.shared(answers, heads.keys[prompt], heads.values[prompt])
+            back.d_keys[prompt] += d_keys
+            back.d_values[prompt] += d_values
+        if prefix is None:
+            return back.d_qkv, None, None, None
+        d_prefix = torch.cat(back.shared(slice(None), *_split(prefix, ctx.llama)), dim=1).flatten(1)
+        return back.d_qkv, d_prefix, None, None
+
+
+def _split(rows: Tensor, llama: Llama) -> tuple[Tensor, ...]:
+    """(N, heads x D), the last 2K of them keys and values, as views (N, heads of each, D)."""
+    heads = rows.view(len(rows), -1, llama.head_size)
+    k = llama.kv_heads
+    parts = torch.split(heads, [heads.shape[1] - 2 * k, k, k], dim=1)
+    return parts if parts[0].shape[1] else parts[1:]
 
 
 class _Heads:
-    """A block's queries, keys and values by head, and those of its ancestors."""
+    """A tree's queries, keys and values by head."""
 
-    def __init__(self, qkv: Tensor, prefix: Tensor | None, block: Block, llama: Llama) -> None:
-        self.block = block
-        self.k, self.d, self.scale = llama.kv_heads, llama.head_size, llama.scale
-        self.start = llama.key_start
-        self.r, self.t = block.rows.shape
-        q, keys, values = self._split(qkv[block.rows])
-        self.q = q.mul_(self.scale)  # (K, R, M, D)
-        self.keys, self.values = keys, values  # (K, R, T, D)
-        above = qkv[block.above.start : block.above.stop, self.start :]
-        above = above if prefix is None else torch.cat([prefix, above])
-        far = above.view(len(above), 2, self.k, self.d).permute(1, 2, 0, 3)
-        self.far_keys, self.far_values = far  # (K, A, D)
-        self.a = len(above)
+    def __init__(self, qkv: Tensor, llama: Llama) -> None:
+        self.llama, self.scale = llama, llama.scale
+        self.q, self.keys, self.values = _split(qkv, llama)  # (N, Q, D), (N, K, D) twice
+        self.fine = torch.promote_types(qkv.dtype, torch.float32)
 
-    def _split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(R, T, (Q + 2K) x D) to queries (K, R, M, D), keys and values (K, R, T, D)."""
-        q, keys, values = torch.split(rows, [self.start, self.k * self.d, self.k * self.d], dim=-1)
-        keys, values = (x.view(self.r, self.t, self.k, self.d).permute(2, 0, 1, 3) for x in (keys, values))
-        return self._by_head(q), keys, values
+    def as_queries(self, x: Tensor) -> Tensor:
+        """(..., K, rows, D) keys or values, once for each query head that they serve."""
+        return x.repeat_interleave(self.llama.query_heads // self.llama.kv_heads, dim=-3)
 
-    def _by_head(self, rows: Tensor) -> Tensor:
-        """(R, T, Q x D) to (K, R, M, D): the query heads that share keys stand together."""
-        heads = rows.view(self.r, self.t, self.k, -1, self.d).permute(2, 0, 3, 1, 4)
-        return heads.reshape(self.k, self.r, -1, self.d)
+    def attend(self, queries: slice, keys: Tensor, values: Tensor) -> Attended:
+        """Some tokens' attention to (S, K, D) keys and values that all of them see: (n, Q, D) and (n, Q)."""
+        q, keys, values = (x.transpose(0, 1)[None] for x in (self.q[queries], keys, values))
+        out, lse = attend(q, self.as_queries(keys), self.as_queries(values), self.scale)
+        return out[0].transpose(0, 1), lse[0].transpose(0, 1)
 
-    def _by_row(self, heads: Tensor) -> Tensor:
-        """The inverse of `_by_head`, flat: (R x T, Q x D)."""
-        rows = heads.view(self.k, self.r, -1, self.t, self.d).permute(1, 3, 0, 2, 4)
-        return rows.reshape(self.r * self.t, -1)
+    def attend_to_own(self, tree: Tree) -> Attended:
+        """Each token's attention to its own sequence: (N, Q, D) and (N, Q)."""
+        out = self.q.new_empty(self.q.shape)
+        lse = self.q.new_empty(out.shape[:2], dtype=self.fine)
+        for block in tree.blocks:
+            q, keys, values = (block.gather(x) for x in (self.q, self.keys, self.values))
+            made = attend(q, self.as_queries(keys), self.as_queries(values), self.scale, causal=True)
+            block.scatter(made[0], out)
+            block.scatter(made[1], lse)
+        return out, lse
 
-    def scatter(self, heads: Tensor, out: Tensor) -> None:
-        """Put (K, R, M, D) where their tokens stand in the (N, Q x D) flat row."""
-        out[self.block.places] = self._by_row(heads)[self.block.real]
+    def attend_to_prompts(self, tree: Tree) -> Attended:
+        """The completions' attention to their prompts, and none of all other tokens: (N, Q, D) and (N, Q)."""
+        out = self.q.new_zeros(self.q.shape)
+        lse = self.q.new_full(out.shape[:2], -torch.inf, dtype=self.fine)
+        for answers, prompt in tree.answers:
+            out[answers], lse[answers] = self.attend(answers, self.keys[prompt], self.values[prompt])
+        return out, lse
 
-    def probabilities(self) -> Tensor:
-        """(K, R, M, A + T)."""
-        after = torch.ones(self.t, self.t, dtype=torch.bool, device=self.q.device).triu(1)
-        near = self.q @ self.keys.transpose(2, 3)
-        near.view(self.k, self.r, -1, self.t, self.t).masked_fill_(after, -torch.inf)
-        far = self._flat(self.q) @ self.far_keys.transpose(1, 2)  # all sequences in one product
-        scores = torch.cat([far.view(*near.shape[:-1], self.a), near], dim=-1)
-        return scores.softmax(-1)
 
-    def attend(self, p: Tensor) -> Tensor:
-        """(K, R, M, D): the values that the probabilities pick."""
-        out = p[..., self.a :] @ self.values
-        out += (self._flat(p[..., : self.a]) @ self.far_values).view_as(out)
-        return out
+class _Backward:
+    """The gradient of a tree's attention, gathered part by part."""
 
-    def backward(self, grad: Tensor, out: Tensor, d_qkv: Tensor, d_prefix: Tensor | None) -> None:
-        """Write the gradients of the block's own tokens, for the (N, Q x D) gradient of `out`, and add
-        those of its ancestors, which have been written before."""
-        p = self.probabilities()
-        rows = self.block.rows
-        d = self._by_head(self._without_padding(grad[rows]))  # (K, R, M, D)
-        along = (d * self._by_head(out[rows])).sum(-1, keepdim=True)  # (K, R, M, 1)
-        far, near = self._flat(p[..., : self.a]), p[..., self.a :]
-        d_far = (self._flat(d) @ self.far_values.transpose(1, 2)).sub_(self._flat(along)).mul_(far)
-        d_near = (d @ self.values.transpose(2, 3)).sub_(along).mul_(near)
-        d_q = d_near @ self.keys
-        d_q += (d_far @ self.far_keys).view_as(d_q)
-        d_keys, d_values = d_near.transpose(2, 3) @ self.q, near.transpose(2, 3) @ d
-        self._write(d_q.mul_(self.scale), d_keys, d_values, d_qkv)
-        above = torch.stack([d_far.transpose(1, 2) @ self._flat(self.q), far.transpose(1, 2) @ self._flat(d)])
-        above = above.permute(2, 0, 1, 3).flatten(1)  # (A, 2K x D)
-        shared = 0 if d_prefix is None else len(d_prefix)
-        if d_prefix is not None:
-            d_prefix += above[:shared]
-        d_qkv[self.block.above.start : self.block.above.stop, self.start :] += above[shared:]
+    def __init__(self, heads: _Heads, grad: Tensor, whole: Attended) -> None:
+        """`grad` is with respect to the (N, Q, D) of the `whole`."""
+        self.heads, self.grad, self.whole = heads, grad, whole
+        llama = heads.llama
+        self.d_qkv = grad.new_empty(len(grad), llama.key_start + 2 * llama.kv_heads * llama.head_size)
+        self.d_q, self.d_keys, self.d_values = _split(self.d_qkv, llama)
 
-    def _flat(self, heads: Tensor) -> Tensor:
-        """(K, R, M, x) to (K, R x M, x)."""
-        return heads.flatten(1, 2)
+    def own(self, tree: Tree) -> None:
+        """Write what comes from each token's attention to its own sequence."""
+        for block in tree.blocks:
+            h = self.heads
+            grad, q, keys, values, out = (
+                block.gather(x) for x in (self.grad, h.q, h.keys, h.values, self.whole[0])
+            )
+            lse = block.gather(self.whole[1]).masked_fill(~block.real[:, None], torch.inf)
+            keys, values = h.as_queries(keys), h.as_queries(values)
+            made = attend_backward(grad, q, keys, values, (out, lse), h.scale, causal=True)
+            block.scatter(made[0], self.d_q)
+            block.scatter(self._of_keys(made[1]), self.d_keys)
+            block.scatter(self._of_keys(made[2]), self.d_values)
 
-    def _without_padding(self, rows: Tensor) -> Tensor:
-        kept = torch.zeros_like(rows).flatten(0, 1)
-        kept[self.block.real] = rows.flatten(0, 1)[self.block.real]
-        return kept.view_as(rows)
+    def shared(self, queries: slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add what comes to some queries from (S, K, D) keys and values, and return what comes to these."""
+        h = self.heads
+        given = (
+            self.grad[queries],
+            h.q[queries],
+            keys,
+            values,
+            self.whole[0][queries],
+            self.whole[1][queries],
+        )
+        grad, q, keys, values, out, lse = (x.transpose(0, 1)[None] for x in given)
+        keys, values = h.as_queries(keys), h.as_queries(values)
+        d_q, *d = attend_backward(grad, q, keys, values, (out, lse), h.scale)
+        self.d_q[queries] += d_q[0].transpose(0, 1)
+        d_keys, d_values = (self._of_keys(x)[0].transpose(0, 1) for x in d)
+        return d_keys, d_values
 
-    def _write(self, d_q: Tensor, d_keys: Tensor, d_values: Tensor, d_qkv: Tensor) -> None:
-        keys, values = (x.permute(1, 2, 0, 3).reshape(self.r * self.t, -1) for x in (d_keys, d_values))
-        rows = torch.cat([self._by_row(d_q), keys, values], dim=-1)
-        d_qkv[self.block.places] = rows[self.block.real]
+    def _of_keys(self, d: Tensor) -> Tensor:
+        """(B, Q, S, D) to (B, K, S, D): the sum over the query heads that a head of keys serves."""
+        return d.view(len(d), self.heads.llama.kv_heads, -1, *d.shape[2:]).sum(2)

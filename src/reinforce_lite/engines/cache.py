@@ -1,23 +1,21 @@
 """Keys and values of the answers in flight, at three depths: prefix, prompt, and the answer's own.
 
-What several answers begin with is held once and attended to in one product for them all. An answer's
-own lie in blocks of BLOCK tokens, each of them dense, for a product copies any other operand first. Slots
-for prompts and for answers stay dense too: when one is given up, the last moves into its place.
+What several answers begin with is held once and attended to in one product for them all; the three are
+parts of one attention (`attention.py`). An answer's own lie in room that is allocated once and never
+copied. Slots for prompts and for answers stay dense: when one is given up, the last moves into its place.
 
-Shapes: R answers in flight, W places in the blocks that the longest of them has reached, B prompts in
-flight with up to G answers each, P tokens of the longest prompt, S of the prefix; Q query heads, K heads
-of keys and values, D head size, M = Q / K.
+Shapes: R answers in flight, W tokens that the longest of them has reached, B prompts in flight with up to
+G answers each, P tokens of the longest prompt, S of the prefix; Q query heads, K heads of keys and values,
+D head size, M = Q / K.
 """
 
 from collections.abc import Sequence
-from math import ceil
 
 import torch
 from torch import Tensor
 
+from reinforce_lite.attention import Attended, attend, merge
 from reinforce_lite.llama import Llama
-
-BLOCK = 32  # tokens
 
 
 class Cache:
@@ -35,9 +33,8 @@ class Cache:
         weight = llama.layers[0].qkv.weight
         layers, (k, d) = len(llama.layers), self.shape
         # Zeros, since what was never written is multiplied by a probability of 0.
-        self.prompts = weight.new_zeros(2, layers, prompts, k, longest, d)
-        self.block = min(BLOCK, width)
-        self.own = weight.new_zeros(ceil(width / self.block), layers, 2, rows, k, self.block, d)
+        self.prompts = weight.new_zeros(layers, 2, prompts, k, longest, d)
+        self.own = weight.new_zeros(layers, 2, rows, k, width, d)
         self.lengths: list[int] = []
         """Own tokens of each prompt in flight."""
         self.slots: list[int] = []
@@ -63,7 +60,7 @@ class Cache:
         for slot, part in zip(
             slots, torch.split(parts, [self.lengths[s] for s in slots], dim=2), strict=True
         ):
-            self.prompts[:, layer, slot, :, : part.shape[2]] = part
+            self.prompts[layer, :, slot, :, : part.shape[2]] = part
 
     def add_answer(self, slot: int) -> None:
         """Begin an answer to the prompt in a slot."""
@@ -74,8 +71,8 @@ class Cache:
         """Give up an answer's place: the last one moves there. A prompt goes with the last of its answers."""
         last, slot = len(self.slots) - 1, self.slots[row]
         if row != last:
-            used = ceil(self.written[last] / self.block)
-            self.own[:used, :, :, row] = self.own[:used, :, :, last]
+            used = self.written[last]
+            self.own[:, :, row, :, :used] = self.own[:, :, last, :, :used]
         for each in (self.slots, self.written):
             each[row] = each[last]
             each.pop()
@@ -97,16 +94,19 @@ class Cache:
         slots, written, lengths = (
             torch.tensor(x, device=device) for x in (self.slots, self.written, self.lengths)
         )
-        self.rows = torch.arange(len(slots), device=device)
-        self.at = (written // self.block, written % self.block)
-        self.reached = max(self.written) // self.block + 1  # blocks
-        self.longest = max(self.lengths)
+        self.rows, self.at = torch.arange(len(slots), device=device), written
+        self.reached, self.longest = max(self.written) + 1, max(self.lengths)
+        self.unwritten = self._hidden(self.reached, written + 1) if len(set(self.written)) > 1 else None
+        self.past = self._hidden(self.longest, lengths) if len(set(self.lengths)) > 1 else None
         self._tabulate()
-        past = torch.arange(self.longest, device=device) >= lengths[slots, None]  # (R, P)
-        unwritten = torch.arange(self.reached * self.block, device=device) > written[:, None]  # (R, W)
-        self.hidden = torch.cat([past, unwritten], dim=1)[:, None]  # (R, 1, P + W)
         self.written = [w + 1 for w in self.written]
         return self.prefix_length + lengths[slots] + written
+
+    def _hidden(self, width: int, lengths: Tensor) -> Tensor:
+        """(n, 1, 1, width): -inf behind each of the (n,) lengths, else 0."""
+        behind = torch.arange(width, device=lengths.device) >= lengths[:, None]
+        zeros = torch.zeros(behind.shape, dtype=self.own.dtype, device=lengths.device)
+        return zeros.masked_fill_(behind, -torch.inf)[:, None, None]
 
     def _tabulate(self) -> None:
         """Lay the answers out as a (B, G) table, so that those to one prompt meet its keys in one product."""
@@ -127,41 +127,38 @@ class Cache:
         """(R, (Q + 2K) x D), one new token an answer, to (R, Q x D)."""
         k, d = self.shape
         q, new = torch.split(qkv, [self.llama.key_start, 2 * k * d], dim=-1)
-        q = (q * self.llama.scale).view(len(q), k, -1, d)  # (R, K, M, D)
-        block, place = self.at
-        self.own[block, layer, :, self.rows, :, place] = new.view(-1, 2, k, d)
-        own = [tuple(kv) for kv in self.own[: self.reached, layer, :, : len(q)]]  # (R, K, block, D) each
-        prompt_keys, prompt_values = self.prompts[
-            :, layer, : self.table[0], :, : self.longest
-        ]  # (B, K, P, D)
-        scores = [
-            self._by_answer(self._by_prompt(q) @ prompt_keys.transpose(2, 3)).transpose(0, 1),
-            *((q @ keys.transpose(2, 3)).transpose(0, 1) for keys, _ in own),
-        ]
+        q = q.view(len(q), k, -1, d)  # (R, K, M, D)
+        self.own[layer, :, self.rows, :, self.at] = new.view(-1, 2, k, d)
+        parts = [self._to_own(layer, q), self._to_prompts(layer, q)]
         if self.prefix:
-            together = q.transpose(0, 1).flatten(1, 2)  # (K, R x M, D): all answers in one product
-            far_keys, far_values = self.prefix[layer]  # (K, S, D)
-            far = together @ far_keys.transpose(1, 2)
-            scores.insert(0, far.view(k, len(q), -1, far.shape[-1]))
-        s, p = self.prefix_length, self.longest
-        joined = torch.cat(scores, dim=-1)  # (K, R, M, S + P + W)
-        joined[..., s:].masked_fill_(self.hidden, -torch.inf)
-        weights = joined.softmax(-1)
-        out = self._by_answer(self._by_prompt(weights[..., s : s + p].transpose(0, 1)) @ prompt_values)
-        parts = torch.split(weights[..., s + p :], self.block, dim=-1)
-        for (_, values), part in zip(own, parts, strict=True):
-            out += part.transpose(0, 1) @ values  # (R, K, M, D)
-        if self.prefix:
-            out += (weights[..., :s].flatten(1, 2) @ far_values).view(k, len(q), -1, d).transpose(0, 1)
-        return out.flatten(1)
+            parts.append(self._to_prefix(layer, q))
+        return merge(parts)[0].flatten(1)
 
-    def _by_prompt(self, rows: Tensor) -> Tensor:
-        """(R, K, M, x) to (B, K, G x M, x): the answers to one prompt together."""
-        cells = rows if self.members is None else rows[self.members]
-        return cells.view(*self.table, *rows.shape[1:]).transpose(1, 2).flatten(2, 3)
+    def _to_own(self, layer: int, q: Tensor) -> Attended:
+        """(R, K, M, D) and (R, K, M): attention to the answers' own tokens."""
+        keys, values = self.own[layer, :, : len(q), :, : self.reached]  # (R, K, W, D)
+        return attend(q, keys, values, self.llama.scale, self.unwritten)
+
+    def _to_prompts(self, layer: int, q: Tensor) -> Attended:
+        """The same to the prompts: the answers to one meet its keys together."""
+        b, g = self.table
+        keys, values = self.prompts[layer, :, :b, :, : self.longest]  # (B, K, P, D)
+        cells = q if self.members is None else q[self.members]
+        together = cells.view(b, g, *q.shape[1:]).transpose(1, 2).flatten(2, 3)  # (B, K, G x M, D)
+        made = attend(together, keys, values, self.llama.scale, self.past)
+        out, lse = (self._by_answer(x) for x in made)
+        return out, lse
+
+    def _to_prefix(self, layer: int, q: Tensor) -> Attended:
+        """The same to the prefix, which all answers meet together."""
+        together = q.transpose(0, 1).flatten(1, 2)  # (K, R x M, D)
+        keys, values = self.prefix[layer][:, None]  # (1, K, S, D)
+        out, lse = attend(together[None], keys, values, self.llama.scale)
+        by_answer = (q.shape[1], len(q), q.shape[2])  # (K, R, M)
+        return out.reshape(*by_answer, -1).transpose(0, 1), lse.view(by_answer).transpose(0, 1)
 
     def _by_answer(self, cells: Tensor) -> Tensor:
-        """The inverse of `_by_prompt`."""
+        """(B, K, G x M, ...) to (R, K, M, ...)."""
         b, g = self.table
-        rows = cells.view(b, cells.shape[1], g, -1, cells.shape[-1]).transpose(1, 2).flatten(0, 1)
+        rows = cells.reshape(b, cells.shape[1], g, -1, *cells.shape[3:]).transpose(1, 2).flatten(0, 1)
         return rows if self.members is None else rows[self.cells]
