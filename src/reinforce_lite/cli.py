@@ -10,12 +10,14 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 
+BEGAN = time.perf_counter()  # near enough to the process's own start
 USAGE = """usage: reinforce-lite COMMAND ...
 
   train  [RECIPE | FILE.toml]      train a model; with no recipe, the quickstart
@@ -74,7 +76,7 @@ def _train(args: list[str]) -> None:
     from reinforce_lite import screen, trainer
 
     command = shlex.join(["reinforce-lite", "train", *args])
-    trainer.train(config, run, screen=screen.make(parsed.json), command=command)
+    trainer.train(config, run, screen=screen.make(parsed.json), command=command, began=BEGAN)
     if parsed.json:
         _print_json(run.summary)
 

@@ -128,6 +128,8 @@ class Update(Section):
 
 class Train(Section):
     steps: Positive = 100
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """End within so many hours of the start, evaluated and saved, if that comes before the last step."""
     seed: int = 0
     save_every: Positive = 10
     """Steps between checkpoints."""

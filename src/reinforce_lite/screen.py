@@ -5,7 +5,7 @@ visible, so that no answer can move the cursor or colour the screen.
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -37,8 +37,8 @@ class Screen:
     ) -> None:
         return None
 
-    def started(self, config: Config, run: Run, step: int, device: str) -> None:
-        """A run begins, or goes on after `step`."""
+    def started(self, config: Config, run: Run, step: int, device: str, left: Callable[[], float]) -> None:
+        """A run begins, or goes on after `step`; `left` tells the seconds to its end at any time."""
 
     def phase(self, name: str, total: int) -> None:
         """A phase of `total` completions begins; 0: its length is not known."""
@@ -67,8 +67,8 @@ class Lines(Screen):
         self.console = console
         self.steps = 0
 
-    def started(self, config: Config, run: Run, step: int, device: str) -> None:
-        self.steps = config.train.steps
+    def started(self, config: Config, run: Run, step: int, device: str, left: Callable[[], float]) -> None:
+        self.steps, self.left = config.train.steps, left
         self._say(_headline(config, run, step, device))
 
     def stepped(self, line: Line, groups: Sequence[Group]) -> None:
@@ -76,7 +76,8 @@ class Lines(Screen):
             f"step {line['step']}/{self.steps}  reward {line['reward']:.2f}  "
             f"strict {_percent(line['accuracy/strict'])}  lenient {_percent(line['accuracy/lenient'])}  "
             f"length {line['completions/mean_length']:.0f}  equal groups {line['frac_reward_zero_std']:.0%}  "
-            f"{line['step_time']:.1f} s" + ("" if line["updated"] else f"  {_why_not(line)}")
+            f"{line['step_time']:.1f} s  ends in {_clock(self.left())}"
+            + ("" if line["updated"] else f"  {_why_not(line)}")
         )
         if line["step"] % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
             self._say(f"  question: {_short(pair[0].problem.question)}")
@@ -122,7 +123,8 @@ class LiveScreen(Screen):
     ) -> None:
         self.live.stop()
 
-    def started(self, config: Config, run: Run, step: int, device: str) -> None:
+    def started(self, config: Config, run: Run, step: int, device: str, left: Callable[[], float]) -> None:
+        self.left = left
         self.head = Text(_headline(config, run, step, device), style="bold")
         self.bars.update(self.steps, total=config.train.steps, completed=step, visible=True)
         self.numbers = run.steps
@@ -139,7 +141,7 @@ class LiveScreen(Screen):
 
     def stepped(self, line: Line, groups: Sequence[Group]) -> None:
         self.numbers.append(line)
-        self.bars.update(self.steps, completed=line["step"], note=self._time_left(line["step"]))
+        self.bars.update(self.steps, completed=line["step"], note=f"ends in {_clock(self.left())}")
         if line["step"] % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
             self.example = _example_panel(*pair)
 
@@ -150,11 +152,6 @@ class LiveScreen(Screen):
         self.bars.update(self.now, visible=False)
         self.live.stop()
         self.console.print(ending(run))
-
-    def _time_left(self, step: int) -> str:
-        recent = [line["step_time"] for line in self.numbers[-10:]]
-        left = (self.bars.tasks[0].total or step) - step
-        return f"{_clock(left * sum(recent) / len(recent))} of steps left"
 
     def _draw(self) -> RenderableType:
         parts = [self.head, self.bars]

@@ -13,7 +13,6 @@ import logging
 import platform
 import shutil
 import signal
-import time
 from dataclasses import asdict
 from importlib.metadata import version
 from random import Random
@@ -25,6 +24,7 @@ from reinforce_lite import (
     card,
     checkpoint,
     config,
+    deadline,
     evaluation,
     memory,
     models,
@@ -48,7 +48,7 @@ from reinforce_lite.update import Updater
 
 logger = logging.getLogger(__name__)
 
-SAFE_TO_CHANGE = frozenset({"train.steps", "train.save_every"})
+SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every"})
 
 
 def train(
@@ -57,9 +57,11 @@ def train(
     task: Task | None = None,
     screen: Screen | None = None,
     command: str = "",
+    began: float | None = None,
 ) -> Run:
-    """Train in a run directory, from its last checkpoint if it has one, to the last step.
+    """Train in a run directory, from its last checkpoint if it has one, to the last step or the deadline.
 
+    `began` is when the process did, by the clock of `deadline`; now, if it is not given.
     Raises UsageError for a config or data that differ from the checkpoint's, Stopped after a signal.
     """
     run.lock()
@@ -69,7 +71,7 @@ def train(
         if done.get("stopped") == "steps" and done["steps"] >= settings.train.steps:
             logger.warning("%s is finished: %d steps are done", run.path, done["steps"])
         else:
-            Trainer(settings, run, task, screen or Silent(), command).run_to_the_end()
+            Trainer(settings, run, task, screen or Silent(), command, began).run_to_the_end()
     finally:
         run.unlock()
     return run
@@ -79,13 +81,19 @@ class Trainer:
     """One run: the road, the updater, and how far it has come."""
 
     def __init__(
-        self, settings: config.Config, run: Run, task: Task | None, screen: Screen, command: str
+        self,
+        settings: config.Config,
+        run: Run,
+        task: Task | None,
+        screen: Screen,
+        command: str,
+        began: float | None = None,
     ) -> None:
         self.config = settings
         self.run = run
         self.screen = screen
         self.command = command
-        self.started = time.perf_counter()
+        self.started = deadline.now() if began is None else began
         self.objective = objective.from_preset(**settings.objective.model_dump())
         objective.check_group_size(self.objective, settings.rollout.samples_per_prompt)
         self.road = road.build(settings, task)
@@ -96,6 +104,8 @@ class Trainer:
         self.data = tasks.fingerprint(self.road.task)
         self.step, self.seconds_before = self._resume()
         self.num_tokens = max((line["num_tokens"] for line in run.read("steps")), default=0)
+        self.deadline = self._deadline()
+        self.ending = False
 
     def run_to_the_end(self) -> None:
         """The loop. Raises Stopped after a signal, with the state saved."""
@@ -106,17 +116,31 @@ class Trainer:
         with self.interrupts.listening():
             try:
                 with self.screen:
-                    self.screen.started(self.config, self.run, self.step, str(self.road.policy.device))
+                    self.screen.started(
+                        self.config, self.run, self.step, str(self.road.policy.device), self._left
+                    )
                     self._loop()
             except Interrupted as signalled:
                 self._stop(signalled.signum)
 
     def _loop(self) -> None:
         self._settle()
-        while self.step < self.config.train.steps:
+        while not self.ending:
             self._take_step(self.step + 1)
             self._settle()
         self._finish()
+
+    def _deadline(self) -> deadline.Deadline:
+        policy = self.road.policy
+        parameters = sum(p.numel() for p in policy.model.parameters())
+        saves = {"checkpoint": 12 * parameters, "model": policy.dtype.itemsize * parameters}
+        evaluations = {e["split"]: e["seconds"] for e in self.run.evals}
+        steps = [line["step_time"] for line in self.run.steps]
+        return deadline.Deadline.of(self.config.train.hours, self.started, saves, evaluations, steps)
+
+    def _left(self) -> float:
+        """Seconds to the end, as it looks now."""
+        return self.deadline.left(self.config.train.steps - self.step)
 
     def _take_step(self, step: int) -> None:
         clock = Clock()
@@ -147,6 +171,7 @@ class Trainer:
             self.run.append("rollouts", *rollout_lines(step, groups, advantages.tolist()))
             self.run.append("steps", line)
             self.step = step
+        self.deadline.steps.append(clock.total)
         self.screen.stepped(line, groups)
 
     def _problems_of(self, step: int) -> list[Problem]:
@@ -163,18 +188,27 @@ class Trainer:
 
     def _settle(self) -> None:
         """Do what is due at this step and not done yet: evaluations, then the checkpoint."""
-        last = self.step >= self.config.train.steps
-        if self.step % self.config.eval.every == 0 or last:
+        if self.step == 0:
             self._evaluate("validation", self.config.eval.validation_n)
-        if self.step == 0 or last:
             self._evaluate("test", self.config.eval.n)
-        if self.step and (self.step % self.config.train.save_every == 0 or last):
+        due = {
+            "validation": self.step % self.config.eval.every == 0,
+            "checkpoint": self.step % self.config.train.save_every == 0,
+        }
+        self.ending = self.step >= self.config.train.steps or not self.deadline.leaves_a_step(
+            [name for name, is_due in due.items() if is_due]
+        )
+        if due["validation"] or self.ending:
+            self._evaluate("validation", self.config.eval.validation_n)
+        if self.ending:
+            self._evaluate("test", self.config.eval.n)
+        if self.step and (due["checkpoint"] or self.ending):
             self._save_checkpoint()
 
     def _evaluate(self, split: Split, n: int) -> None:
         if self.run.evaluated(self.step, split):
             return
-        start = time.perf_counter()
+        start = deadline.now()
         problems = self.road.problems(split, n)
         self.screen.phase(f"evaluating on {split}", len(problems))
         groups = self.road.answer(problems, self.screen.advance)
@@ -185,7 +219,8 @@ class Trainer:
             if split == "validation":
                 self._keep_if_best(result)
             self.run.append("eval_rollouts", *lines)
-            self.run.append("evals", asdict(result) | {"seconds": time.perf_counter() - start})
+            self.deadline.taken[split] = deadline.now() - start
+            self.run.append("evals", asdict(result) | {"seconds": self.deadline.taken[split]})
         self.screen.evaluated(result)
 
     def _keep_if_best(self, result: Evaluation) -> None:
@@ -213,18 +248,22 @@ class Trainer:
             )
 
     def _save_model(self, folder: str, evals: list[runlog.Line]) -> None:
+        start = deadline.now()
         text = card.write(self.config, evals, self.step, self.run.command(self.command))
         models.save(self.road.policy, self.run.path / folder, text)
+        self.deadline.taken["model"] = deadline.now() - start
 
     def _save_checkpoint(self) -> None:
         folder = self.run.path / "checkpoints"
         if self.step in checkpoint.steps(folder):
             return
         self.screen.phase("saving", 0)
+        start = deadline.now()
         self.run.sync()
         meta = {"data": self.data, "seconds": self._seconds(), "versions": versions()}
         with self.interrupts.whole():
             checkpoint.save(folder, self.step, self.updater.state(), meta)
+        self.deadline.taken["checkpoint"] = deadline.now() - start
 
     def _resume(self) -> tuple[int, float]:
         """The step of the last checkpoint (0: none) and the seconds spent before; the logs go back to it."""
@@ -262,7 +301,9 @@ class Trainer:
             self._save_model("model", self.run.evals)
             if summary.best_step(self.run.evals) in (0, self.step):
                 shutil.rmtree(self.run.path / "best", ignore_errors=True)
-            self.run.write_summary(self._summary("steps"))
+            self.run.write_summary(
+                self._summary("steps" if self.step >= self.config.train.steps else "hours")
+            )
         self.screen.finished(self.run)
 
     def _summary(self, stopped: str) -> dict[str, Any]:
@@ -279,7 +320,7 @@ class Trainer:
         }
 
     def _seconds(self) -> float:
-        return self.seconds_before + time.perf_counter() - self.started
+        return self.seconds_before + deadline.now() - self.started
 
     def _enough_problems(self) -> list[Problem]:
         problems = self.road.problems("train")
@@ -296,17 +337,17 @@ class Clock:
     """Times the phases of a step, in seconds."""
 
     def __init__(self) -> None:
-        self.start = self.last = time.perf_counter()
+        self.start = self.last = deadline.now()
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
         """End a phase."""
-        now = time.perf_counter()
+        now = deadline.now()
         self.laps[name], self.last = now - self.last, now
 
     @property
     def total(self) -> float:
-        return time.perf_counter() - self.start
+        return deadline.now() - self.start
 
 
 def versions() -> dict[str, str]:

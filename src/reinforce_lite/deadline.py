@@ -1,0 +1,63 @@
+"""When a run must be over, and whether there is time for another step before it must close.
+
+A run that was given some hours ends within them, evaluated and saved: what the last evaluations and saves
+took when they were last measured is set aside. Every moment is in seconds of `now`.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+MARGIN = 1.2  # what is measured varies
+LEAVING = 3.0  # seconds to end the process
+DISK = 100e6  # bytes a second, until a save was measured
+
+
+def now() -> float:
+    """Seconds on a clock that never jumps."""
+    return time.perf_counter()
+
+
+@dataclass(slots=True)
+class Deadline:
+    """What things take, and when all must be done."""
+
+    end: float | None
+    """None: whenever the steps are."""
+    taken: dict[str, float] = field(default_factory=dict)
+    """Seconds: of each kind of evaluation and save what the last one took, or before it a guess."""
+    steps: list[float] = field(default_factory=list)
+    """Seconds of each step."""
+
+    @classmethod
+    def of(
+        cls,
+        hours: float | None,
+        began: float,
+        saves: Mapping[str, int],
+        evaluations: Mapping[str, float],
+        steps: Sequence[float],
+    ) -> "Deadline":
+        """So many hours from `began`; `saves` are in bytes, and `evaluations` and `steps` what a run that
+        goes on measured before."""
+        guesses = {name: size / DISK for name, size in saves.items()}
+        return cls(None if hours is None else began + 3600 * hours, guesses | dict(evaluations), list(steps))
+
+    @property
+    def closing(self) -> float:
+        """Seconds that the last evaluations and saves need."""
+        return MARGIN * sum(self.taken.values()) + LEAVING
+
+    def leaves_a_step(self, due: Sequence[str] = ()) -> bool:
+        """Whether what is `due` before it, one more step, and the closing fit. A first step is guessed to
+        take as long as the evaluations before it."""
+        if self.end is None:
+            return True
+        step = max(self.steps[-5:], default=sum(self.taken.values()))
+        return now() + MARGIN * (sum(self.taken.get(d, 0.0) for d in due) + step) + self.closing <= self.end
+
+    def left(self, steps: int) -> float:
+        """Seconds to the end of a run that has so many steps to go."""
+        recent = self.steps[-10:]
+        needed = steps * sum(recent) / max(1, len(recent)) + sum(self.taken.values())
+        return needed if self.end is None else max(0.0, min(needed, self.end - now()))

@@ -1,0 +1,135 @@
+"""A run that is given some time ends within it, evaluated and saved, on a clock that the test moves."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ToyTask
+from test_trainer import RECIPE
+
+from reinforce_lite import api, checkpoint, deadline, models, rollout, runlog, trainer
+from reinforce_lite.deadline import Deadline
+from reinforce_lite.road import Road
+from reinforce_lite.runlog import Run
+from reinforce_lite.screen import Silent
+
+
+class Wall:
+    """The clock on the wall: it moves when something is done, and a little when it is looked at."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        self.time += 1e-6
+        return self.time
+
+    def spend(self, job: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            self.time += seconds
+            return job(*args, **kwargs)
+
+        return slow
+
+
+@pytest.fixture
+def settings(model_folder: Path, in_tmp: Path) -> dict[str, Any]:
+    return {"model.name": str(model_folder)}
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    made = Wall()
+    monkeypatch.setattr(deadline, "now", made)
+    return made
+
+
+def test_is_there_time_for_another_step_by_hand(wall: Wall) -> None:
+    """Closing: 1.2 x (30 + 20 + 10) + 3 = 75; a step of 50: 60 with its margin."""
+    ahead = Deadline(wall.time + 135.5, {"test": 30.0, "checkpoint": 20.0, "model": 10.0}, [40.0, 50.0])
+    assert ahead.closing == pytest.approx(75)
+    assert ahead.leaves_a_step()
+    assert not ahead.leaves_a_step(["checkpoint"])  # 24 more
+    wall.time += 1
+    assert not ahead.leaves_a_step()
+    assert Deadline(None).leaves_a_step()
+
+
+def test_saves_are_guessed_until_they_are_measured(wall: Wall) -> None:
+    """1 GB at 100 MB/s is 10 s; an hour is 3600 s."""
+    ahead = Deadline.of(0.5, 900.0, {"checkpoint": 10**9}, {"test": 5.0}, [])
+    assert ahead.taken == {"checkpoint": 10.0, "test": 5.0}
+    assert ahead.end == 900 + 1800
+
+
+def test_what_is_left_by_hand(wall: Wall) -> None:
+    ahead = Deadline(None, {"test": 7.0}, [99.0, *[2.0] * 10])
+    assert ahead.left(30) == 30 * 2 + 7
+    ahead.end = wall.time + 40
+    assert ahead.left(30) == pytest.approx(40, abs=0.01)
+    assert ahead.left(10) == 27
+
+
+def run_for(
+    hours: float, slower: float, wall: Wall, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> Run:
+    """1 s before it begins, steps of 1 s, 1.5 s for each evaluation (it samples too), 0.3 s for each save."""
+    for owner, name, seconds in (
+        (models, "load", 1.0),
+        (rollout, "sample", 1.0),
+        (Road, "answer", 0.5),
+        (checkpoint, "save", 0.3),
+        (models, "save", 0.3),
+    ):
+        monkeypatch.setattr(owner, name, wall.spend(getattr(owner, name), seconds * slower))
+    given = api.settings_of(RECIPE, settings | {"train.hours": hours, "train.steps": 1000}, ToyTask())
+    return trainer.train(given, runlog.create("timed"), ToyTask(), Silent(), began=wall.time)
+
+
+@pytest.mark.parametrize(("slower", "at_least"), [(1, 80), (10, 3)])
+def test_a_run_ends_in_time_evaluated_and_saved(
+    slower: float,
+    at_least: int,
+    wall: Wall,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    """In 180 s, on a machine ten times slower too; and no time is thrown away."""
+    began = wall.time
+    run = run_for(0.05, slower, wall, monkeypatch, settings)
+    assert wall.time - began <= 180
+    assert run.summary["stopped"] == "hours"
+    done = run.summary["steps"]
+    assert at_least <= done < 1000
+    assert {e["split"] for e in run.evals if e["step"] == done} == {"validation", "test"}
+    assert run.summary["evals"]["after"]["n"] == run.summary["evals"]["before"]["n"]
+    assert (run.path / "model" / "model.safetensors").is_file()
+    assert checkpoint.steps(run.path / "checkpoints")[-1] == done
+
+
+def test_steps_come_first_when_they_do(
+    wall: Wall,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    given = api.settings_of(RECIPE, settings | {"train.hours": 100.0, "train.steps": 2}, ToyTask())
+    run = trainer.train(given, runlog.create("short"), ToyTask(), Silent(), began=wall.time)
+    assert run.summary["stopped"] == "steps"
+    assert run.summary["steps"] == 2
+
+
+def test_a_run_that_ran_out_of_time_goes_on(
+    wall: Wall,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    """With the hours of its new process; and the steps are those of a run that was never short of time."""
+    first = run_for(0.005, 1, wall, monkeypatch, settings)
+    assert 0 < first.summary["steps"] < 10
+    longer = api.settings_of(RECIPE, settings | {"train.hours": 1.0, "train.steps": 10}, ToyTask())
+    again = trainer.train(longer, runlog.find("timed"), ToyTask(), Silent(), began=wall.time)
+    assert again.summary["stopped"] == "steps"
+    plain = api.train(RECIPE, settings | {"train.steps": 10}, task=ToyTask(), run="plain", quiet=True)
+    keys = ("step", "reward", "loss", "grad_norm")
+    assert [[s[k] for k in keys] for s in again.steps] == [[s[k] for k in keys] for s in plain.steps]
