@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, make_tokenizer
 from test_update import make_groups, some_weights
 from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM
 
@@ -224,9 +224,13 @@ def test_smaller_cards_get_smaller_micro_batches_until_none_fits(
     assert found["micro_batch_costs"] == ""
 
 
-def test_what_is_kept_is_what_the_updater_holds(model_folder: Path) -> None:
+@pytest.mark.parametrize("saved", [torch.float32, BF16])
+def test_what_is_kept_is_what_the_updater_holds(tmp_path: Path, saved: torch.dtype) -> None:
+    """Whichever dtype the model's folder is in: finer weights than bfloat16's become the masters."""
+    make_model().to(saved).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
     for dtype in ("float32", "bfloat16"):
-        policy = load(str(model_folder), dtype=dtype, device="cpu")
+        policy = load(str(tmp_path), dtype=dtype, device="cpu")
         updater = Updater(policy, config.Update(), 0.7)
         assert updater.apply(updater.gradient(make_groups(), some_weights()), 1)
         own_masters = updater.masters is not updater.params
@@ -237,7 +241,7 @@ def test_what_is_kept_is_what_the_updater_holds(model_folder: Path) -> None:
             "optimizer state": nbytes(state),
             "master copy": nbytes(updater.masters.values()) if own_masters else 0,
         }
-        parts = tiny_parts(model_folder, dtype)
+        parts = tiny_parts(tmp_path, dtype)
         assert held == {name: parts[name] for name in held}
         assert not any(p.grad is not None for p in policy.model.parameters()) or dtype == "float32"
 
@@ -325,6 +329,15 @@ def test_no_file_of_the_task_runs(
     assert found["recipe"] == "mine"
     assert not (in_tmp / "it_ran").exists()
     assert not (in_tmp / "runs").exists()
+
+
+def test_a_card_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its dtype can't be asked for: bfloat16; the quickstart fits as it is."""
+    assert main(["plan", "--vram", "24"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith("smollm2-135m in bfloat16 on cuda: 134,515,008 parameters")
+    assert "--update.micro-batch-tokens 4096 is the recipe's own" in out
+    assert "fits into 24.00 GB" in out
 
 
 @pytest.mark.parametrize(
