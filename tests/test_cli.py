@@ -156,7 +156,7 @@ def test_help_needs_no_heavy_import() -> None:
     assert done.stdout.endswith("[]\n")
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "ask"])
+@pytest.mark.parametrize("command", ["train", "eval", "ask", "plan"])
 def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

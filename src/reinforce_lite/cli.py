@@ -3,6 +3,7 @@
 reinforce-lite train  [RECIPE | FILE.toml] [--section.key VALUE ...] [--run NAME] [--resume]
 reinforce-lite eval   MODEL_OR_RUN [--task.name gsm8k --eval.n 200 ...]
 reinforce-lite ask    MODEL_OR_RUN "question"
+reinforce-lite plan   [RECIPE | FILE.toml] [--vram 24]
 """
 
 import json as jsonlib
@@ -23,13 +24,14 @@ USAGE = """usage: reinforce-lite COMMAND ...
   train  [RECIPE | FILE.toml]      train a model; with no recipe, the quickstart
   eval   MODEL_OR_RUN              held-out accuracy, strict and lenient
   ask    MODEL_OR_RUN "question"   one answer; for a run, the untrained model's beside it
+  plan   [RECIPE | FILE.toml]      the memory that a run would need, and whether a card holds it
 
 reinforce-lite COMMAND --help shows the options of a command.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0 done, 1 failed, 2 bad usage, 130 and 143 stopped."""
+    """Run one command; exit status 0 done, 1 failed, 2 bad usage, 3 would not fit, 130 and 143 stopped."""
     args = list(sys.argv[1:] if argv is None else argv)
     _show_notices()
     try:
@@ -109,6 +111,21 @@ def _ask(args: list[str]) -> None:
         ask.show(parsed.question, answers)
 
 
+def _plan(args: list[str]) -> None:
+    from reinforce_lite import cli_args
+
+    parsed, config = cli_args.plan(args)
+
+    from reinforce_lite import plan, plan_table
+
+    made = plan.make(config, parsed.vram)
+    if parsed.json:
+        _print_json(plan_table.as_json(made))
+    else:
+        plan_table.show(made)
+    plan.check(made)
+
+
 def _print_json(value: Any) -> None:
     print(jsonlib.dumps(value, indent=2, ensure_ascii=False))
 
@@ -130,4 +147,9 @@ def _show_notices() -> None:
         logger.propagate = False
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": _train, "eval": _eval, "ask": _ask}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "eval": _eval,
+    "ask": _ask,
+    "plan": _plan,
+}

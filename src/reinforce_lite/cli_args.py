@@ -51,6 +51,16 @@ class Evaluate(Sections):
 
 
 @dataclass(frozen=True)
+class Plan(Sections):
+    recipe: Positional[str] = ""
+    """A shipped recipe or a TOML file; quickstart when none is given."""
+    vram: Annotated[float | None, arg(metavar="GB")] = None
+    """Plan for a card with so many times 10^9 bytes; by default for the device that is here."""
+    json: Flag = False
+    """Print the plan as JSON."""
+
+
+@dataclass(frozen=True)
 class Ask:
     model: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")]
     """A run, a model folder, a hub name, or smollm2-135m."""
@@ -85,6 +95,13 @@ def evaluate(args: list[str]) -> tuple[Evaluate, config.Config]:
     return parsed, _config(parsed, base)
 
 
+def plan(args: list[str]) -> tuple[Plan, config.Config]:
+    """Parse `plan`'s arguments; the recipe is found as in `train`."""
+    base = config.load(_parse(Plan, config.load(DEFAULT_RECIPE), args).recipe or DEFAULT_RECIPE)
+    parsed = _parse(Plan, base, args)
+    return parsed, _config(parsed, base)
+
+
 def ask(args: list[str]) -> Ask:
     """Parse `ask`'s arguments."""
     return tyro.cli(Ask, args=args, prog="reinforce-lite ask")
@@ -102,4 +119,4 @@ def _config(parsed: Sections, base: config.Config) -> config.Config:
 
 
 SECTIONS = tuple(field.name for field in fields(Sections))
-PROGS: dict[type[Sections], str] = {Train: "train", Evaluate: "eval"}
+PROGS: dict[type[Sections], str] = {Train: "train", Evaluate: "eval", Plan: "plan"}

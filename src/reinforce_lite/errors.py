@@ -25,6 +25,12 @@ class UsageError(ReinforceLiteError):
     exit_code = 2
 
 
+class WontFit(ReinforceLiteError):
+    """It would not fit into the memory that there is."""
+
+    exit_code = 3
+
+
 class Stopped(ReinforceLiteError):
     """A signal ended the run; its state is saved. `exit_code` is 128 + the signal's number."""
 

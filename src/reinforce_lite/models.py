@@ -79,7 +79,7 @@ def load(name: str, dtype: str = "auto", device: str = "auto", trust_remote_code
     folder = str(embedded.folder()) if name == embedded.NAME else name
     if Path(folder).is_dir() and not trust_remote_code:
         _refuse_pickles(Path(folder))
-    with quiet(), _told(name):
+    with quiet(), told(name):
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype="auto",
@@ -186,7 +186,7 @@ def _refuse_pickles(folder: Path) -> None:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def told(name: str) -> Iterator[None]:
     """Say what transformers raises about a model in one line."""
     try:
         yield

@@ -71,14 +71,14 @@ def build(config: Config, task: Task | None = None) -> Road:
     section = config.model
     policy = models.load(section.name, section.dtype, section.device, section.trust_remote_code)
     _check_context(policy, config)
-    policy.fast = _longest(config) <= llama.reach(policy.model)
+    policy.fast = longest(config) <= llama.reach(policy.model)
     prompter = Prompter(policy.tokenizer, config.prompt)
     return Road(config, policy, task, prompter, engines.make(config.rollout.engine, policy), scorer)
 
 
 def _check_context(policy: Policy, config: Config) -> None:
     limit = getattr(policy.model.config, "max_position_embeddings", None)
-    asked = _longest(config)
+    asked = longest(config)
     if limit and asked > limit:
         raise UsageError(
             f"prompts of {config.prompt.max_tokens} and answers of {asked - config.prompt.max_tokens} tokens "
@@ -87,6 +87,6 @@ def _check_context(policy: Policy, config: Config) -> None:
         )
 
 
-def _longest(config: Config) -> int:
+def longest(config: Config) -> int:
     """The most tokens that a prompt and its answer may have together."""
     return config.prompt.max_tokens + max(config.rollout.max_new_tokens, config.eval.max_new_tokens or 0)

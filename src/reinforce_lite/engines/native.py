@@ -121,7 +121,7 @@ class _Flight:
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))
         self.limit = min(self.limit, sum(map(len, groups)))
         self.linear = packed.linear(self.llama, self.limit)
-        held = min(len(self.waiting), self.limit, 2 * ceil(self.limit / size))  # some groups are half done
+        held = prompts_held(len(groups), sampling.samples, self.limit)
         self.cache = Cache(self.llama, self.prefix, held, longest, self.limit, sampling.max_new_tokens)
         self.rows: list[_Answer] = []
         self.states = policy.model.get_input_embeddings().weight.new_empty(0, policy.model.config.hidden_size)
@@ -202,8 +202,23 @@ def _room(policy: Policy, sampling: Sampling, longest: int) -> int:
     """How many answers the cache's memory holds; the same on every run on a machine."""
     assert policy.llama is not None
     llama, device = policy.llama, policy.device
-    budget = float(CACHE_BYTES)
-    if device.type == "cuda":
-        budget = CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
+    there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     token = 2 * len(llama.layers) * llama.kv_heads * llama.head_size * policy.dtype.itemsize
+    return answers_held(cache_budget(there), token, sampling, longest)
+
+
+def cache_budget(card: int | None) -> float:
+    """The bytes that a cache may take: a share of a CUDA card's memory, elsewhere a fixed number."""
+    return float(CACHE_BYTES) if card is None else CACHE_SHARE * card
+
+
+def answers_held(budget: float, token: int, sampling: Sampling, longest: int) -> int:
+    """How many answers fit into so many bytes, beside their prompts of up to `longest` tokens; `token` is
+    the bytes of one token's keys and values."""
     return max(1, int(budget / token / (sampling.max_new_tokens + longest * min(1.0, 2 / sampling.samples))))
+
+
+def prompts_held(groups: int, samples: int, rows: int) -> int:
+    """For how many prompts there is room beside `rows` answers in flight, `samples` to each prompt."""
+    size = min(rows, samples)  # answers that start together
+    return min(groups * ceil(samples / size), rows, 2 * ceil(rows / size))  # some groups are half done

@@ -22,10 +22,10 @@ def linear(llama: Llama, rows: int) -> Linear:
         for w in (layer.qkv.weight, layer.out.weight, layer.gate_up.weight, layer.down.weight)
     ]
     head = llama.model.get_output_embeddings().weight
-    return _Packed([*weights, head], rows) if _possible(head) else F.linear
+    return _Packed([*weights, head], rows) if possible(head) else F.linear
 
 
-def _possible(weight: Tensor) -> bool:
+def possible(weight: Tensor) -> bool:
     """Whether torch has the products that take packed weights, which it makes for its own compiler."""
     ops = torch.ops.mkldnn
     return (

@@ -1,0 +1,111 @@
+"""A plan as a person reads it, and as JSON: by part, and beside what other methods keep."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from reinforce_lite.footprint import ARITHMETIC, OTHERS, Scheme, in_gb, kv_bytes
+from reinforce_lite.plan import Plan, costs
+from reinforce_lite.screen import harmless
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Everything that `show` prints; sizes in bytes."""
+    n, place = plan.shape.parameters, plan.place
+    return {
+        "recipe": plan.config.recipe,
+        "model": plan.config.model.name,
+        "parameters": n,
+        "kv_bytes_per_token": kv_bytes(plan.shape, place.dtype),
+        "device": place.kind,
+        "dtype": place.dtype_name,
+        "memory_bytes": place.memory,
+        "fits": plan.fits,
+        "micro_batch_tokens": plan.config.update.micro_batch_tokens,
+        "micro_batch_costs": costs(plan),
+        "total_bytes": plan.total,
+        "peak": plan.peak,
+        "parts": {
+            p.name: {"bytes": p.bytes, "counted": plan.peak in p.moments, "why": p.why} for p in plan.parts
+        },
+        "kept": {name: _by_part(scheme, n) for name, scheme in _columns(plan).items()},
+        "arithmetic": {
+            name: {"bytes_per_parameter": s.total, "bytes": round(s.total * n)}
+            for name, s in ARITHMETIC.items()
+        },
+    }
+
+
+def _columns(plan: Plan) -> dict[str, Scheme]:
+    return {"this recipe": plan.place.scheme, **OTHERS}
+
+
+def _by_part(scheme: Scheme, n: int) -> dict[str, Any]:
+    sizes = {
+        "weights": scheme.weights * n,
+        "gradients": scheme.gradients * n,
+        "optimizer state": scheme.state * n,
+        "master copy": scheme.masters * n,
+        "together": scheme.total * n,
+    }
+    return {**{name: round(size) for name, size in sizes.items()}, "why": scheme.why}
+
+
+def show(plan: Plan) -> None:
+    """Print the tables."""
+    console = Console(highlight=False, markup=False)
+    shape, place = plan.shape, plan.place
+    console.print(
+        f"{harmless(plan.config.model.name)} in {place.dtype_name} on {place.kind}: {shape.parameters:,} "
+        f"parameters, {kv_bytes(shape, place.dtype):,} bytes of keys and values a token",
+        soft_wrap=True,
+    )
+    console.print(_table(plan))
+    for line in _lines(plan):
+        console.print(line, soft_wrap=True)
+
+
+def _table(plan: Plan) -> Table:
+    columns = {name: _by_part(scheme, plan.shape.parameters) for name, scheme in _columns(plan).items()}
+    table = Table("GB", *columns)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    others = list(OTHERS)
+    kept = {p.name: p.bytes for p in plan.parts if p.name in columns["article"]}
+    for name, size in kept.items():
+        table.add_row(name, in_gb(size), *(in_gb(columns[o][name]) for o in others))
+    table.add_row(
+        "kept throughout", in_gb(sum(kept.values())), *(in_gb(columns[o]["together"]) for o in others)
+    )
+    table.add_section()
+    for part in plan.parts:
+        if part.name not in kept:
+            table.add_row(
+                part.name, in_gb(part.bytes) if plan.peak in part.moments else f"({in_gb(part.bytes)})"
+            )
+    table.add_section()
+    table.add_row("total", in_gb(plan.total))
+    return table
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    """What stands below the table: reasons, comparisons, what was chosen."""
+    yield f"The peak is in the {plan.peak}; what is in brackets is not held then."
+    for part in plan.parts:
+        yield f"  {part.name}: {part.why}"
+    yield "Other ways keep, beside activations and caches of their own:"
+    for name, scheme in OTHERS.items():
+        yield f"  {name}, {scheme.total:g} bytes a parameter: {scheme.why}"
+    yield "Arithmetic, for comparison (no options): bytes a parameter"
+    for name, scheme in ARITHMETIC.items():
+        yield f"  {scheme.total:5.2f}  {name}: {in_gb(scheme.total * plan.shape.parameters)} GB"
+    yield f"--update.micro-batch-tokens {plan.config.update.micro_batch_tokens}" + _because(plan)
+    if plan.place.memory is not None:
+        yield f"{'fits' if plan.fits else 'does not fit'} into {in_gb(plan.place.memory)} GB"
+
+
+def _because(plan: Plan) -> str:
+    said = costs(plan)
+    return f": {said}" if said else " is the recipe's own"

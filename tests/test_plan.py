@@ -1,0 +1,365 @@
+"""The plan against literals worked out by hand, and against what the code really allocates."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_model, make_tokenizer
+from test_update import make_groups, some_weights
+from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM
+
+from reinforce_lite import config, embedded, footprint, plan, shapes
+from reinforce_lite.cli import main
+from reinforce_lite.engines import native
+from reinforce_lite.footprint import Place
+from reinforce_lite.llama import Llama
+from reinforce_lite.models import Policy, load
+from reinforce_lite.records import Prompt, Sampling
+from reinforce_lite.tree import Attention, Branch, Tree
+from reinforce_lite.update import Updater
+
+QWEN_3B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+LLAMA_3B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+}
+SMOLLM2 = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "hidden_act": "silu",
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+BF16 = torch.bfloat16
+N = 3_085_938_688  # of Qwen2.5-3B: 151936 x 2048 + 36 x 77,076,992 + 2048
+NEVER = """
+from pathlib import Path
+Path("it_ran").touch()
+raise SystemExit(7)
+"""
+
+
+def folder(tmp_path: Path, values: dict[str, Any]) -> str:
+    """A model's folder with nothing in it but its config."""
+    to = tmp_path / "model"
+    to.mkdir()
+    (to / "config.json").write_text(json.dumps(values))
+    return str(to)
+
+
+def planned(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, Any, str]:
+    """The status, the JSON on standard output, and what stands on standard error."""
+    status = main(["plan", *args, "--json"])
+    out, err = capsys.readouterr()
+    return status, json.loads(out), err
+
+
+@pytest.mark.parametrize(
+    ("values", "parameters", "kv"),
+    [(QWEN_3B, N, 36_864), (LLAMA_3B, 3_212_749_824, 114_688), (SMOLLM2, 134_515_008, 23_040)],
+)
+def test_parameters_and_cache_from_a_config_alone(
+    tmp_path: Path, values: dict[str, Any], parameters: int, kv: int
+) -> None:
+    shape = shapes.read(folder(tmp_path, values), False, 1024)
+    assert shape.parameters == parameters
+    assert footprint.kv_bytes(shape, BF16) == kv
+    assert shape.passes == "tree"
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "pad_token_id": 0,
+}
+
+
+def test_other_families_are_counted_as_they_are_built(tmp_path: Path) -> None:
+    phi = Phi3ForCausalLM(Phi3Config(**SMALL, num_key_value_heads=2))
+    gemma = GemmaForCausalLM(GemmaConfig(**SMALL, num_key_value_heads=1, head_dim=24))
+    # Phi-3 does not tie: 2 x 300 x 32 + 3 x (32 x 64 + 32 x 32 + 3 x 32 x 48 + 2 x 32) + 32
+    # Gemma does: 300 x 32 + 3 x (2 x 32 x 96 + 2 x 32 x 24 + 3 x 32 x 48 + 2 x 32) + 32
+    for i, (model, parameters, kv_heads, head_size) in enumerate(
+        [(phi, 42_464, 2, 8), (gemma, 46_688, 1, 24)]
+    ):
+        at = tmp_path / str(i)
+        model.config.save_pretrained(at)
+        shape = shapes.read(str(at), False, 64)
+        assert shape.parameters == parameters == sum(p.numel() for p in model.parameters())
+        assert shape.tensors == len(list(model.parameters()))
+        assert (shape.kv_heads, shape.head_size) == (kv_heads, head_size)
+    assert shape.passes == "shared"  # Gemma goes through transformers' modules
+
+
+def test_the_embedded_model_needs_neither_folder_nor_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REINFORCE_LITE_CACHE", str(tmp_path / "empty"))
+    status, found, _ = planned(["--model.dtype", "float32", "--model.device", "cpu"], capsys)
+    assert status == 0
+    assert found["parameters"] == 134_515_008
+    assert found["kv_bytes_per_token"] == 46_080
+    assert found["memory_bytes"] is None
+    assert found["fits"]
+    assert found["micro_batch_tokens"] == 4096
+    assert found["parts"]["weights"]["bytes"] == 538_060_032
+    assert not (tmp_path / "empty").exists()
+
+
+def test_its_constants_are_those_of_the_folder() -> None:
+    made = embedded.cache() / embedded.NAME / "config.json"
+    if not made.exists():
+        pytest.skip("the embedded model is not in the cache")
+    values = json.loads(made.read_text())
+    assert {key: values[key] for key in embedded.SHAPE} == embedded.SHAPE
+
+
+def test_what_qwen_3b_needs_beside_other_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The article's 36 and 72 GB are 12 and 24 bytes a parameter at 3.0B; these are the model's own."""
+    args = ["gsm8k-0.5b", "--model.name", folder(tmp_path, QWEN_3B), "--vram", "64"]
+    status, found, _ = planned(args, capsys)
+    assert status == 0
+    assert found["parameters"] == N
+    together = {name: column["together"] for name, column in found["kept"].items()}
+    assert together == {
+        "this recipe": 55_546_896_384,  # 18 bytes
+        "article": 37_031_264_256,
+        "GRPO": 43_203_141_632,
+        "PPO": 74_062_528_512,
+    }
+    sizes = {name: part["bytes"] for name, part in found["parts"].items()}
+    assert sizes["weights"] == 6_171_877_376
+    assert sizes["gradients"] == 12_343_754_752
+    assert sizes["optimizer state"] == 24_687_509_504 + 4 * 434
+    assert sizes["master copy"] == 12_343_754_752
+    assert sizes["KV cache"] == 200 * (512 + 300) * 36_864  # an evaluation's, which is more than a step's
+    assert sizes["logit chunks"] == 883 * 151_936 * 10  # 2^27 numbers, in bfloat16 and twice in float32
+    assert found["micro_batch_tokens"] == 2048
+    assert "would not fit" in found["micro_batch_costs"]
+    gb = [round(scheme["bytes"] / 1e9, 1) for scheme in found["arithmetic"].values()]
+    assert gb == [49.4, 37.0, 24.7, 18.6]
+
+
+@pytest.mark.parametrize("values", [QWEN_3B, LLAMA_3B])
+def test_4_gb_is_refused_with_the_table(
+    tmp_path: Path, values: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["gsm8k-0.5b", "--model.name", folder(tmp_path, values), "--vram", "4"]
+    status, found, err = planned(args, capsys)
+    assert status == 3
+    assert not found["fits"]
+    assert found["micro_batch_tokens"] == 812  # one longest answer
+    assert "--vram" in err
+    assert main(["plan", *args]) == 3
+    out, err = capsys.readouterr()
+    for row in ("weights", "optimizer state", "KV cache", "activations", "largest temporary", "total", "PPO"):
+        assert row in out
+    assert "does not fit into 4.00 GB" in out
+    assert err.startswith("reinforce-lite: ")
+
+
+def test_the_nearest_card_is_the_smallest_that_holds_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By hand: 18 bytes a parameter, 434 counts, CUDA, an evaluation's cache and its logits."""
+    args = ["gsm8k-0.5b", "--model.name", folder(tmp_path, QWEN_3B), "--vram"]
+    status, found, err = planned([*args, "62"], capsys)
+    assert status == 3
+    assert found["total_bytes"] == 55_546_896_384 + 1736 + 500_000_000 + 5_986_713_600 + 425_420_800
+    assert "would need 62.46 GB" in err
+    assert "--vram 63 holds it" in err
+    assert "--model.dtype float32 fits" in err
+    assert planned([*args, "63"], capsys)[0] == 0
+    assert planned([*args, "62", "--model.dtype", "float32"], capsys)[0] == 0
+
+
+def test_the_model_that_would_fit_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["gsm8k-0.5b", "--model.name", folder(tmp_path, QWEN_3B), "--vram", "24"]
+    _, found, err = planned(args, capsys)
+    beside = found["total_bytes"] - 18 * N
+    assert f"a model of about {(24 * 10**9 - beside) // 18:,} parameters at most" in err
+
+
+def test_smaller_cards_get_smaller_micro_batches_until_none_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["gsm8k-0.5b", "--model.name", folder(tmp_path, QWEN_3B), "--vram"]
+    sizes = [planned([*args, vram], capsys)[1]["micro_batch_tokens"] for vram in ("100", "80", "70", "64")]
+    assert sizes == [16384, 8192, 4096, 2048]
+    _, found, _ = planned([*args, "100"], capsys)
+    assert found["micro_batch_costs"] == ""
+
+
+@pytest.mark.parametrize("saved", [torch.float32, BF16])
+def test_what_is_kept_is_what_the_updater_holds(tmp_path: Path, saved: torch.dtype) -> None:
+    """Whichever dtype the model's folder is in: finer weights than bfloat16's become the masters."""
+    make_model().to(saved).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    for dtype in ("float32", "bfloat16"):
+        policy = load(str(tmp_path), dtype=dtype, device="cpu")
+        updater = Updater(policy, config.Update(), 0.7)
+        assert updater.apply(updater.gradient(make_groups(), some_weights()), 1)
+        own_masters = updater.masters is not updater.params
+        state = [t for values in updater.optimizer.state.values() for t in values.values()]
+        held = {
+            "weights": nbytes(policy.model.parameters()),
+            "gradients": nbytes(m.grad for m in updater.masters.values()),
+            "optimizer state": nbytes(state),
+            "master copy": nbytes(updater.masters.values()) if own_masters else 0,
+        }
+        parts = tiny_parts(tmp_path, dtype)
+        assert held == {name: parts[name] for name in held}
+        assert not any(p.grad is not None for p in policy.model.parameters()) or dtype == "float32"
+
+
+def nbytes(tensors: Any) -> int:
+    return sum(t.nbytes for t in tensors)
+
+
+def tiny_parts(model_folder: Path, dtype: str, **sections: Any) -> dict[str, int]:
+    settings = config.Config(**sections)
+    shape = shapes.read(str(model_folder), False, 64)
+    found = footprint.parts(settings, shape, Place("cpu", getattr(torch, dtype), None))
+    return {part.name: part.bytes for part in found}
+
+
+@pytest.mark.parametrize("cache_bytes", [768 * 10**6, 40_000])
+@pytest.mark.parametrize("samples", [1, 3, 5])
+def test_the_cache_is_what_the_engine_allocates(
+    policy: Policy, model_folder: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, samples: int
+) -> None:
+    made: list[native.Cache] = []
+
+    class Seen(native.Cache):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(native, "Cache", Seen)
+    monkeypatch.setattr(native, "CACHE_BYTES", cache_bytes)
+    prompts = [Prompt((10 + i, *range(40, 40 + 8 - i))) for i in range(4)]  # of 9 tokens and fewer
+    sampling = Sampling(samples=samples, max_new_tokens=7)
+    native.NativeEngine(policy).generate(prompts, sampling, seed=0)
+    parts = tiny_parts(
+        model_folder,
+        "float32",
+        prompt=config.Prompt(max_tokens=9),
+        rollout=config.Rollout(prompts_per_step=4, samples_per_prompt=samples, max_new_tokens=7),
+        eval=config.Eval(n=1, validation_n=1),
+    )
+    assert parts["KV cache"] == made[0].prompts.nbytes + made[0].own.nbytes
+
+
+def test_activations_of_smollm2() -> None:
+    """5,760 numbers a token and layer, 11 float32 beside them, and 4 x 576 numbers behind the layers."""
+    settings = config.Config(update=config.Update(micro_batch_tokens=4096))
+    shape = shapes.read(embedded.NAME, False, 1280)
+    parts = footprint.parts(settings, shape, Place("cpu", torch.float32, None))
+    kept = {part.name: part.bytes for part in parts}["activations"]
+    assert kept == (4096 + 64) * (30 * (4 * 5760 + 4 * 11) + 16 * 576)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_activations_are_what_the_pass_saves(dtype: str) -> None:
+    """The storages that autograd is handed for the backward pass, each once, without the weights."""
+    model = make_model(num_hidden_layers=6)
+    for p in model.parameters():
+        p.data = p.data.to(getattr(torch, dtype))
+    llama = Llama(model)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in weights and t.is_floating_point():
+            saved[storage.data_ptr()] = storage
+        return t
+
+    tree = Tree([Branch(range(20, 60), [range(5, 35), range(7, 40)])], 0, llama.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        llama(tree.ids, tree.places, Attention(llama, tree))
+    item = getattr(torch, dtype).itemsize
+    per_token = footprint.kept_per_token(shapes.of(model, 64), item)
+    behind = 2 * 16 * item  # the last states and their gradient are made after the pass
+    measured = sum(storage.nbytes() for storage in saved.values()) / len(tree.ids)
+    assert measured == pytest.approx(per_token - behind, rel=0.02)
+
+
+def test_no_file_of_the_task_runs(
+    in_tmp: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (in_tmp / "my_task.py").write_text(NEVER)
+    (in_tmp / "mine.toml").write_text(f'[model]\nname = "{model_folder}"\n[task]\nname = "./my_task.py"\n')
+    status, found, _ = planned(["mine.toml"], capsys)
+    assert status == 0
+    assert found["recipe"] == "mine"
+    assert not (in_tmp / "it_ran").exists()
+    assert not (in_tmp / "runs").exists()
+
+
+def test_a_card_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its dtype can't be asked for: bfloat16; the quickstart fits as it is."""
+    assert main(["plan", "--vram", "24"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith("smollm2-135m in bfloat16 on cuda: 134,515,008 parameters")
+    assert "--update.micro-batch-tokens 4096 is the recipe's own" in out
+    assert "fits into 24.00 GB" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--vram", "0"], "a card can't have 0 GB"),
+        (["--vram", "nan"], "a card can't have nan GB"),
+        (["--model.name", "no/such/model"], "can't load the model 'no/such/model'"),
+        (["nothere"], "there is no recipe 'nothere'"),
+    ],
+)
+def test_bad_usage(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *args]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_a_smaller_micro_batch_costs() -> None:
+    """Of 28,096 tokens a step: 16 parts instead of 2 begin with 14 more prompts of 512."""
+    settings = config.load("gsm8k-0.5b")
+    shape = shapes.of(make_model(), 64)
+    place = Place("cuda", BF16, 10**9)
+    chosen = config.override(settings, {"update.micro_batch_tokens": 1756})
+    said = plan.costs(plan.Plan(chosen, 16384, shape, place, ()))
+    assert "up to 16 parts instead of 2" in said
+    assert "up to 26% more tokens" in said
