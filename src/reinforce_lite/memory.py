@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import resource
 import sys
 
@@ -18,24 +19,31 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+PRIMITIVES = 100
+"""Products that oneDNN keeps compiled, each for sizes of its own."""
+
+
 def give_back() -> None:
     """Return to the system what glibc keeps for the next tensors.
 
-    For after an evaluation: its blocks are of other sizes than an update's, which would not fit into
-    them and would come on top. Nothing happens where there is no glibc.
+    For after a step and an evaluation: the next one's blocks are of other sizes, which would not fit into
+    these and would come on top. Nothing happens where there is no glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def keep_heap_small() -> None:
-    """Have glibc map every large tensor on its own, so that it goes back to the system when it is freed.
+def keep_small() -> None:
+    """Keep a process from growing step by step; before the first product.
 
-    By default it puts tensors of up to 32 MB side by side. Steps are never of the same length, so holes
-    remain that the next step's tensors do not fit into, and a run grows from step to step (docs/log.md).
-    Smaller ones are still kept for reuse, which saves most of the time that fresh pages take. Nothing
-    happens where there is no glibc.
+    By default glibc puts tensors of up to 32 MB side by side. Steps are never of the same length, so holes
+    remain that the next step's tensors do not fit into (docs/log.md). From here on every large tensor is
+    mapped on its own and goes back to the system when it is freed. Smaller ones are still kept for reuse,
+    which saves most of the time that fresh pages take. Nothing happens where there is no glibc.
+
+    oneDNN would keep a thousand compiled products, for lengths that never come again.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
     m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")

@@ -67,7 +67,7 @@ def build(config: Config, task: Task | None = None) -> Road:
     tasks.check(task)
     scorer = Scorer(task)
     scorer.probe(task.problems("train")[0])
-    memory.keep_heap_small()
+    memory.keep_small()
     section = config.model
     policy = models.load(section.name, section.dtype, section.device, section.trust_remote_code)
     _check_context(policy, config)

@@ -171,6 +171,7 @@ class Trainer:
             self.run.append("rollouts", *rollout_lines(step, groups, advantages.tolist()))
             self.run.append("steps", line)
             self.step = step
+        memory.give_back()
         self.deadline.steps.append(clock.total)
         self.screen.stepped(line, groups)
 
