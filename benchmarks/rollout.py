@@ -54,7 +54,7 @@ def floor(arguments: argparse.Namespace, packing: bool = False) -> Figures:
 
 def generate(arguments: argparse.Namespace) -> Figures:
     """As most people would call it: one padded batch."""
-    built = stations(arguments)
+    built = stations(arguments, ours=False)
     tokenizer, model = built.policy.tokenizer, built.policy.model
     rows = [list(p.token_ids) for p in prompts(built) for _ in range(SAMPLING.samples)]
     batch = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
@@ -81,7 +81,7 @@ def vllm(arguments: argparse.Namespace) -> Figures:
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2"}
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{(os.cpu_count() or 1) - 1}"
     with tempfile.TemporaryDirectory() as folder:
-        built = stations(arguments)
+        built = stations(arguments, ours=False)
         asked = [{"prompt_token_ids": list(p.token_ids)} for p in prompts(built)]
         path = saved(built, folder)
         from vllm import LLM, SamplingParams

@@ -86,7 +86,7 @@ def trl(arguments: argparse.Namespace, forced: bool, tuned: bool, steps: int) ->
     from trl import GRPOConfig, GRPOTrainer
 
     logging.disable(logging.WARNING)
-    built = stations(arguments)
+    built = stations(arguments, ours=False)
     problems = built.problems("train", 8 * steps)
     texts = [built.policy.tokenizer.decode(built.prompter(p.question).token_ids) for p in problems]
     by_text = dict(zip(texts, problems, strict=True))

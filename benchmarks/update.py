@@ -57,7 +57,7 @@ def ours_120(arguments: argparse.Namespace) -> Figures:
 
 
 def plain_120(arguments: argparse.Namespace) -> Figures:
-    return plain(stations(arguments), random_groups(8, 8, 120, 40))
+    return plain(stations(arguments, ours=False), random_groups(8, 8, 120, 40))
 
 
 def ours_quickstart(arguments: argparse.Namespace) -> Figures:
@@ -66,7 +66,7 @@ def ours_quickstart(arguments: argparse.Namespace) -> Figures:
 
 
 def plain_quickstart(arguments: argparse.Namespace) -> Figures:
-    built = stations(arguments)
+    built = stations(arguments, ours=False)
     return plain(built, quickstart_groups(built))
 
 

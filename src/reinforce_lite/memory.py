@@ -19,6 +19,7 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+MAPPED = 32 * 2**20  # bytes
 PRIMITIVES = 100
 """Products that oneDNN keeps compiled, each for sizes of its own."""
 
@@ -36,10 +37,10 @@ def give_back() -> None:
 def keep_small() -> None:
     """Keep a process from growing step by step; before the first product.
 
-    By default glibc puts tensors of up to 32 MB side by side. Steps are never of the same length, so holes
-    remain that the next step's tensors do not fit into (docs/log.md). From here on every large tensor is
-    mapped on its own and goes back to the system when it is freed. Smaller ones are still kept for reuse,
-    which saves most of the time that fresh pages take. Nothing happens where there is no glibc.
+    Steps are never of the same length, so blocks that were freed leave holes that the next step's tensors do
+    not fit into (docs/log.md). From here on every tensor above MAPPED is mapped on its own and goes back to
+    the system when it is freed; smaller ones are kept for reuse within the step, which saves the time that
+    fresh pages take, and `give_back` lets go of them after it. Nothing happens where there is no glibc.
 
     oneDNN would keep a thousand compiled products, for lengths that never come again.
     """
@@ -47,5 +48,5 @@ def keep_small() -> None:
     m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(m_mmap_threshold, 4 * 2**20)
+        libc.mallopt(m_mmap_threshold, MAPPED)
         libc.mallopt(m_trim_threshold, 512 * 2**20)
