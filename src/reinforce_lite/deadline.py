@@ -1,4 +1,4 @@
-"""When a run must be over, and whether there is time for another step before it must close.
+"""The time of a run: what things take, when it must be over, and whether another step fits before.
 
 A run that was given some hours ends within them, evaluated and saved: what the last evaluations and saves
 took when they were last measured is set aside. Every moment is in seconds of `now`.
@@ -16,6 +16,23 @@ DISK = 100e6  # bytes a second, until a save was measured
 def now() -> float:
     """Seconds on a clock that never jumps."""
     return time.perf_counter()
+
+
+class Clock:
+    """Times the phases of a step, in seconds."""
+
+    def __init__(self) -> None:
+        self.start = self.last = now()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """End a phase."""
+        moment = now()
+        self.laps[name], self.last = moment - self.last, moment
+
+    @property
+    def total(self) -> float:
+        return now() - self.start
 
 
 @dataclass(slots=True)

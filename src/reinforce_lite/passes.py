@@ -116,7 +116,7 @@ class TreePasses:
         return self.llama(tree.ids, tree.places, attention)[tree.predicts]
 
     def tokens(self, branch: Branch) -> int:
-        """See `Passes`: attention alone pads, but its scores are what takes most."""
+        """See `Passes`: an upper bound, since attention alone pads."""
         return len(branch.prompt) + len(branch.completions) * max(map(len, branch.completions))
 
 

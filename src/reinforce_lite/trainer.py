@@ -133,7 +133,8 @@ class Trainer:
     def _deadline(self) -> deadline.Deadline:
         policy = self.road.policy
         parameters = sum(p.numel() for p in policy.model.parameters())
-        saves = {"checkpoint": 12 * parameters, "model": policy.dtype.itemsize * parameters}
+        model = policy.dtype.itemsize * parameters
+        saves = {"checkpoint": 12 * parameters, "model": model, "best": model}
         evaluations = {e["split"]: e["seconds"] for e in self.run.evals}
         steps = [line["step_time"] for line in self.run.steps]
         return deadline.Deadline.of(self.config.train.hours, self.started, saves, evaluations, steps)
@@ -143,7 +144,7 @@ class Trainer:
         return self.deadline.left(self.config.train.steps - self.step)
 
     def _take_step(self, step: int) -> None:
-        clock = Clock()
+        clock = deadline.Clock()
         problems = self._problems_of(step)
         seed = seeds.derive(self.config.train.seed, "rollout", step)
         sampling = self.road.sampling(greedy=False)
@@ -193,8 +194,8 @@ class Trainer:
             self._evaluate("validation", self.config.eval.validation_n)
             self._evaluate("test", self.config.eval.n)
         due = {
-            "validation": self.step % self.config.eval.every == 0,
-            "checkpoint": self.step % self.config.train.save_every == 0,
+            "validation": self.step > 0 and self.step % self.config.eval.every == 0,
+            "checkpoint": self.step > 0 and self.step % self.config.train.save_every == 0,
         }
         self.ending = self.step >= self.config.train.steps or not self.deadline.leaves_a_step(
             [name for name, is_due in due.items() if is_due]
@@ -203,7 +204,7 @@ class Trainer:
             self._evaluate("validation", self.config.eval.validation_n)
         if self.ending:
             self._evaluate("test", self.config.eval.n)
-        if self.step and (due["checkpoint"] or self.ending):
+        if due["checkpoint"] or (self.ending and self.step):
             self._save_checkpoint()
 
     def _evaluate(self, split: Split, n: int) -> None:
@@ -252,7 +253,7 @@ class Trainer:
         start = deadline.now()
         text = card.write(self.config, evals, self.step, self.run.command(self.command))
         models.save(self.road.policy, self.run.path / folder, text)
-        self.deadline.taken["model"] = deadline.now() - start
+        self.deadline.taken[folder] = deadline.now() - start
 
     def _save_checkpoint(self) -> None:
         folder = self.run.path / "checkpoints"
@@ -332,23 +333,6 @@ class Trainer:
                 "add problems, or lower rollout.prompts_per_step",
             )
         return problems
-
-
-class Clock:
-    """Times the phases of a step, in seconds."""
-
-    def __init__(self) -> None:
-        self.start = self.last = deadline.now()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        """End a phase."""
-        now = deadline.now()
-        self.laps[name], self.last = now - self.last, now
-
-    @property
-    def total(self) -> float:
-        return deadline.now() - self.start
 
 
 def versions() -> dict[str, str]:
