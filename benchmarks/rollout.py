@@ -71,7 +71,7 @@ def generate(arguments: argparse.Namespace) -> Figures:
         )
         assert made.shape[1] == batch["input_ids"].shape[1] + SAMPLING.max_new_tokens
 
-    return rate(timed(job, times=2), len(rows))
+    return rate(timed(job, times=1), len(rows))
 
 
 def vllm(arguments: argparse.Namespace) -> Figures:

@@ -10,7 +10,7 @@ from conftest import make_model, make_tokenizer
 from test_update import make_groups, some_weights
 from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from reinforce_lite import config, embedded, footprint, plan, shapes
+from reinforce_lite import config, embedded, footprint, memory, plan, shapes
 from reinforce_lite.cli import main
 from reinforce_lite.engines import native
 from reinforce_lite.footprint import Place
@@ -85,6 +85,10 @@ def planned(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, A
     return status, json.loads(out), err
 
 
+def chosen(found: Any) -> dict[str, Any]:
+    return {key: choice["value"] for key, choice in found["chosen"].items()}
+
+
 @pytest.mark.parametrize(
     ("values", "parameters", "kv"),
     [(QWEN_3B, N, 36_864), (LLAMA_3B, 3_212_749_824, 114_688), (SMOLLM2, 134_515_008, 23_040)],
@@ -120,7 +124,7 @@ def test_other_families_are_counted_as_they_are_built(tmp_path: Path) -> None:
         model.config.save_pretrained(at)
         shape = shapes.read(str(at), False, 64)
         assert shape.parameters == parameters == sum(p.numel() for p in model.parameters())
-        assert shape.tensors == len(list(model.parameters()))
+        assert shape.sizes == tuple(p.numel() for p in model.parameters())
         assert (shape.kv_heads, shape.head_size) == (kv_heads, head_size)
     assert shape.passes == "shared"  # Gemma goes through transformers' modules
 
@@ -133,9 +137,9 @@ def test_the_embedded_model_needs_neither_folder_nor_network(
     assert status == 0
     assert found["parameters"] == 134_515_008
     assert found["kv_bytes_per_token"] == 46_080
-    assert found["memory_bytes"] is None
+    assert found["memory_bytes"] > 10**9
     assert found["fits"]
-    assert found["micro_batch_tokens"] == 4096
+    assert chosen(found)["update.micro_batch_tokens"] == 4096
     assert found["parts"]["weights"]["bytes"] == 538_060_032
     assert not (tmp_path / "empty").exists()
 
@@ -168,10 +172,48 @@ def test_what_qwen_3b_needs_beside_other_methods(tmp_path: Path, capsys: pytest.
     assert sizes["master copy"] == 12_343_754_752
     assert sizes["KV cache"] == 200 * (512 + 300) * 36_864  # an evaluation's, which is more than a step's
     assert sizes["logit chunks"] == 883 * 151_936 * 10  # 2^27 numbers, in bfloat16 and twice in float32
-    assert found["micro_batch_tokens"] == 2048
-    assert "would not fit" in found["micro_batch_costs"]
-    gb = [round(scheme["bytes"] / 1e9, 1) for scheme in found["arithmetic"].values()]
-    assert gb == [49.4, 37.0, 24.7, 18.6]
+    assert chosen(found)["update.micro_batch_tokens"] == 2048
+    assert found["flags"] == ["--update.micro-batch-tokens 2048"]
+    assert "up to 14 parts instead of 2" in found["chosen"]["update.micro_batch_tokens"]["costs"]
+    gb = {name: round(scheme["bytes"] / 1e9, 1) for name, scheme in found["schemes"].items()}
+    assert gb["float32, 32-bit"] == 49.4
+    assert gb["bfloat16, 32-bit"] == 55.5
+    assert gb["bfloat16, 16-bit"] == 24.7
+    assert gb["bfloat16, 8-bit"] == 18.6
+
+
+def test_what_8_bits_leave_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: 241,664 numbers in 181 gains and biases are kept in float32. The other 3,085,697,024 are
+    moved in pieces of at most 2^20, 297 of the embedding's and 76 in each of 36 layers: 3033. Each piece has
+    two moments of a byte a number and a float32 scale for 256, two tables of 1 KiB, and a count."""
+    args = ["gsm8k-3b-24gb", "--model.name", folder(tmp_path, QWEN_3B), "--vram", "24"]
+    status, found, _ = planned(args, capsys)
+    assert status == 0
+    assert found["flags"] == []  # the recipe as it is
+    sizes = {name: part["bytes"] for name, part in found["parts"].items()}
+    assert sizes["weights"] == sizes["gradients"] == 6_171_877_376
+    large = 2 * 3_085_697_024 + 8 * 3_085_697_024 // 256 + 3033 * (2 * 1024 + 4)
+    assert sizes["optimizer state"] == large + 8 * 241_664 + 4 * 181 == 6_275_979_832
+    assert sizes["master copy"] == 4 * 241_664
+    # 4,096 tokens keep 36 layers' inputs of 2,048 numbers, one layer's 32,768 + 18 in float32, and what is
+    # behind the layers; the system line and the template's 64 tokens keep all
+    behind = 2048 * (4 + 3 * 2)
+    layer = 2 * (2 * 2048 + 2560 + 2048 + 2 * 11008) + 4 * 18
+    text = len(config.load("gsm8k-3b-24gb").prompt.system.encode()) + 64
+    expected = 4096 * (36 * 2 * 2048 + layer + behind) + text * (36 * layer + behind)
+    assert sizes["activations"] == expected
+
+
+@pytest.mark.parametrize("values", [QWEN_3B, LLAMA_3B])
+@pytest.mark.parametrize(
+    ("recipe", "vram"), [("gsm8k-3b-24gb", "24"), ("gsm8k-3b-48gb", "48"), ("article", "48")]
+)
+def test_the_3b_recipes_fit_their_cards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: dict[str, Any], recipe: str, vram: str
+) -> None:
+    status, found, _ = planned([recipe, "--model.name", folder(tmp_path, values), "--vram", vram], capsys)
+    assert status == 0
+    assert found["flags"] == []
 
 
 @pytest.mark.parametrize("values", [QWEN_3B, LLAMA_3B])
@@ -182,7 +224,7 @@ def test_4_gb_is_refused_with_the_table(
     status, found, err = planned(args, capsys)
     assert status == 3
     assert not found["fits"]
-    assert found["micro_batch_tokens"] == 812  # one longest answer
+    assert chosen(found)["update.micro_batch_tokens"] == 812  # one longest answer
     assert "--vram" in err
     assert main(["plan", *args]) == 3
     out, err = capsys.readouterr()
@@ -195,33 +237,68 @@ def test_4_gb_is_refused_with_the_table(
 def test_the_nearest_card_is_the_smallest_that_holds_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By hand: 18 bytes a parameter, 434 counts, CUDA, an evaluation's cache and its logits."""
     args = ["gsm8k-0.5b", "--model.name", folder(tmp_path, QWEN_3B), "--vram"]
-    status, found, err = planned([*args, "62"], capsys)
+    status, found, err = planned([*args, "10"], capsys)
     assert status == 3
-    assert found["total_bytes"] == 55_546_896_384 + 1736 + 500_000_000 + 5_986_713_600 + 425_420_800
-    assert "would need 62.46 GB" in err
-    assert "--vram 63 holds it" in err
-    assert "--model.dtype float32 fits" in err
-    assert planned([*args, "63"], capsys)[0] == 0
-    assert planned([*args, "62", "--model.dtype", "float32"], capsys)[0] == 0
+    assert f"would need {found['total_bytes'] / 1e9:.2f} GB at the least, and there are 10.00 GB" in err
+    card = int(err.split("--vram ")[1].split()[0])
+    assert planned([*args, str(card)], capsys)[0] == 0
+    assert planned([*args, str(card - 1)], capsys)[0] == 3
 
 
 def test_the_model_that_would_fit_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["gsm8k-0.5b", "--model.name", folder(tmp_path, QWEN_3B), "--vram", "24"]
+    """At 4 bytes and 8 bits: two moments, a scale of 4 bytes for each 256 of them, 6.03125 in all."""
+    args = ["gsm8k-0.5b", "--model.name", folder(tmp_path, QWEN_3B), "--vram", "16"]
     _, found, err = planned(args, capsys)
-    beside = found["total_bytes"] - 18 * N
-    assert f"a model of about {(24 * 10**9 - beside) // 18:,} parameters at most" in err
+    beside = found["total_bytes"] - 6.03125 * N
+    assert f"a model of about {int((16 * 10**9 - beside) / 6.03125):,} parameters at most" in err
 
 
-def test_smaller_cards_get_smaller_micro_batches_until_none_fits(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_costs_least_is_given_up_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Smaller micro-batches, then activation checkpointing, and 32 bits last."""
     args = ["gsm8k-0.5b", "--model.name", folder(tmp_path, QWEN_3B), "--vram"]
-    sizes = [planned([*args, vram], capsys)[1]["micro_batch_tokens"] for vram in ("100", "80", "70", "64")]
-    assert sizes == [16384, 8192, 4096, 2048]
-    _, found, _ = planned([*args, "100"], capsys)
-    assert found["micro_batch_costs"] == ""
+
+    def flags(vram: str) -> list[str]:
+        status, found, _ = planned([*args, vram], capsys)
+        assert status == 0
+        assert all(
+            found["chosen"][key]["costs"] for key in found["chosen"] if key_flag(key) in found["flags"]
+        )
+        return [flag.split(".")[1] for flag in found["flags"]]
+
+    def key_flag(key: str) -> str:
+        return "--" + key.replace("_", "-")
+
+    assert flags("100") == []
+    assert flags("80") == ["micro-batch-tokens 8192"]
+    assert flags("70") == ["micro-batch-tokens 4096"]
+    assert flags("60") == ["micro-batch-tokens 812"]
+    assert flags("59") == ["activation-checkpointing", "micro-batch-tokens 4096"]
+    assert flags("58") == ["state 8-bit"]
+    assert flags("24") == ["state 8-bit", "micro-batch-tokens 1024"]
+    assert flags("22") == ["state 8-bit", "activation-checkpointing", "micro-batch-tokens 4096"]
+
+
+def test_training_is_refused_before_a_weight_is_loaded(
+    tmp_path: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model's folder holds no weights at all."""
+    monkeypatch.setattr(memory, "installed_bytes", lambda: 40 * 10**9)
+    args = ["train", "gsm8k-0.5b", "--model.name", folder(tmp_path, QWEN_3B), "--model.device", "cpu"]
+    args += ["--model.dtype", "bfloat16"]
+    assert main([*args, "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "does not fit into 40.00 GB" in err
+    assert "it fits with --update.state 8-bit" in err
+    monkeypatch.setattr(memory, "installed_bytes", lambda: 4 * 10**9)
+    assert main(args) == 3
+    assert "nearest: --vram" in capsys.readouterr().err
+
+
+def test_16_bits_need_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--update.state", "16-bit", "--model.dtype", "float32"]) == 2
+    assert "update.state 16-bit is for bfloat16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("saved", [torch.float32, BF16])
@@ -229,21 +306,40 @@ def test_what_is_kept_is_what_the_updater_holds(tmp_path: Path, saved: torch.dty
     """Whichever dtype the model's folder is in: finer weights than bfloat16's become the masters."""
     make_model().to(saved).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
-    for dtype in ("float32", "bfloat16"):
-        policy = load(str(tmp_path), dtype=dtype, device="cpu")
-        updater = Updater(policy, config.Update(), 0.7)
+    for dtype, state in footprint.SCHEMES:
+        policy = load(str(tmp_path), dtype, "cpu", finer=state == "32-bit")
+        updater = Updater(policy, config.Update(state=state), 0.7)
+        updater.gradient(make_groups(), some_weights())
+        gradients = nbytes(m.grad for m in updater.masters.values())
+        assert (
+            dtype == "float32" or state != "32-bit" or all(p.grad is None for p in policy.model.parameters())
+        )
         assert updater.apply(updater.gradient(make_groups(), some_weights()), 1)
+        assert all(w.grad is None for w in (*updater.masters.values(), *updater.params.values()))
         own_masters = updater.masters is not updater.params
-        state = [t for values in updater.optimizer.state.values() for t in values.values()]
         held = {
             "weights": nbytes(policy.model.parameters()),
-            "gradients": nbytes(m.grad for m in updater.masters.values()),
-            "optimizer state": nbytes(state),
-            "master copy": nbytes(updater.masters.values()) if own_masters else 0,
+            "gradients": gradients,
+            "optimizer state": moments_bytes(updater.optimizer),
+            "master copy": nbytes(updater.masters.values())
+            if own_masters
+            else copies_bytes(updater.optimizer),
         }
-        parts = tiny_parts(tmp_path, dtype)
+        parts = tiny_parts(tmp_path, dtype, update=config.Update(state=state))
         assert held == {name: parts[name] for name in held}
-        assert not any(p.grad is not None for p in policy.model.parameters()) or dtype == "float32"
+
+
+def moments_bytes(optimizer: Any) -> int:
+    """Each tensor that the optimizer's own state holds; of a quantized moment its codes, scales and table."""
+    found = 0
+    for values in optimizer.optimizer.state.values():
+        for t in values.values():
+            found += nbytes([t.codes, t.scale, t.qmap]) if hasattr(t, "codes") else t.nbytes
+    return found
+
+
+def copies_bytes(optimizer: Any) -> int:
+    return nbytes(p.moved for p in getattr(optimizer, "pieces", ()) if p.copied)
 
 
 def nbytes(tensors: Any) -> int:
@@ -336,8 +432,7 @@ def test_a_card_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--vram", "24"]) == 0
     out, _ = capsys.readouterr()
     assert out.startswith("smollm2-135m in bfloat16 on cuda: 134,515,008 parameters")
-    assert "--update.micro-batch-tokens 4096 is the recipe's own" in out
-    assert "fits into 24.00 GB" in out
+    assert "fits into 24.00 GB, as it is" in out
 
 
 @pytest.mark.parametrize(
@@ -359,7 +454,7 @@ def test_what_a_smaller_micro_batch_costs() -> None:
     settings = config.load("gsm8k-0.5b")
     shape = shapes.of(make_model(), 64)
     place = Place("cuda", BF16, 10**9)
-    chosen = config.override(settings, {"update.micro_batch_tokens": 1756})
-    said = plan.costs(plan.Plan(chosen, 16384, shape, place, ()))
+    smaller = config.override(settings, {"update.micro_batch_tokens": 1756})
+    said = plan.costs(plan.Plan(smaller, settings, shape, place, ()))["update.micro_batch_tokens"]
     assert "up to 16 parts instead of 2" in said
     assert "up to 26% more tokens" in said

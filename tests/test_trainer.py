@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import END, ToyTask, make_tokenizer
+from conftest import END, ToyTask, make_model, make_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -84,6 +84,23 @@ def test_killed_and_resumed_equals_straight(settings: dict[str, Any], moment: in
         assert all(torch.equal(a[k], b[k]) for k in a)
     keys = ("steps", "samples", "tokens", "stopped", "best_step", "evals")
     assert [straight.summary[k] for k in keys] == [resumed.summary[k] for k in keys]
+
+
+@pytest.mark.parametrize("state", ["16-bit", "8-bit"])
+def test_fewer_bits_resume_as_exactly(model_folder: Path, in_tmp: Path, state: str) -> None:
+    """The random rounding too."""
+    wide = make_model(hidden_size=64, vocab_size=256 + 64, head_dim=32)  # 4,096 and more numbers: 8 bits
+    wide.save_pretrained(in_tmp / "wide")
+    make_tokenizer().save_pretrained(in_tmp / "wide")
+    settings = {"model.name": str(in_tmp / "wide"), "update.state": state, "model.dtype": "bfloat16"}
+    straight = train(settings, "straight")
+    resumed = kill_and_resume(settings, "resumed", 38)
+    assert logs(resumed) == logs(straight)
+    for file in ("model/model.safetensors", "checkpoints/step-10/state.safetensors"):
+        a, b = load_file(straight.path / file), load_file(resumed.path / file)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(name.startswith("exp_avg.codes/") for name in a) == (state == "8-bit")
 
 
 def test_logs_differ_where_the_seed_does(settings: dict[str, Any]) -> None:

@@ -2,16 +2,20 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import END, make_model
+from conftest import END, make_model, make_tokenizer
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from reinforce_lite import config
+from reinforce_lite import config, passes
+from reinforce_lite.errors import WontFit
 from reinforce_lite.models import Policy, load
 from reinforce_lite.objective import PRESETS, advantages, weights
 from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Verdict
+from reinforce_lite.tree import Branch
 from reinforce_lite.update import Updater, live, micro_batches
 
 LENGTHS = [[3, 5, 1, 4], [2, 2, 6, 3], [4, 1, 1, 2]]
@@ -139,6 +143,126 @@ def test_a_gradient_that_is_not_finite_moves_nothing(policy: Policy) -> None:
     assert torch.equal(flat(list(policy.model.parameters())), before)
 
 
+class Small:
+    """Stands for memory that holds only so many tokens at once: what is beyond them is refused."""
+
+    def __init__(self, updater: Updater, tokens: int) -> None:
+        self.states, self.tokens = updater.passes.states, tokens
+        self.calls = 0
+        self.refused: list[int] = []
+        updater.passes.states = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, branches: Any, prefix: Any) -> Tensor:
+        tokens = sum(len(b.prompt) - prefix.length + sum(map(len, b.completions)) for b in branches)
+        self.calls += 1
+        if tokens > self.tokens:
+            self.refused.append(self.calls)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.states(branches, prefix)
+
+
+@pytest.mark.parametrize(
+    ("asked", "held", "refused", "left"), [(40, 19, [1], 20), (40, 14, [1, 2], 10), (26, 20, [2], 13)]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_out_of_memory_is_the_same_gradient_in_smaller_pieces(
+    tmp_path: Path,
+    dtype: str,
+    asked: int,
+    held: int,
+    refused: list[int],
+    left: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two live groups, behind the token that they share of 8 + (1, 3, 4, 5) and 10 + (1, 1, 2, 4) tokens.
+
+    40 at once, padded, are a first part of 8 + 13 and 10 + 2; 20 are 8 + 8, 8 + 5, 10 + 4 and 10 + 4; 10 are
+    single answers, the longest 14. 26 are 8 + 8, and then 8 + 5 and 10 + 2: that is refused after one passed.
+    """
+    make_model(initializer_range=0.1).save_pretrained(tmp_path)  # as wide as real ones: rounding stays small
+    make_tokenizer().save_pretrained(tmp_path)
+    whole = Updater(load(str(tmp_path), dtype, "cpu"), config.Update(micro_batch_tokens=40), 0.7)
+    expected = whole.gradient(make_groups(), some_weights())
+    small = Updater(load(str(tmp_path), dtype, "cpu"), config.Update(micro_batch_tokens=asked), 0.7)
+    memory = Small(small, held)
+    found = small.gradient(make_groups(), some_weights())
+    assert memory.refused == refused
+    assert small.micro_batch_tokens == left
+    assert f"memory ran out in the update: the same answers again, {left} tokens at once" in caplog.text
+    if dtype == "float32":
+        assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+        assert found.norm == pytest.approx(expected.norm, rel=1e-6)
+        difference = gradient_of(small) - gradient_of(whole)
+        assert difference.norm() / gradient_of(whole).norm() < 1e-6
+    else:
+        assert torch.nn.functional.cosine_similarity(gradient_of(small), gradient_of(whole), dim=0) > 0.99
+
+
+def test_a_single_answer_that_does_not_fit_is_said(policy: Policy) -> None:
+    updater = Updater(policy, config.Update(), 0.7)
+    Small(updater, 3)
+    with pytest.raises(WontFit, match="a single answer does not fit"):
+        updater.gradient(make_groups(), some_weights())
+    assert gradient_of_nothing(updater)
+
+
+def gradient_of_nothing(updater: Updater) -> bool:
+    return all(m.grad is None for m in updater.masters.values())
+
+
+def test_an_error_of_another_kind_is_raised_as_it_is(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    updater = Updater(policy, config.Update(), 0.7)
+
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(updater.passes, "states", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        updater.gradient(make_groups(), some_weights())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_checkpointing_changes_memory_alone(policy: Policy, fast: bool) -> None:
+    """Through our own pass and through transformers' modules, where prompts can't be shared with it."""
+    policy.fast = fast
+    plain = Updater(policy, config.Update(), 0.7)
+    expected = plain.gradient(make_groups(), some_weights())
+    gradient = gradient_of(plain).clone()
+    again = Updater(policy, config.Update(activation_checkpointing=True), 0.7)
+    found = again.gradient(make_groups(), some_weights())
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert (gradient_of(again) - gradient).norm() / gradient.norm() < (1e-6 if fast else 1e-5)
+    assert not any(m.training for m in policy.model.modules())
+
+
+def test_checkpointing_wakes_no_dropout() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=16, n_layer=2, n_head=2)).eval()
+    assert model.config.attn_pdrop == 0.1
+    branch = Branch(range(20, 30), [range(40, 45), range(50, 58)])
+    with torch.no_grad():
+        expected = passes.of(model, None).states([branch], None)
+    found = passes.of(model, None, checkpointing=True).states([branch], None)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("state", ["32-bit", "8-bit"])
+def test_a_rehearsal_moves_nothing(model_folder: Path, state: Any) -> None:
+    def trained(rehearsed: bool) -> Tensor:
+        policy = load(str(model_folder), "bfloat16", "cpu", finer=state == "32-bit")
+        updater = Updater(policy, config.Update(learning_rate=1e-2, state=state), 0.7)
+        before = flat(list(policy.model.parameters())).clone()
+        if rehearsed:
+            updater.rehearse(make_groups(), some_weights())
+            assert torch.equal(flat(list(policy.model.parameters())), before)
+            assert not any(name.startswith("exp_avg") for name in updater.state())
+            assert gradient_of_nothing(updater)
+        assert updater.apply(updater.gradient(make_groups(), some_weights()), 1)
+        assert not torch.equal(flat(list(policy.model.parameters())), before)
+        return flat(list(policy.model.parameters()))
+
+    assert torch.equal(trained(True), trained(False))
+
+
 def test_three_updates_are_those_of_a_plain_loop(policy: Policy) -> None:
     section = config.Update(learning_rate=1e-2, warmup_steps=2, max_grad_norm=0.05, weight_decay=0.01)
     updater = Updater(policy, section, 0.7)
@@ -193,14 +317,21 @@ def test_bfloat16_gradients_are_near_the_float32_ones(policy: Policy, model_fold
     assert b.norm().item() == pytest.approx(a.norm().item(), rel=0.2)
 
 
-def test_state_goes_round(policy: Policy, model_folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "state"),
+    [("float32", "32-bit"), ("bfloat16", "32-bit"), ("bfloat16", "16-bit"), ("bfloat16", "8-bit")],
+)
+def test_state_goes_round(model_folder: Path, dtype: str, state: Any) -> None:
     """Two updates equal one, saved, loaded elsewhere, and one more: bit for bit."""
-    first = Updater(policy, config.Update(learning_rate=1e-2), 0.7)
+    section = config.Update(learning_rate=1e-2, state=state)
+    policy = load(str(model_folder), dtype, "cpu", finer=state == "32-bit")
+    first = Updater(policy, section, 0.7)
     assert first.apply(first.gradient(make_groups(), some_weights()), 1)
-    state = {name: t.clone() for name, t in first.state().items()}
+    kept = {name: t.clone() for name, t in first.state().items()}
     assert first.apply(first.gradient(make_groups(), some_weights()), 2)
-    other = load(str(model_folder), dtype="float32", device="cpu")
-    second = Updater(other, config.Update(learning_rate=1e-2), 0.7)
-    second.load(state)
+    assert sum(t.nbytes for t in kept.values()) == pytest.approx(first.state_bytes, rel=0.05)
+    other = load(str(model_folder), dtype, "cpu", finer=state == "32-bit")
+    second = Updater(other, section, 0.7)
+    second.load(kept)
     assert second.apply(second.gradient(make_groups(), some_weights()), 2)
     assert torch.equal(flat(list(other.model.parameters())), flat(list(policy.model.parameters())))

@@ -9,6 +9,7 @@ A task of one's own is an object (or a Python file) with `problems(split)` and
 `reward(problem, completion)`; Problem and Reward are what they give.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from reinforce_lite.api import evaluate, train
 
 __all__ = ["Problem", "Reward", "Verdict", "evaluate", "train"]
+
+for _name in (
+    "torchao",
+    "torch.utils._pytree",
+):  # transformers imports torchao, which warns of other machines
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

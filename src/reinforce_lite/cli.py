@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.errors import ReinforceLiteError, UsageError, WontFit
 
 BEGAN = time.perf_counter()  # near enough to the process's own start
 USAGE = """usage: reinforce-lite COMMAND ...
@@ -75,10 +75,14 @@ def _train(args: list[str]) -> None:
         raise UsageError("--resume needs to know which run to go on with", "name it with --run NAME")
     run = runlog.open_for_training(parsed.run or runlog.new_name(config.recipe), parsed.resume)
 
-    from reinforce_lite import screen, trainer
+    from reinforce_lite import plan, plan_table, screen, trainer
 
     command = shlex.join(["reinforce-lite", "train", *args])
-    trainer.train(config, run, screen=screen.make(parsed.json), command=command, began=BEGAN)
+    try:
+        trainer.train(config, run, screen=screen.make(parsed.json), command=command, began=BEGAN)
+    except WontFit:
+        plan_table.show(plan.as_it_is(config), to_error=True)
+        raise
     if parsed.json:
         _print_json(run.summary)
 

@@ -32,7 +32,7 @@ class Model(Section):
     """The embedded smollm2-135m, a Hugging Face hub name, or a local folder."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """What products are computed in; auto is bfloat16 where the device has units for it.
-    Weights are kept in float32 beside it for the optimizer."""
+    update.state says what the optimizer has beside it."""
     device: Literal["auto", "cuda", "xpu", "mps", "cpu"] = "auto"
     """auto takes the first that is there, in this order."""
     trust_remote_code: bool = False
@@ -87,6 +87,8 @@ class Rollout(Section):
     """Answers to each (the group's size, G)."""
     max_new_tokens: Positive = 256
     min_new_tokens: NotNegative = 0
+    answers_in_flight: Positive = 256
+    """At most so many are decoded at once; memory may allow fewer."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
 
@@ -124,6 +126,13 @@ class Update(Section):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     micro_batch_tokens: Positive = 16384
     """Tokens, prompt included, that pass through the policy at once with gradient."""
+    activation_checkpointing: bool = False
+    """Keep each layer's input alone for the way back and make the rest again: far less memory, and about a
+    third more time in the update."""
+    state: Literal["32-bit", "16-bit", "8-bit"] = "32-bit"
+    """32-bit: float32 AdamW, and float32 weights behind a bfloat16 policy. 8-bit: moments of 8 bits, and the
+    policy's own weights stochastically rounded (needs torchao). 16-bit: all in bfloat16, as the first
+    implementation had it; small updates are lost."""
 
 
 class Train(Section):

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
 
@@ -137,20 +138,41 @@ class Llama:
         """Where keys and values begin in a row of q, k and v."""
         return self.query_heads * self.head_size
 
-    def __call__(self, ids: Tensor, places: Tensor, attend: Attend, linear: Linear = F.linear) -> Tensor:
-        """(N,) tokens at their (N,) places in their sequences to (N, H) final hidden states."""
+    def __call__(
+        self,
+        ids: Tensor,
+        places: Tensor,
+        attend: Attend,
+        linear: Linear = F.linear,
+        checkpointing: bool = False,
+    ) -> Tensor:
+        """(N,) tokens at their (N,) places in their sequences to (N, H) final hidden states.
+
+        With `checkpointing` the backward pass finds each layer's input alone and makes the rest again.
+        """
         x = self.body.embed_tokens(ids)  # (N, H)
-        cos, sin = (t[0] for t in self.body.rotary_emb(x, places[None]))  # (N, rotated part of D)
-        for i, layer in enumerate(self.layers):
-            qkv = _norm_linear(x, layer.attention_norm, layer.qkv, linear)
-            if layer.q_norm is not None:
-                qkv = self._normed_heads(qkv, layer)
-            attended = attend(i, self._rotated(qkv, cos, sin))
-            x = x + linear(attended, layer.out.weight, layer.out.bias)
-            gate_up = _norm_linear(x, layer.mlp_norm, layer.gate_up, linear)
-            x = x + _swiglu_down(gate_up, layer.down.weight, linear)
+        turn = tuple(
+            t[0] for t in self.body.rotary_emb(x, places[None])
+        )  # cos and sin, (N, rotated part of D)
+        for i in range(len(self.layers)):
+            if checkpointing:
+                x = checkpoint(
+                    self._layer, i, x, turn, attend, linear, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x = self._layer(i, x, turn, attend, linear)
         states: Tensor = self.body.norm(x)
         return states
+
+    def _layer(self, i: int, x: Tensor, turn: tuple[Tensor, ...], attend: Attend, linear: Linear) -> Tensor:
+        layer = self.layers[i]
+        qkv = _norm_linear(x, layer.attention_norm, layer.qkv, linear)
+        if layer.q_norm is not None:
+            qkv = self._normed_heads(qkv, layer)
+        attended = attend(i, self._rotated(qkv, *turn))
+        x = x + linear(attended, layer.out.weight, layer.out.bias)
+        gate_up = _norm_linear(x, layer.mlp_norm, layer.gate_up, linear)
+        return x + _swiglu_down(gate_up, layer.down.weight, linear)
 
     def _rotated(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         heads = self.query_heads + self.kv_heads

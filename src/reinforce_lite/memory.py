@@ -5,6 +5,7 @@ import ctypes
 import os
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -19,17 +20,34 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether this is torch's, or Python's, way to say that memory ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def installed_bytes() -> int:
+    """What this machine has, or this container may use."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):
+        there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return there
+
+
 MAPPED = 32 * 2**20  # bytes
 PRIMITIVES = 100
 """Products that oneDNN keeps compiled, each for sizes of its own."""
 
 
 def give_back() -> None:
-    """Return to the system what glibc keeps for the next tensors.
+    """Return to the system what glibc and torch keep for the next tensors.
 
-    For after a step and an evaluation: the next one's blocks are of other sizes, which would not fit into
-    these and would come on top. Nothing happens where there is no glibc.
+    For between rollout and update and after an evaluation: the next blocks are of other sizes, which would
+    not fit into these and would come on top. Nothing happens where there is neither glibc nor a card.
     """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -68,8 +68,14 @@ class Policy:
         return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
 
 
-def load(name: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Policy:
-    """Load a model for training or for answering.
+def load(
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    finer: bool = True,
+) -> Policy:
+    """Load a model for training or for answering; `finer` keeps what rounding to the dtype would lose.
 
     Raises UsageError when there is no such model, it is not a causal language model, or its
     weights or code would run code of their author's; ReinforceLiteError when the embedded model
@@ -91,17 +97,17 @@ def load(name: str, dtype: str = "auto", device: str = "auto", trust_remote_code
     # Where the padding token is the end token, as often, its embedding would get no gradient.
     model.get_input_embeddings().padding_idx = None
     compute = pick_dtype(dtype, place)
-    weights = _round(model, compute)
+    weights = _round(model, compute, finer)
     return Policy(model, tokenizer, _end_ids(model, tokenizer), name, weights)
 
 
-def _round(model: Any, compute: torch.dtype) -> dict[str, torch.Tensor] | None:
-    """Bring the parameters to the compute dtype; returns the float32 ones where rounding lost bits.
+def _round(model: Any, compute: torch.dtype, finer: bool) -> dict[str, torch.Tensor] | None:
+    """Bring the parameters to the compute dtype; returns the float32 ones if wanted where rounding lost bits.
 
     Parameters only: in bfloat16 the rotary embedding's frequencies, which are a buffer, would put
     every token somewhere else than transformers does.
     """
-    finer = compute == torch.bfloat16 and model.dtype != torch.bfloat16
+    finer = finer and compute == torch.bfloat16 and model.dtype != torch.bfloat16
     weights = {n: p.detach().float() for n, p in model.named_parameters()} if finer else None
     for param in model.parameters():
         param.data = param.data.to(compute)

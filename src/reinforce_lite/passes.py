@@ -8,6 +8,9 @@ There are three, which give the same numbers, and `of` picks the fastest that a 
 - SharedPasses through transformers' modules, a prompt once for its completions;
 - WholePasses  plain whole sequences: the reference, and the way of models that keep no plain cache.
 
+With activation checkpointing a pass keeps each layer's input alone, and makes the rest again on the way
+back. transformers' modules then drop the cache that shares a prompt, so there only whole sequences are exact.
+
 Padding is never counted and never attended to. What all prompts of a step begin with is a `Prefix`,
 computed once for them all.
 
@@ -15,14 +18,17 @@ Shapes: R completions of one prompt, S tokens of the prefix, P of a prompt, T of
 completion, K of all completions, H hidden size, D head size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from reinforce_lite.errors import UsageError
 from reinforce_lite.llama import Llama
 from reinforce_lite.tree import Attention, Branch, Ids, Tree
 
@@ -75,11 +81,13 @@ class Passes(Protocol):
         ...
 
 
-def of(model: Any, llama: Llama | None) -> Passes:
-    """The fastest way that is exact for this model."""
+def of(model: Any, llama: Llama | None, checkpointing: bool = False) -> Passes:
+    """The fastest way that is exact for this model, with or without activation checkpointing."""
     if llama is not None:
-        return TreePasses(llama)
-    return SharedPasses(model) if can_share_prompt(model) else WholePasses(model)
+        return TreePasses(llama, checkpointing)
+    if can_share_prompt(model) and not checkpointing:
+        return SharedPasses(model)
+    return WholePasses(model, checkpointing)
 
 
 def can_share_prompt(model: Any) -> bool:
@@ -98,8 +106,9 @@ def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
 class TreePasses:
     """All branches at once, through our own forward pass."""
 
-    def __init__(self, llama: Llama) -> None:
+    def __init__(self, llama: Llama, checkpointing: bool = False) -> None:
         self.llama = llama
+        self.checkpointing = checkpointing
 
     def prefix(self, ids: Ids) -> Prefix | None:
         """See `Passes`."""
@@ -113,7 +122,8 @@ class TreePasses:
         start = prefix.length if prefix else 0
         tree = Tree([Branch(b.prompt[start:], b.completions) for b in branches], start, self.llama.device)
         attention = Attention(self.llama, tree, prefix.ends if prefix else ())
-        return self.llama(tree.ids, tree.places, attention)[tree.predicts]
+        states = self.llama(tree.ids, tree.places, attention, checkpointing=self.checkpointing)
+        return states[tree.predicts]
 
     def tokens(self, branch: Branch) -> int:
         """See `Passes`: an upper bound, since attention alone pads."""
@@ -152,7 +162,7 @@ class SharedPasses:
         first = states[:, -1:].expand(n, -1, -1)  # (R, 1, H)
         if tokens.shape[1] == 1:
             return first[valid]
-        # Activation checkpointing makes transformers drop the cache with no more than a log line; the
+        # With activation checkpointing transformers drops the cache with no more than a log line; the
         # completions would then be trained without their prompt.
         assert cache.get_seq_length() == p, "the prompt's keys and values were not kept"
         cache.batch_repeat_interleave(n)
@@ -171,8 +181,18 @@ class SharedPasses:
 class WholePasses:
     """Every answer with its whole prompt, through transformers' modules."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, checkpointing: bool = False) -> None:
+        """Raises UsageError when checkpointing is asked of a model that has none."""
         self.model = model
+        self.checkpointed: list[Any] = []
+        if checkpointing:
+            if not getattr(model, "supports_gradient_checkpointing", False):
+                raise UsageError(
+                    f"{model.config.model_type} models have no activation checkpointing",
+                    "leave update.activation_checkpointing away",
+                )
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.checkpointed = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
     def prefix(self, ids: Ids) -> Prefix | None:
         """See `Passes`: never."""
@@ -180,7 +200,8 @@ class WholePasses:
 
     def states(self, branches: Sequence[Branch], prefix: Prefix | None = None) -> Tensor:
         """See `Passes`."""
-        return torch.cat([self._states(b) for b in branches])
+        with _training(self.checkpointed):
+            return torch.cat([self._states(b) for b in branches])
 
     def tokens(self, branch: Branch) -> int:
         """See `Passes`."""
@@ -193,6 +214,19 @@ class WholePasses:
         out = self.model.base_model(torch.cat([ids, tokens], dim=1), attention_mask=mask, use_cache=False)
         states: Tensor = out.last_hidden_state
         return states[:, ids.shape[1] - 1 : -1][valid]
+
+
+@contextmanager
+def _training(layers: Sequence[Any]) -> Iterator[None]:
+    """transformers checkpoints only layers in training mode; what is inside them stays as it is, so that
+    no dropout wakes up."""
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 def _row(ids: Ids, model: Any) -> Tensor:

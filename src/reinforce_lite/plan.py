@@ -1,33 +1,42 @@
-"""Whether a run fits, before a weight is loaded: the largest micro-batches that do, or the nearest thing.
+"""Whether a run fits, before a weight is loaded: what to choose so that it does, or the nearest thing.
 
     config ──shapes.read──▶ Shape ──footprint.parts──▶ [Part] ──▶ Plan ──plan_table──▶ beside other methods'
 
 From the recipe and the model's config alone. Nothing of the task is loaded, so no code of a user's runs.
-It says what would fit and changes nothing: the size that it names is given to `train` by hand.
+It changes nothing by itself: what it chooses is given to `train` by hand, and `train` refuses a recipe that
+does not fit, with the same words.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-from reinforce_lite import config, footprint, models, shapes
+from reinforce_lite import config, footprint, memory, models, shapes
 from reinforce_lite.config import Config
 from reinforce_lite.errors import UsageError, WontFit
-from reinforce_lite.footprint import GB, MOMENTS, SCHEMES, Part, Place, in_gb
+from reinforce_lite.footprint import GB, MOMENTS, ROLLOUT, Part, Place, Scheme, in_gb
 from reinforce_lite.road import longest
 from reinforce_lite.shapes import Shape
+
+CHOICES = (
+    "update.state",
+    "update.activation_checkpointing",
+    "update.micro_batch_tokens",
+    "rollout.answers_in_flight",
+)
+"""The keys that a plan chooses. None but the first changes what is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One recipe at one place, with one size of micro-batches."""
+    """One recipe at one place."""
 
     config: Config
-    """Its update.micro_batch_tokens is what was chosen."""
-    asked: int
-    """The recipe's own update.micro_batch_tokens."""
+    """With what was chosen."""
+    asked: Config
+    """The recipe as it is."""
     shape: Shape
     place: Place
     parts: tuple[Part, ...]
@@ -50,36 +59,68 @@ class Plan:
     def fits(self) -> bool:
         return self.place.memory is None or self.total <= self.place.memory
 
+    @property
+    def scheme(self) -> Scheme:
+        return footprint.scheme(self.config, self.place)
+
 
 def make(settings: Config, vram: float | None = None) -> Plan:
-    """The plan with the largest micro-batches that fit, or with the smallest where none do.
+    """The recipe as it is where that fits, else with the choices that cost least of those that do; the
+    smallest where none does.
 
     `vram` is a card's memory in GB; without it the plan is for the device that is here. Raises UsageError
     when the model or the device can't be had.
     """
+    return best(as_it_is(settings, vram))
+
+
+def as_it_is(settings: Config, vram: float | None = None) -> Plan:
+    """The plan of a recipe without choices. Arguments and errors as for `make`."""
     section = settings.model
     place = _place(section, vram)
+    footprint.scheme(settings, place)
     shape = shapes.read(section.name, section.trust_remote_code, longest(settings))
-    return _best(settings, shape, place)
+    return Plan(settings, settings, shape, place, footprint.parts(settings, shape, place))
 
 
 def check(plan: Plan) -> None:
-    """Raises WontFit, with the nearest thing that would fit, when the plan does not."""
+    """Raises WontFit, with what to choose or the nearest thing that would fit, when the plan does not."""
     if plan.fits:
         return
     assert plan.place.memory is not None
+    smaller = best(plan)
+    if smaller.fits:
+        need, remedy = in_gb(plan.total) + " GB", f"it fits with {' '.join(flags(smaller))}"
+    else:
+        need, remedy = in_gb(smaller.total) + " GB at the least", f"nearest: {'; '.join(_nearest(smaller))}"
     raise WontFit(
-        f"{plan.config.model.name} would need {in_gb(plan.total)} GB with the smallest micro-batches, and "
-        f"there are {in_gb(plan.place.memory)} GB",
-        f"nearest: {'; '.join(_nearest(plan))}",
+        f"{plan.config.model.name} would need {need}, and there are {in_gb(plan.place.memory)} GB", remedy
     )
+
+
+def flags(plan: Plan) -> list[str]:
+    """What was chosen beside the recipe's own, as options of `train`."""
+    return [f"--{key.replace('_', '-')}" + _option(value(plan.config, key)) for key in _chosen(plan)]
+
+
+def _option(value: object) -> str:
+    return "" if value is True else f" {value}"
+
+
+def _chosen(plan: Plan) -> list[str]:
+    return [key for key in CHOICES if value(plan.config, key) != value(plan.asked, key)]
+
+
+def value(settings: Config, key: str) -> object:
+    """A config's value by its dotted name."""
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)
 
 
 def _place(section: config.Model, vram: float | None) -> Place:
     if vram is None:
         device = models.pick_device(section.device)
-        there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-        return Place(device.type, models.pick_dtype(section.dtype, device), there)
+        return Place(device.type, models.pick_dtype(section.dtype, device), _memory(device))
     if not 0 < vram < math.inf:
         raise UsageError(f"a card can't have {vram:g} GB", "for example --vram 24")
     kind = "cuda" if section.device == "auto" else section.device
@@ -88,15 +129,50 @@ def _place(section: config.Model, vram: float | None) -> Place:
     return Place(kind, models.pick_dtype(wish, torch.device(kind)), round(vram * GB))
 
 
-def _best(settings: Config, shape: Shape, place: Place) -> Plan:
-    plans = [_plan(settings, shape, place, tokens) for tokens in _sizes(settings)]
-    return next((p for p in plans if p.fits), plans[-1])
+def _memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return memory.installed_bytes() if device.type == "cpu" else None
 
 
-def _plan(settings: Config, shape: Shape, place: Place, tokens: int) -> Plan:
-    asked = settings.update.micro_batch_tokens
-    chosen = config.override(settings, {"update.micro_batch_tokens": tokens})
-    return Plan(chosen, asked, shape, place, footprint.parts(chosen, shape, place))
+def best(plan: Plan) -> Plan:
+    """The first of the candidates that fits, or the last."""
+    found = plan
+    for candidate in _candidates(plan):
+        found = candidate
+        if found.fits:
+            break
+    return found
+
+
+def _candidates(plan: Plan) -> Iterator[Plan]:
+    """From the recipe as it is to the smallest: what costs least is given up first."""
+    yield plan
+    asked = plan.asked.update
+    for state in dict.fromkeys((asked.state, "8-bit")):
+        for again in dict.fromkeys((asked.activation_checkpointing, True)):
+            for tokens in _sizes(plan.asked):
+                values = {
+                    "update.state": state,
+                    "update.activation_checkpointing": again,
+                    "update.micro_batch_tokens": tokens,
+                }
+                yield _fewer_in_flight(_with(plan, values))
+
+
+def _with(plan: Plan, values: Mapping[str, object]) -> Plan:
+    chosen = config.override(plan.config, values)
+    return replace(plan, config=chosen, parts=footprint.parts(chosen, plan.shape, plan.place))
+
+
+def _fewer_in_flight(plan: Plan) -> Plan:
+    """Half as many answers at once until the rollout fits, if it can."""
+    most = plan.config.rollout.prompts_per_step * plan.config.rollout.samples_per_prompt
+    rows = min(plan.asked.rollout.answers_in_flight, max(most, plan.config.eval.n))
+    while plan.place.memory is not None and plan.at(ROLLOUT) > plan.place.memory and rows > 1:
+        rows //= 2
+        plan = _with(plan, {"rollout.answers_in_flight": rows})
+    return plan
 
 
 def _sizes(settings: Config) -> Iterator[int]:
@@ -109,17 +185,17 @@ def _sizes(settings: Config) -> Iterator[int]:
 
 
 def _nearest(plan: Plan) -> list[str]:
-    """What would fit: a card, the other dtype if it does, a smaller model."""
-    memory, scheme = plan.place.memory, plan.place.scheme
+    """What would fit: a card, a smaller model."""
+    memory, kept = plan.place.memory, plan.scheme
     assert memory is not None
     found = [f"--vram {_card(plan)} holds it"]
-    for dtype in set(SCHEMES) - {plan.place.dtype_name}:
-        other = replace(plan.place, dtype=getattr(torch, dtype))
-        if _best(plan.config, plan.shape, other).fits:
-            found.append(f"--model.dtype {dtype} fits, at the speed of its products")
-    beside = plan.total - scheme.total * plan.shape.parameters
+    if plan.place.dtype_name == "float32":
+        other = replace(plan, place=replace(plan.place, dtype=torch.bfloat16))
+        if best(_with(other, {})).fits:
+            found.append("--model.dtype bfloat16 fits")
+    beside = plan.total - kept.total * plan.shape.parameters
     if memory > beside:
-        found.append(f"a model of about {int((memory - beside) / scheme.total):,} parameters at most")
+        found.append(f"a model of about {int((memory - beside) / kept.total):,} parameters at most")
     return found
 
 
@@ -128,20 +204,41 @@ def _card(plan: Plan) -> int:
     size = 0
     while math.ceil(plan.total / GB) > size:
         size = math.ceil(plan.total / GB)
-        tokens = plan.config.update.micro_batch_tokens
-        plan = _plan(plan.config, plan.shape, replace(plan.place, memory=size * GB), tokens)
+        plan = _with(replace(plan, place=replace(plan.place, memory=size * GB)), {})
     return size
 
 
-def costs(plan: Plan) -> str:
-    """What the micro-batch that was chosen costs beside the recipe's own; empty when it is that."""
-    chosen = plan.config.update.micro_batch_tokens
-    if chosen == plan.asked:
-        return ""
+def costs(plan: Plan) -> dict[str, str]:
+    """What each choice costs beside the recipe's own, by its key; empty where nothing was chosen."""
+    words: dict[str, Callable[[Plan], str]] = {
+        "update.state": _state_costs,
+        "update.activation_checkpointing": lambda _: (
+            "each layer is computed once more on the way back, with the same gradient: about a third more "
+            "time in the update"
+        ),
+        "update.micro_batch_tokens": _micro_batch_costs,
+        "rollout.answers_in_flight": lambda p: (
+            f"{p.config.rollout.answers_in_flight} answers at once instead of "
+            f"{p.asked.rollout.answers_in_flight}: more decoding steps, each somewhat shorter"
+        ),
+    }
+    return {key: words[key](plan) for key in _chosen(plan)}
+
+
+def _state_costs(plan: Plan) -> str:
+    return (
+        f"{plan.scheme.why}: {plan.scheme.total:.4g} bytes a parameter instead of "
+        f"{footprint.scheme(plan.asked, plan.place).total:g}; what is learned was no worse (docs/memory.md), "
+        "but it is not the same"
+    )
+
+
+def _micro_batch_costs(plan: Plan) -> str:
     step = footprint.step_tokens(plan.config, plan.shape)
-    own, now = (math.ceil(step / tokens) for tokens in (plan.asked, chosen))
+    tokens, asked = plan.config.update.micro_batch_tokens, plan.asked.update.micro_batch_tokens
+    own, now = (math.ceil(step / size) for size in (asked, tokens))
     again = (now - own) * plan.config.prompt.max_tokens / step
     return (
-        f"the recipe's own {plan.asked:,} would not fit: a step's answers pass in up to {now} parts instead "
-        f"of {own}, with the same gradient; each begins with a prompt, so up to {again:.0%} more tokens"
+        f"a step's answers pass in up to {now} parts instead of {own}, with the same gradient; each begins "
+        f"with a prompt, so up to {again:.0%} more tokens"
     )

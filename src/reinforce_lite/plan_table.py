@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reinforce_lite.footprint import ARITHMETIC, OTHERS, Scheme, in_gb, kv_bytes
-from reinforce_lite.plan import Plan, costs
+from reinforce_lite.footprint import OTHERS, SCHEMES, Scheme, in_gb, kv_bytes
+from reinforce_lite.plan import CHOICES, Plan, costs, flags, value
 from reinforce_lite.screen import harmless
 
 
@@ -23,23 +23,25 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "dtype": place.dtype_name,
         "memory_bytes": place.memory,
         "fits": plan.fits,
-        "micro_batch_tokens": plan.config.update.micro_batch_tokens,
-        "micro_batch_costs": costs(plan),
+        "chosen": {
+            key: {"value": value(plan.config, key), "costs": costs(plan).get(key, "")} for key in CHOICES
+        },
+        "flags": flags(plan),
         "total_bytes": plan.total,
         "peak": plan.peak,
         "parts": {
             p.name: {"bytes": p.bytes, "counted": plan.peak in p.moments, "why": p.why} for p in plan.parts
         },
         "kept": {name: _by_part(scheme, n) for name, scheme in _columns(plan).items()},
-        "arithmetic": {
-            name: {"bytes_per_parameter": s.total, "bytes": round(s.total * n)}
-            for name, s in ARITHMETIC.items()
+        "schemes": {
+            f"{dtype}, {state}": {"bytes_per_parameter": s.total, "bytes": round(s.total * n)}
+            for (dtype, state), s in SCHEMES.items()
         },
     }
 
 
 def _columns(plan: Plan) -> dict[str, Scheme]:
-    return {"this recipe": plan.place.scheme, **OTHERS}
+    return {"this recipe": plan.scheme, **OTHERS}
 
 
 def _by_part(scheme: Scheme, n: int) -> dict[str, Any]:
@@ -53,9 +55,9 @@ def _by_part(scheme: Scheme, n: int) -> dict[str, Any]:
     return {**{name: round(size) for name, size in sizes.items()}, "why": scheme.why}
 
 
-def show(plan: Plan) -> None:
-    """Print the tables."""
-    console = Console(highlight=False, markup=False)
+def show(plan: Plan, to_error: bool = False) -> None:
+    """Print the tables, on standard output or on standard error."""
+    console = Console(stderr=to_error, highlight=False, markup=False)
     shape, place = plan.shape, plan.place
     console.print(
         f"{harmless(plan.config.model.name)} in {place.dtype_name} on {place.kind}: {shape.parameters:,} "
@@ -98,14 +100,16 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield "Other ways keep, beside activations and caches of their own:"
     for name, scheme in OTHERS.items():
         yield f"  {name}, {scheme.total:g} bytes a parameter: {scheme.why}"
-    yield "Arithmetic, for comparison (no options): bytes a parameter"
-    for name, scheme in ARITHMETIC.items():
-        yield f"  {scheme.total:5.2f}  {name}: {in_gb(scheme.total * plan.shape.parameters)} GB"
-    yield f"--update.micro-batch-tokens {plan.config.update.micro_batch_tokens}" + _because(plan)
+    yield "This program can keep, as --model.dtype and --update.state say:"
+    for (dtype, state), scheme in SCHEMES.items():
+        size = in_gb(scheme.total * plan.shape.parameters)
+        yield f"  {scheme.total:5.2f} bytes a parameter, {size} GB: {dtype}, {state}"
+    for key, cost in costs(plan).items():
+        yield f"{key} is {value(plan.config, key)}, not the recipe's own: {cost}"
     if plan.place.memory is not None:
-        yield f"{'fits' if plan.fits else 'does not fit'} into {in_gb(plan.place.memory)} GB"
+        yield f"{'fits' if plan.fits else 'does not fit'} into {in_gb(plan.place.memory)} GB" + _as(plan)
 
 
-def _because(plan: Plan) -> str:
-    said = costs(plan)
-    return f": {said}" if said else " is the recipe's own"
+def _as(plan: Plan) -> str:
+    chosen = " ".join(flags(plan))
+    return f" with {chosen}" if chosen else ", as it is" if plan.fits else ""

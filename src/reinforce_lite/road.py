@@ -69,11 +69,13 @@ def build(config: Config, task: Task | None = None) -> Road:
     scorer.probe(task.problems("train")[0])
     memory.keep_small()
     section = config.model
-    policy = models.load(section.name, section.dtype, section.device, section.trust_remote_code)
+    finer = config.update.state == "32-bit"
+    policy = models.load(section.name, section.dtype, section.device, section.trust_remote_code, finer)
     _check_context(policy, config)
     policy.fast = longest(config) <= llama.reach(policy.model)
     prompter = Prompter(policy.tokenizer, config.prompt)
-    return Road(config, policy, task, prompter, engines.make(config.rollout.engine, policy), scorer)
+    engine = engines.make(config.rollout.engine, policy, config.rollout.answers_in_flight)
+    return Road(config, policy, task, prompter, engine, scorer)
 
 
 def _check_context(policy: Policy, config: Config) -> None:

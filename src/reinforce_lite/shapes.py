@@ -19,12 +19,8 @@ from reinforce_lite.passes import can_share_prompt
 class Shape:
     """What memory depends on; sizes are in numbers, not in bytes."""
 
-    parameters: int
-    """Tied ones once."""
-    tensors: int
-    """That the parameters lie in."""
-    largest: int
-    """Numbers of the largest of these: as a rule the embedding."""
+    sizes: tuple[int, ...]
+    """Numbers of each parameter tensor; tied ones once."""
     layers: int
     hidden: int
     query_heads: int
@@ -37,6 +33,15 @@ class Shape:
     """Queries and keys pass a norm of their own (Qwen3)."""
     passes: Literal["tree", "shared", "whole"]
     """How answers go through it with gradient (passes.py); "tree" is our own forward pass."""
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def largest(self) -> int:
+        """Numbers of the largest tensor: as a rule the embedding."""
+        return max(self.sizes)
 
 
 def read(name: str, trust_remote_code: bool, longest: int) -> Shape:
@@ -57,12 +62,9 @@ def read(name: str, trust_remote_code: bool, longest: int) -> Shape:
 def of(model: Any, longest: int) -> Shape:
     """The shape of a model that is there, on any device."""
     c = model.config.get_text_config()
-    sizes = [p.numel() for p in model.parameters()]
     own = llama.supports(model) and longest <= llama.reach(model)
     return Shape(
-        parameters=sum(sizes),
-        tensors=len(sizes),
-        largest=max(sizes),
+        sizes=tuple(p.numel() for p in model.parameters()),
         layers=c.num_hidden_layers,
         hidden=c.hidden_size,
         query_heads=c.num_attention_heads,

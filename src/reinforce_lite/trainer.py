@@ -29,6 +29,9 @@ from reinforce_lite import (
     memory,
     models,
     objective,
+    optimizers,
+    plan,
+    rehearsal,
     road,
     rollout,
     runlog,
@@ -36,7 +39,7 @@ from reinforce_lite import (
     summary,
     tasks,
 )
-from reinforce_lite.errors import Stopped, UsageError
+from reinforce_lite.errors import Stopped, UsageError, WontFit
 from reinforce_lite.evaluation import Evaluation
 from reinforce_lite.interrupt import Interrupted, Interrupts
 from reinforce_lite.lines import rollout_lines, step_line
@@ -96,12 +99,16 @@ class Trainer:
         self.started = deadline.now() if began is None else began
         self.objective = objective.from_preset(**settings.objective.model_dump())
         objective.check_group_size(self.objective, settings.rollout.samples_per_prompt)
+        self.plan = plan.as_it_is(settings)
+        plan.check(self.plan)
+        optimizers.check(settings.update)
         self.road = road.build(settings, task)
         self.problems = self._enough_problems()
         temperature = self.objective.temperature(settings.rollout.temperature)
-        self.updater = Updater(self.road.policy, settings.update, temperature)
+        self.updater = Updater(self.road.policy, settings.update, temperature, settings.train.seed)
         self.interrupts = Interrupts()
         self.data = tasks.fingerprint(self.road.task)
+        self.probe_bytes: int | None = None
         self.step, self.seconds_before = self._resume()
         self.num_tokens = max((line["num_tokens"] for line in run.read("steps")), default=0)
         self.deadline = self._deadline()
@@ -122,8 +129,14 @@ class Trainer:
                     self._loop()
             except Interrupted as signalled:
                 self._stop(signalled.signum)
+            except WontFit:
+                if self.step:
+                    self._save_checkpoint()
+                raise
 
     def _loop(self) -> None:
+        if self.step == 0:
+            self._rehearse()
         self._settle()
         while not self.ending:
             self._take_step(self.step + 1)
@@ -134,7 +147,7 @@ class Trainer:
         policy = self.road.policy
         parameters = sum(p.numel() for p in policy.model.parameters())
         model = policy.dtype.itemsize * parameters
-        saves = {"checkpoint": 12 * parameters, "model": model, "best": model}
+        saves = {"checkpoint": self.updater.state_bytes, "model": model, "best": model}
         evaluations = {e["split"]: e["seconds"] for e in self.run.evals}
         steps = [line["step_time"] for line in self.run.steps]
         return deadline.Deadline.of(self.config.train.hours, self.started, saves, evaluations, steps)
@@ -142,6 +155,16 @@ class Trainer:
     def _left(self) -> float:
         """Seconds to the end, as it looks now."""
         return self.deadline.left(self.config.train.steps - self.step)
+
+    def _rehearse(self) -> None:
+        """One step of the largest kind that may come, so that memory runs out now or never."""
+        start = deadline.now()
+        self.screen.phase("trying the largest step", 0)
+        rehearsal.run(self.road, self.problems, self.updater, self.objective)
+        self.probe_bytes = memory.peak_bytes(self.road.policy.device)
+        memory.give_back()
+        self.interrupts.check()
+        self.deadline.steps.append(deadline.now() - start)
 
     def _take_step(self, step: int) -> None:
         clock = deadline.Clock()
@@ -152,6 +175,7 @@ class Trainer:
         sampled = rollout.sample(
             problems, self.road.prompter, self.road.engine, sampling, seed, self.screen.advance
         )
+        memory.give_back()
         clock.lap("rollout")
         groups = rollout.score(problems, sampled, self.road.scorer)
         self.interrupts.check()
@@ -168,13 +192,20 @@ class Trainer:
             line = step_line(step, groups, gradient, updated, self.updater.learning_rate(step), clock.laps)
             self.num_tokens += line.pop("tokens")
             line |= {"num_tokens": self.num_tokens, "step_time": clock.total}
-            line |= {"memory/peak_bytes": memory.peak_bytes(self.road.policy.device)}
+            line |= {"memory/peak_bytes": memory.peak_bytes(self.road.policy.device)} | self._at_once()
             self.run.append("rollouts", *rollout_lines(step, groups, advantages.tolist()))
             self.run.append("steps", line)
             self.step = step
         memory.give_back()
         self.deadline.steps.append(clock.total)
         self.screen.stepped(line, groups)
+
+    def _at_once(self) -> dict[str, int]:
+        """How much passed at once, which is less from when memory ran out."""
+        return {
+            "memory/micro_batch_tokens": self.updater.micro_batch_tokens,
+            "memory/answers_in_flight": self.road.engine.rows,
+        }
 
     def _problems_of(self, step: int) -> list[Problem]:
         """The step's questions: epoch after epoch over the training set, each shuffled by the seed."""
@@ -240,7 +271,8 @@ class Trainer:
     def _check_room(self) -> None:
         """Raises UsageError when the checkpoints and models of the run would not fit on the disk."""
         parameters = sum(p.numel() for p in self.road.policy.model.parameters())
-        needed = parameters * ((checkpoint.KEPT + 1) * 12 + 3 * self.road.policy.dtype.itemsize)
+        model = parameters * self.road.policy.dtype.itemsize
+        needed = (checkpoint.KEPT + 1) * self.updater.state_bytes + 3 * model
         there = shutil.disk_usage(self.run.path).free
         if there < needed:
             raise UsageError(
@@ -263,6 +295,7 @@ class Trainer:
         start = deadline.now()
         self.run.sync()
         meta = {"data": self.data, "seconds": self._seconds(), "versions": versions()}
+        meta["probe_bytes"] = self.probe_bytes
         with self.interrupts.whole():
             checkpoint.save(folder, self.step, self.updater.state(), meta)
         self.deadline.taken["checkpoint"] = deadline.now() - start
@@ -279,8 +312,14 @@ class Trainer:
             if found.meta["versions"] != versions():
                 logger.warning("versions differ from those the run was begun with: it may not be bit for bit")
             self.updater.load(found.tensors)
+            self.probe_bytes = found.meta.get("probe_bytes")
         step = found.step if found else 0
         self.run.rewind(step)
+        if last := self.run.steps[-1:]:
+            self.updater.micro_batch_tokens = last[0].get(
+                "memory/micro_batch_tokens", self.updater.micro_batch_tokens
+            )
+            self.road.engine.rows = last[0].get("memory/answers_in_flight", self.road.engine.rows)
         return step, found.meta["seconds"] if found else 0.0
 
     def _stop(self, signum: int) -> None:
@@ -314,6 +353,11 @@ class Trainer:
             "seconds": round(self._seconds(), 1),
             "stopped": stopped,
             "peak_memory_bytes": memory.peak_bytes(policy.device),
+            "memory": {
+                "planned_bytes": self.plan.total,
+                "probe_bytes": self.probe_bytes,
+                "peak_bytes": memory.peak_bytes(policy.device),
+            },
             "reward_faults": self.road.scorer.faults,
             "versions": versions(),
             "machine": f"{platform.system()} {platform.machine()}",

@@ -5,23 +5,31 @@ what their prompts begin with and each prompt pass once (`passes.py`). Since the
 are fixed beforehand, how a step is cut into micro-batches changes nothing. Answers of weight 0 are
 left out, which changes nothing either, and is most of the time saved in a step.
 
-Products may be in bfloat16; the weights that the optimizer moves are float32, because an update
-of a thousandth of a weight would be lost in bfloat16's rounding.
+Products may be in bfloat16; the weights that the optimizer moves are as a rule float32, because an update
+of a thousandth of a weight would be lost in bfloat16's rounding (`optimizers.py` has other ways). Gradients
+are added up in the dtype of these, and freed when the weights have moved.
+
+Where memory runs out, the same answers pass once more in smaller micro-batches.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from reinforce_lite import config, passes
+from reinforce_lite import config, memory, optimizers, passes, seeds
+from reinforce_lite.errors import WontFit
 from reinforce_lite.models import Policy
 from reinforce_lite.passes import Prefix, common_prefix
 from reinforce_lite.policy import backward
 from reinforce_lite.records import Group
 from reinforce_lite.tree import Branch, Ids
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,50 +71,68 @@ class MicroBatch:
 
 
 class Updater:
-    """Owns the optimizer and the float32 weights behind the policy."""
+    """Owns the optimizer and the weights that it moves."""
 
-    def __init__(self, policy: Policy, section: config.Update, temperature: float) -> None:
-        """`temperature` is the one at which log pi is differentiated."""
+    def __init__(self, policy: Policy, section: config.Update, temperature: float, seed: int = 0) -> None:
+        """`temperature` is the one at which log pi is differentiated; `seed` is that of random rounding."""
         self.policy = policy
         self.section = section
         self.temperature = temperature
-        self.passes = passes.of(policy.model, policy.llama)
+        self.seed = seed
+        self.micro_batch_tokens = section.micro_batch_tokens
+        """Smaller from when memory ran out."""
+        self.passes = passes.of(policy.model, policy.llama, section.activation_checkpointing)
         self.params = dict(policy.model.named_parameters())
         self.masters = self._make_masters()
         policy.weights = None  # they are the masters now
-        self.fused = policy.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(
-            list(self.masters.values()),
-            lr=section.learning_rate,
-            betas=section.betas,
-            weight_decay=section.weight_decay,
-            fused=self.fused,
-        )
+        self.optimizer = optimizers.make(section, self.masters)
 
     def _make_masters(self) -> dict[str, Tensor]:
-        """Float32 weights: the policy's own, or finer ones behind bfloat16, whose gradients they add up."""
-        if self.policy.dtype != torch.bfloat16:
+        """The weights that are moved: the policy's own, or finer ones behind bfloat16."""
+        if self.policy.dtype != torch.bfloat16 or self.section.state != "32-bit":
             return self.params
         fine = self.policy.weights or {}
         masters = {name: fine[name] if fine else p.detach().float() for name, p in self.params.items()}
         for name, param in self.params.items():
-            master = masters[name]
-            master.grad = torch.zeros_like(master)
-            param.register_post_accumulate_grad_hook(lambda p, m=master: _hand_over(p, m))
+            param.register_post_accumulate_grad_hook(partial(_hand_over, masters[name]))
         return masters
 
     def gradient(self, groups: Sequence[Group], weights: Tensor) -> Gradient:
-        """The loss and its gradient for (Q, G) weights, left with the optimizer's weights."""
-        self._zero_grad()
+        """The loss and its gradient for (Q, G) weights, left with the optimizer's weights.
+
+        Where memory runs out it is made again in micro-batches of half the size, which changes rounding
+        alone, and they stay so. Raises WontFit when a single answer is too much.
+        """
         answers = live(groups, weights.tolist())
+        while True:
+            try:
+                return self._gradient(answers)
+            except Exception as error:  # what torch raises has no type of its own on every device
+                if not memory.ran_out(error):
+                    raise
+            self._halve(answers)
+
+    def _halve(self, answers: Sequence[Live]) -> None:
+        self._drop_gradients()
+        memory.give_back()
+        least = min(self.passes.tokens(Branch(g.prompt, [ids])) for g in answers for ids, _ in g.answers)
+        if self.micro_batch_tokens <= least:
+            raise WontFit(
+                "the update of a single answer does not fit into memory", "see: reinforce-lite plan"
+            )
+        self.micro_batch_tokens //= 2
+        logger.warning(
+            "memory ran out in the update: the same answers again, %d tokens at once", self.micro_batch_tokens
+        )
+
+    def _gradient(self, answers: Sequence[Live]) -> Gradient:
+        self._drop_gradients()
         if not answers:
             return Gradient(0.0, 0.0, 0)
         prefix = self._prefix([group.prompt for group in answers])
         start = prefix.length if prefix else 0
         loss, tokens = 0.0, start
-        for batch in micro_batches(
-            answers, self.section.micro_batch_tokens, lambda b: self.passes.tokens(b) - start
-        ):
+        for batch in micro_batches(answers, self.micro_batch_tokens, lambda b: self.passes.tokens(b) - start):
             loss += self._backward(batch, prefix)
             tokens += batch.tokens - start * len(batch.branches)
         if prefix:
@@ -123,11 +149,19 @@ class Updater:
             return False
         clip = min(1.0, self.section.max_grad_norm / (gradient.norm + 1e-6))
         torch._foreach_mul_(self._gradients(), clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
-        self.optimizer.step()
+        self.optimizer.step(self.learning_rate(step), seeds.derive(self.seed, "rounding", step))
+        self._drop_gradients()
         self.publish()
         return True
+
+    def rehearse(self, groups: Sequence[Group], weights: Tensor) -> None:
+        """Everything that an update does and holds, but that no weight moves. Before the first step alone:
+        the optimizer forgets it."""
+        self.gradient(groups, weights)
+        torch._foreach_zero_(self._gradients())
+        self.optimizer.step(0.0, 0)
+        self.optimizer.forget()
+        self._drop_gradients()
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up from rate / warmup_steps at step 1, then constant: N + N steps equal 2N."""
@@ -154,9 +188,10 @@ class Updater:
     def _norm(self) -> float:
         return float(torch.nn.utils.get_total_norm(self._gradients()))
 
-    def _zero_grad(self) -> None:
-        if self._gradients():
-            torch._foreach_zero_(self._gradients())
+    def _drop_gradients(self) -> None:
+        for weights in (self.params, self.masters):
+            for weight in weights.values():
+                weight.grad = None
 
     @torch.no_grad()
     def publish(self) -> None:
@@ -164,23 +199,25 @@ class Updater:
         if self.masters is not self.params:
             torch._foreach_copy_(list(self.params.values()), list(self.masters.values()))
 
+    @property
+    def state_bytes(self) -> int:
+        """The size of `state` once the optimizer has taken a step."""
+        sizes, item = [p.numel() for p in self.params.values()], self.policy.dtype.itemsize
+        held = sum(optimizers.state_bytes(self.section.state, sizes, item))
+        own = self.masters is self.params  # else they are the finer copies
+        return held + (sum(p.nbytes for p in self.params.values()) if own else 0)
+
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs to go on bit for bit, as flat named tensors."""
-        state = {f"weight/{name}": master.detach() for name, master in self.masters.items()}
-        for name, master in self.masters.items():
-            for key, value in self.optimizer.state.get(master, {}).items():
-                state[f"{key}/{name}"] = value
-        return state
+        weights = {f"weight/{name}": master.detach() for name, master in self.masters.items()}
+        return weights | self.optimizer.state()
 
     def load(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(state[f"weight/{name}"])
-                for key in ("step", "exp_avg", "exp_avg_sq"):
-                    if f"{key}/{name}" in state:  # a fused AdamW counts its steps on the device
-                        place = "cpu" if key == "step" and not self.fused else master.device
-                        self.optimizer.state[master][key] = state[f"{key}/{name}"].to(place)
+            self.optimizer.load(state)
         self.publish()
 
 
@@ -215,9 +252,11 @@ def micro_batches(groups: Sequence[Live], budget: int, cost: Callable[[Branch], 
         yield batch
 
 
-def _hand_over(param: Tensor, master: Tensor) -> None:
+def _hand_over(master: Tensor, param: Tensor) -> None:
     """Add a bfloat16 gradient to the float32 one as soon as it is whole, and free it."""
-    assert master.grad is not None
     assert param.grad is not None
-    master.grad.add_(param.grad)
+    if master.grad is None:
+        master.grad = param.grad.float()
+    else:
+        master.grad.add_(param.grad)
     param.grad = None

@@ -8,15 +8,17 @@ from reinforce_lite.models import Policy
 logger = logging.getLogger(__name__)
 
 
-def make(name: str, policy: Policy) -> Engine:
-    """The engine of this name over the policy's own weights; `hf` where native does not know the model."""
+def make(name: str, policy: Policy, rows: int = 256) -> Engine:
+    """The engine of this name over the policy's own weights, with up to `rows` answers in flight; `hf` where
+    native does not know the model."""
     from reinforce_lite.engines import hf, native
+    from reinforce_lite.engines.recovering import Recovering
 
     if name == "native" and policy.llama is not None:
-        return native.NativeEngine(policy)
+        return Recovering(native.NativeEngine(policy, rows))
     if name == "native":
         logger.warning(
             "the native engine does not know %s models of this kind: answers come from the slower hf engine",
             policy.model.config.model_type,
         )
-    return hf.HFEngine(policy)
+    return Recovering(hf.HFEngine(policy, min(rows, hf.ROWS)))

@@ -18,6 +18,9 @@ def nobody(finished: int) -> None:
 class Engine(Protocol):
     """Draws completions from the policy as it is at this moment."""
 
+    rows: int
+    """Answers in flight at most."""
+
     def generate(
         self,
         prompts: Sequence[Prompt],

@@ -34,7 +34,6 @@ from reinforce_lite.policy import final_logits
 from reinforce_lite.records import Completion, Prompt, Sampling
 from reinforce_lite.tree import Attention, Branch, Tree
 
-ROWS = 256  # in flight at once, memory allowing: more gain nothing
 CACHE_BYTES = 768 * 10**6  # of the answers in flight, on a CPU
 CACHE_SHARE = 0.125  # of a device's memory
 PREFILL_TOKENS = 2048  # at once
@@ -54,7 +53,7 @@ class _Answer:
 class NativeEngine:
     """Decodes up to `rows` answers at once."""
 
-    def __init__(self, policy: Policy, rows: int = ROWS) -> None:
+    def __init__(self, policy: Policy, rows: int = 256) -> None:
         """Raises ValueError for a model that `llama.py` does not know."""
         if policy.llama is None:
             raise ValueError(f"the native engine does not know {policy.model.config.model_type} models")

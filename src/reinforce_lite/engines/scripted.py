@@ -20,6 +20,7 @@ class ScriptedEngine:
         self.tokenizer = tokenizer
         self.end_id = end_id
         self.reply = reply
+        self.rows = 256
         self.calls: list[tuple[list[Prompt], Sampling, int]] = []
 
     def generate(

@@ -1,0 +1,174 @@
+"""The plan beside what is measured: whole steps of the largest kind, peak memory by phase.
+
+python benchmarks/memory.py           # a card: a 3B model with random weights under hard caps; else SmolLM2
+python benchmarks/memory.py --tiny    # a tiny model on a processor: tries the benchmark itself
+
+On a card each part may take 48, 36 or 24 GB and no more (torch.cuda.set_per_process_memory_fraction), with
+the recipe for 24 GB and whatever the plan chooses. On a processor the quickstart runs in three settings, and
+its prompts are planned as long as they are; memory is the resident set, as the system counts it, less that
+of a process that has imported torch.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Figures, run
+from gpu import build, groups
+
+from reinforce_lite import config, footprint, memory, plan, rehearsal, road, shapes
+from reinforce_lite.engines.native import NativeEngine
+from reinforce_lite.footprint import BACK, GB, LOGITS, ROLLOUT, STEP, Place
+from reinforce_lite.plan import Plan
+from reinforce_lite.records import Group, Sampling
+from reinforce_lite.update import Updater
+
+PHASES = {"rollout": (ROLLOUT,), "update": (LOGITS, BACK), "weights": (STEP,)}
+EMPTY = "import torch; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+PROMPT = 100
+
+
+@contextmanager
+def peak(phase: str, found: Figures, device: torch.device) -> Iterator[None]:
+    """Adds the most memory that was held within, in bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        yield
+        found[phase] = torch.cuda.max_memory_allocated()
+        return
+    seen, done = [resident()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            seen.append(resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield
+    done.set()
+    watcher.join()
+    found[phase] = max(seen)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def phases(updater: Updater, sample: Callable[[], list[Group]]) -> dict[str, int]:
+    """Two whole steps; the second has every tensor that a run holds."""
+    found: dict[str, int] = {}
+    device = updater.policy.device
+    for step in (1, 2):
+        memory.give_back()
+        with peak("rollout", found, device):
+            asked = sample()
+        memory.give_back()
+        shape = (len(asked), len(asked[0].rollouts))
+        weights = torch.linspace(-1, 1, shape[0] * shape[1], dtype=torch.float64).view(shape) / 1e4
+        with peak("update", found, device):
+            gradient = updater.gradient(asked, weights)
+        with peak("weights", found, device):
+            assert updater.apply(gradient, step)
+    return found
+
+
+def figures(measured: Mapping[str, int], planned: Plan, empty: int, left_out: int) -> Figures:
+    """In GB, by phase: `empty` is what a process without tensors holds, and `left_out` what the plan has of
+    it, or more."""
+    found: Figures = {}
+    for phase, moments in PHASES.items():
+        found[phase] = round((measured[phase] - empty) / GB, 2)
+        found[f"{phase}_planned"] = round((max(map(planned.at, moments)) - left_out) / GB, 2)
+    return found | {"empty": empty / GB, "planned": (planned.total - left_out) / GB}
+
+
+def on_a_processor(arguments: argparse.Namespace, **values: Any) -> Figures:
+    overrides = {key.replace("__", "."): value for key, value in values.items()} | {"model.device": "cpu"}
+    if arguments.tiny:
+        overrides |= {"rollout.max_new_tokens": 4, "rollout.samples_per_prompt": 3}
+    settings = config.load("quickstart", overrides)
+    stations = road.build(settings)
+    problems = rehearsal.longest(stations, stations.problems("train"))
+    length = len(stations.prompter(problems[0].question).token_ids)
+    settings = config.override(settings, {"prompt.max_tokens": length})
+    planned = plan.as_it_is(settings)
+    updater = Updater(stations.policy, settings.update, settings.rollout.temperature)
+    measured = phases(updater, lambda: rehearsal.groups(stations, problems))
+    memory.give_back()
+    with peak("evaluation", measured, stations.policy.device):
+        stations.answer(stations.problems("test", 4 if arguments.tiny else settings.eval.n))
+    measured["rollout"] = max(measured["rollout"], measured.pop("evaluation"))
+    held = subprocess.run([sys.executable, "-c", EMPTY], capture_output=True, check=True).stdout
+    empty = 1024 * int(held)
+    return figures(measured, planned, empty, empty)
+
+
+def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
+    if not torch.cuda.is_available() and not arguments.tiny:
+        return {"skipped": "there is no card"}
+    if torch.cuda.is_available():
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - footprint.CONTEXT) / whole))
+    policy = build(arguments)
+    new = 4 if arguments.tiny else 512
+    values = {"prompt.max_tokens": PROMPT, "rollout.max_new_tokens": new}
+    values |= {"eval.n": 1, "eval.validation_n": 1}
+    settings = config.load(
+        "gsm8k-3b-24gb", values | ({"rollout.prompts_per_step": 1} if arguments.tiny else {})
+    )
+    shape = shapes.of(policy.model, PROMPT + new)
+    place = Place(policy.device.type, policy.dtype, gb * GB)
+    planned = plan.best(Plan(settings, settings, shape, place, footprint.parts(settings, shape, place)))
+    plan.check(planned)
+    chosen = planned.config
+    engine = NativeEngine(policy, chosen.rollout.answers_in_flight)
+    asked = groups(chosen.rollout.prompts_per_step, chosen.rollout.samples_per_prompt, new)
+    sampling = Sampling(len(asked[0].rollouts), new, new, temperature=0.7, top_p=0.9)
+
+    def sample() -> list[Group]:
+        engine.generate([g.prompt for g in asked], sampling, 0)
+        return asked
+
+    measured = phases(Updater(policy, chosen.update, chosen.rollout.temperature), sample)
+    found = figures(measured, planned, 0, footprint.CONTEXT)
+    return {"chosen": plan.flags(planned), "most": max(measured.values()) / GB} | found
+
+
+def lines(found: Mapping[str, Figures]) -> list[str]:
+    """The whole beside the plan: on a card what torch allocated, else what the system counted."""
+    said = []
+    for name, f in found.items():
+        if "planned" in f:
+            most = f.get("most", f["peak_gb"] - f["empty"])
+            off = 100 * (f["planned"] / most - 1)
+            said.append(f"{name}: planned {f['planned']:.2f} GB, measured {most:.2f} GB, {off:+.0f}%")
+    return said
+
+
+PROCESSOR: dict[str, dict[str, Any]] = {
+    "bfloat16_32bit": {"model__dtype": "bfloat16"},
+    "float32_32bit": {"model__dtype": "float32"},
+    "bfloat16_8bit_checkpointing": {
+        "model__dtype": "bfloat16",
+        "update__state": "8-bit",
+        "update__activation_checkpointing": True,
+    },
+}
+
+if __name__ == "__main__":
+    cuda = torch.cuda.is_available()
+    parts: dict[str, Callable[[argparse.Namespace], Figures]] = (
+        {f"cap_{gb}": lambda a, gb=gb: under_a_cap(a, gb) for gb in (48, 36, 24)}
+        if cuda
+        else {
+            name: lambda a, values=values: on_a_processor(a, **values) for name, values in PROCESSOR.items()
+        }
+    )
+    run("memory", parts, lines, flags=("tiny",))

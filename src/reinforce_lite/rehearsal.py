@@ -1,0 +1,44 @@
+"""The largest step that a run may meet, tried before it begins: memory runs out in the first minute or never.
+
+The longest prompts that training has, every answer as long as it may be, every answer learned from. No
+weight moves, no reward is asked, and nothing is written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from reinforce_lite import memory, objective, rollout
+from reinforce_lite.objective import Objective
+from reinforce_lite.records import Group, Problem, Rollout, Verdict
+from reinforce_lite.road import Road
+from reinforce_lite.update import Updater
+
+UNJUDGED = Verdict(False, None, "not judged")
+
+
+def run(road: Road, problems: Sequence[Problem], updater: Updater, parts: Objective) -> None:
+    """Answer and learn once. Raises WontFit where memory runs out with the smallest pieces."""
+    asked = groups(road, longest(road, problems))
+    memory.give_back()
+    sizes = [[len(r.completion.token_ids) for r in g.rollouts] for g in asked]
+    live = torch.ones(len(asked), len(sizes[0]), dtype=torch.float64)
+    limit = road.config.rollout.max_new_tokens
+    updater.rehearse(asked, objective.weights(live, sizes, parts, limit))
+
+
+def longest(road: Road, problems: Sequence[Problem]) -> list[Problem]:
+    """A step's problems, those with the longest prompts."""
+    by_length = sorted(problems, key=lambda p: len(road.prompter(p.question).token_ids), reverse=True)
+    return by_length[: road.config.rollout.prompts_per_step]
+
+
+def groups(road: Road, problems: Sequence[Problem]) -> list[Group]:
+    """Answers of full length to these problems, unjudged."""
+    sampling = replace(road.sampling(greedy=False), min_new_tokens=road.config.rollout.max_new_tokens)
+    sampled = rollout.sample(problems, road.prompter, road.engine, sampling, seed=0)
+    return [
+        Group(problem, prompt, tuple(Rollout(c, "", 0.0, UNJUDGED, None) for c in completions))
+        for problem, (prompt, completions) in zip(problems, sampled, strict=True)
+    ]

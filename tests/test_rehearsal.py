@@ -1,0 +1,193 @@
+"""The step that is tried first, and what happens where memory runs out."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ToyTask
+from safetensors.torch import load_file
+
+from reinforce_lite import api, checkpoint, rehearsal, road, runlog, trainer
+from reinforce_lite.cli import main
+from reinforce_lite.engines.native import NativeEngine
+from reinforce_lite.engines.recovering import Recovering
+from reinforce_lite.errors import WontFit
+from reinforce_lite.models import Policy
+from reinforce_lite.objective import PRESETS
+from reinforce_lite.records import Group, Problem, Prompt, Sampling
+from reinforce_lite.screen import Silent
+from reinforce_lite.update import Updater
+
+RECIPE = str(Path(__file__).parent / "tiny.toml")
+
+
+@pytest.fixture
+def settings(model_folder: Path, in_tmp: Path) -> dict[str, Any]:
+    return {"model.name": str(model_folder), "rollout.engine": "native"}
+
+
+class Uneven(ToyTask):
+    """Questions of different lengths; the longest stand in the middle."""
+
+    def problems(self, split: str) -> list[Problem]:
+        return [Problem(f"{split}-{i}", split[:2] + "?" * (7 * i % 12), str(i)) for i in range(12)]
+
+
+def built(settings: dict[str, Any], task: ToyTask) -> road.Road:
+    return road.build(api.settings_of(RECIPE, settings, task), task)
+
+
+@pytest.mark.parametrize(("preset", "learned_from"), [("reinforce-lite", 4), ("article", 1)])
+def test_it_is_the_largest_step(settings: dict[str, Any], preset: str, learned_from: int) -> None:
+    """5 questions of 12, those of 9 to 13 letters; 4 answers each, all as long as may be."""
+    stations = built(settings, Uneven())
+    seen: list[tuple[list[Group], torch.Tensor]] = []
+
+    class Spy(Updater):
+        def rehearse(self, groups: Any, weights: torch.Tensor) -> None:
+            seen.append((list(groups), weights))
+
+    updater = Spy(stations.policy, stations.config.update, 0.7)
+    rehearsal.run(stations, stations.problems("train"), updater, PRESETS[preset])
+    [(groups, weights)] = seen
+    assert [len(g.problem.question) for g in groups] == [13, 12, 11, 10, 9]
+    limit = stations.config.rollout.max_new_tokens
+    assert {len(r.completion.token_ids) for g in groups for r in g.rollouts} == {limit}
+    assert [int((row != 0).sum()) for row in weights] == [learned_from] * 5
+
+
+def test_its_figure_stands_beside_the_plans(settings: dict[str, Any]) -> None:
+    run = api.train(RECIPE, settings | {"train.steps": 4}, task=ToyTask(), run="a", quiet=True)
+    found = run.summary["memory"]
+    assert found["planned_bytes"] > 5 * 10**8  # Python and its libraries are most of it
+    assert 0 < found["probe_bytes"] <= found["peak_bytes"] == run.summary["peak_memory_bytes"]
+    longer = api.train(
+        RECIPE, settings | {"train.steps": 6}, task=ToyTask(), run="a", resume=True, quiet=True
+    )
+    assert longer.summary["memory"]["probe_bytes"] == found["probe_bytes"]  # it was tried once
+
+
+class Full:
+    """Stands for memory that has no room for more than `rows` answers or `tokens` to learn from at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rows: int = 999, tokens: int = 10**6) -> None:
+        self.rows, self.tokens = rows, tokens
+        self.generate, self.gradient = NativeEngine.generate, Updater._gradient
+        monkeypatch.setattr(NativeEngine, "generate", lambda *args: self._generate(*args))
+        monkeypatch.setattr(Updater, "_gradient", lambda *args: self._gradient(*args))
+
+    def _generate(self, engine: NativeEngine, *args: Any) -> Any:
+        if engine.rows > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.generate(engine, *args)
+
+    def _gradient(self, updater: Updater, *args: Any) -> Any:
+        if updater.micro_batch_tokens > self.tokens:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...")
+        return self.gradient(updater, *args)
+
+
+def test_fewer_at_once_are_the_same_answers(policy: Policy, caplog: pytest.LogCaptureFixture) -> None:
+    prompts = [Prompt(tuple(range(10 + i, 20 + 2 * i))) for i in range(4)]
+    sampling = Sampling(3, max_new_tokens=9)
+    expected = NativeEngine(policy).generate(prompts, sampling, 1)
+    counts: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        Full(patch, rows=4)
+        engine = Recovering(NativeEngine(policy))
+        found = engine.generate(prompts, sampling, 1, counts.append)
+    assert engine.rows == 3  # of 12 answers: 6, then 3
+    assert [[c.token_ids for c in group] for group in found] == [[c.token_ids for c in g] for g in expected]
+    assert sum(counts) == 12
+    assert "the same answers again, 3 at once" in caplog.text
+
+
+def test_progress_of_what_was_thrown_away_is_taken_back(policy: Policy) -> None:
+    class Late(NativeEngine):
+        def generate(self, prompts: Any, sampling: Any, seed: int, progress: Any = None) -> Any:
+            if self.rows > 2:
+                progress(5)
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().generate(prompts, sampling, seed, progress)
+
+    counts: list[int] = []
+    Recovering(Late(policy)).generate([Prompt((10, 11))], Sampling(4, max_new_tokens=3), 1, counts.append)
+    assert counts[:2] == [5, -5]
+    assert sum(counts) == 4
+
+
+def test_a_single_answer_that_does_not_fit_is_said(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    Full(monkeypatch, rows=0)
+    with pytest.raises(WontFit, match="a single answer does not fit"):
+        Recovering(NativeEngine(policy)).generate([Prompt((10, 11))], Sampling(2, max_new_tokens=3), 1)
+
+
+def test_it_runs_out_before_training_or_never(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 3, the plan on standard error, and nothing was begun."""
+    (Path("mine.jsonl")).write_text(
+        "".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(100))
+    )
+    Full(monkeypatch, tokens=1)
+    args = ["--model.name", settings["model.name"], "--task.name", "jsonl", "--task.path", "mine.jsonl"]
+    assert main(["train", RECIPE, *args, "--run", "a"]) == 3
+    err = capsys.readouterr().err
+    assert "the update of a single answer does not fit into memory" in err
+    assert "optimizer state" in err
+    run = runlog.find("a")
+    assert not run.evals
+    assert not run.steps
+
+
+class FullFrom(Silent):
+    """Memory is smaller from some step on."""
+
+    def __init__(self, full: Full, step: int, rows: int, tokens: int) -> None:
+        self.full, self.step, self.small = full, step, (rows, tokens)
+
+    def stepped(self, line: Any, groups: Any) -> None:
+        if line["step"] == self.step:
+            self.full.rows, self.full.tokens = self.small
+
+
+def test_a_step_that_ran_out_is_in_the_log_and_a_resume_goes_on_as_small(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolved = api.settings_of(RECIPE, settings | {"train.steps": 4}, ToyTask())
+    full = Full(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        run = trainer.train(resolved, runlog.create("a"), ToyTask(), FullFrom(full, 2, 5, 300))
+    asked = resolved.update.micro_batch_tokens
+    halved = next(asked // 2**k for k in range(30) if asked // 2**k <= 300)
+    assert [s["memory/micro_batch_tokens"] for s in run.steps] == [asked, asked, halved, halved]
+    assert [s["memory/answers_in_flight"] for s in run.steps] == [256, 256, 5, 5]
+    assert "the same answers again, 5 at once" in caplog.text
+    full.rows, full.tokens = 999, 10**6  # there would be room again
+    longer = api.settings_of(RECIPE, settings | {"train.steps": 5}, ToyTask())
+    run = trainer.train(longer, run, ToyTask())
+    assert run.steps[-1]["memory/micro_batch_tokens"] == halved
+    assert run.steps[-1]["memory/answers_in_flight"] == 5
+
+
+def test_where_nothing_helps_the_last_step_is_saved(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = api.train(RECIPE, settings | {"train.steps": 4}, task=ToyTask(), run="straight", quiet=True)
+    resolved = api.settings_of(RECIPE, settings | {"train.steps": 4}, ToyTask())
+    with monkeypatch.context() as patch:
+        full = Full(patch)
+        with pytest.raises(WontFit):
+            trainer.train(resolved, runlog.create("cut"), ToyTask(), FullFrom(full, 3, 999, 0))
+    saved = checkpoint.latest(Path("runs/cut/checkpoints"))
+    assert saved is not None
+    assert saved.step == 3
+    resumed = api.train(
+        RECIPE, settings | {"train.steps": 4}, task=ToyTask(), run="cut", resume=True, quiet=True
+    )
+    assert [s["step"] for s in resumed.steps] == [1, 2, 3, 4]
+    a, b = (load_file(r.path / "model/model.safetensors") for r in (straight, resumed))
+    assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in a)
