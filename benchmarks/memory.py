@@ -4,7 +4,7 @@ python benchmarks/memory.py           # a card: a 3B model with random weights u
 python benchmarks/memory.py --tiny    # a tiny model on a processor: tries the benchmark itself
 
 On a card each part may take 48, 36 or 24 GB and no more (torch.cuda.set_per_process_memory_fraction), with
-the recipe for 24 GB and whatever the plan chooses. On a processor the quickstart runs in three settings, and
+what the plan chooses for it. On a processor the quickstart runs in three settings, and
 its prompts are planned as long as they are; memory is the resident set, as the system counts it, less that
 of a process that has imported torch.
 """
@@ -23,7 +23,8 @@ import torch
 from common import Figures, run
 from gpu import build, groups
 
-from reinforce_lite import config, footprint, memory, plan, rehearsal, road, shapes
+from reinforce_lite import config, footprint, memory, optimizers, plan, rehearsal, road, shapes
+from reinforce_lite.engines import native
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.footprint import BACK, GB, LOGITS, ROLLOUT, STEP, Place
 from reinforce_lite.plan import Plan
@@ -89,6 +90,22 @@ def figures(measured: Mapping[str, int], planned: Plan, empty: int, left_out: in
     return found | {"empty": empty / GB, "planned": (planned.total - left_out) / GB}
 
 
+def arithmetic(arguments: argparse.Namespace) -> Figures:
+    """What 8-bit AdamW holds for each number of a piece."""
+    memory.keep_small()
+    numbers = optimizers.PIECE
+    weight = torch.randn(numbers).bfloat16().requires_grad_()
+    weight.grad = torch.randn(numbers).bfloat16()
+    optimizer = optimizers.make(config.Update(state="8-bit"), {"w": weight})
+    optimizer.step(1e-5, 0)
+    memory.give_back()
+    found: dict[str, int] = {"start": resident()}
+    with peak("step", found, weight.device):
+        for _ in range(20):
+            optimizer.step(1e-5, 1)
+    return {"bytes_per_number": (found["step"] - found["start"]) / numbers}
+
+
 def on_a_processor(arguments: argparse.Namespace, **values: Any) -> Figures:
     overrides = {key.replace("__", "."): value for key, value in values.items()} | {"model.device": "cpu"}
     if arguments.tiny:
@@ -115,14 +132,14 @@ def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
         return {"skipped": "there is no card"}
     if torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
+        native.CACHE_SHARE *= gb * GB / whole  # as on a card of that size
         torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - footprint.CONTEXT) / whole))
     policy = build(arguments)
     new = 4 if arguments.tiny else 512
     values = {"prompt.max_tokens": PROMPT, "rollout.max_new_tokens": new}
     values |= {"eval.n": 1, "eval.validation_n": 1}
-    settings = config.load(
-        "gsm8k-3b-24gb", values | ({"rollout.prompts_per_step": 1} if arguments.tiny else {})
-    )
+    few = {"rollout.prompts_per_step": 1} if arguments.tiny else {}
+    settings = config.load("gsm8k-3b-48gb", values | few | {"update.state": "32-bit"})
     shape = shapes.of(policy.model, PROMPT + new)
     place = Place(policy.device.type, policy.dtype, gb * GB)
     planned = plan.best(Plan(settings, settings, shape, place, footprint.parts(settings, shape, place)))
@@ -170,5 +187,6 @@ if __name__ == "__main__":
         else {
             name: lambda a, values=values: on_a_processor(a, **values) for name, values in PROCESSOR.items()
         }
+        | {"arithmetic": arithmetic}
     )
     run("memory", parts, lines, flags=("tiny",))

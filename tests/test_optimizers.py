@@ -1,6 +1,5 @@
 """AdamW in 8 and 16 bits against torch's, and what rounding at random does on average."""
 
-import sys
 from typing import Any
 
 import pytest
@@ -150,8 +149,21 @@ def test_forgotten_it_starts_anew() -> None:
         assert all(torch.equal(held[name], plain[name]) for name in held)
 
 
+def test_a_weight_without_a_gradient_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = weights(torch.bfloat16)
+    give_gradients(held, 0)
+    held["large"].grad = held["gain"].grad = None
+    optimizers.make(EIGHT, held).step(1e-2, 0)
+    start = weights(torch.bfloat16)
+    assert {name: torch.equal(held[name], start[name]) for name in held} == {
+        "large": True,
+        "gain": True,
+        "odd": False,
+    }
+
+
 def test_without_torchao_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchao", None)
-    with pytest.raises(UsageError, match="needs torchao") as caught:
+    monkeypatch.setattr(optimizers, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"update\.state = 8-bit needs") as caught:
         optimizers.make(EIGHT, weights())
-    assert caught.value.remedy == 'pip install "reinforce-lite[8bit]"'
+    assert caught.value.remedy == 'install it with: pip install "reinforce-lite[8bit]"'

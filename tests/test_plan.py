@@ -200,7 +200,8 @@ def test_what_8_bits_leave_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
     behind = 2048 * (4 + 3 * 2)
     layer = 2 * (2 * 2048 + 2560 + 2048 + 2 * 11008) + 4 * 18
     text = len(config.load("gsm8k-3b-24gb").prompt.system.encode()) + 64
-    expected = 4096 * (36 * 2 * 2048 + layer + behind) + text * (36 * layer + behind)
+    sums = 4 * 36 * 2 * 2 * 128  # of the gradients of the shared keys and values
+    expected = 4096 * (36 * 2 * 2048 + layer + behind) + text * (36 * layer + behind + sums)
     assert sizes["activations"] == expected
 
 
@@ -304,7 +305,7 @@ def test_16_bits_need_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("saved", [torch.float32, BF16])
 def test_what_is_kept_is_what_the_updater_holds(tmp_path: Path, saved: torch.dtype) -> None:
     """Whichever dtype the model's folder is in: finer weights than bfloat16's become the masters."""
-    make_model().to(saved).save_pretrained(tmp_path)
+    make_model(hidden_size=64, vocab_size=320, head_dim=32).to(saved).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     for dtype, state in footprint.SCHEMES:
         policy = load(str(tmp_path), dtype, "cpu", finer=state == "32-bit")
@@ -331,15 +332,15 @@ def test_what_is_kept_is_what_the_updater_holds(tmp_path: Path, saved: torch.dty
 
 def moments_bytes(optimizer: Any) -> int:
     """Each tensor that the optimizer's own state holds; of a quantized moment its codes, scales and table."""
-    found = 0
-    for values in optimizer.optimizer.state.values():
-        for t in values.values():
-            found += nbytes([t.codes, t.scale, t.qmap]) if hasattr(t, "codes") else t.nbytes
-    return found
+    pieces = getattr(optimizer, "pieces", None)
+    held = [p.state for p in pieces] if pieces else optimizer.optimizer.state.values()
+    tensors = [t for values in held for t in values.values()]
+    assert not pieces or any(hasattr(t, "codes") for t in tensors)
+    return sum(nbytes([t.codes, t.scale, t.qmap]) if hasattr(t, "codes") else t.nbytes for t in tensors)
 
 
 def copies_bytes(optimizer: Any) -> int:
-    return nbytes(p.moved for p in getattr(optimizer, "pieces", ()) if p.copied)
+    return nbytes(p.numbers for p in getattr(optimizer, "pieces", ()) if p.copied)
 
 
 def nbytes(tensors: Any) -> int:
@@ -386,7 +387,8 @@ def test_activations_of_smollm2() -> None:
     shape = shapes.read(embedded.NAME, False, 1280)
     parts = footprint.parts(settings, shape, Place("cpu", torch.float32, None))
     kept = {part.name: part.bytes for part in parts}["activations"]
-    assert kept == (4096 + 64) * (30 * (4 * 5760 + 4 * 11) + 16 * 576)
+    sums = 4 * 30 * 2 * 3 * 64  # of the gradients of a shared token's keys and values
+    assert kept == (4096 + 64) * (30 * (4 * 5760 + 4 * 11) + 16 * 576) + 64 * sums
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

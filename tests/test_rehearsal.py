@@ -47,8 +47,10 @@ def test_it_is_the_largest_step(settings: dict[str, Any], preset: str, learned_f
     seen: list[tuple[list[Group], torch.Tensor]] = []
 
     class Spy(Updater):
-        def rehearse(self, groups: Any, weights: torch.Tensor) -> None:
+        def gradient(self, groups: Any, weights: torch.Tensor) -> Any:
             seen.append((list(groups), weights))
+            assert any(name.startswith("exp_avg/") for name in self.state())  # as in every later step
+            return super().gradient(groups, weights)
 
     updater = Spy(stations.policy, stations.config.update, 0.7)
     rehearsal.run(stations, stations.problems("train"), updater, PRESETS[preset])
@@ -57,6 +59,7 @@ def test_it_is_the_largest_step(settings: dict[str, Any], preset: str, learned_f
     limit = stations.config.rollout.max_new_tokens
     assert {len(r.completion.token_ids) for g in groups for r in g.rollouts} == {limit}
     assert [int((row != 0).sum()) for row in weights] == [learned_from] * 5
+    assert not any(name.startswith("exp_avg/") for name in updater.state())
 
 
 def test_its_figure_stands_beside_the_plans(settings: dict[str, Any]) -> None:
@@ -138,9 +141,7 @@ def test_it_runs_out_before_training_or_never(
     err = capsys.readouterr().err
     assert "the update of a single answer does not fit into memory" in err
     assert "optimizer state" in err
-    run = runlog.find("a")
-    assert not run.evals
-    assert not run.steps
+    assert not Path("runs/a").exists()
 
 
 class FullFrom(Silent):
@@ -180,14 +181,16 @@ def test_where_nothing_helps_the_last_step_is_saved(
     resolved = api.settings_of(RECIPE, settings | {"train.steps": 4}, ToyTask())
     with monkeypatch.context() as patch:
         full = Full(patch)
-        with pytest.raises(WontFit):
+        with pytest.raises(WontFit) as caught:
             trainer.train(resolved, runlog.create("cut"), ToyTask(), FullFrom(full, 3, 999, 0))
     saved = checkpoint.latest(Path("runs/cut/checkpoints"))
     assert saved is not None
     assert saved.step == 3
-    resumed = api.train(
-        RECIPE, settings | {"train.steps": 4}, task=ToyTask(), run="cut", resume=True, quiet=True
-    )
+    assert "step 3 is saved: go on with reinforce-lite train --run cut --resume" in caught.value.remedy
+    smaller = {"update.activation_checkpointing": True, "update.micro_batch_tokens": 100}
+    asked = settings | {"train.steps": 4} | smaller
+    resumed = api.train(RECIPE, asked, task=ToyTask(), run="cut", resume=True, quiet=True)
+    assert resumed.steps[-1]["memory/micro_batch_tokens"] == 100
     assert [s["step"] for s in resumed.steps] == [1, 2, 3, 4]
     a, b = (load_file(r.path / "model/model.safetensors") for r in (straight, resumed))
-    assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in a)
+    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)

@@ -1,6 +1,6 @@
 """Save and resume, exactly and atomically.
 
-    checkpoints/step-N/state.safetensors   the optimizer's float32 weights and its moments
+    checkpoints/step-N/state.safetensors   the weights that the optimizer moves, and its moments
     checkpoints/step-N/meta.json           the step, the state's hash, the data's fingerprint
 
 A checkpoint is written beside its place, flushed to the disk and renamed, so it is whole or not

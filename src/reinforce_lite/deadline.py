@@ -45,6 +45,8 @@ class Deadline:
     """Seconds: of each kind of evaluation and save what the last one took, or before it a guess."""
     steps: list[float] = field(default_factory=list)
     """Seconds of each step."""
+    largest: float = 0.0
+    """Seconds of the largest step, when it was tried beforehand."""
 
     @classmethod
     def of(
@@ -67,14 +69,14 @@ class Deadline:
 
     def leaves_a_step(self, due: Sequence[str] = ()) -> bool:
         """Whether what is `due` before it, one more step, and the closing fit. A first step is guessed to
-        take as long as the evaluations before it."""
+        take as long as the one that was tried, or as the evaluations before it."""
         if self.end is None:
             return True
-        step = max(self.steps[-5:], default=sum(self.taken.values()))
+        step = max(self.steps[-5:], default=self.largest or sum(self.taken.values()))
         return now() + MARGIN * (sum(self.taken.get(d, 0.0) for d in due) + step) + self.closing <= self.end
 
     def left(self, steps: int) -> float:
         """Seconds to the end of a run that has so many steps to go."""
-        recent = self.steps[-10:]
-        needed = steps * sum(recent) / max(1, len(recent)) + sum(self.taken.values())
+        recent = self.steps[-10:] or [self.largest]
+        needed = steps * sum(recent) / len(recent) + sum(self.taken.values())
         return needed if self.end is None else max(0.0, min(needed, self.end - now()))

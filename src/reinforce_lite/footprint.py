@@ -225,7 +225,9 @@ def _update(settings: Config, shape: Shape, place: Place) -> list[Part]:
     item = place.dtype.itemsize
     what, temporary = max(_temporaries(batch + prefix, chunk, shape, place), key=lambda found: found[1])
     again = settings.update.activation_checkpointing
-    token, whole = kept_per_token(shape, item, again), kept_per_token(shape, item)
+    token = kept_per_token(shape, item, again)
+    # a prefix is not checkpointed, and the gradients of its keys and values are added up in float32
+    whole = kept_per_token(shape, item) + 4 * 2 * shape.layers * shape.kv_heads * shape.head_size
     found = [
         Part(
             "activations",

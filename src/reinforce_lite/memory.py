@@ -20,11 +20,16 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+OUT = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
+"""What errors say that have no type of their own: a processor's, Metal's, CUDA's libraries'."""
+
+
 def ran_out(error: BaseException) -> bool:
     """Whether this is torch's, or Python's, way to say that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in OUT)
 
 
 def installed_bytes() -> int:
@@ -46,8 +51,8 @@ def give_back() -> None:
     For between rollout and update and after an evaluation: the next blocks are of other sizes, which would
     not fit into these and would come on top. Nothing happens where there is neither glibc nor a card.
     """
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -93,10 +93,13 @@ def load(
             trust_remote_code=trust_remote_code,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model = model.to(place).eval()
+    compute = pick_dtype(dtype, place)
+    model = model.eval()
+    if not finer:
+        _round(model, compute, False)  # before it is moved: a card need not hold what is thrown away
+    model = model.to(place)
     # Where the padding token is the end token, as often, its embedding would get no gradient.
     model.get_input_embeddings().padding_idx = None
-    compute = pick_dtype(dtype, place)
     weights = _round(model, compute, finer)
     return Policy(model, tokenizer, _end_ids(model, tokenizer), name, weights)
 

@@ -6,13 +6,13 @@
     8-bit   the policy's own weights; moments of 8 bits with a scale for each 256 (Dettmers et al. 2022).
             bfloat16 weights are rounded up or down at random, so that updates are right on average
 
-The arithmetic is torch's and torchao's. torchao would compile it; here it runs as it is, on pieces of
-large tensors, so that it needs no compiler and little memory. What is too small to be worth 8 bits
-(gains and biases) stays in float32, moments and weights.
+The arithmetic is torch's and torchao's. torchao's optimizer would compile it; here it runs as it is, on
+pieces of large tensors, so that it needs no compiler and little memory. What is too small to be worth 8
+bits (gains and biases) stays in float32, moments and weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import ceil
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from reinforce_lite import config
-from reinforce_lite.errors import UsageError
+from reinforce_lite.errors import missing_extra
 
 BLOCK = 256
 """Numbers that share a scale."""
@@ -33,6 +33,8 @@ MAP = 1024
 """Bytes of the table that says what each of 256 codes stands for, float32, one for each moment."""
 PER_NUMBER = 60
 """Bytes that torchao's arithmetic holds for each number of a piece; measured by benchmarks/memory.py."""
+EPSILON = 1e-8
+"""Beside the root of the second moment."""
 
 
 class Optimizer(Protocol):
@@ -64,7 +66,7 @@ def make(section: config.Update, weights: Mapping[str, Tensor]) -> Optimizer:
 def check(section: config.Update) -> None:
     """Raises UsageError when the package that the optimizer's state needs is missing."""
     if section.state == "8-bit" and find_spec("torchao") is None:
-        raise UsageError("update.state 8-bit needs torchao", 'pip install "reinforce-lite[8bit]"')
+        raise missing_extra("8bit", "update.state = 8-bit")
 
 
 class AdamW:
@@ -72,13 +74,12 @@ class AdamW:
 
     def __init__(self, weights: Mapping[str, Tensor], section: config.Update) -> None:
         self.weights = weights
-        self.fused = next(iter(weights.values())).device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
             list(weights.values()),
             lr=section.learning_rate,
             betas=section.betas,
             weight_decay=section.weight_decay,
-            fused=self.fused,
+            fused=True,
         )
 
     def step(self, rate: float, seed: int) -> None:
@@ -97,8 +98,7 @@ class AdamW:
         for name, weight in self.weights.items():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}/{name}" in state:  # a fused AdamW counts its steps on the device
-                    place = "cpu" if key == "step" and not self.fused else weight.device
-                    self.optimizer.state[weight][key] = state[f"{key}/{name}"].to(place)
+                    self.optimizer.state[weight][key] = state[f"{key}/{name}"].to(weight.device)
 
     def forget(self) -> None:
         """See `Optimizer`."""
@@ -107,102 +107,116 @@ class AdamW:
 
 @dataclass(slots=True)
 class _Piece:
-    """Some of a weight's numbers in a row, as the optimizer knows them."""
+    """Some of a weight's numbers in a row."""
 
     name: str
     """The weight's, and the piece's number."""
     weight: Tensor
     start: int
-    moved: Tensor
+    numbers: Tensor
     """A flat view of the weight; of a small one a float32 copy."""
+    copied: bool
+    state: dict[str, Tensor] = field(default_factory=dict)
+    """step, exp_avg and exp_avg_sq, as torchao's arithmetic wants them; empty before the first step."""
 
     @property
-    def copied(self) -> bool:
-        return self.moved.data_ptr() != self.weight.data_ptr() + self.start * self.weight.itemsize
+    def gradient(self) -> Tensor | None:
+        """The numbers' own."""
+        whole = self.weight.grad
+        return None if whole is None else whole.reshape(-1)[self.start : self.start + len(self.numbers)]
 
-    def take_gradient(self) -> None:
-        gradient = self.weight.grad
-        assert gradient is not None
-        some = gradient.reshape(-1)[self.start : self.start + self.moved.numel()]
-        self.moved.grad = some.to(self.moved.dtype)
+    def begin(self) -> None:
+        """Moments of zero."""
+        from torchao.optim.subclass_8bit import OptimState8bit
 
-    def give_back(self) -> None:
-        self.moved.grad = None
-        if self.copied:
-            self.weight.view(-1).copy_(self.moved)
+        n = self.numbers
+        self.state["step"] = torch.tensor(0.0)
+        for key, signed in (("exp_avg", True), ("exp_avg_sq", False)):
+            self.state[key] = (
+                torch.zeros_like(n)
+                if self.copied
+                else OptimState8bit.zeros(n.shape, signed, BLOCK, n.device, dtype=n.dtype)
+            )
 
 
 class AdamW8bit:
     """torchao's."""
 
     def __init__(self, weights: Mapping[str, Tensor], section: config.Update) -> None:
-        from torchao.optim import AdamW8bit as Torchao
-
+        self.section = section
         self.pieces = [piece for name, w in weights.items() for piece in _pieces(name, w)]
-        self.optimizer = Torchao(
-            [p.moved for p in self.pieces],
-            lr=section.learning_rate,
-            betas=section.betas,
-            weight_decay=section.weight_decay,
-            block_size=BLOCK,
-            bf16_stochastic_round=True,
-        )
 
     @torch.no_grad()
     def step(self, rate: float, seed: int) -> None:
         """See `Optimizer`."""
-        device = self.pieces[0].moved.device
-        for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate)
-        for piece in self.pieces:
-            piece.take_gradient()
+        device = self.pieces[0].numbers.device
         cards = [device] if device.type in ("cuda", "xpu") else []
-        kind = device.type if cards else "cuda"
-        with torch.random.fork_rng(cards, device_type=kind), torch.compiler.set_stance("force_eager"):
+        with torch.random.fork_rng(cards, device_type=device.type if cards else "cuda"):
             torch.manual_seed(seed)
-            self.optimizer.step()
-        for piece in self.pieces:
-            piece.give_back()
+            for piece in self.pieces:
+                self._move(piece, rate)
+
+    def _move(self, piece: _Piece, rate: float) -> None:
+        from torchao.optim.adam import single_param_adam
+
+        gradient = piece.gradient
+        if gradient is None:
+            return
+        if not piece.state:
+            piece.begin()
+        state, numbers = piece.state, piece.numbers
+        state["step"] += 1
+        single_param_adam(
+            numbers,
+            gradient,
+            state["step"],
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            None,
+            rate,
+            *self.section.betas,
+            self.section.weight_decay,
+            EPSILON,
+            IS_ADAMW=True,
+            BF16_STOCHASTIC_ROUND=numbers.dtype == torch.bfloat16,
+        )
+        if piece.copied:
+            piece.weight.view(-1).copy_(numbers)
 
     def state(self) -> dict[str, Tensor]:
         """See `Optimizer`."""
-        found: dict[str, Tensor] = {}
+        found = {f"finer/{piece.name}": piece.numbers for piece in self.pieces if piece.copied}
         for piece in self.pieces:
-            for key, held in self.optimizer.state.get(piece.moved, {}).items():
+            for key, held in piece.state.items():
                 found |= {f"{key}{part}/{piece.name}": t for part, t in _parts(held)}
-            if piece.copied:
-                found[f"finer/{piece.name}"] = piece.moved
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """See `Optimizer`."""
         for piece in self.pieces:
             if piece.copied:
-                piece.moved.copy_(state[f"finer/{piece.name}"])
+                piece.numbers.copy_(state[f"finer/{piece.name}"])
             if f"step/{piece.name}" not in state:
                 continue
-            held = {
-                "step": torch.tensor(0.0),
-                "exp_avg": self.optimizer._new_buffer(piece.moved, True),
-                "exp_avg_sq": self.optimizer._new_buffer(piece.moved, False),
-            }
-            for key, tensor in held.items():
-                for part, t in _parts(tensor):
+            piece.begin()
+            for key, held in piece.state.items():
+                for part, t in _parts(held):
                     t.copy_(state[f"{key}{part}/{piece.name}"])
-            self.optimizer.state[piece.moved] = held
 
     def forget(self) -> None:
         """See `Optimizer`."""
-        self.optimizer.state.clear()
+        for piece in self.pieces:
+            piece.state.clear()
 
 
 def _pieces(name: str, weight: Tensor) -> Iterator[_Piece]:
-    if is_small(weight.numel()):
-        yield _Piece(f"{name}/0", weight, 0, weight.detach().flatten().float().clone())
+    flat = weight.detach().view(-1)
+    if is_small(len(flat)):
+        yield _Piece(f"{name}/0", weight, 0, flat.float().clone(), copied=True)
         return
     start = 0
-    for i, size in enumerate(piece_sizes(weight.numel())):
-        yield _Piece(f"{name}/{i}", weight, start, weight.detach().view(-1)[start : start + size])
+    for i, size in enumerate(piece_sizes(len(flat))):
+        yield _Piece(f"{name}/{i}", weight, start, flat[start : start + size], copied=False)
         start += size
 
 

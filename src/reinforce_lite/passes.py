@@ -18,13 +18,13 @@ Shapes: R completions of one prompt, S tokens of the prefix, P of a prompt, T of
 completion, K of all completions, H hidden size, D head size.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -182,17 +182,20 @@ class WholePasses:
     """Every answer with its whole prompt, through transformers' modules."""
 
     def __init__(self, model: Any, checkpointing: bool = False) -> None:
-        """Raises UsageError when checkpointing is asked of a model that has none."""
+        """Raises UsageError when checkpointing is asked of a model whose layers are not known."""
         self.model = model
-        self.checkpointed: list[Any] = []
         if checkpointing:
-            if not getattr(model, "supports_gradient_checkpointing", False):
+            layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+            if not layers:
                 raise UsageError(
-                    f"{model.config.model_type} models have no activation checkpointing",
+                    f"the layers of {model.config.model_type} models can't be made again on the way back",
                     "leave update.activation_checkpointing away",
                 )
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.checkpointed = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+            # transformers' own switch works in training mode alone, where dropout wakes up.
+            for layer in layers:
+                layer.forward = partial(
+                    checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+                )
 
     def prefix(self, ids: Ids) -> Prefix | None:
         """See `Passes`: never."""
@@ -200,8 +203,7 @@ class WholePasses:
 
     def states(self, branches: Sequence[Branch], prefix: Prefix | None = None) -> Tensor:
         """See `Passes`."""
-        with _training(self.checkpointed):
-            return torch.cat([self._states(b) for b in branches])
+        return torch.cat([self._states(b) for b in branches])
 
     def tokens(self, branch: Branch) -> int:
         """See `Passes`."""
@@ -214,19 +216,6 @@ class WholePasses:
         out = self.model.base_model(torch.cat([ids, tokens], dim=1), attention_mask=mask, use_cache=False)
         states: Tensor = out.last_hidden_state
         return states[:, ids.shape[1] - 1 : -1][valid]
-
-
-@contextmanager
-def _training(layers: Sequence[Any]) -> Iterator[None]:
-    """transformers checkpoints only layers in training mode; what is inside them stays as it is, so that
-    no dropout wakes up."""
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = False
 
 
 def _row(ids: Ids, model: Any) -> Tensor:

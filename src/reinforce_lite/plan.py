@@ -168,7 +168,8 @@ def _with(plan: Plan, values: Mapping[str, object]) -> Plan:
 def _fewer_in_flight(plan: Plan) -> Plan:
     """Half as many answers at once until the rollout fits, if it can."""
     most = plan.config.rollout.prompts_per_step * plan.config.rollout.samples_per_prompt
-    rows = min(plan.asked.rollout.answers_in_flight, max(most, plan.config.eval.n))
+    most = max(most, plan.config.eval.n, plan.config.eval.validation_n)
+    rows = min(plan.asked.rollout.answers_in_flight, most)
     while plan.place.memory is not None and plan.at(ROLLOUT) > plan.place.memory and rows > 1:
         rows //= 2
         plan = _with(plan, {"rollout.answers_in_flight": rows})
@@ -228,8 +229,8 @@ def costs(plan: Plan) -> dict[str, str]:
 def _state_costs(plan: Plan) -> str:
     return (
         f"{plan.scheme.why}: {plan.scheme.total:.4g} bytes a parameter instead of "
-        f"{footprint.scheme(plan.asked, plan.place).total:g}; what is learned was no worse (docs/memory.md), "
-        "but it is not the same"
+        f"{footprint.scheme(plan.asked, plan.place).total:g}; not the same numbers (docs/memory.md), and "
+        'it needs pip install "reinforce-lite[8bit]"'
     )
 
 

@@ -1,7 +1,7 @@
-"""The largest step that a run may meet, tried before it begins: memory runs out in the first minute or never.
+"""The largest step that a run may meet, tried before it begins: as a rule memory runs out then or never.
 
-The longest prompts that training has, every answer as long as it may be, every answer learned from. No
-weight moves, no reward is asked, and nothing is written.
+The longest prompts that training has, every answer as long as it may be, every answer learned from, beside
+the optimizer's moments. No weight moves, no reward is asked, and nothing is written.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,22 @@ UNJUDGED = Verdict(False, None, "not judged")
 
 def run(road: Road, problems: Sequence[Problem], updater: Updater, parts: Objective) -> None:
     """Answer and learn once. Raises WontFit where memory runs out with the smallest pieces."""
+    updater.stand_still()  # makes the moments, which are there in every later step
     asked = groups(road, longest(road, problems))
     memory.give_back()
     sizes = [[len(r.completion.token_ids) for r in g.rollouts] for g in asked]
     live = torch.ones(len(asked), len(sizes[0]), dtype=torch.float64)
     limit = road.config.rollout.max_new_tokens
-    updater.rehearse(asked, objective.weights(live, sizes, parts, limit))
+    updater.gradient(asked, objective.weights(live, sizes, parts, limit))
+    updater.stand_still()
+    updater.forget()
 
 
 def longest(road: Road, problems: Sequence[Problem]) -> list[Problem]:
-    """A step's problems, those with the longest prompts."""
-    by_length = sorted(problems, key=lambda p: len(road.prompter(p.question).token_ids), reverse=True)
-    return by_length[: road.config.rollout.prompts_per_step]
+    """A step's problems, those with the longest prompts: in tokens, of four times as many by their bytes."""
+    n = road.config.rollout.prompts_per_step
+    long = sorted(problems, key=lambda p: len(p.question.encode()), reverse=True)[: 4 * n]
+    return sorted(long, key=lambda p: len(road.prompter(p.question).token_ids), reverse=True)[:n]
 
 
 def groups(road: Road, problems: Sequence[Problem]) -> list[Group]:

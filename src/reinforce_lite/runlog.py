@@ -7,6 +7,7 @@ Lines are appended one by one as they happen, so a killed run has lost nothing t
 resume goes back to its checkpoint's step with `rewind`.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -35,6 +36,13 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = FileLock(path / ".lock")
+
+    def drop_if_nothing_was_begun(self) -> None:
+        """Remove a directory that holds no run, so that its name is free."""
+        if not (self.path / "config.toml").exists():
+            (self.path / ".lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something else lies there
+                self.path.rmdir()
 
     @property
     def name(self) -> str:

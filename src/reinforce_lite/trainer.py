@@ -15,6 +15,7 @@ import shutil
 import signal
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from random import Random
 from typing import Any
 
@@ -51,7 +52,9 @@ from reinforce_lite.update import Updater
 
 logger = logging.getLogger(__name__)
 
-SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every"})
+SMALLER = ("update.activation_checkpointing", "update.micro_batch_tokens", "rollout.answers_in_flight")
+"""How much passes at once: it changes nothing but rounding, and may have to change when memory runs out."""
+SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", *SMALLER})
 
 
 def train(
@@ -65,7 +68,8 @@ def train(
     """Train in a run directory, from its last checkpoint if it has one, to the last step or the deadline.
 
     `began` is when the process did, by the clock of `deadline`; now, if it is not given.
-    Raises UsageError for a config or data that differ from the checkpoint's, Stopped after a signal.
+    Raises UsageError for a config or data that differ from the checkpoint's, WontFit where memory is too
+    small, Stopped after a signal.
     """
     run.lock()
     try:
@@ -75,8 +79,13 @@ def train(
             logger.warning("%s is finished: %d steps are done", run.path, done["steps"])
         else:
             Trainer(settings, run, task, screen or Silent(), command, began).run_to_the_end()
+    except Exception as error:
+        if not memory.ran_out(error):
+            raise
+        raise WontFit("memory ran out where no smaller piece helps", "see: reinforce-lite plan") from error
     finally:
         run.unlock()
+        run.drop_if_nothing_was_begun()
     return run
 
 
@@ -117,9 +126,6 @@ class Trainer:
     def run_to_the_end(self) -> None:
         """The loop. Raises Stopped after a signal, with the state saved."""
         self._check_room()
-        self.run.write_config(self.config)
-        self._keep_last_model_if_best()
-        (self.run.path / "summary.json").unlink(missing_ok=True)
         with self.interrupts.listening():
             try:
                 with self.screen:
@@ -129,14 +135,22 @@ class Trainer:
                     self._loop()
             except Interrupted as signalled:
                 self._stop(signalled.signum)
-            except WontFit:
+            except WontFit as error:
                 if self.step:
                     self._save_checkpoint()
+                    error.remedy = (
+                        f"step {self.step} is saved: go on with reinforce-lite train --run {self.run.name} "
+                        "--resume and one of --update.activation-checkpointing, --update.micro-batch-tokens, "
+                        "--rollout.answers-in-flight"
+                    )
                 raise
 
     def _loop(self) -> None:
         if self.step == 0:
             self._rehearse()
+        self.run.write_config(self.config)
+        self._keep_last_model_if_best()
+        (self.run.path / "summary.json").unlink(missing_ok=True)
         self._settle()
         while not self.ending:
             self._take_step(self.step + 1)
@@ -164,7 +178,7 @@ class Trainer:
         self.probe_bytes = memory.peak_bytes(self.road.policy.device)
         memory.give_back()
         self.interrupts.check()
-        self.deadline.steps.append(deadline.now() - start)
+        self.deadline.largest = deadline.now() - start
 
     def _take_step(self, step: int) -> None:
         clock = deadline.Clock()
@@ -201,7 +215,7 @@ class Trainer:
         self.screen.stepped(line, groups)
 
     def _at_once(self) -> dict[str, int]:
-        """How much passed at once, which is less from when memory ran out."""
+        """How much may pass at once, which is less from when memory ran out."""
         return {
             "memory/micro_batch_tokens": self.updater.micro_batch_tokens,
             "memory/answers_in_flight": self.road.engine.rows,
@@ -295,7 +309,7 @@ class Trainer:
         start = deadline.now()
         self.run.sync()
         meta = {"data": self.data, "seconds": self._seconds(), "versions": versions()}
-        meta["probe_bytes"] = self.probe_bytes
+        meta |= {"probe_bytes": self.probe_bytes, "at_once": self._at_once()}
         with self.interrupts.whole():
             checkpoint.save(folder, self.step, self.updater.state(), meta)
         self.deadline.taken["checkpoint"] = deadline.now() - start
@@ -313,14 +327,18 @@ class Trainer:
                 logger.warning("versions differ from those the run was begun with: it may not be bit for bit")
             self.updater.load(found.tensors)
             self.probe_bytes = found.meta.get("probe_bytes")
+            self._go_on_as_small(found.meta.get("at_once", {}))
         step = found.step if found else 0
         self.run.rewind(step)
-        if last := self.run.steps[-1:]:
-            self.updater.micro_batch_tokens = last[0].get(
-                "memory/micro_batch_tokens", self.updater.micro_batch_tokens
-            )
-            self.road.engine.rows = last[0].get("memory/answers_in_flight", self.road.engine.rows)
         return step, found.meta["seconds"] if found else 0.0
+
+    def _go_on_as_small(self, at_once: dict[str, int]) -> None:
+        """As the checkpoint was left, but where the config has another size now."""
+        changed = " ".join(config.differences(self.run.config, self.config))
+        if at_once and "update.micro_batch_tokens" not in changed:
+            self.updater.micro_batch_tokens = at_once["memory/micro_batch_tokens"]
+        if at_once and "rollout.answers_in_flight" not in changed:
+            self.road.engine.rows = at_once["memory/answers_in_flight"]
 
     def _stop(self, signum: int) -> None:
         """After a signal: save the last finished step and say how to go on; a run that is done stays so."""
@@ -381,7 +399,8 @@ class Trainer:
 
 def versions() -> dict[str, str]:
     """What a result depends on."""
-    names = ("reinforce-lite", "torch", "transformers", "tokenizers")
+    names = ["reinforce-lite", "torch", "transformers", "tokenizers"]
+    names += ["torchao"] if find_spec("torchao") else []
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 

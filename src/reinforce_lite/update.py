@@ -115,7 +115,12 @@ class Updater:
     def _halve(self, answers: Sequence[Live]) -> None:
         self._drop_gradients()
         memory.give_back()
-        least = min(self.passes.tokens(Branch(g.prompt, [ids])) for g in answers for ids, _ in g.answers)
+        start = self._shared([g.prompt for g in answers])
+        costs = [
+            [self.passes.tokens(Branch(g.prompt, [ids])) - start for ids, _ in g.answers] for g in answers
+        ]
+        least, most = min(map(min, costs)), sum(map(sum, costs))
+        self.micro_batch_tokens = min(self.micro_batch_tokens, most)
         if self.micro_batch_tokens <= least:
             raise WontFit(
                 "the update of a single answer does not fit into memory", "see: reinforce-lite plan"
@@ -154,14 +159,17 @@ class Updater:
         self.publish()
         return True
 
-    def rehearse(self, groups: Sequence[Group], weights: Tensor) -> None:
-        """Everything that an update does and holds, but that no weight moves. Before the first step alone:
-        the optimizer forgets it."""
-        self.gradient(groups, weights)
-        torch._foreach_zero_(self._gradients())
+    def stand_still(self) -> None:
+        """An optimizer's step that holds what every step does, and moves nothing. For before the first step:
+        `forget` what it leaves."""
+        for master in self.masters.values():
+            master.grad = torch.zeros_like(master) if master.grad is None else master.grad.zero_()
         self.optimizer.step(0.0, 0)
-        self.optimizer.forget()
         self._drop_gradients()
+
+    def forget(self) -> None:
+        """Back to how it was before the first step."""
+        self.optimizer.forget()
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up from rate / warmup_steps at step 1, then constant: N + N steps equal 2N."""
@@ -169,10 +177,11 @@ class Updater:
 
     def _prefix(self, prompts: Sequence[tuple[int, ...]]) -> Prefix | None:
         """What several prompts begin with, if the model can share it."""
-        length = common_prefix(prompts)
-        if len(prompts) == 1 or length == 0:
-            return None
-        return self.passes.prefix(prompts[0][:length])
+        length = self._shared(prompts)
+        return self.passes.prefix(prompts[0][:length]) if length else None
+
+    def _shared(self, prompts: Sequence[tuple[int, ...]]) -> int:
+        return common_prefix(prompts) if len(prompts) > 1 else 0
 
     def _backward(self, batch: MicroBatch, prefix: Prefix | None) -> float:
         states = self.passes.states(batch.branches, prefix)  # (K, H)
@@ -186,7 +195,9 @@ class Updater:
         return [m.grad for m in self.masters.values() if m.grad is not None]
 
     def _norm(self) -> float:
-        return float(torch.nn.utils.get_total_norm(self._gradients()))
+        gradients = self._gradients()
+        fine = torch.promote_types(gradients[0].dtype, torch.float32)
+        return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype=fine))))
 
     def _drop_gradients(self) -> None:
         for weights in (self.params, self.masters):
@@ -195,7 +206,7 @@ class Updater:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Round the float32 weights into the policy that samples."""
+        """Round finer weights, where there are some, into the policy that samples."""
         if self.masters is not self.params:
             torch._foreach_copy_(list(self.params.values()), list(self.masters.values()))
 

@@ -5,6 +5,7 @@ Shapes: B rows in flight (prompts x samples), P prompt tokens (padded left), V v
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,12 +37,24 @@ class HFEngine:
         """See `Engine.generate`. All batches draw from one stream that starts at `seed`."""
         at_once = max(1, self.rows // sampling.samples)
         done: list[list[Completion]] = []
-        with torch.random.fork_rng(devices=_cards(self.policy.device)):
+        cards = _cards(self.policy.device)
+        with torch.random.fork_rng(cards, device_type=cards[0].type if cards else "cuda"):
             torch.manual_seed(seed)
             for start in range(0, len(prompts), at_once):
-                done += self._batch(prompts[start : start + at_once], sampling)
-                progress(len(done[-1]) * len(prompts[start : start + at_once]))
+                done += self._answers(prompts[start : start + at_once], sampling, progress)
         return done
+
+    def _answers(
+        self, prompts: Sequence[Prompt], sampling: Sampling, progress: Callable[[int], None]
+    ) -> list[list[Completion]]:
+        """All samples of these prompts; in parts when those of one prompt are more than may be in flight."""
+        answers: list[list[Completion]] = [[] for _ in prompts]
+        for start in range(0, sampling.samples, self.rows):
+            some = replace(sampling, samples=min(self.rows, sampling.samples - start))
+            for of_one, made in zip(answers, self._batch(prompts, some), strict=True):
+                of_one += made
+            progress(some.samples * len(prompts))
+        return answers
 
     def _batch(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         ids, mask = _pad_left([p.token_ids for p in prompts], self.policy.device)  # (prompts, P)
@@ -152,4 +165,4 @@ def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tens
 
 
 def _cards(device: torch.device) -> list[torch.device]:
-    return [] if device.type == "cpu" else [device]
+    return [device] if device.type in ("cuda", "xpu") else []
