@@ -77,21 +77,12 @@ def step(n: int, **changes: Any) -> Line:
 
 def evaluation(at: int, split: str, lines: Sequence[Line]) -> Line:
     """The line of evals.jsonl that these answers make."""
-    n, right = len(lines), sum(line["strict"] for line in lines)
-    lenient = None if lines[0]["lenient"] is None else sum(line["lenient"] for line in lines)
-    return {
-        "step": at,
-        "split": split,
-        "n": n,
-        "strict": right / n,
-        "strict_interval": wilson(right, n),
-        "lenient": None if lenient is None else lenient / n,
-        "lenient_interval": None if lenient is None else wilson(lenient, n),
-        "reward": right / n,
-        "mean_tokens": 20.0,
-        "truncated": 0.0,
-        "seconds": 3.0,
-    }
+    line: Line = {"step": at, "split": split, "n": len(lines), "seconds": 3.0}
+    for kind in ("strict", "lenient", "second_opinion"):
+        judged = [bool(one[kind]) for one in lines if one.get(kind) is not None]
+        line[kind] = sum(judged) / len(judged) if judged else None
+        line[f"{kind}_interval"] = wilson(sum(judged), len(judged)) if judged else None
+    return line
 
 
 def asked(at: int, verdicts: Sequence[bool], split: str = "test", **changes: Any) -> list[Line]:

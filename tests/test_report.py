@@ -51,14 +51,14 @@ RESULTS = [
         ([T] * 6 + [F] * 2, SEVEN),
         "format",
         "After 2 steps smollm2-135m answers 87.5% of 8 test problems right, 12.5% before training: a gain beyond "
-        "chance (p = 0.031), but of format: the lenient verdict did not rise beyond chance (75.0% → 87.5%, p = 1).",
+        "chance (p = 0.031), but perhaps of format alone: no other verdict rose beyond chance (lenient 75.0% → 87.5%, p = 1).",
     ),
     (
         (ONE, SEVEN),
         ([None] * 8, [None] * 8),
         "better",
         "After 2 steps smollm2-135m answers 87.5% of 8 test problems right, 12.5% before training: a gain beyond "
-        "chance (p = 0.031); this task has no lenient verdict that could tell skill from format.",
+        "chance (p = 0.031); this task has no other verdict that could tell skill from format.",
     ),
     (
         (ONE, [T, T] + [F] * 6),
@@ -93,6 +93,20 @@ def test_a_strict_loss_beside_a_lenient_fall_is_no_format(tmp_path: Path) -> Non
     """Lenient that fell beyond chance did not rise."""
     found = numbers(finished(tmp_path / "a", (ONE, SEVEN), (SEVEN, ONE)))["result"]
     assert found["kind"] == "format"
+
+
+def test_a_second_opinion_stands_in_where_there_is_no_lenient_verdict(tmp_path: Path) -> None:
+    """Strict won 6 of 8; of the 7 problems with a second opinion all were won: p = 2/2^7."""
+    none: list[Any] = [None] * 8
+    checks = [
+        asked(0, ONE, lenient=none, second_opinion=[None] + [F] * 7),
+        asked(2, SEVEN, lenient=none, second_opinion=[None] + [T] * 7),
+    ]
+    run = runs.write(tmp_path / "a", [step(1), step(2)], evaluations=checks, stopped="steps")
+    found = numbers(run)["result"]
+    assert found["other"] == "second_opinion"
+    assert found["kind"] == "better"
+    assert found["sentence"].endswith("and not of format alone (second opinion 0.0% → 100.0%, p = 0.016).")
 
 
 def test_problems_that_changed_are_counted(tmp_path: Path) -> None:
@@ -335,19 +349,19 @@ def test_many_steps_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (found["averaged"], found["steps"], found["columns"]["reward"]) == (2, [2, 3], [1.5, 3.0])
 
 
-def test_a_second_opinion_that_disagrees_is_said() -> None:
-    """Reward 0.1 to 0.9; the second opinion the same, level, or falling."""
-    rewards = [0.1, 0.12, 0.11, 0.4, 0.5, 0.6, 0.9, 0.88, 0.91]
-    level = [0.3, 0.31, 0.29, 0.3, 0.31, 0.29, 0.3, 0.31, 0.29]
-    for second, warns in ((rewards, False), (level, True), ([1 - r for r in rewards], True)):
-        lines = [
-            step(n, reward=r, **{"accuracy/second_opinion": s})
-            for n, (r, s) in enumerate(zip(rewards, second, strict=True))
-        ]
-        assert bool(curves.opinion(lines)) == warns
-    flat = [step(n, reward=s, **{"accuracy/second_opinion": s}) for n, s in enumerate(level)]
-    assert curves.opinion(flat) == ""
-    assert curves.opinion([step(1)]) == ""
+def test_a_second_opinion_is_drawn_where_it_is_another(tmp_path: Path) -> None:
+    """On number tasks it is the lenient verdict."""
+    for n, second in ((1, 0.5), (2, 0.25)):
+        run = runs.write(tmp_path / str(n), [step(1, **{"accuracy/second_opinion": second})])
+        assert ("accuracy/second_opinion" in curves.of(parts.load(run))["columns"]) == (n == 2)
+
+
+def test_warnings_are_shown(tmp_path: Path) -> None:
+    run = finished(tmp_path / "a", (ONE, SEVEN))
+    run.write_summary(run.summary | {"warnings": ["the reward rose, but <b>nothing</b> else did"]})
+    report.write([run], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<p class="warning">the reward rose, but &lt;b&gt;nothing&lt;/b&gt; else did</p>' in page
 
 
 def test_what_it_took(tmp_path: Path) -> None:

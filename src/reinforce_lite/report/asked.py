@@ -18,6 +18,7 @@ class Mark(NamedTuple):
 
     strict: bool
     lenient: bool | None
+    second_opinion: bool | None
     lists: frozenset[str]
     """The keyword lists with a hit."""
     cost: int
@@ -33,12 +34,12 @@ class Asked:
     def paired_p(self, split: str, step: int, kind: str) -> float | None:
         """The p-value that nothing changed from step 0 to `step`: McNemar's, on the same problems.
 
-        `kind` is strict, lenient, or a keyword list's name. None where there is no such verdict.
+        `kind` is strict, lenient, second_opinion, or a keyword list's name. Problems without such a verdict
+        are left out; None where no problem has one.
         """
-        pairs = list(self._pairs(split, step))
-        if not pairs or (kind == "lenient" and pairs[0][0].lenient is None):
-            return None
-        return paired_p([_bit(b, kind) for b, _ in pairs], [_bit(a, kind) for _, a in pairs])
+        bits = [(_bit(before, kind), _bit(after, kind)) for before, after in self._pairs(split, step)]
+        judged = [(bool(b), bool(a)) for b, a in bits if b is not None and a is not None]
+        return paired_p([b for b, _ in judged], [a for _, a in judged]) if judged else None
 
     def shares(self, split: str, step: int, name: str) -> tuple[float, float]:
         """The shares of answers with a hit of a keyword list at step 0 and at `step`, same problems."""
@@ -75,13 +76,12 @@ class Asked:
 def mark(line: Line) -> Mark:
     """What is kept of a line."""
     lists = frozenset(line.get("reflection", {})) & frozenset(LISTS)
-    return Mark(line["strict"], line["lenient"], lists, cards.cost(line))
+    return Mark(line["strict"], line["lenient"], line.get("second_opinion"), lists, cards.cost(line))
 
 
-def _bit(found: Mark, kind: str) -> bool:
-    if kind == "strict":
-        return found.strict
-    return bool(found.lenient) if kind == "lenient" else kind in found.lists
+def _bit(found: Mark, kind: str) -> bool | None:
+    verdicts = {"strict": found.strict, "lenient": found.lenient, "second_opinion": found.second_opinion}
+    return verdicts.get(kind, kind in found.lists)
 
 
 def _change(before: bool, after: bool) -> str:

@@ -58,6 +58,8 @@ def of(files: Files) -> dict[str, Any]:
     seconds = _seconds(files)
     size = -(-len(files.steps) // POINTS) or 1
     columns = {key: _thin([line.get(key) for line in files.steps], size) for key in keys}
+    if columns["accuracy/second_opinion"] == columns["accuracy/lenient"]:  # as on number tasks
+        columns.pop("accuracy/second_opinion")
     return {
         "steps": [part[-1]["step"] for part in _parts(files.steps, size)],
         "seconds": [cards.short(part[-1]) for part in _parts(seconds, size)],
@@ -65,33 +67,6 @@ def of(files: Files) -> dict[str, Any]:
         "averaged": size,
         "evals": [_evaluation(e, files, seconds) for e in files.evals],
     }
-
-
-def opinion(steps: Sequence[Line]) -> str:
-    """What to say where the reward rose and the second opinion, which it does not see, did not; or nothing.
-
-    Compares the mean of the last third of the steps with that of the first; a rise is one of more than
-    twice its standard error.
-    """
-    lines = [line for line in steps if line.get("accuracy/second_opinion") is not None]
-    third = len(lines) // 3
-    if third < 3:
-        return ""
-    if _rises([line["reward"] for line in lines], third) and not _rises(
-        [line["accuracy/second_opinion"] for line in lines], third
-    ):
-        return (
-            "Reward rose and the second opinion, a verdict that the reward does not see, did not: "
-            "look at the answers before you believe the gain."
-        )
-    return ""
-
-
-def _rises(values: Sequence[float], third: int) -> bool:
-    first, last = values[:third], values[-third:]
-    rise = fmean(last) - fmean(first)
-    error = sum(fmean((v - fmean(part)) ** 2 for v in part) / (third - 1) for part in (first, last)) ** 0.5
-    return rise > 2 * error and rise > 1e-9
 
 
 def _seconds(files: Files) -> list[float]:

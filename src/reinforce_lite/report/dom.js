@@ -29,11 +29,12 @@ function visible(text) {
   return [...parts, text.slice(end)];
 }
 
-// Text with words marked: whole words, any case, either apostrophe.
+// Text with words marked: whole words in any case, with either apostrophe or hyphen, also over a line's end.
 function marked(text, words) {
   if (!words.length) return visible(text);
   const escaped = [...words].sort((a, b) => b.length - a.length)
-    .map((word) => word.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&").replace(/'/g, "['’]"));
+    .map((word) => word.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&")
+      .replace(/'/g, "['’]").replace(/-/g, "[-‑]").replace(/ /g, "\\s+"));
   const pattern = new RegExp(`(?<![\\p{L}\\p{N}_-])(?:${escaped.join("|")})(?![\\p{L}\\p{N}_-])`, "giu");
   const parts = [];
   let end = 0;

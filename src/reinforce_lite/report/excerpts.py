@@ -16,6 +16,8 @@ BEFORE, AFTER = 240, 420  # characters around the first hit
 KINDS = ("wrong", "right", "corrected")
 """By rank."""
 
+_PLAIN = str.maketrans({"’": "'", "‑": "-"})  # one character for one: places stay
+
 Kept = tuple[int, int, int, Line]
 """Rank, step, how many had passed before, and the line."""
 
@@ -63,9 +65,10 @@ def _another_number_before(line: Line) -> bool:
 def _first_hit(line: Line) -> int | None:
     """Where the completion's first hit begins; None when it stands in the turn that was begun for it."""
     words = {word for found in line["reflection"].values() for word in found}
-    longest_first = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    ordered = sorted(words, key=len, reverse=True)
+    longest_first = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in ordered)
     pattern = rf"(?<![\w-])(?:{longest_first})(?![\w-])"
-    found = re.search(pattern, line["completion"].replace("’", "'"), re.IGNORECASE)
+    found = re.search(pattern, line["completion"].translate(_PLAIN), re.IGNORECASE)
     return found.start() if found else None
 
 

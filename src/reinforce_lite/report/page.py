@@ -41,6 +41,7 @@ def _template() -> Any:
         "p": result.p_value,
         "place": lambda share: f"{100 * share:.2f}%",
         "harmless": harmless,
+        "words": lambda name: name.replace("_", " "),
         "tight": lambda text: text.replace("p = ", "p\u00a0=\u00a0"),
     }
     return environment.from_string(_asset("page.html"))

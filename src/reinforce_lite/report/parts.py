@@ -29,7 +29,7 @@ def of(run: Run, share: int = 1) -> Part:
         "model": files.model,
         "task": files.task,
         "result": result.of(files, counted.asked),
-        "opinion": curves.opinion(files.steps),
+        "warnings": files.summary.get("warnings", []),
         "aha": aha.of(files, counted.asked, counted.populations),
         "cost": costs.of(files),
         "answers": _answers(counted, shown, questions),

@@ -10,24 +10,28 @@ from reinforce_lite.report.files import Files
 from reinforce_lite.runlog import Line
 
 BEYOND_CHANCE = 0.05
-_FIGURES = ("step", "n", "strict", "strict_interval", "lenient", "lenient_interval")
+SMALLEST = 1e-99  # p-value that is told; of many problems it may round to 0, which none is
+VERDICTS = ("strict", "lenient", "second_opinion")
+_FIGURES = ("step", "n", *VERDICTS, *(f"{name}_interval" for name in VERDICTS))
 
 
 def of(files: Files, asked: Asked) -> dict[str, Any]:
     """The result: `kind`, `sentence`, `before` and `after` (the test's figures, or None), `p` and `changes`.
 
-    `kind` is better, format, same, worse, unknown (no p), unfinished or nothing. Shares are of 1.
+    `kind` is better, format, same, worse, unknown (no p), unfinished or nothing; `other` is the verdict that
+    stands beside the strict one: lenient, or second_opinion where a task has no lenient one. Shares are of 1.
     """
     tests = [e for e in files.evals if e["split"] == "test"]
     before = next((_figures(e) for e in tests if e["step"] == 0), None)
     after = next((_figures(e) for e in reversed(tests) if e["step"] > 0), None)
     found: dict[str, Any] = {"state": state(files), "step": files.step, "before": before, "after": after}
+    found["other"] = next((v for v in VERDICTS[1:] if before and before[v] is not None), None)
     if before is None or after is None:
         kind = "nothing" if before is None else "unfinished"
         return found | {"kind": kind, "sentence": _unfinished(files, before)}
-    p = {name: asked.paired_p("test", after["step"], name) for name in ("strict", "lenient")}
+    p = {name: asked.paired_p("test", after["step"], name) for name in VERDICTS}
     changes = asked.changes("test", after["step"])
-    kind, meaning = _judge(before, after, p)
+    kind, meaning = _judge(before, after, p, found["other"])
     head = (
         f"After {_steps(after['step'])} {files.model} answers {percent(after['strict'])} of {after['n']} "
         f"test problems right, {percent(before['strict'])} before training: "
@@ -64,39 +68,41 @@ def p_value(p: float) -> str:
     >>> p_value(0.000012)
     'p = 1.2e-05'
     """
-    return f"p = {p:.2g}"
+    return f"p = {p:.2g}" if p >= SMALLEST else f"p < {SMALLEST:g}"
 
 
-def _judge(before: Line, after: Line, p: dict[str, float | None]) -> tuple[str, str]:
+def _judge(before: Line, after: Line, p: dict[str, float | None], other: str | None) -> tuple[str, str]:
     """The kind of result, and the sentence's second half."""
     strict = p["strict"]
     if strict is None:
         return "unknown", "whether that is chance can't be told without the answers of both evaluations"
+    figures = _figures_of(before, after, p, other)
+    beside = f"; {figures}" if figures else ""
     if strict >= BEYOND_CHANCE:
-        return (
-            "same",
-            f"no change that chance does not explain ({p_value(strict)}){_lenient(before, after, p)}",
-        )
+        return "same", f"no change that chance does not explain ({p_value(strict)}){beside}"
     if after["strict"] < before["strict"]:
-        return "worse", f"it got worse, beyond chance ({p_value(strict)}){_lenient(before, after, p)}"
-    kind, reading = _gain(before, after, p["lenient"])
+        return "worse", f"it got worse, beyond chance ({p_value(strict)}){beside}"
+    kind, reading = _gain(before, after, p, other)
     return kind, f"a gain beyond chance ({p_value(strict)}){reading}"
 
 
-def _gain(before: Line, after: Line, p: float | None) -> tuple[str, str]:
-    """Whether a strict gain is one of format: what the lenient verdict says, `p` being its own."""
-    if p is None:
-        return "better", "; this task has no lenient verdict that could tell skill from format"
-    figures = f"{percent(before['lenient'])} → {percent(after['lenient'])}, {p_value(p)}"
-    if after["lenient"] > before["lenient"] and p < BEYOND_CHANCE:
-        return "better", f", and not of format alone (lenient {figures})"
-    return "format", f", but of format: the lenient verdict did not rise beyond chance ({figures})"
+def _gain(before: Line, after: Line, p: dict[str, float | None], other: str | None) -> tuple[str, str]:
+    """Whether a strict gain is one of format: what the verdict says that training does not pay for."""
+    figures, chance = _figures_of(before, after, p, other), p[other] if other else None
+    if other is None or chance is None:
+        return "better", "; this task has no other verdict that could tell skill from format"
+    if after[other] > before[other] and chance < BEYOND_CHANCE:
+        return "better", f", and not of format alone ({figures})"
+    return "format", f", but perhaps of format alone: no other verdict rose beyond chance ({figures})"
 
 
-def _lenient(before: Line, after: Line, p: dict[str, float | None]) -> str:
-    if p["lenient"] is None:
+def _figures_of(before: Line, after: Line, p: dict[str, float | None], other: str | None) -> str:
+    """The other verdict's figures, or nothing."""
+    chance = p[other] if other else None
+    if other is None or chance is None:
         return ""
-    return f"; lenient {percent(before['lenient'])} → {percent(after['lenient'])}, {p_value(p['lenient'])}"
+    name = other.replace("_", " ")
+    return f"{name} {percent(before[other])} → {percent(after[other])}, {p_value(chance)}"
 
 
 def _unfinished(files: Files, before: Line | None) -> str:
@@ -117,7 +123,7 @@ def _unfinished(files: Files, before: Line | None) -> str:
 
 
 def _figures(evaluation: Line) -> Line:
-    return {key: evaluation[key] for key in _FIGURES}
+    return {key: evaluation.get(key) for key in _FIGURES}
 
 
 def _steps(n: int) -> str:
