@@ -13,7 +13,7 @@ from runs import answer, asked, step
 
 from reinforce_lite import report
 from reinforce_lite.cli import main
-from reinforce_lite.report import aha, cards, choice, curves, parts
+from reinforce_lite.report import aha, cards, choice, curves, parts, result
 from reinforce_lite.runlog import Line, Run
 
 F, T = False, True
@@ -107,6 +107,11 @@ def test_a_second_opinion_stands_in_where_there_is_no_lenient_verdict(tmp_path: 
     assert found["other"] == "second_opinion"
     assert found["kind"] == "better"
     assert found["sentence"].endswith("and not of format alone (second opinion 0.0% → 100.0%, p = 0.016).")
+
+
+def test_no_p_value_is_zero() -> None:
+    assert result.p_value(3.2e-80) == "p = 3.2e-80"
+    assert result.p_value(0.0) == "p < 1e-99"
 
 
 def test_problems_that_changed_are_counted(tmp_path: Path) -> None:
@@ -217,6 +222,18 @@ def test_accuracy_with_and_without_a_hit(tmp_path: Path) -> None:
     assert (found["with"]["n"], found["with"]["strict"], found["with"]["tokens"]) == (2, 0.5, 15)
     assert (found["without"]["n"], found["without"]["strict"], found["without"]["tokens"]) == (2, 1.0, 35)
     assert found["with"]["interval"] == (pytest.approx(0.0945, abs=1e-4), pytest.approx(0.9055, abs=1e-4))
+
+
+def test_untrained_and_last_are_told_from_what_lies_between(tmp_path: Path) -> None:
+    """Hits of list C: 1 of 2 answers at step 0, 2 at step 1, 0 at step 2."""
+    checks = [
+        asked(at, [T, T], "validation", completion=texts)
+        for at, texts in enumerate((["Wait.", "No."], ["Wait.", "Wait."], ["No.", "No."]))
+    ]
+    run = runs.write(tmp_path / "a", [step(1), step(2)], evaluations=checks)
+    found = numbers(run)["aha"]["lists"]["c"]
+    assert (found["untrained"]["rate"], found["trained"]["rate"]) == (0.5, 0)
+    assert found["training"]["rate"] is None
 
 
 def test_excerpts_best_first(tmp_path: Path) -> None:

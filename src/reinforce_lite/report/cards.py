@@ -9,8 +9,6 @@ from reinforce_lite.runlog import Line
 LONGEST = 6_000
 """Characters of an answer that are shown; of a longer one the beginning and the end."""
 
-_INERT = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
-
 
 def card(line: Line) -> Line:
     """What the page shows of a line of rollouts.jsonl or eval_rollouts.jsonl."""
@@ -39,7 +37,8 @@ def clip(text: str) -> str:
 
 def encode(value: Any) -> str:
     """JSON in plain ASCII that no HTML parser can end or mistake: half emoji and U+2028 are escapes too."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).translate(_INERT)
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def short(value: Any) -> Any:
