@@ -210,6 +210,11 @@ def test_fewer_and_not_yet(tmp_path: Path) -> None:
     assert "shows in the second evaluation" in numbers(run)["aha"]["sentence"]
 
 
+def test_no_reflection_at_all_is_one_line(tmp_path: Path) -> None:
+    found = numbers(finished(tmp_path / "a", (ONE, SEVEN)))["aha"]["sentence"]
+    assert found == "No reflection words, before training or after it, in the answers to 8 test problems."
+
+
 def test_accuracy_with_and_without_a_hit(tmp_path: Path) -> None:
     """Four training answers: two say "wait", one of these is right; of the other two both are."""
     texts = ["Wait: 7", "Wait: 8", "7", "7"]

@@ -123,6 +123,15 @@ def test_the_result_and_every_section_are_there(show, tmp_path: Path) -> None:
     assert 'name = "smollm2-135m"' in one.text("#config")
 
 
+def test_without_reflection_there_is_no_empty_chart_of_it(show, tmp_path: Path) -> None:
+    run = runs.write(
+        tmp_path / "a", [step(1)], [answer(1, "p")], [asked(0, [True]), asked(1, [True])], "steps"
+    )
+    one = show(run)
+    assert one.text("#aha-sentence").startswith("No reflection words, before training or after it")
+    assert not one.page.locator("#aha-charts").is_visible()
+
+
 def test_filters(show, tmp_path: Path) -> None:
     one = show(two_steps(tmp_path / "mine"))
     count = "#answers-count"

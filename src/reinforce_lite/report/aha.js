@@ -8,6 +8,7 @@ const KIND = {
 function showAha() {
   const aha = current.aha, smoothing = Number(byId("smoothing").value);
   byId("aha-sentence").textContent = aha.sentence;
+  byId("aha-figures").hidden = !Object.values(aha.lists).some((who) => Object.values(who).some((found) => found.with.n));
   const specs = Object.keys(aha.lists).map((name) => listChart(name, aha.lists[name].untrained.rate));
   byId("aha-charts").replaceChildren(...specs.filter((s) => s).map((s) => chart(s, smoothing)));
   byId("aha-table").replaceChildren(...table(aha.lists));

@@ -102,6 +102,8 @@ def _sentence(compared: dict[str, Any], split: str, step: int, n: int) -> str:
         return (
             "Whether there is more reflection than before training shows in the second evaluation, to come."
         )
+    if all(c["before"] == c["after"] == 0 for c in compared.values()):
+        return f"No reflection words, before training or after it, in the answers to {n} {split} problems."
     real = {name: c for name, c in compared.items() if c["p"] is not None and c["p"] < BEYOND_CHANCE}
     more = [name for name, c in real.items() if c["after"] > c["before"]]
     fewer = [name for name in real if name not in more]

@@ -15,7 +15,8 @@ function bar(title, parts, total, show) {
 
 function showCost() {
   const { time, memory, facts, config } = current.cost;
-  const phases = Object.entries(time).filter(([name, s]) => name !== "total" && s);
+  const phases = Object.entries(time).filter(([name, s]) => name !== "total" && s)
+    .map(([name, s]) => [name === "other" ? "loading, saving, other" : name, s]);
   byId("cost-time").replaceChildren(phases.length ? bar(`Time: ${clock(time.total)}`, phases, time.total, clock) : "");
   byId("cost-memory").replaceChildren(memoryRows(memory));
   byId("facts").replaceChildren(...Object.entries(facts).flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, ...visible(text))]));

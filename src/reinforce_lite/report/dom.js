@@ -60,9 +60,9 @@ const percent = (share) => (share === null || share === undefined ? DASH : (100 
 const gigabytes = (bytes) => (bytes === null || bytes === undefined ? DASH : (bytes / 1e9).toFixed(2) + " GB");
 function clock(seconds) {
   if (seconds === null || seconds === undefined) return DASH;
-  if (seconds < 60) return number(seconds) + " s";
+  if (seconds < 120) return number(seconds) + " s";
   const minutes = Math.round(seconds / 60);
-  return minutes < 120 ? minutes + " min" : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return seconds < 600 ? number(seconds / 60) + " min" : minutes < 120 ? minutes + " min" : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 function inUnit(value, unit) {
   if (unit === "share") return percent(value);

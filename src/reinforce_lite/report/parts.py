@@ -38,7 +38,7 @@ def of(run: Run, share: int = 1) -> Part:
         "curves": curves.of(files),
         "excerpts": counted.excerpts.chosen(),
         "groups": _groups(run, shown),
-        "asked": _questions(files, set(questions)),
+        "asked": _questions(files, questions),
     }
     return numbers | {"example": _example(numbers["result"]["kind"], beside["asked"])}, beside
 
@@ -117,12 +117,12 @@ def _group(group: list[Line]) -> Line:
     }
 
 
-def _questions(files: Files, keys: set[Key]) -> list[Line]:
-    """The chosen held-out problems with the answer of every evaluation, in the order of the file."""
-    found: dict[Key, Line] = {}
+def _questions(files: Files, keys: list[Key]) -> list[Line]:
+    """The chosen held-out problems with the answer of every evaluation, in the order of the choice."""
+    found: dict[Key, Line] = {key: {} for key in keys}
     for line in whole(files):
         key = (line["split"], line["problem_id"])
-        if key in keys:
-            begun: Line = {"split": key[0]} | _group([line]) | {"answers": []}
-            found.setdefault(key, begun)["answers"].append({"step": line["step"]} | cards.card(line))
+        if key in found:
+            found[key] = found[key] or {"split": key[0]} | _group([line]) | {"answers": []}
+            found[key]["answers"].append({"step": line["step"]} | cards.card(line))
     return list(found.values())
