@@ -327,6 +327,18 @@ def test_every_outcome_is_shown_alike(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (shown["answers"]["questions_shown"], shown["answers"]["questions"]) == (3, 7)
 
 
+def test_the_choice_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An é takes 6 bytes in the page: an answer of 1,000 some 6,200, a question of 1,000 some 6,100."""
+    monkeypatch.setattr(choice, "BYTES", 40_000)
+    rollouts = [answer(n, f"p{n}", completion="é" * 1000, question="é" * 1000) for n in range(1, 10)]
+    run = runs.write(tmp_path / "a", [step(n) for n in range(1, 10)], rollouts)
+    assert [g["step"] for g in parts.of(run)[1]["groups"]] == [
+        1,
+        5,
+        9,
+    ]  # the first, the last, the one halfway
+
+
 def test_a_long_answer_keeps_its_beginning_and_end() -> None:
     assert cards.clip("a" * 6000) == "a" * 6000
     assert cards.clip("a" * 3000 + "b" * 10 + "c" * 3000) == (

@@ -76,7 +76,8 @@ class Asked:
 def mark(line: Line) -> Mark:
     """What is kept of a line."""
     lists = frozenset(line.get("reflection", {})) & frozenset(LISTS)
-    return Mark(line["strict"], line["lenient"], line.get("second_opinion"), lists, cards.cost(line))
+    cost = cards.cost(line) + (0 if line["step"] else cards.question_cost(line))
+    return Mark(line["strict"], line["lenient"], line.get("second_opinion"), lists, cost)
 
 
 def _bit(found: Mark, kind: str) -> bool | None:

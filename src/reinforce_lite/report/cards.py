@@ -23,6 +23,11 @@ def cost(line: Line) -> int:
     return len(encode(clip(line["completion"]))) + 180
 
 
+def question_cost(line: Line) -> int:
+    """About how many bytes a line's question takes, which stands in the page once for all its answers."""
+    return len(encode(clip(line["question"]) + clip(line["gold"]))) + 80
+
+
 def clip(text: str) -> str:
     """A text of at most about LONGEST characters; what was left out of its middle is counted.
 

@@ -39,7 +39,8 @@ def seen(place: int, group: Sequence[Line]) -> Seen:
         len({line["strict"] for line in group}) > 1,
         any(line["truncated"] for line in group),
     )
-    return Seen(place, group[0]["step"], len(group), sum(map(cards.cost, group)), worth)
+    cost = cards.question_cost(group[0]) + sum(map(cards.cost, group))
+    return Seen(place, group[0]["step"], len(group), cost, worth)
 
 
 def of_groups(found: Sequence[Seen], share: int = 1) -> set[int]:
