@@ -156,7 +156,7 @@ def test_help_needs_no_heavy_import() -> None:
     assert done.stdout.endswith("[]\n")
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "ask", "plan"])
+@pytest.mark.parametrize("command", ["train", "eval", "ask", "plan", "report"])
 def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -166,7 +166,7 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_light_rooms_import_without_torch() -> None:
     """As the house says: their tests need no weights."""
-    rooms = "errors records config tasks answers rewards reflection runlog seeds evaluation"
+    rooms = "errors records config tasks answers rewards reflection runlog seeds evaluation report"
     code = "import sys; " + "; ".join(f"import reinforce_lite.{room}" for room in rooms.split())
     done = subprocess.run(
         [sys.executable, "-c", code + "; print('torch' in sys.modules)"],

@@ -62,6 +62,7 @@ def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: P
         "accuracy on 4 test problems",
         "before",
         "runs/a/model",
+        "runs/a/report.html",
         "reinforce-lite ask a",
     ):
         assert part in text

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import reinforce_lite as rl
-from reinforce_lite import api, checkpoint, models, runlog, trainer
+from reinforce_lite import api, checkpoint, models, report, runlog, trainer
 from reinforce_lite.errors import ReinforceLiteError, Stopped, UsageError
 from reinforce_lite.records import Problem, Reward, Verdict
 from reinforce_lite.runlog import Run
@@ -311,6 +312,51 @@ def test_two_processes_on_one_run(settings: dict[str, Any]) -> None:
     train(settings | {"train.steps": 2}, "a", resume=True)
 
 
+class Reader(Silent):
+    """Reads the report's state after every step."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.states: list[str] = []
+
+    def stepped(self, line: Any, groups: Any) -> None:
+        page = (self.run.path / "report.html").read_text(encoding="utf-8")
+        self.states += re.findall(r"not finished: step \d+ of \d+|finished: \d+ steps", page)[:1]
+
+
+def test_the_report_is_there_from_the_first_evaluation_on(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "SHARE", 1e9)  # always due
+    run = runlog.create("a")
+    reader = Reader(run)
+    resolved = api.settings_of(RECIPE, settings | {"train.steps": 3}, ToyTask())
+    trainer.train(resolved, run, ToyTask(), reader)
+    assert reader.states == [f"not finished: step {n} of 3" for n in (0, 1, 2)]
+    assert "finished: 3 steps" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_stopped_run_reports_how_far_it_came(settings: dict[str, Any]) -> None:
+    resolved = api.settings_of(RECIPE, settings, ToyTask())
+    with pytest.raises(Stopped):
+        trainer.train(resolved, runlog.create("cut"), ToyTask(), Signals("learning", signal.SIGTERM, 3))
+    page = Path("runs/cut/report.html").read_text(encoding="utf-8")
+    assert "stopped by a signal at step 2 of 10; it can go on" in page
+
+
+def test_no_report_is_worth_a_run(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write", full)
+    with caplog.at_level(logging.WARNING):
+        run = train(settings | {"train.steps": 2}, "a")
+    assert run.summary["stopped"] == "steps"
+    assert "no report was written: OSError: [Errno 28] No space left on device" in caplog.text
+
+
 def test_the_run_directory_is_what_was_promised(settings: dict[str, Any]) -> None:
     run = train(settings, "a")
     assert {
@@ -320,6 +366,7 @@ def test_the_run_directory_is_what_was_promised(settings: dict[str, Any]) -> Non
         "evals.jsonl",
         "eval_rollouts.jsonl",
         "summary.json",
+        "report.html",
         "model",
         "checkpoints",
     } <= {p.name for p in run.path.iterdir()}

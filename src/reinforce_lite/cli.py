@@ -4,6 +4,7 @@ reinforce-lite train  [RECIPE | FILE.toml] [--section.key VALUE ...] [--run NAME
 reinforce-lite eval   MODEL_OR_RUN [--task.name gsm8k --eval.n 200 ...]
 reinforce-lite ask    MODEL_OR_RUN "question"
 reinforce-lite plan   [RECIPE | FILE.toml] [--vram 24]
+reinforce-lite report RUN [RUN ...] [--out FILE]
 """
 
 import json as jsonlib
@@ -25,6 +26,7 @@ USAGE = """usage: reinforce-lite COMMAND ...
   eval   MODEL_OR_RUN              held-out accuracy, strict and lenient
   ask    MODEL_OR_RUN "question"   one answer; for a run, the untrained model's beside it
   plan   [RECIPE | FILE.toml]      the memory that a run would need, and whether a card holds it
+  report RUN [RUN ...]             one HTML file: result, curves, answers to read; several runs compared
 
 reinforce-lite COMMAND --help shows the options of a command.
 """
@@ -130,6 +132,25 @@ def _plan(args: list[str]) -> None:
     plan.check(made)
 
 
+def _report(args: list[str]) -> None:
+    from reinforce_lite import cli_args
+
+    parsed, runs, file = cli_args.report(args)
+
+    from reinforce_lite import report
+
+    try:
+        numbers = report.write(runs, file)
+    except OSError as error:
+        raise UsageError(f"can't write {file}: {error.strerror}") from None
+    if parsed.json:
+        _print_json({"report": str(file), "runs": numbers})
+        return
+    for one in numbers:
+        print(f"{one['name']}: {one['result']['sentence']}")
+    print(f"report: {file}")
+
+
 def _print_json(value: Any) -> None:
     print(jsonlib.dumps(value, indent=2, ensure_ascii=False))
 
@@ -156,4 +177,5 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "eval": _eval,
     "ask": _ask,
     "plan": _plan,
+    "report": _report,
 }

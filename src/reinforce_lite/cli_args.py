@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is first imported
@@ -10,6 +11,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from reinforce_lite import config, runlog
+from reinforce_lite.errors import UsageError
 
 DEFAULT_RECIPE = "quickstart"
 
@@ -69,6 +71,16 @@ class Ask:
     """Print the answers as JSON."""
 
 
+@dataclass(frozen=True)
+class Report:
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN [RUN ...]")]
+    """Names under runs/, or paths."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Where to write; by default report.html in the run, for several runs in the current folder."""
+    json: Flag = False
+    """Print what the page says in numbers as JSON."""
+
+
 Command = TypeVar("Command", bound=Sections)
 
 
@@ -105,6 +117,19 @@ def plan(args: list[str]) -> tuple[Plan, config.Config]:
 def ask(args: list[str]) -> Ask:
     """Parse `ask`'s arguments."""
     return tyro.cli(Ask, args=args, prog="reinforce-lite ask")
+
+
+def report(args: list[str]) -> tuple[Report, list[runlog.Run], Path]:
+    """Parse `report`'s arguments, with the runs that they name and the file to write.
+
+    Raises UsageError when no run is named, or one that is not there.
+    """
+    parsed = tyro.cli(Report, args=args, prog="reinforce-lite report")
+    if not parsed.runs:
+        raise UsageError("report needs to know of which run", "name one under runs/, or several")
+    runs = [runlog.find(name) for name in parsed.runs]
+    folder = runs[0].path if len(runs) == 1 else Path()
+    return parsed, runs, parsed.out or folder / "report.html"
 
 
 def _parse(command: type[Command], base: config.Config, args: list[str]) -> Command:

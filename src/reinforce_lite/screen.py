@@ -190,6 +190,8 @@ def ending(run: Run) -> RenderableType:
     if "after" in evals:
         parts.append(before_after_table(evals))
     places = Table.grid(padding=(0, 2))
+    if (report := run.path / "report.html").exists():
+        places.add_row("report", f"{report} (open it in a browser)")
     places.add_row("model", str(run.path / "model"))
     if (run.path / "best").is_dir():
         places.add_row("best on validation", f"{run.path / 'best'} (step {summary['best_step']})")

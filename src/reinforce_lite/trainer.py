@@ -33,6 +33,7 @@ from reinforce_lite import (
     optimizers,
     plan,
     rehearsal,
+    report,
     road,
     rollout,
     runlog,
@@ -121,6 +122,7 @@ class Trainer:
         self.step, self.seconds_before = self._resume()
         self.num_tokens = max((line["num_tokens"] for line in run.read("steps")), default=0)
         self.deadline = self._deadline()
+        self.keeper = report.Keeper(run)
         self.ending = False
 
     def run_to_the_end(self) -> None:
@@ -251,6 +253,12 @@ class Trainer:
             self._evaluate("test", self.config.eval.n)
         if due["checkpoint"] or (self.ending and self.step):
             self._save_checkpoint()
+        if not self.ending:
+            self._report()
+
+    def _report(self, must: bool = False) -> None:
+        self.keeper.refresh(must)
+        self.deadline.taken["report"] = self.keeper.seconds
 
     def _evaluate(self, split: Split, n: int) -> None:
         if self.run.evaluated(self.step, split):
@@ -348,6 +356,7 @@ class Trainer:
         if self.step:
             self._save_checkpoint()
         self.run.write_summary(self._summary("signal"))
+        self._report(must=True)
         raise Stopped(
             signum,
             f"stopped by {signal.Signals(signum).name} after step {self.step}; everything is saved",
@@ -363,6 +372,7 @@ class Trainer:
             self.run.write_summary(
                 self._summary("steps" if self.step >= self.config.train.steps else "hours")
             )
+        self._report(must=True)
         self.screen.finished(self.run)
 
     def _summary(self, stopped: str) -> dict[str, Any]:

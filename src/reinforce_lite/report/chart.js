@@ -1,0 +1,152 @@
+// One line chart as inline SVG: raw and smoothed lines, evaluations as points, a control as a dashed line.
+// All charts share the place that is pointed at, so that one sees every figure of a step at once.
+
+const WIDE = 400, HIGH = 190, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 22;
+const charts = new Set();
+
+// {title, unit, span: [from, to], clock: bool, lines: [{label, x, y}], points: [{label, x, y, low, high}], control}
+function chart(spec, smoothing) {
+  const values = spec.lines.flatMap((l) => l.y).concat((spec.points || []).flatMap((p) => [p.high, p.y]));
+  const scale = axis(values.concat([spec.control, 0]).filter((v) => v !== null && v !== undefined), spec.unit);
+  const [from, to] = spec.span;
+  const atX = (x) => LEFT + ((x - from) / (to - from || 1)) * (WIDE - LEFT - RIGHT);
+  const atY = (y) => HIGH - BOTTOM - ((y - scale.low) / (scale.high - scale.low)) * (HIGH - TOP - BOTTOM);
+  const cursor = svg("line", { class: "cursor", y1: TOP, y2: HIGH - BOTTOM, visibility: "hidden" });
+  const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", tabindex: 0, "aria-label": spec.title },
+    ...grid(scale, spec, atY), ...ticksBelow(spec, atX), control(spec, atY),
+    ...spec.lines.flatMap((line, i) => curve(line, i, smoothing, atX, atY)),
+    ...(spec.points || []).flatMap((p) => point(p, atX, atY)), cursor);
+  const legend = el("p", { class: "legend" });
+  const node = el("figure", { class: "chart" },
+    el("figcaption", {}, el("b", {}, spec.title), spec.unit && spec.unit !== "share" && spec.unit !== "bytes"
+      ? el("span", { class: "unit" }, " " + spec.unit) : ""), picture, legend);
+  const show = (x) => {
+    cursor.setAttribute("visibility", x === null ? "hidden" : "visible");
+    if (x !== null) cursor.setAttribute("x1", atX(x)), cursor.setAttribute("x2", atX(x));
+    legend.replaceChildren(...readings(spec, x, smoothing));
+  };
+  show(null);
+  listen(picture, spec, (px) => from + ((px - LEFT) / (WIDE - LEFT - RIGHT)) * (to - from));
+  charts.add({ node, show });
+  return node;
+}
+
+function axis(values, unit) {
+  let low = Math.min(0, ...values), high = Math.max(...values);
+  if (unit === "share") [low, high] = [0, Math.min(1, high)];
+  if (high <= low) high = low + (unit === "share" ? 0.1 : 1);
+  const rough = (high - low) / 3, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
+  return { low: Math.floor(low / step) * step, high: Math.ceil((high / step) * 0.999) * step, step };
+}
+
+function grid(scale, spec, atY) {
+  const nodes = [];
+  for (let i = Math.round(scale.low / scale.step); i * scale.step <= scale.high * 1.0001; i++) {
+    const value = i * scale.step, y = atY(value);
+    const text = spec.unit === "share" ? Number((100 * value).toPrecision(3)) + "%"
+      : spec.unit === "bytes" ? Number((value / 1e9).toPrecision(3)) + " GB" : number(value);
+    nodes.push(svg("line", { class: "grid", x1: LEFT, x2: WIDE - RIGHT, y1: y, y2: y }),
+      svg("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, text));
+  }
+  return nodes;
+}
+
+function ticksBelow(spec, atX) {
+  const [from, to] = spec.span;
+  return [from, (from + to) / 2, to].map((x, i) => svg("text",
+    { x: atX(x), y: HIGH - 6, "text-anchor": ["start", "middle", "end"][i] },
+    spec.clock ? clock(x) : (i ? "" : "step ") + Math.round(x)));
+}
+
+function control(spec, atY) {
+  if (spec.control === null || spec.control === undefined) return null;
+  return svg("line", { class: "control", x1: LEFT, x2: WIDE - RIGHT, y1: atY(spec.control), y2: atY(spec.control) });
+}
+
+function curve(line, i, smoothing, atX, atY) {
+  const draw = (y, name) => svg("path", { class: `${name} s${i % 6}`, d: path(line.x, y, atX, atY) });
+  const window = windowOf(line.y, smoothing);
+  return window > 1 ? [draw(line.y, "raw"), draw(smooth(line.y, window), "line")] : [draw(line.y, "line")];
+}
+
+function path(x, y, atX, atY) {
+  let d = "", pen = false;
+  for (let i = 0; i < y.length; i++) {
+    if (y[i] === null) { pen = false; continue; }
+    const alone = !pen && (i + 1 === y.length || y[i + 1] === null);
+    d += `${pen ? "L" : "M"}${atX(x[i]).toFixed(1)} ${atY(y[i]).toFixed(1)}${alone ? "h0.01" : ""}`;
+    pen = true;
+  }
+  return d;
+}
+
+const windowOf = (y, smoothing) => Math.max(1, Math.round(y.length * smoothing));
+
+// The mean of a window that stands around each step: it lags behind neither side.
+function smooth(y, window) {
+  const half = Math.floor(window / 2);
+  return y.map((value, i) => {
+    if (value === null) return null;
+    const near = y.slice(Math.max(0, i - half), i + half + 1).filter((v) => v !== null);
+    return near.reduce((a, b) => a + b, 0) / near.length;
+  });
+}
+
+function point(p, atX, atY) {
+  const x = atX(p.x), name = `point s${p.series ?? 3}`;
+  return [svg("line", { class: name, x1: x, x2: x, y1: atY(p.low), y2: atY(p.high) }),
+    svg("circle", { class: name, cx: x, cy: atY(p.y), r: 4 },
+      svg("title", {}, `${p.label}: ${percent(p.y)} (${percent(p.low)} to ${percent(p.high)})`))];
+}
+
+function readings(spec, x, smoothing) {
+  const nodes = spec.lines.map((line, i) => {
+    const at = x === null ? line.y.length - 1 : nearest(line.x, x);
+    const window = windowOf(line.y, smoothing);
+    const around = window > 1 && line.y[at] !== null && line.y[at] !== undefined
+      ? el("small", {}, ` ≈ ${inUnit(smooth(line.y, window)[at], spec.unit)}`) : "";
+    return el("span", {}, el("i", { class: `key s${i % 6}` }), line.label + " ", el("b", {}, inUnit(line.y[at], spec.unit)), around);
+  });
+  const points = spec.points || [];
+  if (points.length) {
+    const p = x === null ? points[points.length - 1] : points[nearest(points.map((q) => q.x), x)];
+    nodes.push(el("span", {}, el("i", { class: `key dot s${p.series ?? 3}` }), p.label + " ", el("b", {}, percent(p.y))));
+  }
+  if (spec.control !== null && spec.control !== undefined) {
+    nodes.push(el("span", {}, el("i", { class: "key dash" }), "untrained ", el("b", {}, percent(spec.control))));
+  }
+  return nodes;
+}
+
+function nearest(xs, x) {
+  let best = 0;
+  for (let i = 1; i < xs.length; i++) if (Math.abs(xs[i] - x) < Math.abs(xs[best] - x)) best = i;
+  return best;
+}
+
+function pointAt(x, spec) {
+  for (const one of charts) one.node.isConnected ? one.show(x) : charts.delete(one);
+  byId("at").textContent = x === null ? "" : spec.clock ? `at ${clock(x)}` : `at step ${Math.round(x)}`;
+}
+
+function listen(picture, spec, toValue) {
+  const xs = spec.lines[0].x;
+  let here = null;
+  const go = (x) => { here = x; pointAt(x, spec); };
+  const move = (event) => {
+    const box = picture.getBoundingClientRect();
+    if (xs.length) go(xs[nearest(xs, toValue(((event.clientX - box.left) / box.width) * WIDE))]);
+  };
+  picture.addEventListener("pointermove", move);
+  picture.addEventListener("pointerdown", move);
+  picture.addEventListener("pointerleave", () => go(null));
+  picture.addEventListener("blur", () => go(null));
+  picture.addEventListener("keydown", (event) => {
+    const turn = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!turn || !xs.length) return;
+    event.preventDefault();
+    const at = here === null ? (turn > 0 ? -1 : xs.length) : nearest(xs, here);
+    go(xs[Math.max(0, Math.min(xs.length - 1, at + turn))]);
+  });
+}

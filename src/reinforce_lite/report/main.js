@@ -1,0 +1,34 @@
+// Wiring: which run is looked at, what the controls do.
+
+let current = data.runs[0];
+
+function showRun() {
+  if (several) current = data.runs[Number(byId("run").value)];
+  showAnswers();
+  showAha();
+  showCost();
+}
+
+function redraw() {
+  drawCurves();
+  showAha();
+}
+
+function on(ids, event, act) {
+  for (const id of ids) byId(id)?.addEventListener(event, act);
+}
+
+on(["axis", "smoothing"], "change", redraw);
+on(["run"], "change", showRun);
+on(["f-step", "f-verdict", "f-hit", "f-cut"], "change", filterGroups);
+on(["f-text"], "input", filterGroups);
+on(["q-split", "q-change"], "change", filterQuestions);
+on(["q-text"], "input", filterQuestions);
+on(["theme"], "click", () => {
+  const dark = document.documentElement.dataset.theme
+    ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  document.documentElement.dataset.theme = dark ? "light" : "dark";
+});
+
+drawCurves();
+showRun();

@@ -1,0 +1,211 @@
+"""Run directories made up for tests of the report: the files of a real run, without a run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from reinforce_lite import reflection
+from reinforce_lite.evaluation import wilson
+from reinforce_lite.runlog import Line, Run
+
+CONFIG = """recipe = "quickstart"
+[model]
+name = "smollm2-135m"
+[task]
+name = "wordmath"
+level = 1
+[rollout]
+prompts_per_step = {questions}
+samples_per_prompt = {samples}
+[objective]
+preset = "reinforce-lite"
+[train]
+steps = {steps}
+seed = 0
+"""
+
+
+def answer(step: int, problem: str, right: bool = True, sample: int = 0, **changes: Any) -> Line:
+    """A line of rollouts.jsonl; `question`, `completion`, `lenient` and the rest can be given."""
+    line: Line = {
+        "step": step,
+        "problem_id": problem,
+        "sample": sample,
+        "question": f"What is {problem}?",
+        "gold": "7",
+        "completion": f"<think>{problem}</think><answer>{7 if right else 8}</answer>",
+        "answer": "7" if right else "8",
+        "reason": "right" if right else "another number",
+        "reward": float(right),
+        "strict": right,
+        "lenient": right,
+        "advantage": 0.5 if right else -0.5,
+        "tokens": 20,
+        "truncated": False,
+    }
+    line |= changes
+    return {"reflection": reflection.hits(line["completion"])} | line
+
+
+def step(n: int, **changes: Any) -> Line:
+    """A line of steps.jsonl."""
+    line: Line = {
+        "step": n,
+        "reward": 0.5,
+        "accuracy/strict": 0.5,
+        "accuracy/lenient": 0.5,
+        "frac_reward_zero_std": 0.25,
+        "completions/mean_length": 20.0,
+        "completions/clipped_ratio": 0.0,
+        "entropy": 0.2,
+        "grad_norm": 1.0,
+        "step_time": 10.0,
+        "time/rollout": 4.0,
+        "time/reward": 1.0,
+        "time/update": 5.0,
+        "tokens_per_second/rollout": 400.0,
+        "tokens_per_second/update": 300.0,
+        "memory/peak_bytes": 3_000_000_000,
+        "reflection/list_a": 0.0,
+        "reflection/list_b": 0.0,
+        "reflection/list_c": 0.25,
+    }
+    return line | changes
+
+
+def evaluation(at: int, split: str, lines: Sequence[Line]) -> Line:
+    """The line of evals.jsonl that these answers make."""
+    line: Line = {"step": at, "split": split, "n": len(lines), "seconds": 3.0}
+    for kind in ("strict", "lenient", "second_opinion"):
+        judged = [bool(one[kind]) for one in lines if one.get(kind) is not None]
+        line[kind] = sum(judged) / len(judged) if judged else None
+        line[f"{kind}_interval"] = wilson(sum(judged), len(judged)) if judged else None
+    return line
+
+
+def asked(at: int, verdicts: Sequence[bool], split: str = "test", **changes: Any) -> list[Line]:
+    """The answers of one evaluation, one a problem; a list among `changes` has one value a problem."""
+    return [
+        answer(
+            at,
+            f"{split}-{i}",
+            right,
+            **{"split": split, "advantage": None}
+            | {k: v[i] if isinstance(v, list) else v for k, v in changes.items()},
+        )
+        for i, right in enumerate(verdicts)
+    ]
+
+
+def write(
+    path: Path,
+    steps: Sequence[Line] = (),
+    rollouts: Sequence[Line] = (),
+    evaluations: Sequence[Sequence[Line]] = (),
+    stopped: str = "",
+    planned: int = 0,
+    **summary: Any,
+) -> Run:
+    """A run directory; without `stopped` it has no summary.json, like one that goes on."""
+    path.mkdir(parents=True)
+    samples = max((line["sample"] for line in rollouts), default=0) + 1
+    questions = len(rollouts) // max(1, len(steps) * samples)
+    config = CONFIG.format(questions=questions, samples=samples, steps=planned or max(1, len(steps)))
+    (path / "config.toml").write_text(config, encoding="utf-8")
+    run = Run(path)
+    evals = [evaluation(one[0]["step"], one[0]["split"], one) for one in evaluations]
+    for name, lines in {
+        "steps": steps,
+        "rollouts": rollouts,
+        "evals": evals,
+        "eval_rollouts": [line for one in evaluations for line in one],
+    }.items():
+        text = "".join(json.dumps(line) + "\n" for line in lines)  # escapes alone: half emoji too
+        (path / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    if stopped:
+        run.write_summary({"stopped": stopped, "seconds": 20.0 * len(steps) + 60, **summary})
+    return run
+
+
+WORDS = ("Wait, that is wrong. ", "Let me check: ", "However, ", "I recheck it. ", "Then we reconsider. ")
+
+
+def large(path: Path, steps: int = 625, questions: int = 10, samples: int = 8, tests: int = 200) -> Run:
+    """A run of `steps` x `questions` x `samples` answers of some 600 characters that learns and reflects."""
+    random = Random(0)
+
+    def text(right: bool, reflects: bool) -> str:
+        work = " ".join(
+            f"{random.randrange(99)} + {random.randrange(99)} is {random.randrange(198)}." for _ in range(24)
+        )
+        word = random.choice(WORDS) if reflects else ""
+        return (
+            f"<think>{work} {word}So it is {7 if right else 8}.</think>\n<answer>{7 if right else 8}</answer>"
+        )
+
+    def one(at: int, problem: str, skill: float, sample: int = 0, **changes: Any) -> Line:
+        right, reflects = random.random() < skill, random.random() < 0.02 + 0.1 * skill
+        question = f"Question {problem}: a train has {random.randrange(99)} wagons; how many wheels do they have in all?"
+        changes |= {"truncated": random.random() < 0.03, "question": question}
+        changes |= {"lenient": right or random.random() < 0.1, "tokens": random.randrange(100, 250)}
+        return answer(at, problem, right, sample, completion=text(right, reflects), **changes)
+
+    def skill(at: int) -> float:
+        return 0.25 + 0.5 * at / steps
+
+    rollouts = [
+        one(at, f"train-{at}-{q}", skill(at), s)
+        for at in range(1, steps + 1)
+        for q in range(questions)
+        for s in range(samples)
+    ]
+    lines = [
+        _step_of(at, rollouts[(at - 1) * questions * samples : at * questions * samples], random)
+        for at in range(1, steps + 1)
+    ]
+    every = max(1, steps // 10)
+    evaluations = [
+        [one(at, f"{split}-{i}", skill(at), split=split, advantage=None) for i in range(n)]
+        for split, n, times in (
+            ("validation", 48, range(0, steps + 1, every)),
+            ("test", tests, (0, steps)),
+        )
+        for at in times
+    ]
+    return write(
+        path,
+        lines,
+        rollouts,
+        evaluations,
+        stopped="steps",
+        memory={"planned_bytes": 4_100_000_000, "probe_bytes": 4_300_000_000, "peak_bytes": 4_460_000_000},
+        machine="Linux x86_64",
+        device="cpu",
+        dtype="bfloat16",
+        versions={"torch": "2.13.0"},
+    )
+
+
+def _step_of(at: int, lines: Sequence[Line], random: Random) -> Line:
+    n = len(lines)
+    groups: dict[str, set[bool]] = {}
+    for line in lines:
+        groups.setdefault(line["problem_id"], set()).add(line["strict"])
+    strict = sum(line["strict"] for line in lines) / n
+    return step(
+        at,
+        reward=strict,
+        **{
+            "accuracy/strict": strict,
+            "accuracy/lenient": sum(line["lenient"] for line in lines) / n,
+            "frac_reward_zero_std": sum(len(g) == 1 for g in groups.values()) / len(groups),
+            "completions/mean_length": sum(line["tokens"] for line in lines) / n,
+            "completions/clipped_ratio": sum(line["truncated"] for line in lines) / n,
+            "entropy": 0.3 * (1 - strict) + 0.02 * random.random(),
+            "grad_norm": 0.5 + random.random(),
+            "step_time": 9 + 2 * random.random(),
+            **{f"reflection/list_{x}": sum(x in line["reflection"] for line in lines) / n for x in "abc"},
+        },
+    )
