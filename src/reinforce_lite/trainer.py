@@ -13,7 +13,6 @@ import logging
 import platform
 import shutil
 import signal
-from dataclasses import asdict
 from importlib.metadata import version
 from random import Random
 from typing import Any
@@ -222,14 +221,14 @@ class Trainer:
                 self._keep_if_best(result)
             self.run.append("eval_rollouts", *lines)
             self.deadline.taken[split] = deadline.now() - start
-            self.run.append("evals", asdict(result) | {"seconds": self.deadline.taken[split]})
+            self.run.append("evals", result.line() | {"seconds": self.deadline.taken[split]})
         self.screen.evaluated(result)
 
     def _keep_if_best(self, result: Evaluation) -> None:
         """Save best/ when this step beats every earlier one on validation, the untrained model included."""
         earlier = [e["reward"] for e in self.run.read("evals") if e["split"] == "validation"]
         if self.step and all(result.reward > reward for reward in earlier):
-            self._save_model("best", [*self.run.evals, asdict(result)])
+            self._save_model("best", [*self.run.evals, result.line()])
 
     def _keep_last_model_if_best(self) -> None:
         """When a finished run gets more steps: its model/ will be replaced, and may be the best so far."""
