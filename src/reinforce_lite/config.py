@@ -144,6 +144,9 @@ class Eval(Section):
     """Steps between evaluations on validation."""
     max_new_tokens: Positive | None = None
     """As in training when not given."""
+    samples: Positive = 1
+    """`eval` only: answers to each problem. One is greedy; more are sampled as in training, for pass@k.
+    Evaluations during training are always one greedy answer."""
 
 
 class Config(Section):

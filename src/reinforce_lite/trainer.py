@@ -63,6 +63,7 @@ def train(
     `began` is when the process did, by the clock of `deadline`; now, if it is not given.
     Raises UsageError for a config or data that differ from the checkpoint's, Stopped after a signal.
     """
+    _check_greedy(settings)
     run.lock()
     try:
         _check_same_config(settings, run)
@@ -338,6 +339,15 @@ def versions() -> dict[str, str]:
     """What a result depends on."""
     names = ("reinforce-lite", "torch", "transformers", "tokenizers")
     return {name: version(name) for name in names} | {"python": platform.python_version()}
+
+
+def _check_greedy(settings: config.Config) -> None:
+    if settings.eval.samples > 1:
+        raise UsageError(
+            "eval.samples is read by `eval` only: evaluations during training are one greedy answer",
+            "leave it out, and after training: reinforce-lite eval RUN --eval.samples "
+            f"{settings.eval.samples}",
+        )
 
 
 def _check_same_config(settings: config.Config, run: Run) -> None:
