@@ -149,6 +149,11 @@ class Eval(Section):
     Evaluations during training are always one greedy answer."""
 
 
+class Log(Section):
+    trackers: tuple[Literal["trackio", "wandb", "tensorboard"], ...] = ()
+    """Also send the metrics there, each with the extra of its name; by default nothing is sent anywhere."""
+
+
 class Config(Section):
     """A whole run."""
 
@@ -162,6 +167,7 @@ class Config(Section):
     update: Update = Update()
     train: Train = Train()
     eval: Eval = Eval()
+    log: Log = Log()
 
 
 def load(recipe: str, overrides: Mapping[str, Any] | None = None) -> Config:

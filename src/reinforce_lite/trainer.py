@@ -34,6 +34,7 @@ from reinforce_lite import (
     seeds,
     summary,
     tasks,
+    trackers,
 )
 from reinforce_lite.errors import Stopped, UsageError
 from reinforce_lite.evaluation import Evaluation
@@ -47,7 +48,7 @@ from reinforce_lite.update import Updater
 
 logger = logging.getLogger(__name__)
 
-SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every"})
+SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers"})
 
 
 def train(
@@ -64,6 +65,7 @@ def train(
     Raises UsageError for a config or data that differ from the checkpoint's, Stopped after a signal.
     """
     _check_greedy(settings)
+    listener = trackers.listener(settings, run, screen or Silent())
     run.lock()
     try:
         _check_same_config(settings, run)
@@ -71,7 +73,7 @@ def train(
         if done.get("stopped") == "steps" and done["steps"] >= settings.train.steps:
             logger.warning("%s is finished: %d steps are done", run.path, done["steps"])
         else:
-            Trainer(settings, run, task, screen or Silent(), command, began).run_to_the_end()
+            Trainer(settings, run, task, listener, command, began).run_to_the_end()
     finally:
         run.unlock()
     return run
