@@ -2,11 +2,15 @@
 
 import json
 from math import comb
+from pathlib import Path
 
 import pytest
+from conftest import END, ToyTask, make_tokenizer
 
+from reinforce_lite import config, road, seeds
+from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.evaluation import evaluate, paired_p, pass_at, wilson
-from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Verdict
+from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Sampling, Verdict
 
 
 @pytest.mark.parametrize(
@@ -112,3 +116,17 @@ def test_the_second_opinion_is_measured_where_there_is_one() -> None:
     assert line["second_opinion"] == 0.5
     assert (line["step"], line["split"], line["n"]) == (3, "validation", 3)
     assert not any("pass" in key for key in line)
+
+
+def test_one_answer_is_greedy_and_several_are_drawn_as_in_training(model_folder: Path) -> None:
+    recipe = str(Path(__file__).parent / "tiny.toml")
+    settings = config.load(recipe, {"model.name": str(model_folder), "eval.max_new_tokens": 5})
+    stations = road.build(settings, ToyTask())
+    stations.engine = engine = ScriptedEngine(make_tokenizer(), END, lambda prompt, sample: "x")
+    problems = stations.problems("test", 2)
+    assert [len(g.rollouts) for g in stations.answer(problems)] == [1, 1]
+    assert [len(g.rollouts) for g in stations.answer(problems, samples=8)] == [8, 8]
+    (_, greedy, seed), (_, drawn, again) = engine.calls
+    assert greedy == Sampling(samples=1, max_new_tokens=5, temperature=0.0)
+    assert drawn == Sampling(samples=8, max_new_tokens=5, temperature=0.7, top_p=0.9)
+    assert seed == again == seeds.derive(0, "evaluation")

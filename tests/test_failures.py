@@ -32,10 +32,10 @@ RIGHT, OTHER = "<answer>72</answer>", "<answer>71</answer>"
 def test_reasons_are_counted_the_most_common_first() -> None:
     groups = [
         group(RIGHT),
-        group("so 72"),
+        group("<answer>1</answer><answer>2</answer>"),
         group(OTHER),
         group("<answer>70</answer>"),
-        group("<answer>1</answer><answer>2</answer>"),
+        group("so 72"),
         group("let me see", cut=("let me see",)),
         group("<answer>7", cut=("<answer>7",)),
         group("<answer>73</answer> and", cut=("<answer>73</answer> and",)),  # cut, but after an answer
@@ -43,10 +43,10 @@ def test_reasons_are_counted_the_most_common_first() -> None:
     assert common(groups) == [
         Failure("another number", 3, 3 / 8, QUESTION, "72", OTHER),
         Failure("cut at the limit before an answer", 2, 2 / 8, QUESTION, "72", "let me see"),
-        Failure("no answer block outside the thinking", 1, 1 / 8, QUESTION, "72", "so 72"),
         Failure(
             "two different answer blocks", 1, 1 / 8, QUESTION, "72", "<answer>1</answer><answer>2</answer>"
         ),
+        Failure("no answer block outside the thinking", 1, 1 / 8, QUESTION, "72", "so 72"),
     ]
     assert common([group(RIGHT)]) == []
 

@@ -46,9 +46,10 @@ def test_what_a_number_is(text: str, yes: bool) -> None:
         ("72", "<answer>72</answer> or 71", False),
         ("72", "no idea", False),
         ("tango", "tango", None),
+        (72, "so it is 72", True),  # not text, but nothing to stop for
     ],
 )
-def test_a_users_reward_is_checked_by_the_last_number(gold: str, turn: str, expected: bool | None) -> None:
+def test_a_users_reward_is_checked_by_the_last_number(gold: Any, turn: str, expected: bool | None) -> None:
     """Whatever it paid."""
     for paid in (0.0, 1.0):
         assert second_opinion(Problem("p", "q", gold), turn, Reward(paid)) is expected
@@ -105,7 +106,9 @@ def test_a_gamed_reward_is_said_during_the_run_and_at_its_end(
     )
     text = out.getvalue()
     assert text.count(said) >= 2
-    if not terminal:
+    if terminal:
+        assert f"{'second opinion':>24}  0.00" in text
+    else:
         assert text.count(said) == 2
         assert text.index(said) > text.index("step 20/20")
         assert text.index(said) < text.index("step 20: test")

@@ -104,6 +104,7 @@ def test_a_quarter_is_compared_in_a_long_run() -> None:
             False,
         ),  # below half, but within the noise: 0.04 < 0.052
         ([-0.2] * 20 + [-0.9] * 9 + [-1.0], True),  # counted from -1: 0.8 to 0.09
+        ([-0.2] * 20 + [-0.5] * 9 + [-1.0], False),  # counted from -1: 0.8 to 0.45
         ([-0.2] * 20 + [-0.5] * 10, True),  # counted from -0.5: 0.3 to 0
         ([0.0] * 30, False),
         ([1.0] * 10 + [0.0] * 9, False),  # too short

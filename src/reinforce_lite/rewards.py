@@ -66,7 +66,8 @@ def second_opinion(problem: Problem, turn: str, reward: Reward) -> bool | None:
     """
     if reward.lenient is not None:
         return reward.lenient.correct
-    return grade(turn, problem.answer, mode="lenient").correct if is_number(problem.answer) else None
+    gold = str(problem.answer)  # an object given as a task is not checked to hold text
+    return grade(turn, gold, mode="lenient").correct if is_number(gold) else None
 
 
 def _checked(result: object) -> Reward:
