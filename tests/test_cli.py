@@ -124,7 +124,10 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
         (["train", "--rollout.samples-per-prompt", "2"], "needs at least 3 answers"),
         (["train", "--task.name", "./none.py"], "none.py"),
         (["eval", "no/such/model"], "can't load the model 'no/such/model'"),
-        (["train", "--eval.samples", "8"], "eval.samples is read by `eval` only"),
+        (
+            ["train", "--model.name", "no/such/model", "--eval.samples", "8"],
+            "eval.samples is read by `eval` only",
+        ),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(
