@@ -29,7 +29,7 @@ def problems(split):
     return [Problem(f"{split}-{n}", f"In {split}: how long is {'x' * n}?", str(n)) for n in range(2, 8)]
 
 def reward(problem, completion):
-    return 1.0 if len(completion) > int(problem.answer) else 0.0
+    return float(sum(map(ord, completion)) % 3 == 0)
 """
 
 
@@ -58,6 +58,16 @@ def test_train_eval_and_ask(train_args: list[str], capsys: pytest.CaptureFixture
     assert json.loads(out)["n"] == 4
     status, out, _ = run(["eval", "mine", "--eval.n", "2"], capsys)
     assert "n = 2" in out
+    assert "why answers are wrong" in out
+    status, out, _ = run(["eval", "mine", "--eval.samples", "4", "--json"], capsys)
+    found = json.loads(out)
+    assert (found["n"], found["samples"], found["pass@1"]) == (4, 4, pytest.approx(found["strict"]))
+    assert found["pass@1"] <= found["pass@2"] <= found["pass@4"]
+    assert "reflection/list_a" in found
+    assert sum(f["count"] for f in found["failures"]) == round(16 * (1 - found["strict"]))
+    assert set(found["failures"][0]) == {"reason", "count", "share", "question", "gold", "completion"}
+    status, out, _ = run(["eval", "mine", "--eval.samples", "4"], capsys)
+    assert "strict pass@k, 4 sampled answers to each problem" in out
 
     status, out, _ = run(["ask", "mine", "how long is xx?", "--json"], capsys)
     assert [a["model"] for a in json.loads(out)] == ["untrained", "trained"]
@@ -114,6 +124,10 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
         (["train", "--rollout.samples-per-prompt", "2"], "needs at least 3 answers"),
         (["train", "--task.name", "./none.py"], "none.py"),
         (["eval", "no/such/model"], "can't load the model 'no/such/model'"),
+        (
+            ["train", "--model.name", "no/such/model", "--eval.samples", "8"],
+            "eval.samples is read by `eval` only",
+        ),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(
@@ -166,7 +180,9 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_light_rooms_import_without_torch() -> None:
     """As the house says: their tests need no weights."""
-    rooms = "errors records config tasks answers rewards reflection runlog seeds evaluation report"
+    rooms = (
+        "errors records config tasks answers rewards reflection runlog seeds evaluation report signs failures"
+    )
     code = "import sys; " + "; ".join(f"import reinforce_lite.{room}" for room in rooms.split())
     done = subprocess.run(
         [sys.executable, "-c", code + "; print('torch' in sys.modules)"],

@@ -1,8 +1,16 @@
 """Intervals and significance against published and hand-made figures."""
 
-import pytest
+import json
+from math import comb
+from pathlib import Path
 
-from reinforce_lite.evaluation import paired_p, wilson
+import pytest
+from conftest import END, ToyTask, make_tokenizer
+
+from reinforce_lite import config, road, seeds
+from reinforce_lite.engines.scripted import ScriptedEngine
+from reinforce_lite.evaluation import evaluate, paired_p, pass_at, wilson
+from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Sampling, Verdict
 
 
 @pytest.mark.parametrize(
@@ -39,3 +47,86 @@ def test_paired_p_by_hand(won: int, lost: int, p: float) -> None:
     before = [False] * won + [True] * lost + [True, False] * 20
     after = [True] * won + [False] * lost + [True, False] * 20
     assert paired_p(before, after) == pytest.approx(p)
+
+
+@pytest.mark.parametrize(
+    ("k", "right", "samples", "chance"),
+    [
+        (1, 3, 8, 3 / 8),
+        (2, 3, 8, 1 - 10 / 28),  # C(5, 2) = 10 of C(8, 2) = 28 pairs hold no right answer
+        (4, 3, 8, 1 - 5 / 70),  # C(5, 4) = 5 of C(8, 4) = 70
+        (8, 3, 8, 1.0),
+        (4, 1, 8, 0.5),
+        (6, 3, 8, 1.0),  # only 5 are wrong
+        (8, 0, 8, 0.0),
+        (1, 0, 1, 0.0),
+        (100, 10, 200, 1 - comb(190, 100) / comb(200, 100)),
+    ],
+)
+def test_pass_at_k_by_hand(k: int, right: int, samples: int, chance: float) -> None:
+    assert pass_at(k, right, samples) == pytest.approx(chance)
+
+
+def test_pass_at_k_is_without_bias() -> None:
+    """Over every outcome of 4 answers that are each right with chance 1/3, its mean is 1 - (2/3)^2."""
+    expected = sum(comb(4, c) * (1 / 3) ** c * (2 / 3) ** (4 - c) * pass_at(2, c, 4) for c in range(5))
+    assert expected == pytest.approx(5 / 9)
+
+
+def group(right: list[bool], second: bool | None = True) -> Group:
+    rollouts = [
+        Rollout(
+            Completion((7, 2), "wait", False, (0.0, 0.0)),
+            "t",
+            float(ok),
+            Verdict(ok, "1", ""),
+            None,
+            "",
+            second,
+        )
+        for ok in right
+    ]
+    return Group(Problem("p", "q", "1"), Prompt((1,)), tuple(rollouts))
+
+
+def test_an_evaluation_of_several_samples_by_hand() -> None:
+    found = evaluate([group([True] * 3 + [False] * 5), group([False] * 8), group([True] * 8)], None, "test")
+    assert (found.n, found.samples) == (3, 8)
+    assert found.strict == pytest.approx(11 / 24)
+    assert found.strict_interval == wilson(11 / 8, 3)  # as wide as 3 answers' interval, not 24
+    assert found.pass_at == pytest.approx({1: 11 / 24, 2: (1 + 18 / 28) / 3, 4: (1 + 65 / 70) / 3, 8: 2 / 3})
+    assert found.pass_at_interval[8] == pytest.approx(wilson(2, 3))
+    line = found.line()
+    assert line["pass@8"] == pytest.approx(2 / 3)
+    assert line["pass@8_interval"] == pytest.approx(wilson(2, 3))
+    assert json.loads(json.dumps(line))["reflection/list_c"] == 1.0
+
+
+def test_pass_at_k_stops_at_the_samples() -> None:
+    assert list(evaluate([group([True] * 5)], None, "test").pass_at) == [1, 2, 4]
+    assert evaluate([group([True])], None, "test").pass_at == {}
+
+
+def test_the_second_opinion_is_measured_where_there_is_one() -> None:
+    found = evaluate([group([True]), group([True], False), group([True], None)], 3, "validation")
+    assert found.second_opinion == 0.5
+    assert found.second_opinion_interval == wilson(1, 2)
+    assert evaluate([group([True], None)], None, "test").second_opinion is None
+    line = found.line()
+    assert line["second_opinion"] == 0.5
+    assert (line["step"], line["split"], line["n"]) == (3, "validation", 3)
+    assert not any("pass" in key for key in line)
+
+
+def test_one_answer_is_greedy_and_several_are_drawn_as_in_training(model_folder: Path) -> None:
+    recipe = str(Path(__file__).parent / "tiny.toml")
+    settings = config.load(recipe, {"model.name": str(model_folder), "eval.max_new_tokens": 5})
+    stations = road.build(settings, ToyTask())
+    stations.engine = engine = ScriptedEngine(make_tokenizer(), END, lambda prompt, sample: "x")
+    problems = stations.problems("test", 2)
+    assert [len(g.rollouts) for g in stations.answer(problems)] == [1, 1]
+    assert [len(g.rollouts) for g in stations.answer(problems, samples=8)] == [8, 8]
+    (_, greedy, seed), (_, drawn, again) = engine.calls
+    assert greedy == Sampling(samples=1, max_new_tokens=5, temperature=0.0)
+    assert drawn == Sampling(samples=8, max_new_tokens=5, temperature=0.7, top_p=0.9)
+    assert seed == again == seeds.derive(0, "evaluation")

@@ -1,29 +1,96 @@
-"""Hits counted by hand, with traps."""
+"""Hits counted by hand, with traps: 30 answers on the road from a problem to the lines of a run."""
 
 import pytest
+from conftest import END, make_tokenizer
 
+from reinforce_lite import config, evaluation, rollout
+from reinforce_lite.engines.scripted import ScriptedEngine
+from reinforce_lite.lines import rollout_lines, step_line
+from reinforce_lite.prompts import Prompter
+from reinforce_lite.records import Group, Problem, Sampling
 from reinforce_lite.reflection import LISTS, hits, rates
+from reinforce_lite.rewards import Scorer
+from reinforce_lite.tasks.base import NumberTask
+from reinforce_lite.update import Gradient
+
+# What the model wrote, and the lists that it hits, counted by hand. Every one of them answers a question, after
+# a worked example and in a turn begun for it that hold words of all three lists, which must not count.
+ANSWERS = [
+    ("Wait, that is wrong.", "c"),
+    ("The waiter awaited him; I am awaiting her.", ""),  # inside other words
+    ("Whatsoever, howsoever.", ""),
+    ("I rechecked it.", ""),  # another form is another word
+    ("Let me recheck it.", "ab"),
+    ("RECHECK! WAIT!", "abc"),  # case does not count
+    ("Try\nagain with 4.", "a"),  # a phrase may run over a line break
+    ("try  again", "a"),  # and over two spaces
+    ("I retry again and again.", ""),
+    ("This doesn’t make sense.", "c"),  # a curly apostrophe
+    ("This doesn't make sense.", "c"),
+    ("I reassess: this does not make sense.", "b"),
+    ("However, let me check.", "c"),
+    ("Let me check\nagain.", "abc"),  # one text may hit all lists
+    ("Let me re-evaluate.", "ab"),
+    ("Let me re‑examine.", "ab"),  # a hyphen that forbids a line break
+    ("A pre-reevaluate step.", ""),  # part of a word joined by a hyphen
+    ("After reevaluation: 4.", "ab"),
+    ("After reevaluations: 4.", ""),
+    ("I reconsider; let us double-check.", "b"),
+    ("I double-checked and reconsidered.", ""),
+    ("Verify again: 12.", "b"),
+    ("Go over the steps.", "ab"),
+    ("Go over these steps.", ""),
+    ("<answer>4</answer>", ""),  # all the hits are in the question, the example and the begun turn
+    (" check: 4", ""),  # "let me" was begun for it: half a phrase
+    ("<think>Wait</think><answer>4</answer>", "c"),
+    ("wait_time = 3", ""),
+    ("Think\tagain—wait…", "abc"),
+    ("", ""),
+]
+# lists a, b and c stand above 10, 11 and 8 times
+EXPECTED = {"reflection/list_a": 10 / 30, "reflection/list_b": 11 / 30, "reflection/list_c": 8 / 30}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Wait, that is wrong.", {"c": ["wait"]}),
-        ("The waiter awaits; he waited.", {}),
-        ("Let me re-evaluate.", {"a": ["re-evaluate"], "b": ["re-evaluate"]}),
-        ("RECHECK it, then recheck", {"a": ["recheck", "recheck"], "b": ["recheck", "recheck"]}),
-        ("rechecked", {}),
-        ("Try again", {"a": ["try again"]}),
-        ("I double-check and reconsider", {"b": ["double-check", "reconsider"]}),
-        ("double-checked", {}),
-        ("This doesn’t make sense", {"c": ["this doesn't make sense"]}),
-        ("However, let me check", {"c": ["however", "let me check"]}),
-        ("howeverwait", {}),
-        ("", {}),
-    ],
-)
-def test_hits_by_hand(text: str, expected: dict[str, list[str]]) -> None:
-    assert hits(text) == expected
+@pytest.fixture(scope="module")
+def groups() -> list[Group]:
+    tokenizer = make_tokenizer()
+    example = config.Example(question="Wait, try again?", answer="However, let me check again: reconsider. 2")
+    section = config.Prompt(
+        prefill="However, I recheck, reassess and let me", examples=(example,), max_tokens=2000
+    )
+    problems = [Problem(f"p{i}", f"Case {i}: wait, recheck and reconsider?", "4") for i in range(30)]
+
+    def reply(prompt: str, sample: int) -> str:
+        return ANSWERS[int(prompt.rsplit("Case ", 1)[1].split(":")[0])][0]
+
+    engine = ScriptedEngine(tokenizer, END, reply)
+    sampling = Sampling(samples=1, max_new_tokens=100)
+    sampled = rollout.sample(problems, Prompter(tokenizer, section), engine, sampling, seed=0)
+    return rollout.score(problems, sampled, Scorer(NumberTask((), (), ())))
+
+
+@pytest.mark.parametrize(("place", "lists"), list(enumerate(lists for _, lists in ANSWERS)))
+def test_each_answer_by_hand(place: int, lists: str, groups: list[Group]) -> None:
+    line = rollout_lines(1, groups, None)[place]
+    assert line["completion"] == ANSWERS[place][0]
+    assert "".join(sorted(line["reflection"])) == lists
+
+
+def test_the_same_share_in_a_step_and_in_an_evaluation(groups: list[Group]) -> None:
+    assert len(ANSWERS) == 30
+    step = step_line(1, groups, Gradient(0.0, 0.0, 0), False, 1e-6, {"rollout": 1.0, "update": 1.0})
+    line = evaluation.evaluate(groups, 1, "test").line()
+    for name, share in EXPECTED.items():
+        assert step[name] == line[name] == pytest.approx(share)
+
+
+def test_the_words_in_their_order() -> None:
+    assert hits("Wait; RECHECK, then try\n again, wait") == {
+        "a": ["recheck", "try again"],
+        "b": ["recheck"],
+        "c": ["wait", "wait"],
+    }
+    assert hits("howeverwait") == {}
 
 
 def test_rates_are_shares_of_texts() -> None:

@@ -390,12 +390,14 @@ def test_a_second_opinion_is_drawn_where_it_is_another(tmp_path: Path) -> None:
         assert ("accuracy/second_opinion" in curves.of(parts.load(run))["columns"]) == (n == 2)
 
 
-def test_warnings_are_shown(tmp_path: Path) -> None:
-    run = finished(tmp_path / "a", (ONE, SEVEN))
-    run.write_summary(run.summary | {"warnings": ["the reward rose, but <b>nothing</b> else did"]})
+def test_warnings_are_shown_while_a_run_goes_on(tmp_path: Path) -> None:
+    """Ten steps that earn 0.9 and ten that earn 0.1."""
+    lines = [step(n, reward=0.9 if n <= 10 else 0.1) for n in range(1, 21)]
+    run = runs.write(tmp_path / "a", lines)
+    assert not run.summary
     report.write([run], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert '<p class="warning">the reward rose, but &lt;b&gt;nothing&lt;/b&gt; else did</p>' in page
+    assert '<p class="warning">the reward collapsed: 0.90 over steps 1 to 10, 0.10 over the last 10' in page
 
 
 def test_what_it_took(tmp_path: Path) -> None:

@@ -109,3 +109,15 @@ def test_the_table_says_whether_the_change_is_real() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "+50.0 points (significant, p = 1e-09)" in text
     assert "+2.0 points (not significant, p = 0.4)" in text
+
+
+def test_lines_tell_of_long_phases_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 0, 10, 20 and 40 seconds; a line every 15."""
+    times = iter([0.0, 0.0, 10.0, 20.0, 20.0, 21.0, 40.0, 40.0])
+    monkeypatch.setattr(screen.time, "monotonic", lambda: next(times))
+    show = screen.Lines(Console(file=io.StringIO(), width=120))
+    show.phase("answering", 200)
+    for finished in (50, 30, 0, 20, 20):
+        show.advance(finished)
+    text = show.console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.split() == ["answering:", "80/200", "answering:", "120/200"]

@@ -151,6 +151,15 @@ def parse_number(text: str) -> Fraction | None:
     return _one_number(text)[0]
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is one number that can be read, and nothing else.
+
+    >>> [is_number(t) for t in ("1,234", " -7 ", "$0.50", "72 eggs", "3 or 4", "")]
+    [True, True, True, False, False, False]
+    """
+    return _NUMBER.fullmatch(text.strip()) is not None and parse_number(text) is not None
+
+
 def _one_number(text: str) -> tuple[Fraction | None, str]:
     if any(c.isnumeric() for c in text if not c.isascii()):
         return None, "digits that are not plain 0-9"

@@ -9,8 +9,9 @@ run.summary["evals"]["after"]["strict"]
 from collections.abc import Mapping
 from typing import Any
 
-from reinforce_lite import config, evaluation, road, runlog, screen, trainer
+from reinforce_lite import config, evaluation, failures, road, runlog, screen, trainer
 from reinforce_lite.evaluation import Evaluation
+from reinforce_lite.failures import Failure
 from reinforce_lite.runlog import Run
 from reinforce_lite.tasks.base import Task
 
@@ -47,18 +48,26 @@ def evaluate(
     task: Task | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """Greedy accuracy on the test problems: of a run's trained model, a folder or a hub name."""
+    """Accuracy on the test problems: of a run's trained model, a folder or a hub name.
+
+    One greedy answer to each, or `{"eval.samples": 8}` sampled ones, which give pass@k as well.
+    """
     settings = config.override(runlog.trained(model_or_run, config.load("quickstart")), overrides or {})
-    return evaluate_config(settings, screen.Silent() if quiet else screen.make(), task)
+    return examine(settings, screen.Silent() if quiet else screen.make(), task)[0]
 
 
-def evaluate_config(settings: config.Config, show: screen.Screen, task: Task | None = None) -> Evaluation:
-    """Evaluate `settings.model` on the first `settings.eval.n` test problems."""
+def examine(
+    settings: config.Config, show: screen.Screen, task: Task | None = None
+) -> tuple[Evaluation, list[Failure]]:
+    """Evaluate `settings.model` on the first `settings.eval.n` test problems: how many are right, and why the
+    others are wrong."""
     with show:
         show.phase("loading", 0)
         stations = road.build(settings, task)
         problems = stations.problems("test", settings.eval.n)
-        show.phase("answering", len(problems))
-        result = evaluation.evaluate(stations.answer(problems, show.advance), None, "test")
+        samples = settings.eval.samples
+        show.phase("answering", len(problems) * samples)
+        groups = stations.answer(problems, show.advance, samples)
+        result = evaluation.evaluate(groups, None, "test")
         show.evaluated(result)
-    return result
+    return result, failures.common(groups)

@@ -8,7 +8,7 @@ from reinforce_lite import config, engines, models, runlog
 from reinforce_lite.config import Config
 from reinforce_lite.prompts import Prompter
 from reinforce_lite.records import Sampling
-from reinforce_lite.screen import harmless
+from reinforce_lite.wording import harmless
 
 
 def answers(model_or_run: str, question: str) -> list[dict[str, str]]:

@@ -23,7 +23,7 @@ BEGAN = time.perf_counter()  # near enough to the process's own start
 USAGE = """usage: reinforce-lite COMMAND ...
 
   train  [RECIPE | FILE.toml]      train a model; with no recipe, the quickstart
-  eval   MODEL_OR_RUN              held-out accuracy, strict and lenient
+  eval   MODEL_OR_RUN              held-out accuracy, strict and lenient, and why answers are wrong
   ask    MODEL_OR_RUN "question"   one answer; for a run, the untrained model's beside it
   plan   [RECIPE | FILE.toml]      the memory that a run would need, and whether a card holds it
   report RUN [RUN ...]             one HTML file: result, curves, answers to read; several runs compared
@@ -96,11 +96,13 @@ def _eval(args: list[str]) -> None:
 
     from dataclasses import asdict
 
-    from reinforce_lite import api, screen
+    from reinforce_lite import api, eval_table, screen
 
-    result = api.evaluate_config(config, screen.make(parsed.json))
+    result, failed = api.examine(config, screen.make(parsed.json))
     if parsed.json:
-        _print_json(asdict(result))
+        _print_json(result.line() | {"failures": [asdict(failure) for failure in failed]})
+    else:
+        eval_table.show(result, failed)
 
 
 def _ask(args: list[str]) -> None:

@@ -30,6 +30,7 @@ class Sections:
     update: config.Update
     train: config.Train
     eval: config.Eval
+    log: config.Log
 
 
 @dataclass(frozen=True)

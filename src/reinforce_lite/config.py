@@ -153,6 +153,14 @@ class Eval(Section):
     """Steps between evaluations on validation."""
     max_new_tokens: Positive | None = None
     """As in training when not given."""
+    samples: Positive = 1
+    """`eval` only: answers to each problem. One is greedy; more are sampled as in training, for pass@k.
+    Evaluations during training are always one greedy answer."""
+
+
+class Log(Section):
+    trackers: tuple[Literal["trackio", "wandb", "tensorboard"], ...] = ()
+    """Also send the metrics there, each with the extra of its name; by default nothing is sent anywhere."""
 
 
 class Config(Section):
@@ -168,6 +176,7 @@ class Config(Section):
     update: Update = Update()
     train: Train = Train()
     eval: Eval = Eval()
+    log: Log = Log()
 
 
 def load(recipe: str, overrides: Mapping[str, Any] | None = None) -> Config:

@@ -27,7 +27,8 @@ def step_line(
     completions = [r.completion for r in rollouts]
     tokens = sum(len(c.token_ids) for c in completions)
     lenient = [r.lenient.correct for r in rollouts if r.lenient is not None]
-    found = reflection.rates([r.turn for r in rollouts])
+    second = [r.second_opinion for r in rollouts if r.second_opinion is not None]
+    found = reflection.rates([r.completion.text for r in rollouts])
     return {
         "step": step,
         "reward": fmean(r.reward for r in rollouts),
@@ -35,6 +36,7 @@ def step_line(
         "frac_reward_zero_std": fmean(len(set(g.rewards)) == 1 for g in groups),
         "accuracy/strict": fmean(r.strict.correct for r in rollouts),
         "accuracy/lenient": fmean(lenient) if lenient else None,
+        "accuracy/second_opinion": fmean(second) if second else None,
         "completions/mean_length": tokens / len(completions),
         "completions/clipped_ratio": fmean(c.truncated for c in completions),
         "entropy": -sum(sum(c.logprobs) for c in completions) / tokens,
@@ -75,9 +77,10 @@ def _rollout_line(step: int, group: Group, sample: int, rollout: Rollout, advant
         "reward": rollout.reward,
         "strict": rollout.strict.correct,
         "lenient": rollout.lenient.correct if rollout.lenient else None,
+        "second_opinion": rollout.second_opinion,
         "advantage": advantage,
         "tokens": len(rollout.completion.token_ids),
         "truncated": rollout.completion.truncated,
-        "reflection": reflection.hits(rollout.turn),
+        "reflection": reflection.hits(rollout.completion.text),
     }
     return line | ({"fault": rollout.fault} if rollout.fault else {})

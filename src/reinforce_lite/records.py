@@ -90,6 +90,8 @@ class Rollout:
     lenient: Verdict | None
     fault: str = ""
     """Why the reward function gave nothing usable (the reward is then neutral); usually empty."""
+    second_opinion: bool | None = None
+    """Right by a verdict that the reward does not pay; None where the gold answer is no number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,9 @@
-"""The aha moment, measured: published keyword lists, counted as whole words.
+"""The aha moment, measured: published keyword lists, counted as whole words in what the model wrote.
+
+Whole words: "awaiting", "whatsoever" and "rechecked" are no hits, and neither are parts of words joined by
+a hyphen. Case does not count, a curly apostrophe and a hyphen that forbids a line break are plain ones,
+and a phrase may run over a line break. The question, worked examples and a
+turn begun for the model are not its words: `rates` and `hits` are given the completion alone.
 
 A hit is no proof of reflection: untrained models use these words too, and often end wrong. So a
 rate means something only beside the untrained model's on the same prompts and seeds.
@@ -20,10 +25,15 @@ LISTS: dict[str, tuple[str, ...]] = {
     ),
     "c": ("wait", "however", "this doesn't make sense", "let me check"),
 }
-_PATTERNS = {
-    name: re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, words)) + r")(?![\w-])", re.IGNORECASE)
-    for name, words in LISTS.items()
-}
+_PLAIN = str.maketrans({"’": "'", "‑": "-"})  # one character for one, so that places stay
+
+
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    either = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in words)
+    return re.compile(rf"(?<![\w-])(?:{either})(?![\w-])", re.IGNORECASE)
+
+
+_PATTERNS = {name: _pattern(words) for name, words in LISTS.items()}
 
 
 def hits(text: str) -> dict[str, list[str]]:
@@ -32,8 +42,8 @@ def hits(text: str) -> dict[str, list[str]]:
     >>> hits("Wait, let me check: awaiting nothing.")
     {'c': ['wait', 'let me check']}
     """
-    plain = text.replace("’", "'")
-    found = {name: [m[0].lower() for m in pattern.finditer(plain)] for name, pattern in _PATTERNS.items()}
+    plain = text.translate(_PLAIN)
+    found = {name: [_said(m) for m in pattern.finditer(plain)] for name, pattern in _PATTERNS.items()}
     return {name: words for name, words in found.items() if words}
 
 
@@ -41,3 +51,7 @@ def rates(texts: list[str]) -> dict[str, float]:
     """For each list the share of texts with at least one hit."""
     found = [hits(text) for text in texts]
     return {name: sum(name in f for f in found) / max(1, len(texts)) for name in LISTS}
+
+
+def _said(match: re.Match[str]) -> str:
+    return " ".join(match[0].lower().split())

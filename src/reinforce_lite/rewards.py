@@ -9,6 +9,7 @@ common stops.
 import math
 from typing import Any
 
+from reinforce_lite.answers import grade, is_number
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.records import Problem, Reward, Verdict
 
@@ -53,6 +54,20 @@ class Scorer:
                 f"the task's reward failed on {self.faults} of {self.calls} answers; last: {_said(error)}",
                 "mend the reward, then go on with --resume",
             ) from error
+
+
+def second_opinion(problem: Problem, turn: str, reward: Reward) -> bool | None:
+    """Whether the turn is right by a verdict that the reward does not pay: the last number in it is the gold.
+
+    Our number tasks pay the strict verdict, so this is their lenient one. A reward of a user's own or of
+    reasoning-gym is checked in the same way wherever the gold answer is one number: it asks for no answer
+    block, so it holds for any format. None where the gold is no number. It is blind to a reward that
+    itself pays for the last number.
+    """
+    if reward.lenient is not None:
+        return reward.lenient.correct
+    gold = str(problem.answer)  # an object given as a task is not checked to hold text
+    return grade(turn, gold, mode="lenient").correct if is_number(gold) else None
 
 
 def _checked(result: object) -> Reward:

@@ -1,7 +1,7 @@
 """Everything that a run is made of, built from its config: shared by train, eval and ask."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reinforce_lite import engines, llama, memory, models, rollout, seeds, tasks
 from reinforce_lite.config import Config
@@ -54,10 +54,16 @@ class Road:
             top_p=section.top_p,
         )
 
-    def answer(self, problems: Sequence[Problem], progress: Callable[[int], None] = nobody) -> list[Group]:
-        """One greedy, scored answer to each problem."""
+    def answer(
+        self, problems: Sequence[Problem], progress: Callable[[int], None] = nobody, samples: int = 1
+    ) -> list[Group]:
+        """Scored answers to each problem: one greedy, or several at the rollout's temperature and top-p."""
         seed = seeds.derive(self.config.train.seed, "evaluation")
-        sampled = rollout.sample(problems, self.prompter, self.engine, self.sampling(True), seed, progress)
+        sampling = self.sampling(greedy=True)
+        if samples > 1:
+            drawn = self.config.rollout
+            sampling = replace(sampling, samples=samples, temperature=drawn.temperature, top_p=drawn.top_p)
+        sampled = rollout.sample(problems, self.prompter, self.engine, sampling, seed, progress)
         return rollout.score(problems, sampled, self.scorer)
 
 

@@ -1,11 +1,12 @@
 """Problems, an engine and a reward to scored groups: what the policy says, and what it is worth."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from reinforce_lite.engines.base import Engine, nobody
 from reinforce_lite.prompts import Prompter
 from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Sampling, Verdict
-from reinforce_lite.rewards import Scorer
+from reinforce_lite.rewards import Scorer, second_opinion
 
 
 def sample(
@@ -38,7 +39,8 @@ def _rollout(problem: Problem, prompt: Prompt, completion: Completion, scorer: S
     turn = prompt.begun + completion.text
     reward, fault = scorer(problem, turn)
     strict = reward.strict or Verdict(False, None, "not judged")
-    return Rollout(completion, turn, reward.value, strict, reward.lenient, fault)
+    second = second_opinion(problem, turn, reward)
+    return Rollout(completion, turn, reward.value, strict, reward.lenient, fault, second)
 
 
 def _neutral(rollouts: list[Rollout]) -> list[Rollout]:
@@ -48,6 +50,4 @@ def _neutral(rollouts: list[Rollout]) -> list[Rollout]:
     """
     usable = [r.reward for r in rollouts if not r.fault]
     mean = sum(usable) / len(usable) if usable else 0.0
-    return [
-        Rollout(r.completion, r.turn, mean, r.strict, r.lenient, r.fault) if r.fault else r for r in rollouts
-    ]
+    return [replace(r, reward=mean) if r.fault else r for r in rollouts]

@@ -4,7 +4,7 @@ Completions are a model's text and may hold anything; they are shown with contro
 visible, so that no answer can move the cursor or colour the screen.
 """
 
-import unicodedata
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -17,13 +17,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from reinforce_lite import signs
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation import Evaluation
 from reinforce_lite.records import Group, Rollout
 from reinforce_lite.runlog import Line, Run
+from reinforce_lite.wording import clock, interval, percent, short, spark
+from reinforce_lite.wording import harmless as harmless
 
-SPARKS = "▁▂▃▄▅▆▇█"
 EXAMPLE_EVERY = 5  # steps between examples
+PROGRESS_EVERY = 15.0  # seconds between lines about a long phase
 
 
 class Screen:
@@ -66,23 +69,40 @@ class Lines(Screen):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.steps = 0
+        self.numbers: list[Line] = []
+        self.told: set[str] = set()
+        self.phase("", 0)
 
     def started(self, config: Config, run: Run, step: int, device: str, left: Callable[[], float]) -> None:
-        self.steps, self.left = config.train.steps, left
+        self.steps, self.left, self.numbers = config.train.steps, left, run.steps
         self._say(_headline(config, run, step, device))
+
+    def phase(self, name: str, total: int) -> None:
+        self.now, self.total, self.done, self.said = name, total, 0, time.monotonic()
+
+    def advance(self, finished: int) -> None:
+        self.done += finished
+        if finished and time.monotonic() - self.said >= PROGRESS_EVERY:
+            self.said = time.monotonic()
+            self._say(f"  {self.now}: {self.done}/{self.total}")
 
     def stepped(self, line: Line, groups: Sequence[Group]) -> None:
         self._say(
             f"step {line['step']}/{self.steps}  reward {line['reward']:.2f}  "
-            f"strict {_percent(line['accuracy/strict'])}  lenient {_percent(line['accuracy/lenient'])}  "
+            f"strict {percent(line['accuracy/strict'])}  {_second(line)}  "
             f"length {line['completions/mean_length']:.0f}  equal groups {line['frac_reward_zero_std']:.0%}  "
-            f"{line['step_time']:.1f} s  ends in {_clock(self.left())}"
+            f"{line['step_time']:.1f} s  ends in {clock(self.left())}"
             + ("" if line["updated"] else f"  {_why_not(line)}")
         )
         if line["step"] % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
-            self._say(f"  question: {_short(pair[0].problem.question)}")
-            self._say(f"  right:    {_short(pair[1].turn)}")
-            self._say(f"  wrong:    {_short(pair[2].turn)}  ({pair[2].strict.reason})")
+            self._say(f"  question: {short(pair[0].problem.question)}")
+            self._say(f"  right:    {short(pair[1].turn)}")
+            self._say(f"  wrong:    {short(pair[2].turn)}  ({pair[2].strict.reason})")
+        self.numbers.append(line)
+        for kind, words in signs.read(self.numbers).items():
+            if kind not in self.told:
+                self.told.add(kind)
+                self._say(f"  warning: {words}")
 
     def evaluated(self, result: Evaluation) -> None:
         self._say(_evaluation_text(result))
@@ -110,6 +130,7 @@ class LiveScreen(Screen):
         self.now = self.bars.add_task("starting", total=None, note="")
         self.head: RenderableType = ""
         self.numbers: list[Line] = []
+        self.warnings: list[str] = []
         self.evaluations: list[Evaluation] = []
         self.example: RenderableType = ""
         self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4)
@@ -141,7 +162,8 @@ class LiveScreen(Screen):
 
     def stepped(self, line: Line, groups: Sequence[Group]) -> None:
         self.numbers.append(line)
-        self.bars.update(self.steps, completed=line["step"], note=f"ends in {_clock(self.left())}")
+        self.warnings = list(signs.read(self.numbers).values())
+        self.bars.update(self.steps, completed=line["step"], note=f"ends in {clock(self.left())}")
         if line["step"] % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
             self.example = _example_panel(*pair)
 
@@ -157,6 +179,7 @@ class LiveScreen(Screen):
         parts = [self.head, self.bars]
         if self.numbers:
             parts.append(self._table())
+        parts += [_warning(words) for words in self.warnings]
         parts += [Text(_evaluation_text(e)) for e in self.evaluations[-3:]]
         return Stack(*parts, self.example)
 
@@ -164,10 +187,12 @@ class LiveScreen(Screen):
         table = Table.grid(padding=(0, 2))
         last = self.numbers[-1]
         rows = [("reward", "reward"), ("strict", "accuracy/strict"), ("lenient", "accuracy/lenient")]
+        if last["accuracy/lenient"] is None:
+            rows[-1] = ("second opinion", "accuracy/second_opinion")
         for label, key in rows:
-            values = [line[key] for line in self.numbers if line[key] is not None]
+            values = [line[key] for line in self.numbers if line.get(key) is not None]
             if values:
-                table.add_row(f"{label:>24}", f"{last[key]:.2f}", Text(spark(values), style="green"))
+                table.add_row(f"{label:>24}", f"{values[-1]:.2f}", Text(spark(values), style="green"))
         length = f"{last['completions/mean_length']:.0f} tokens"
         equal = f"{last['frac_reward_zero_std']:.0%} of questions teach nothing"
         table.add_row(f"{'answers':>24}", length, f"{equal}; {last['step_time']:.1f} s a step")
@@ -189,6 +214,7 @@ def ending(run: Run) -> RenderableType:
     evals = summary["evals"]
     if "after" in evals:
         parts.append(before_after_table(evals))
+    parts += [_warning(words) for words in summary.get("warnings", [])]
     places = Table.grid(padding=(0, 2))
     if (report := run.path / "report.html").exists():
         places.add_row("report", f"{report} (open it in a browser)")
@@ -199,7 +225,7 @@ def ending(run: Run) -> RenderableType:
         places.add_row("note", "on validation no step was better than the untrained model")
     places.add_row("every answer", str(run.path / "rollouts.jsonl"))
     places.add_row("try it", f'reinforce-lite ask {run.name} "question"')
-    places.add_row("took", _clock(summary["seconds"]))
+    places.add_row("took", clock(summary["seconds"]))
     return Stack(*parts, places)
 
 
@@ -211,14 +237,15 @@ def before_after_table(evals: dict[str, Any]) -> Table:
     )
     for name in ("", "before", "after", "change"):
         table.add_column(name)
-    for kind in ("strict", "lenient"):
-        before, after = evals["before"][kind], evals["after"][kind]
+    second = "lenient" if evals["after"]["lenient"] is not None else "second_opinion"
+    for kind in ("strict", second):
+        before, after = evals["before"].get(kind), evals["after"].get(kind)
         if before is None or after is None:
             continue
         p = evals["paired_p"][kind]
         real = "" if p is None else f" ({'significant' if p < 0.05 else 'not significant'}, p = {p:.2g})"
         cells = [_with_interval(evals[when], kind) for when in ("before", "after")]
-        table.add_row(kind, *cells, f"{100 * (after - before):+.1f} points{real}")
+        table.add_row(kind.replace("_", " "), *cells, f"{100 * (after - before):+.1f} points{real}")
     return table
 
 
@@ -232,31 +259,10 @@ def right_and_wrong(groups: Sequence[Group]) -> tuple[Group, Rollout, Rollout] |
     return None
 
 
-def harmless(text: str) -> str:
-    """Text with everything that could act on a terminal made visible (newlines and tabs stay)."""
-
-    def show(c: str) -> str:
-        acts = unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"
-        return f"\\u{ord(c):04x}" if acts else c
-
-    return "".join(map(show, text))
-
-
-def spark(values: Sequence[float], width: int = 40) -> str:
-    """Values between 0 and 1 as a line of bars, averaged down to `width`.
-
-    >>> spark([0, 0.5, 1])
-    '▁▅█'
-    """
-    size = -(-len(values) // width)
-    means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
-    return "".join(SPARKS[round(min(1.0, max(0.0, v)) * (len(SPARKS) - 1))] for v in means)
-
-
 def _example_panel(group: Group, right: Rollout, wrong: Rollout) -> Panel:
     text = Text(harmless(group.problem.question).strip() + "\n")
-    text.append(f"\n✓ {_short(right.turn)}", style="green")
-    text.append(f"\n✗ {_short(wrong.turn)}  ({wrong.strict.reason})", style="red")
+    text.append(f"\n✓ {short(right.turn)}", style="green")
+    text.append(f"\n✗ {short(wrong.turn)}  ({wrong.strict.reason})", style="red")
     return Panel(text, title="one question, two answers", title_align="left", width=100)
 
 
@@ -268,10 +274,23 @@ def _headline(config: Config, run: Run, step: int, device: str) -> str:
 
 def _evaluation_text(e: Evaluation) -> str:
     when = "" if e.step is None else f"step {e.step}: "
-    text = f"{when}{e.split} strict {_percent(e.strict)} {_interval(e.strict_interval)}"
+    text = f"{when}{e.split} strict {percent(e.strict)} {interval(e.strict_interval)}"
     if e.lenient is not None and e.lenient_interval is not None:
-        text += f", lenient {_percent(e.lenient)} {_interval(e.lenient_interval)}"
+        text += f", lenient {percent(e.lenient)} {interval(e.lenient_interval)}"
+    elif e.second_opinion is not None and e.second_opinion_interval is not None:
+        text += f", second opinion {percent(e.second_opinion)} {interval(e.second_opinion_interval)}"
     return f"{text}, n = {e.n}"
+
+
+def _second(line: Line) -> str:
+    """The verdict that is not paid: lenient where the task has one."""
+    if line["accuracy/lenient"] is None and line.get("accuracy/second_opinion") is not None:
+        return f"second opinion {percent(line['accuracy/second_opinion'])}"
+    return f"lenient {percent(line['accuracy/lenient'])}"
+
+
+def _warning(words: str) -> Text:
+    return Text(f"warning: {words}", style="yellow")
 
 
 def _why_not(line: Line) -> str:
@@ -281,23 +300,4 @@ def _why_not(line: Line) -> str:
 
 
 def _with_interval(line: Line, kind: str) -> str:
-    return f"{_percent(line[kind])} {_interval(line[f'{kind}_interval'])}"
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    return f"({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
-
-
-def _short(text: str, limit: int = 240) -> str:
-    line = " ".join(harmless(text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{percent(line[kind])} {interval(line[f'{kind}_interval'])}"

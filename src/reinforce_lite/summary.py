@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from reinforce_lite import signs
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation import paired_p
 from reinforce_lite.runlog import Line, Run
+
+VERDICTS = ("strict", "lenient", "second_opinion")
 
 
 def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
@@ -26,6 +29,7 @@ def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
         "train_tokens_per_second": trained / max(1e-9, _total(lines, "time/update")),
         "best_step": best_step(evals) if evals else None,
         "evals": before_and_after(run, step),
+        "warnings": list(signs.read(lines).values()),
     }
 
 
@@ -38,27 +42,26 @@ def best_step(evals: Sequence[Line]) -> int:
 def before_and_after(run: Run, step: int) -> dict[str, Any]:
     """Test accuracy of the untrained model and after `step`, as far as measured, and whether it changed."""
     tests = {e["step"]: e for e in run.evals if e["split"] == "test"}
-    keys = ("strict", "strict_interval", "lenient", "lenient_interval", "n")
+    keys = [key for kind in VERDICTS for key in (kind, f"{kind}_interval")]
     found: dict[str, Any] = {
-        name: {key: tests[at][key] for key in keys}
+        name: {key: tests[at].get(key) for key in (*keys, "n")}
         for name, at in (("before", 0), ("after", step))
         if at in tests and (name, at) != ("after", 0)
     }
     if "after" in found:
-        found["paired_p"] = {kind: _paired_p(run, step, kind) for kind in ("strict", "lenient")}
+        found["paired_p"] = {kind: _paired_p(run, step, kind) for kind in VERDICTS}
     return found
 
 
 def _paired_p(run: Run, step: int, kind: str) -> float | None:
     """None where the task has no such verdict."""
-    verdicts: dict[int, dict[str, bool]] = {0: {}, step: {}}
+    verdicts: dict[int, dict[str, Any]] = {0: {}, step: {}}
     for line in run.read("eval_rollouts"):
         if line["split"] == "test" and line["step"] in verdicts:
-            verdicts[line["step"]][line["problem_id"]] = line[kind]
+            verdicts[line["step"]][line["problem_id"]] = line.get(kind)
     before, after = verdicts[0], verdicts[step]
-    if None in before.values():
-        return None
-    return paired_p([before[i] for i in before], [after[i] for i in before])
+    judged = [i for i in before if before[i] is not None and after[i] is not None]
+    return paired_p([before[i] for i in judged], [after[i] for i in judged]) if judged else None
 
 
 def _total(lines: Sequence[Line], key: str) -> float:

@@ -13,7 +13,6 @@ import logging
 import platform
 import shutil
 import signal
-from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from random import Random
@@ -40,6 +39,7 @@ from reinforce_lite import (
     seeds,
     summary,
     tasks,
+    trackers,
 )
 from reinforce_lite.errors import Stopped, UsageError, WontFit
 from reinforce_lite.evaluation import Evaluation
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 SMALLER = ("update.activation_checkpointing", "update.micro_batch_tokens", "rollout.answers_in_flight")
 """How much passes at once: it changes nothing but rounding, and may have to change when memory runs out."""
-SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", *SMALLER})
+SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers", *SMALLER})
 
 
 def train(
@@ -72,6 +72,8 @@ def train(
     Raises UsageError for a config or data that differ from the checkpoint's, WontFit where memory is too
     small, Stopped after a signal.
     """
+    _check_greedy(settings)
+    listener = trackers.listener(settings, run, screen or Silent())
     run.lock()
     try:
         _check_same_config(settings, run)
@@ -79,7 +81,7 @@ def train(
         if done.get("stopped") == "steps" and done["steps"] >= settings.train.steps:
             logger.warning("%s is finished: %d steps are done", run.path, done["steps"])
         else:
-            Trainer(settings, run, task, screen or Silent(), command, began).run_to_the_end()
+            Trainer(settings, run, task, listener, command, began).run_to_the_end()
     except Exception as error:
         if not memory.ran_out(error):
             raise
@@ -275,14 +277,14 @@ class Trainer:
                 self._keep_if_best(result)
             self.run.append("eval_rollouts", *lines)
             self.deadline.taken[split] = deadline.now() - start
-            self.run.append("evals", asdict(result) | {"seconds": self.deadline.taken[split]})
+            self.run.append("evals", result.line() | {"seconds": self.deadline.taken[split]})
         self.screen.evaluated(result)
 
     def _keep_if_best(self, result: Evaluation) -> None:
         """Save best/ when this step beats every earlier one on validation, the untrained model included."""
         earlier = [e["reward"] for e in self.run.read("evals") if e["split"] == "validation"]
         if self.step and all(result.reward > reward for reward in earlier):
-            self._save_model("best", [*self.run.evals, asdict(result)])
+            self._save_model("best", [*self.run.evals, result.line()])
 
     def _keep_last_model_if_best(self) -> None:
         """When a finished run gets more steps: its model/ will be replaced, and may be the best so far."""
@@ -412,6 +414,15 @@ def versions() -> dict[str, str]:
     names = ["reinforce-lite", "torch", "transformers", "tokenizers"]
     names += ["torchao"] if find_spec("torchao") else []
     return {name: version(name) for name in names} | {"python": platform.python_version()}
+
+
+def _check_greedy(settings: config.Config) -> None:
+    if settings.eval.samples > 1:
+        raise UsageError(
+            "eval.samples is read by `eval` only: evaluations during training are one greedy answer",
+            "leave it out, and after training: reinforce-lite eval RUN --eval.samples "
+            f"{settings.eval.samples}",
+        )
 
 
 def _check_same_config(settings: config.Config, run: Run) -> None:

@@ -15,7 +15,7 @@ from jinja2 import Environment
 
 from reinforce_lite.report import cards, curves, result
 from reinforce_lite.report.parts import Part
-from reinforce_lite.screen import harmless
+from reinforce_lite.wording import harmless
 
 SCRIPTS = ("dom.js", "chart.js", "curves.js", "answers.js", "aha.js", "costs.js", "main.js")
 

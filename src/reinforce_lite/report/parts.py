@@ -6,6 +6,7 @@ So a page needs little memory, however long the run.
 
 from typing import Any
 
+from reinforce_lite import signs
 from reinforce_lite.report import aha, asked, cards, choice, costs, curves, result
 from reinforce_lite.report.aha import Hits
 from reinforce_lite.report.asked import Asked, Key
@@ -29,7 +30,7 @@ def of(run: Run, share: int = 1) -> Part:
         "model": files.model,
         "task": files.task,
         "result": result.of(files, counted.asked),
-        "warnings": files.summary.get("warnings", []),
+        "warnings": list(signs.read(files.steps).values()),
         "aha": aha.of(files, counted.asked, counted.populations),
         "cost": costs.of(files),
         "answers": _answers(counted, shown, questions),

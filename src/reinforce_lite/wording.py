@@ -1,0 +1,47 @@
+"""Figures and texts as a person reads them in a terminal."""
+
+import unicodedata
+from collections.abc import Sequence
+
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+def harmless(text: str) -> str:
+    """Text with everything that could act on a terminal made visible (newlines and tabs stay)."""
+
+    def show(c: str) -> str:
+        acts = unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"
+        return f"\\u{ord(c):04x}" if acts else c
+
+    return "".join(map(show, text))
+
+
+def short(text: str, limit: int = 240) -> str:
+    """A text in one harmless line, cut at `limit` characters."""
+    line = " ".join(harmless(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def spark(values: Sequence[float], width: int = 40) -> str:
+    """Values between 0 and 1 as a line of bars, averaged down to `width`.
+
+    >>> spark([0, 0.5, 1])
+    '▁▅█'
+    """
+    size = -(-len(values) // width)
+    means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
+    return "".join(SPARKS[round(min(1.0, max(0.0, v)) * (len(SPARKS) - 1))] for v in means)
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def interval(bounds: Sequence[float]) -> str:
+    return f"({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)"
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,37 @@
+"""docs/metrics.md names every metric that a real run writes, and none that it does not."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ToyTask
+
+from reinforce_lite import api
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+
+
+def documented(title: str) -> set[str]:
+    section = TEXT.split(f"## {title}")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(.+?)` \| (.+?) \|", section, re.MULTILINE)
+    assert all(said.strip() for _, said in rows)
+    return {name for name, _ in rows}
+
+
+def test_every_metric_is_documented(model_folder: Path, in_tmp: Path) -> None:
+    settings: dict[str, Any] = {"train.steps": 1, "model.name": str(model_folder)}
+    run = api.train(str(ROOT / "tests" / "tiny.toml"), settings, task=ToyTask(), run="a", quiet=True)
+    assert documented("steps.jsonl") == set(run.steps[0])
+    sampled = api.evaluate("a", {"eval.samples": 1}, task=ToyTask(), quiet=True).line()
+    pass_at = {"pass@1", "pass@1_interval"}
+    assert documented("evals.jsonl") == set(run.evals[0]) | pass_at
+    assert set(sampled) == set(run.evals[0]) - {"seconds"}
+    sampled = api.evaluate("a", {"eval.samples": 2}, task=ToyTask(), quiet=True).line()
+    assert pass_at <= set(sampled)
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(\.\./([^)]+)\)", TEXT))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()

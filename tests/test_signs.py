@@ -1,0 +1,136 @@
+"""Signs that a run goes wrong, on figures worked out by hand."""
+
+from typing import Any
+
+import pytest
+
+from reinforce_lite import signs
+
+
+def lines(
+    reward: list[float], second: list[float] | None = None, **other: list[float]
+) -> list[dict[str, Any]]:
+    """Step lines, numbered from 1; the second opinion is None when it is not given."""
+    return [
+        {
+            "step": i + 1,
+            "reward": value,
+            "accuracy/second_opinion": second[i] if second else None,
+            "accuracy/strict": other.get("strict", [0.5] * len(reward))[i],
+            "entropy": other.get("entropy", [0.2] * len(reward))[i],
+        }
+        for i, value in enumerate(reward)
+    ]
+
+
+def around(middle: float, n: int, swing: float = 0.1) -> list[float]:
+    """n values, by turns one `swing` below and above."""
+    return [middle - swing if i % 2 == 0 else middle + swing for i in range(n)]
+
+
+def test_change_by_hand() -> None:
+    # 10 values around 0.2, each 0.1 off: variance 10 * 0.01 / 9 = 0.0111; noise sqrt(2 * 0.0111 / 10) = 0.04714
+    found = signs.change(around(0.2, 10), around(0.6, 10))
+    assert (found.before, found.after, found.rise) == pytest.approx((0.2, 0.6, 0.4))
+    assert found.noise == pytest.approx(0.047140, abs=1e-6)
+
+
+# The noise of both is 0.04714: a rise is clear above 2.9 * 0.04714 = 0.13671, and up to 0.04714 it is none.
+@pytest.mark.parametrize(
+    ("reward", "second", "warns"),
+    [
+        (0.4, 0.0, True),
+        (0.4, -0.3, True),
+        (0.137, 0.0, True),
+        (0.136, 0.0, False),  # could be noise
+        (0.0, 0.0, False),
+        (-0.4, -0.4, False),
+        (0.4, 0.047, True),
+        (0.4, 0.048, False),  # it rose a little too
+        (0.4, 0.4, False),
+    ],
+)
+def test_reward_rises_and_the_second_opinion_does_not(reward: float, second: float, warns: bool) -> None:
+    run = lines(
+        around(0.2, 10) + around(0.2 + reward, 10),
+        around(0.4, 10) + around(0.4 + second, 10),
+    )
+    assert ("second_opinion" in signs.read(run)) == warns
+
+
+def test_it_says_so_in_plain_words() -> None:
+    run = lines(around(0.2, 10) + around(0.6, 10), around(0.3, 20))
+    assert signs.read(run)["second_opinion"].startswith(
+        "over steps 1 to 20 the reward rose from 0.20 to 0.60, but accuracy by a second opinion, which is not "
+        "paid, went from 30% to 30%: "
+    )
+
+
+def test_a_short_run_and_a_task_without_a_second_opinion_say_nothing() -> None:
+    assert signs.read([]) == {}
+    assert signs.read(lines([0.0] * 9 + [1.0] * 10, [0.5] * 19)) == {}
+    assert signs.read(lines([0.0] * 10 + [1.0] * 10)) == {}
+    assert (
+        signs.read([{k: v for k, v in line.items() if "second" not in k} for line in lines([0.5] * 30)]) == {}
+    )
+
+
+def test_it_is_seen_late_too() -> None:
+    """Both rose for 40 steps; in the later half the reward alone goes on rising."""
+    reward = around(0.1, 20) + around(0.5, 30) + around(0.9, 30)
+    second = around(0.1, 20) + around(0.5, 60)
+    whole = signs.over(lines(reward, second), "accuracy/second_opinion")
+    assert whole.rise > 2.9 * whole.noise
+    assert (
+        "over steps 41 to 80 the reward rose from 0.50 to 0.90"
+        in signs.read(lines(reward, second))["second_opinion"]
+    )
+
+
+def test_a_quarter_is_compared_in_a_long_run() -> None:
+    """100 steps: 25 against 25, so steps 11 to 25 count in the first stretch."""
+    run = lines([0.0] * 10 + [1.0] * 15 + [0.5] * 75, [0.5] * 100)
+    assert signs.over(run, "reward").before == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "warns"),
+    [
+        (around(0.5, 20) + around(0.24, 10), True),  # below half of 0.5
+        (around(0.5, 20) + around(0.26, 10), False),
+        (around(0.1, 5) + around(0.7, 10) + around(0.2, 15), True),  # it had risen first
+        (
+            around(0.06, 10, 0.05) + around(0.02, 10, 0.02),
+            False,
+        ),  # below half, but within the noise: 0.04 < 0.052
+        ([-0.2] * 20 + [-0.9] * 9 + [-1.0], True),  # counted from -1: 0.8 to 0.09
+        ([-0.2] * 20 + [-0.5] * 9 + [-1.0], False),  # counted from -1: 0.8 to 0.45
+        ([-0.2] * 20 + [-0.5] * 10, True),  # counted from -0.5: 0.3 to 0
+        ([0.0] * 30, False),
+        ([1.0] * 10 + [0.0] * 9, False),  # too short
+        (around(0.2, 10) + around(0.6, 10), False),
+    ],
+)
+def test_reward_collapse(rewards: list[float], warns: bool) -> None:
+    assert ("reward" in signs.read(lines(rewards))) == warns
+
+
+def test_collapse_is_said_in_plain_words() -> None:
+    said = signs.read(lines([0.1] * 5 + [0.7] * 10 + [0.1] * 10))["reward"]
+    assert said.startswith("the reward collapsed: 0.70 over steps 6 to 15, 0.10 over the last 10; ")
+
+
+@pytest.mark.parametrize(
+    ("entropy", "strict", "warns"),
+    [
+        ([0.2] * 10 + [0.019] * 10, 0.5, True),
+        ([0.2] * 10 + [0.021] * 10, 0.5, False),
+        ([0.2] * 10 + [0.001] * 10, 0.89, True),
+        ([0.2] * 10 + [0.001] * 10, 0.91, False),  # sure, and right
+        ([0.0] * 20, 0.5, False),
+        ([0.2] * 10 + [0.001] * 9, 0.5, False),
+    ],
+)
+def test_entropy_collapse(entropy: list[float], strict: float, warns: bool) -> None:
+    n = len(entropy)
+    assert ("entropy" in signs.read(lines([0.5] * n, entropy=entropy, strict=[strict] * n))) == warns
