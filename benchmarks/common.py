@@ -27,6 +27,8 @@ from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, 
 Figures = dict[str, Any]
 Part = Callable[[argparse.Namespace], Figures]
 RESULTS = Path(__file__).parent / "results"
+SAMPLING: dict[str, Any] = {"rollout.temperature": 0.7, "rollout.top_p": 0.9}
+"""On either side, whatever the recipe has."""
 
 
 def run(
@@ -109,7 +111,8 @@ def stations(
     settings of it would double the time of transformers' generate."""
     if not ours:
         memory.keep_small = lambda: None
-    return road.build(config.load("quickstart", {"model.dtype": arguments.dtype} | dict(overrides or {})))
+    values = {"model.dtype": arguments.dtype} | SAMPLING | dict(overrides or {})
+    return road.build(config.load("quickstart", values))
 
 
 def prompts(built: road.Road) -> list[Prompt]:

@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from common import Figures, installed, prompts, ratio, run, saved, stations
+from common import SAMPLING, Figures, installed, prompts, ratio, run, saved, stations
 
 import reinforce_lite as rl
 from reinforce_lite import objective, rollout
@@ -75,6 +75,7 @@ def ours_real(arguments: argparse.Namespace) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         few = {"train.steps": 5, "eval.n": 1, "eval.validation_n": 1, "model.dtype": arguments.dtype}
+        few |= SAMPLING
         done = rl.train("quickstart", few, run="bench", quiet=True)
         seconds = [line["step_time"] for line in done.steps]
     return {"seconds": statistics.median(seconds[1:]), "all": [round(s, 2) for s in seconds]}
