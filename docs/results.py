@@ -23,7 +23,7 @@ def main(names: list[str]) -> None:
         cells = [cell(evals[when], kind) for kind in ("strict", "lenient") for when in ("before", "after")]
         worst = max(evals["paired_p"].values())
         minutes = run.summary["seconds"] / 60
-        print(f"| {run.config.train.seed} | {' | '.join(cells)} | {worst:.0e} | {minutes:.0f} |")
+        print(f"| {run.config.train.seed} | {' | '.join(cells)} | {worst:.0e} | {minutes:.1f} |")
 
 
 if __name__ == "__main__":
