@@ -27,7 +27,7 @@ CONTEXT = GB // 2
 """About what CUDA and its libraries take of a card for themselves; it varies with card and driver."""
 PROCESS = 2 * GB // 5
 """About what Python, torch and transformers take of a machine's memory before there is a tensor."""
-KEPT = 3 * GB // 4
+KEPT = 3 * GB // 5
 """About what glibc keeps beside tensors: blocks for reuse (memory.keep_small) and the holes between them."""
 MODULES_KEEP = 9500 / 5760
 """What autograd keeps through transformers' modules, in parts of what our own pass keeps (docs/log.md)."""

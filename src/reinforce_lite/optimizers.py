@@ -31,7 +31,7 @@ PIECE = 2**20
 """Numbers of a large tensor that are moved at once."""
 MAP = 1024
 """Bytes of the table that says what each of 256 codes stands for, float32, one for each moment."""
-PER_NUMBER = 60
+PER_NUMBER = 150
 """Bytes that torchao's arithmetic holds for each number of a piece; measured by benchmarks/memory.py."""
 EPSILON = 1e-8
 """Beside the root of the second moment."""
