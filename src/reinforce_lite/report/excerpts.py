@@ -55,7 +55,7 @@ def _another_number_before(line: Line) -> bool:
     if at is None:
         return False
     try:
-        before = grade(line["completion"][:at], str(line["gold"]), mode="lenient")
+        before = grade(line["completion"][:at], line["gold"], mode="lenient")
     except UsageError:  # the gold is no number: whether a mind was changed can't be told
         return False
     return before.answer is not None and not before.correct
