@@ -235,8 +235,11 @@ def test_theme(scheme: str, first: int, second: int, show, tmp_path: Path) -> No
 
 def test_two_runs_compared(show, tmp_path: Path) -> None:
     one = show(two_steps(tmp_path / "mine"), three_steps(tmp_path / "other"))
-    rows = [row.replace("\xa0", " ") for row in one.page.locator("#compared tbody tr").all_inner_texts()]
-    assert [row.split("\t")[:1] + row.split("\t")[3:7] + row.split("\t")[-2:] for row in rows] == [
+    rows = [
+        [re.sub(r"\s", " ", cell) for cell in row.locator("th, td").all_inner_texts()]
+        for row in one.page.locator("#compared tbody tr").all()
+    ]
+    assert [row[:1] + row[3:7] + row[-2:] for row in rows] == [
         ["mine", "2", "3", "33.3% (6–79%)", "33.3% (6–79%)", "p = 1", "1.7"],
         ["other", "3", "8", "0.0% (0–32%)", "100.0% (68–100%)", "p = 0.0078", "2.0"],
     ]
@@ -283,7 +286,7 @@ def test_second_opinions_side_by_side(show, tmp_path: Path) -> None:
     assert "second opinion: wrong" in one.text("#groups .card:not(.other)")
     head = one.page.locator("#compared thead th").all_inner_texts()
     row = one.page.locator("#compared tbody tr").first.locator("td").all_inner_texts()
-    assert row[head.index("second opinion after") - 1] == "100.0% (44–100%)"
+    assert row[head.index("second opinion after") - 1] == "100.0%\n(44–100%)"
     assert row[head.index("lenient after") - 1] == "–"
 
 
