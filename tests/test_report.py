@@ -539,6 +539,15 @@ def test_the_machine_is_told_while_a_run_goes_on(tmp_path: Path) -> None:
     assert found["memory"]["planned"] == 4_000_000_000
 
 
+def test_a_card_is_named(tmp_path: Path) -> None:
+    run = runs.write(tmp_path / "a", [step(1)], planned=9)
+    card = {"gpu": "NVIDIA A6000", "gpu_memory_bytes": 48_000_000_000, "device": "cuda"}
+    (run.path / "machine.json").write_text(json.dumps(MACHINE | card), encoding="utf-8")
+    assert numbers(run)["cost"]["facts"]["machine"] == (
+        "Linux x86_64, Intel Xeon, 2 cores, 16 GB, NVIDIA A6000, 48 GB, cuda, bfloat16"
+    )
+
+
 def test_the_summary_is_believed_before_the_machine(tmp_path: Path) -> None:
     told = {
         "machine": "Linux arm",

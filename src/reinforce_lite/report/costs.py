@@ -62,13 +62,20 @@ def _facts(files: Files) -> dict[str, str]:
 
 
 def _machine(files: Files) -> list[str]:
-    """The system as the summary names it, or else the start; processor or card, cores and memory."""
-    found, system = files.machine, files.summary.get("machine") or files.machine.get("system")
-    names = [system, *(found.get(key) for key in ("processor", "gpu"))]
-    cores, memory = found.get("cores"), found.get("memory_bytes")
-    names += [counted(cores, "core")] if cores else []
-    names += [f"{memory / 1e9:.0f} GB"] if memory else []
+    """The system as the summary names it, or else machine.json; processor, cores, memory, card."""
+    found = files.machine
+    names = [files.summary.get("machine") or found.get("system"), found.get("processor")]
+    names += [counted(found["cores"], "core")] if found.get("cores") else []
+    names += [
+        _gigabytes(found.get("memory_bytes")),
+        found.get("gpu"),
+        _gigabytes(found.get("gpu_memory_bytes")),
+    ]
     return [str(name) for name in names if name]
+
+
+def _gigabytes(size: int | None) -> str:
+    return f"{size / 1e9:.0f} GB" if size else ""
 
 
 def _config(files: Files) -> str:
