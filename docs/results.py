@@ -8,10 +8,20 @@ from typing import Any
 
 from reinforce_lite.runlog import find
 
+KINDS = ("strict", "lenient")
+
 
 def cell(found: dict[str, Any], kind: str) -> str:
+    """A dash where the task has no such verdict."""
+    if found[kind] is None:
+        return "–"
     low, high = found[f"{kind}_interval"]
     return f"{found[kind]:.1%} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def larger_p(evals: dict[str, Any]) -> float:
+    """The larger p-value of those verdicts that the task has."""
+    return max(p for p in map(evals["paired_p"].get, KINDS) if p is not None)
 
 
 def main(names: list[str]) -> None:
@@ -20,10 +30,9 @@ def main(names: list[str]) -> None:
     for name in names:
         run = find(name)
         evals = run.summary["evals"]
-        cells = [cell(evals[when], kind) for kind in ("strict", "lenient") for when in ("before", "after")]
-        worst = max(evals["paired_p"].values())
+        cells = [cell(evals[when], kind) for kind in KINDS for when in ("before", "after")]
         minutes = run.summary["seconds"] / 60
-        print(f"| {run.config.train.seed} | {' | '.join(cells)} | {worst:.0e} | {minutes:.1f} |")
+        print(f"| {run.config.train.seed} | {' | '.join(cells)} | {larger_p(evals):.0e} | {minutes:.1f} |")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import runpy
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from runs import answer, asked, step
 
 from reinforce_lite import report
 from reinforce_lite.cli import main
+from reinforce_lite.evaluation import wilson
 from reinforce_lite.report import aha, cards, choice, curves, parts, result
 from reinforce_lite.runlog import Line, Run
 
@@ -89,7 +91,7 @@ def test_the_result_in_one_sentence(
     assert (found["kind"], found["sentence"]) == (kind, sentence)
 
 
-def test_a_strict_loss_beside_a_lenient_fall_is_no_format(tmp_path: Path) -> None:
+def test_a_strict_gain_beside_a_lenient_fall_is_one_of_format(tmp_path: Path) -> None:
     """Lenient that fell beyond chance did not rise."""
     found = numbers(finished(tmp_path / "a", (ONE, SEVEN), (SEVEN, ONE)))["result"]
     assert found["kind"] == "format"
@@ -241,6 +243,26 @@ def test_untrained_and_last_are_told_from_what_lies_between(tmp_path: Path) -> N
     assert found["training"]["rate"] is None
 
 
+def test_untrained_is_the_last_evaluations_own_problems(tmp_path: Path) -> None:
+    """The last evaluation is of validation alone: the untrained model's test answers, all hits, do not count."""
+    checks = [
+        asked(0, [T, T], completion="Wait."),
+        asked(0, [T, T, F], "validation", completion=["Wait.", "No.", "No."], tokens=[10, 20, 40]),
+        asked(1, [T, T, T], "validation", completion="No."),
+    ]
+    run = runs.write(tmp_path / "a", [step(1)], evaluations=checks, planned=2)
+    found = numbers(run)["aha"]["lists"]["c"]
+    assert found["untrained"]["rate"] == pytest.approx(1 / 3)
+    assert (found["untrained"]["without"]["strict"], found["untrained"]["without"]["tokens"]) == (0.5, 30)
+    assert found["trained"]["without"]["n"] == 3
+
+
+def test_before_a_second_evaluation_all_untrained_answers_count(tmp_path: Path) -> None:
+    checks = [asked(0, [T, T], completion="Wait."), asked(0, [T, T], "validation", completion="No.")]
+    found = numbers(runs.write(tmp_path / "a", evaluations=checks, planned=2))["aha"]["lists"]["c"]
+    assert (found["untrained"]["rate"], found["trained"]["rate"]) == (0.5, None)
+
+
 def test_excerpts_best_first(tmp_path: Path) -> None:
     """First what was another number before the word and right after it; what is wrong comes last."""
     rollouts = [
@@ -269,6 +291,11 @@ def test_an_excerpt_is_around_the_word(tmp_path: Path) -> None:
 # The choice
 
 
+def named(item: Line) -> str:
+    """The problem of a group or of a held-out question."""
+    return str(item["question"]).removeprefix("What is ").removesuffix("?")
+
+
 def group(at: int, problem: str, **changes: Any) -> list[Line]:
     return [answer(at, problem, changes.pop("right", F), 0, **changes), answer(at, problem, F, 1)]
 
@@ -277,7 +304,7 @@ def test_everything_is_shown_where_it_fits(tmp_path: Path) -> None:
     rollouts = [line for at in (1, 2) for q in ("p", "q") for line in group(at, q)]
     shown, beside = parts.of(runs.write(tmp_path / "a", [step(1), step(2)], rollouts))
     assert (shown["answers"]["training"], shown["answers"]["training_shown"]) == (8, 8)
-    assert [(g["step"], g["id"], len(g["answers"])) for g in beside["groups"]] == [
+    assert [(g["step"], named(g), len(g["answers"])) for g in beside["groups"]] == [
         (1, "p", 2),
         (1, "q", 2),
         (2, "p", 2),
@@ -286,19 +313,34 @@ def test_everything_is_shown_where_it_fits(tmp_path: Path) -> None:
 
 
 def test_the_choice_is_spread_and_tells_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for 5 groups of 2: one of each of 4 steps, the best; the next best is the first step's."""
-    monkeypatch.setattr(choice, "ANSWERS", 10)
+    """Room for 6 groups of 2: one of each of 4 steps, the best of the first and the last; then one at random
+    of the first and of the last."""
+    monkeypatch.setattr(choice, "ANSWERS", 12)
+    monkeypatch.setattr(choice.Random, "randrange", lambda _, n: n - 1)
     rollouts = []
     for at in (1, 2, 3, 4):
         rollouts += group(at, f"plain-{at}") + group(at, f"cut-{at}", truncated=True)
         rollouts += group(at, f"mixed-{at}", right=T)
-        if at == 3:
-            rollouts += group(at, "hit-3", completion="Wait.")
+        if at == 4:
+            rollouts += group(at, "hit-4", completion="Wait.")
     run = runs.write(tmp_path / "a", [step(n) for n in (1, 2, 3, 4)], rollouts)
     shown, beside = parts.of(run)
-    assert [g["id"] for g in beside["groups"]] == ["cut-1", "mixed-1", "mixed-2", "hit-3", "mixed-4"]
-    assert (shown["answers"]["training_shown"], shown["answers"]["training"]) == (10, 26)
+    assert [named(g) for g in beside["groups"]] == [
+        *("plain-1", "mixed-1", "plain-2", "plain-3", "plain-4", "hit-4"),
+    ]
+    assert (shown["answers"]["training_shown"], shown["answers"]["training"]) == (12, 26)
     assert (shown["answers"]["steps_shown"], shown["answers"]["steps"]) == (4, 4)
+
+
+def test_ordinary_groups_are_shown_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for one group of each of 200 steps: 100 begin with the one telling group of their 10, the others at
+    random, which is that one 10 times in the mean (standard deviation 3)."""
+    monkeypatch.setattr(choice, "ANSWERS", 1600)
+    found = [choice.Seen(i, i // 10, 8, 1, (i % 10 == 3, False, False)) for i in range(2000)]
+    chosen = choice.of_groups(found)
+    assert len({place // 10 for place in chosen}) == len(chosen) == 200
+    assert 100 <= sum(place % 10 == 3 for place in chosen) < 125
+    assert choice.of_groups(found) == chosen  # a report that is written again shows the same
 
 
 def test_first_and_last_come_before_what_lies_between() -> None:
@@ -318,7 +360,7 @@ def test_every_outcome_is_shown_alike(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(choice, "ASKED", 6)
     run = finished(tmp_path / "a", ([F, F, T, F, F, F, F], [T, T, F, F, F, F, F]))
     shown, beside = parts.of(run)
-    assert [q["id"] for q in beside["asked"]] == ["test-0", "test-2", "test-3"]
+    assert [named(q) for q in beside["asked"]] == ["test-0", "test-2", "test-3"]
     assert [[(a["step"], a["strict"]) for a in q["answers"]] for q in beside["asked"]] == [
         [(0, F), (2, T)],
         [(0, T), (2, F)],
@@ -344,6 +386,62 @@ def test_a_long_answer_keeps_its_beginning_and_end() -> None:
     assert cards.clip("a" * 3000 + "b" * 10 + "c" * 3000) == (
         "a" * 3000 + "\n[… 10 characters left out …]\n" + "c" * 3000
     )
+
+
+def test_the_choice_counts_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """512 times "wait" and an answer of 100 kB: what the page holds of it is no more than it was given."""
+    monkeypatch.setattr(choice, "BYTES", 150_000)
+    much = {
+        "completion": "wait " * 512,
+        "answer": "9" * 100_000,
+        "reason": "é" * 100_000,
+        "fault": "x" * 100_000,
+    }
+    much |= {"question": "q" * 100_000, "gold": "g" * 100_000}
+    rollouts = [answer(n, f"p{n}", n % 2 == 0, **much) for n in range(1, 9)]
+    checks = [asked(at, [F] * 8, split, **much) for at in (0, 8) for split in ("test", "validation")]
+    run = runs.write(tmp_path / "a", [step(n) for n in range(1, 9)], rollouts, checks)
+    beside = parts.of(run)[1]
+    assert beside["groups"][0]["answers"][0]["hits"] == {"c": ["wait"]}
+    for shown in ("groups", "asked"):
+        assert 100_000 < len(cards.encode(beside[shown])) <= 150_000
+    for one in beside["excerpts"]:
+        assert len(cards.encode(one)) < 3 * 6_100 + 1_000
+
+
+@pytest.mark.parametrize("given", [72, None])
+def test_what_should_be_text_may_be_a_number_or_none(given: int | None, tmp_path: Path) -> None:
+    """As in the files of a task given as an object before golds were written as text."""
+    odd: dict[str, Any] = {
+        "gold": given,
+        "answer": given,
+        "reason": given,
+        "completion": "It is 71. Wait, 72.",
+    }
+    run = runs.write(
+        tmp_path / "a", [step(1)], [answer(1, "p", **odd)], [asked(at, [T], **odd) for at in (0, 1)]
+    )
+    report.write([run], tmp_path / "report.html")
+    beside, said = parts.of(run)[1], None if given is None else str(given)
+    for place in (beside["groups"][0], beside["asked"][0], beside["excerpts"][0]):
+        assert place["gold"] == said
+    found = beside["groups"][0]["answers"][0]
+    assert (found["answer"], found["reason"]) == (said, said)
+    assert beside["excerpts"][0]["kind"] == ("right" if given is None else "corrected")
+
+
+def test_many_evaluations_leave_room_for_test_questions(tmp_path: Path) -> None:
+    """100 evaluations: a validation question costs 101 answers of 2,000, and all get half of these at most.
+
+    Of 200 test questions one was won; it is the example.
+    """
+    many = [asked(at, [at > 0] * 40, "validation", completion="Wait.") for at in range(101)]
+    tests = [asked(0, [F] * 200), asked(100, [F] * 199 + [T])]
+    shown, beside = parts.of(runs.write(tmp_path / "a", [step(100)], evaluations=many[:1] + tests + many[1:]))
+    splits = [q["split"] for q in beside["asked"]]
+    assert (splits.count("validation"), splits.count("test")) == (9, 200)
+    assert "test-199" in map(named, beside["asked"])
+    assert shown["answers"]["questions"] == 240
 
 
 # Curves and costs
@@ -384,10 +482,14 @@ def test_many_steps_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_second_opinion_is_drawn_where_it_is_another(tmp_path: Path) -> None:
-    """On number tasks it is the lenient verdict."""
-    for n, second in ((1, 0.5), (2, 0.25)):
-        run = runs.write(tmp_path / str(n), [step(1, **{"accuracy/second_opinion": second})])
-        assert ("accuracy/second_opinion" in curves.of(parts.load(run))["columns"]) == (n == 2)
+    """On number tasks it is the lenient verdict, 0.5; beside a run where it is not, both are drawn."""
+    same, other = (
+        curves.of(parts.load(runs.write(tmp_path / str(second), [step(1, **{curves.SECOND: second})])))
+        for second in (0.5, 0.25)
+    )
+    for drawn, there in (([same], F), ([other], T), ([same, other], T), ([same, same], F)):
+        assert (curves.SECOND in curves.charts(drawn)[0]["lines"]) == there
+    assert same["columns"][curves.SECOND] == [0.5]
 
 
 def test_warnings_are_shown_while_a_run_goes_on(tmp_path: Path) -> None:
@@ -414,6 +516,60 @@ def test_what_it_took(tmp_path: Path) -> None:
         "total": 100,
     }
     assert found["memory"] == {"planned": 4, "probed": 5, "measured": 6}
+
+
+MACHINE = {
+    "system": "Linux x86_64",
+    "processor": "Intel Xeon",
+    "cores": 2,
+    "memory_bytes": 16_000_000_000,
+    "versions": {"torch": "2.12.0"},
+    "device": "cpu",
+    "dtype": "bfloat16",
+    "planned_bytes": 4_000_000_000,
+}
+
+
+def test_the_machine_is_told_while_a_run_goes_on(tmp_path: Path) -> None:
+    run = runs.write(tmp_path / "a", [step(1)], planned=9)
+    (run.path / "machine.json").write_text(json.dumps(MACHINE), encoding="utf-8")
+    found = numbers(run)["cost"]
+    assert found["facts"]["machine"] == "Linux x86_64, Intel Xeon, 2 cores, 16 GB, cpu, bfloat16"
+    assert found["facts"]["versions"] == "torch 2.12.0"
+    assert found["memory"]["planned"] == 4_000_000_000
+
+
+def test_a_card_is_named(tmp_path: Path) -> None:
+    run = runs.write(tmp_path / "a", [step(1)], planned=9)
+    card = {"gpu": "NVIDIA A6000", "gpu_memory_bytes": 48_000_000_000, "device": "cuda"}
+    (run.path / "machine.json").write_text(json.dumps(MACHINE | card), encoding="utf-8")
+    assert numbers(run)["cost"]["facts"]["machine"] == (
+        "Linux x86_64, Intel Xeon, 2 cores, 16 GB, NVIDIA A6000, 48 GB, cuda, bfloat16"
+    )
+
+
+def test_the_summary_is_believed_before_the_machine(tmp_path: Path) -> None:
+    told = {
+        "machine": "Linux arm",
+        "versions": {"torch": "2.13.0"},
+        "memory": {"planned_bytes": 5},
+        "dtype": "float32",
+    }
+    run = runs.write(tmp_path / "a", [step(1)], stopped="steps", **told)
+    (run.path / "machine.json").write_text(json.dumps(MACHINE), encoding="utf-8")
+    found = numbers(run)["cost"]
+    assert found["facts"]["machine"] == "Linux arm, Intel Xeon, 2 cores, 16 GB, cpu, float32"
+    assert found["facts"]["versions"] == "torch 2.13.0"
+    assert found["memory"]["planned"] == 5
+
+
+@pytest.mark.parametrize("text", ["{}", '{"system": null, "cores": 1}', '{"system": "Li', "[]", "7"])
+def test_a_machine_file_may_lack_anything(text: str, tmp_path: Path) -> None:
+    run = runs.write(tmp_path / "a", [step(1)], planned=9)
+    (run.path / "machine.json").write_text(text, encoding="utf-8")
+    found = numbers(run)["cost"]
+    assert found["facts"].get("machine") == ("1 core" if "cores" in text else None)
+    assert found["memory"]["planned"] is None
 
 
 def test_memory_of_older_and_unfinished_runs(tmp_path: Path) -> None:
@@ -568,6 +724,29 @@ def test_bad_usage(args: list[str], said: str, in_tmp: Path, capsys: pytest.Capt
     assert err.startswith("reinforce-lite: ")
     assert said in err
     assert not list(in_tmp.rglob("*.html"))
+
+
+def test_the_table_of_seeds_without_a_lenient_verdict(
+    in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By hand: Wilson's 95% interval of 1 in 8 is 2 to 47%, of 7 in 8 53 to 98%."""
+    script = Path(__file__).parents[1] / "docs/results.py"
+    tests = {
+        when: {
+            "strict": share,
+            "strict_interval": wilson(8 * share, 8),
+            "lenient": None,
+            "lenient_interval": None,
+        }
+        for when, share in (("before", 0.125), ("after", 0.875))
+    }
+    evals = tests | {"paired_p": {"strict": 0.031, "lenient": None, "second_opinion": 0.5}}
+    runs.write(in_tmp / "runs/a", [step(1)], group(1, "p"), stopped="steps", evals=evals)
+    runpy.run_path(str(script))["main"](["a"])
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "| 0 | 12.5% (2–47) | 87.5% (53–98) | – | – | 3e-02 | 1.3 |"
+    )
 
 
 def test_the_lists_of_the_page_are_those_that_are_counted() -> None:

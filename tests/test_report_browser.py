@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import runs
+from conftest import ToyTask
 from runs import answer, asked, step
 from test_report import HOSTILE, hostile
 
-from reinforce_lite import report
+from reinforce_lite import api, report
 from reinforce_lite.runlog import Run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -108,6 +109,17 @@ def two_steps(path: Path) -> Run:
     )
 
 
+def three_steps(path: Path) -> Run:
+    """A question with one answer a step; 8 test problems, all won, by every verdict."""
+    return runs.write(
+        path,
+        [step(1), step(2), step(3)],
+        [answer(n, "cherries") for n in (1, 2, 3)],
+        [asked(at, [at > 0] * 8, second_opinion=at > 0) for at in (0, 3)],
+        stopped="steps",
+    )
+
+
 def test_the_result_and_every_section_are_there(show, tmp_path: Path) -> None:
     one = show(two_steps(tmp_path / "mine"))
     assert "After 2 steps smollm2-135m answers 33.3% of 3 test problems right" in one.text("h1").replace(
@@ -139,11 +151,11 @@ def test_filters(show, tmp_path: Path) -> None:
     for control, value, expected in (
         ("#f-verdict", "right", "4 answers to 3 questions match"),
         ("#f-verdict", "wrong", "4 answers to 3 questions match"),
-        ("#f-verdict", "format", "1 answers to 1 questions match"),
+        ("#f-verdict", "format", "1 answer to 1 question matches"),
         ("#f-verdict", "mixed", "4 answers to 2 questions match"),
         ("#f-verdict", "", "8 answers to 4 questions match"),
         ("#f-hit", "abc", "2 answers to 2 questions match"),
-        ("#f-hit", "a", "1 answers to 1 questions match"),
+        ("#f-hit", "a", "1 answer to 1 question matches"),
         ("#f-hit", "", "8 answers to 4 questions match"),
         ("#f-step", "2", "4 answers to 2 questions match"),
     ):
@@ -151,7 +163,7 @@ def test_filters(show, tmp_path: Path) -> None:
         assert one.text(count) == expected, (control, value)
     one.page.select_option("#f-step", "")
     one.page.check("#f-cut")
-    assert one.text(count) == "1 answers to 1 questions match"
+    assert one.text(count) == "1 answer to 1 question matches"
     assert (one.cards(), one.cards(".other")) == (2, 1)  # the other answer stands beside it, dimmed
     assert "cut" in one.text("#groups .card:not(.other)")
 
@@ -159,10 +171,10 @@ def test_filters(show, tmp_path: Path) -> None:
 def test_search_in_questions_and_answers(show, tmp_path: Path) -> None:
     one = show(two_steps(tmp_path / "mine"))
     one.page.fill("#f-text", "PLUMS")
-    assert one.text("#answers-count") == "2 answers to 1 questions match"
+    assert one.text("#answers-count") == "2 answers to 1 question match"
     assert one.text("#groups .question") == "What is plums?"
     one.page.fill("#f-text", "needle")
-    assert one.text("#answers-count") == "1 answers to 1 questions match"
+    assert one.text("#answers-count") == "1 answer to 1 question matches"
     one.page.fill("#f-text", "nowhere")
     assert one.cards() == 0
 
@@ -170,17 +182,16 @@ def test_search_in_questions_and_answers(show, tmp_path: Path) -> None:
 def test_the_same_question_over_time(show, tmp_path: Path) -> None:
     one = show(two_steps(tmp_path / "mine"))
     assert one.page.locator("#questions .head").all_inner_texts() == [
+        "validation · ✗ untrained  ✓ after step 1  ✓ after step 2"
+    ]  # it opens on the split that was asked most often
+    one.page.select_option("#q-split", "test")
+    assert one.page.locator("#questions .head").all_inner_texts() == [
         "test · ✗ untrained  ✓ after step 2",
         "test · ✓ untrained  ✗ after step 2",
         "test · ✗ untrained  ✗ after step 2",
     ]
     one.page.select_option("#q-change", "won")
     assert one.page.locator("#questions .question").all_inner_texts() == ["What is test-0?"]
-    one.page.select_option("#q-change", "")
-    one.page.select_option("#q-split", "validation")
-    assert one.page.locator("#questions .head").all_inner_texts() == [
-        "validation · ✗ untrained  ✓ after step 1  ✓ after step 2"
-    ]
 
 
 def test_values_where_one_points(show, tmp_path: Path) -> None:
@@ -223,25 +234,114 @@ def test_theme(scheme: str, first: int, second: int, show, tmp_path: Path) -> No
 
 
 def test_two_runs_compared(show, tmp_path: Path) -> None:
-    other = runs.write(
-        tmp_path / "other",
-        [step(1), step(2), step(3)],
-        [answer(1, "cherries")],
-        [asked(0, [False] * 8), asked(3, [True] * 8)],
-        stopped="steps",
-    )
-    one = show(two_steps(tmp_path / "mine"), other)
-    rows = one.page.locator("#compared tbody tr").all_inner_texts()
-    assert [row.split("\t")[:1] + row.split("\t")[3:6] for row in rows] == [
-        ["mine", "2", "33.3%", "33.3%"],
-        ["other", "3", "0.0%", "100.0%"],
+    one = show(two_steps(tmp_path / "mine"), three_steps(tmp_path / "other"))
+    rows = [
+        [re.sub(r"\s", " ", cell) for cell in row.locator("th, td").all_inner_texts()]
+        for row in one.page.locator("#compared tbody tr").all()
     ]
+    assert [row[:1] + row[3:7] + row[-2:] for row in rows] == [
+        ["mine", "2", "3", "33.3% (6–79%)", "33.3% (6–79%)", "p = 1", "1.7"],
+        ["other", "3", "8", "0.0% (0–32%)", "100.0% (68–100%)", "p = 0.0078", "2.0"],
+    ]
+    assert "second opinion" not in one.text("#compared")  # the one that there is, is lenient once more
     strict = one.page.locator("#charts .chart", has_text="Accuracy: strict")
     assert strict.locator("path.line.s0").count() == strict.locator("path.line.s1").count() == 1
     assert one.text("#answers-count") == "8 answers to 4 questions match"
     one.page.select_option("#run", "1")
-    assert one.text("#groups .question") == "What is cherries?"
-    assert "3 of 1 questions" in one.text("#facts") or "steps" in one.text("#facts")
+    assert one.page.locator("#groups .question").all_inner_texts() == ["What is cherries?"] * 3
+    assert "steps\n3 of 1 question with 1 answer each\nanswers\n3 with 60 tokens\n" in one.text("#facts")
+
+
+def test_arrows_reach_every_runs_steps(show, tmp_path: Path) -> None:
+    """The shorter run's line ends at step 2: at step 3 it has a dash."""
+    one = show(two_steps(tmp_path / "mine"), three_steps(tmp_path / "other"))
+    picture = one.page.locator("#charts .chart", has_text="Reward").locator("svg")
+    seen = []
+    for _ in range(4):
+        picture.press("ArrowRight")
+        seen.append(one.text("#at"))
+    assert seen == ["at step 1", "at step 2", "at step 3", "at step 3"]
+    legend = one.page.locator("#charts .chart", has_text="Reward").locator(".legend")
+    assert legend.locator("span").all_inner_texts() == ["mine –", "other 0.5"]
+    box = picture.bounding_box()
+    assert box is not None
+    picture.hover(position={"x": box["width"] - 20, "y": 60})
+    assert one.text("#at") == "at step 3"
+
+
+def test_second_opinions_side_by_side(show, tmp_path: Path) -> None:
+    """A task of its own score: of two paid answers one is doubted."""
+    rollouts = [
+        answer(1, "p", True, s, lenient=None, second_opinion=second)
+        for s, second in enumerate((True, False, None))
+    ]
+    rollouts.append(answer(1, "p", False, 3, lenient=None, second_opinion=True))
+    checks = [asked(at, [True] * 4, lenient=None, second_opinion=[True, True, True, None]) for at in (0, 1)]
+    run = runs.write(tmp_path / "a", [step(1)], rollouts, checks, stopped="steps")
+    one = show(run, two_steps(tmp_path / "mine"))
+    tags = [card.locator(".tag").all_inner_texts() for card in one.page.locator("#groups .card").all()]
+    assert tags == [[], ["second opinion: wrong"], [], ["second opinion: right"]]
+    one.page.select_option("#f-verdict", "doubted")
+    assert one.text("#answers-count") == "1 answer to 1 question matches"
+    assert "second opinion: wrong" in one.text("#groups .card:not(.other)")
+    head = one.page.locator("#compared thead th").all_inner_texts()
+    row = one.page.locator("#compared tbody tr").first.locator("td").all_inner_texts()
+    assert row[head.index("second opinion after") - 1] == "100.0%\n(44–100%)"
+    assert row[head.index("lenient after") - 1] == "–"
+
+
+def test_on_paper_all_is_light_and_whole(show, tmp_path: Path) -> None:
+    won = [asked(at, [at > 0] * 8, question="long " * 2000) for at in (0, 2)]
+    run = runs.write(tmp_path / "a", [step(1)], [answer(1, "p")], won, stopped="steps")
+    for scheme in ("light", "dark"):
+        one = show(run, scheme=scheme)
+        if scheme == "light":
+            one.page.click("#theme")
+        assert one.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 26)"
+        one.page.emulate_media(media="print", color_scheme=scheme)
+        assert one.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert one.page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 33, 40)"
+        for place in ("#groups .text", ".example .text", "#questions .question", ".example .question"):
+            style = "node => getComputedStyle(node).maxHeight"
+            assert one.page.locator(place).first.evaluate(style) == "none", place
+
+
+def test_text_that_is_a_number_or_none(show, tmp_path: Path) -> None:
+    for gold, said in ((72, "72"), (None, "–")):
+        odd = {"gold": gold, "reason": gold, "answer": gold, "completion": "Wait."}
+        run = runs.write(
+            tmp_path / said, [step(1)], [answer(1, "p", False, **odd)], [asked(0, [False], **odd)]
+        )
+        one = show(run)
+        assert one.text("#groups .gold") == f"gold answer {said}"
+        assert one.text("#questions .gold") == f"gold answer {said}"
+        assert one.text("#excerpts .why") == f"answer {'none' if gold is None else said}, gold {said}"
+
+
+def test_no_memory_known_is_no_empty_figure(show, tmp_path: Path) -> None:
+    lines = [step(1, **{"memory/peak_bytes": None})]
+    one = show(runs.write(tmp_path / "a", lines, [answer(1, "p")]))
+    assert one.text("#cost-memory") == ""
+    assert one.text("#answers-shown") == "Every answer of the training is here (1)."
+
+
+def test_a_real_run(show, in_tmp: Path, model_folder: Path) -> None:
+    """Whatever training writes, the page can show: 10 steps of 5 questions with 4 answers, every 3 steps checked."""
+    recipe, settings = str(Path(__file__).parent / "tiny.toml"), {"model.name": str(model_folder)}
+    run = api.train(recipe, settings, task=ToyTask(), run="real", quiet=True)
+    one = show(run)
+    after = run.summary["evals"]["after"]["strict"]
+    assert f"After 10 steps tiny answers {after:.1%} of 6 test problems right" in one.text("h1")
+    assert one.text("#answers-count") == "200 answers to 50 questions match"
+    assert one.page.locator("#charts .chart").count() == 9
+    assert re.sub("[✓✗] ", "", one.text("#questions .head >> nth=0")) == (
+        "validation · untrained  after step 3  after step 6  after step 9  after step 10"
+    )
+    assert one.text("#asked-count") == "25 answers to 5 questions match"
+    assert f"torch {run.summary['versions']['torch']}" in one.text("#facts")
+    one.page.select_option("#q-split", "test")
+    assert one.text("#asked-count") == "12 answers to 6 questions match"
+    assert "of 6 test problems right" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_hostile_answer_does_nothing_and_is_seen(show, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def _failures(failed: Sequence[Failure]) -> Table:
         table.add_row(Text(short(failure.reason)), _count(failure.count, failure.share), _example(failure))
     if rest := failed[SHOWN:]:
         count = _count(sum(f.count for f in rest), sum(f.share for f in rest))
-        table.add_row(f"{len(rest)} other reasons", count, "")
+        table.add_row(f"{len(rest)} other reason{'s' if len(rest) > 1 else ''}", count, "")
     return table
 
 

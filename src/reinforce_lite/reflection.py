@@ -12,6 +12,7 @@ Sources: list A is oat-zero's, list B is Dr. GRPO's, list C is ours.
 """
 
 import re
+from collections.abc import Sequence
 
 _A = (
     *("recheck", "rethink", "reevaluate", "re-evaluate", "reevaluation", "re-examine", "reexamine"),
@@ -25,15 +26,16 @@ LISTS: dict[str, tuple[str, ...]] = {
     ),
     "c": ("wait", "however", "this doesn't make sense", "let me check"),
 }
-_PLAIN = str.maketrans({"’": "'", "‑": "-"})  # one character for one, so that places stay
+PLAIN = str.maketrans({"’": "'", "‑": "-"})  # one character for one, so that places stay
 
 
-def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+def pattern(words: Sequence[str]) -> re.Pattern[str]:
+    """Any of the words, in text translated by PLAIN; of two that begin alike the one that stands first."""
     either = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in words)
     return re.compile(rf"(?<![\w-])(?:{either})(?![\w-])", re.IGNORECASE)
 
 
-_PATTERNS = {name: _pattern(words) for name, words in LISTS.items()}
+_PATTERNS = {name: pattern(words) for name, words in LISTS.items()}
 
 
 def hits(text: str) -> dict[str, list[str]]:
@@ -42,8 +44,8 @@ def hits(text: str) -> dict[str, list[str]]:
     >>> hits("Wait, let me check: awaiting nothing.")
     {'c': ['wait', 'let me check']}
     """
-    plain = text.translate(_PLAIN)
-    found = {name: [_said(m) for m in pattern.finditer(plain)] for name, pattern in _PATTERNS.items()}
+    plain = text.translate(PLAIN)
+    found = {name: [_said(m) for m in each.finditer(plain)] for name, each in _PATTERNS.items()}
     return {name: words for name, words in found.items() if words}
 
 

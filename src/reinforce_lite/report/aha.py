@@ -4,6 +4,7 @@ A hit is no proof of reflection, so a rate stands beside the control's on the sa
 hit beside accuracy without, and excerpts are there to be read.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +12,8 @@ from reinforce_lite.evaluation import wilson
 from reinforce_lite.reflection import LISTS
 from reinforce_lite.report.asked import Asked
 from reinforce_lite.report.files import Files
-from reinforce_lite.report.result import p_value, percent
-from reinforce_lite.runlog import Line
+from reinforce_lite.report.result import p_value
+from reinforce_lite.wording import percent
 
 BEYOND_CHANCE = 0.05 / len(LISTS)  # three lists are three chances to find something (Bonferroni)
 
@@ -25,10 +26,10 @@ class Tally:
     right: int = 0
     tokens: int = 0
 
-    def add(self, line: Line) -> None:
+    def add(self, right: bool, tokens: int) -> None:
         self.n += 1
-        self.right += line["strict"]
-        self.tokens += line["tokens"]
+        self.right += right
+        self.tokens += tokens
 
     def figures(self) -> dict[str, Any]:
         """Accuracy with its 95% interval and mean length; None where nothing was counted."""
@@ -50,10 +51,10 @@ class Hits:
     with_hit: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in LISTS})
     without: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in LISTS})
 
-    def add(self, line: Line) -> None:
-        found = line.get("reflection", {})
+    def add(self, lists: Collection[str], right: bool, tokens: int) -> None:
+        """Count an answer with a hit of these lists."""
         for name in LISTS:
-            (self.with_hit if name in found else self.without)[name].add(line)
+            (self.with_hit if name in lists else self.without)[name].add(right, tokens)
 
     def rate(self, name: str) -> float | None:
         """The share of answers with a hit; None where there are no answers."""

@@ -7,16 +7,23 @@ function verdictOf(a) {
   return a.lenient ? ["format", "✗ wrong by its format"] : ["wrong", "✗ wrong"];
 }
 
+// What the second opinion says, where it is another than the verdict says already.
+function secondOf(a) {
+  if (a.second_opinion === null || a.second_opinion === (a.strict || !!a.lenient)) return null;
+  return `second opinion: ${a.second_opinion ? "right" : "wrong"}`;
+}
+
 // One answer as a card. `label` says where it stands; a dimmed one is there for comparison only.
 function cardOf(a, label, dimmed) {
   const [kind, words] = verdictOf(a);
-  const facts = [];
+  const facts = [], second = secondOf(a);
   if (a.reward !== null) facts.push(`reward ${number(a.reward)}`);
   if (a.advantage !== null) facts.push(`advantage ${a.advantage > 0 ? "+" : ""}${number(a.advantage)}`);
-  facts.push(`${a.tokens} tokens`);
+  facts.push(count(a.tokens, "token"));
   return el("div", { class: `card ${kind}${dimmed ? " other" : ""}` },
     el("p", { class: "verdict" }, el("b", {}, words), label ? el("span", { class: "label" }, label) : "",
-      a.cut ? el("span", { class: "tag" }, "cut") : "", a.fault ? el("span", { class: "tag" }, "reward failed") : ""),
+      a.cut ? el("span", { class: "tag" }, "cut") : "", a.fault ? el("span", { class: "tag" }, "reward failed") : "",
+      second ? el("span", { class: "tag" }, second) : ""),
     el("p", { class: "why" }, "answer ", a.answer === null ? "none" : el("code", {}, ...visible(a.answer)), ...(a.strict ? [] : [" · ", ...visible(a.reason)])),
     el("pre", { class: "text", tabindex: 0, dir: "auto" }, ...marked(a.text, wordsOf(a.hits))),
     el("p", { class: "facts" }, facts.join(" · "), a.fault ? " · " : "", ...(a.fault ? visible(a.fault) : [])));
@@ -39,7 +46,7 @@ class List {
     this.shown = 0;
     this.place.replaceChildren();
     const answers = this.found.reduce((sum, [, hits]) => sum + hits.length, 0);
-    this.count.textContent = `${answers.toLocaleString("en")} answers to ${this.found.length.toLocaleString("en")} questions match`;
+    this.count.textContent = `${count(answers, "answer")} to ${count(this.found.length, "question")} ${answers === 1 ? "matches" : "match"}`;
     this.grow();
   }
   grow() {
@@ -59,7 +66,7 @@ function contains(thing, text, needle) {
   return searched.get(thing).includes(needle);
 }
 function matching(item, answers, needle) {
-  if (contains(item, () => item.question, needle)) return answers;
+  if (contains(item, () => item.question ?? "", needle)) return answers;
   return answers.filter((a) => contains(a, () => `${a.text}\n${a.answer ?? ""}`, needle));
 }
 const needleOf = (id) => byId(id).value.trim().toLowerCase();
@@ -71,7 +78,7 @@ const groupList = new List("groups", "groups-more", "answers-count", (group) => 
   if (verdict === "mixed" && (right === 0 || right === group.answers.length)) return [];
   const fits = {
     "": () => true, mixed: () => true, right: (a) => a.strict, wrong: (a) => !a.strict,
-    format: (a) => !a.strict && a.lenient,
+    format: (a) => !a.strict && a.lenient, doubted: (a) => a.strict && a.second_opinion === false,
   }[verdict];
   const answers = group.answers.filter((a) => fits(a) && (!byId("f-cut").checked || a.cut)
     && (!lists || [...lists].some((name) => a.hits[name])));
@@ -95,6 +102,7 @@ const questionList = new List("questions", "questions-more", "asked-count", (ite
   ...questionOf(item, `${item.split} · ` + item.answers.map((a) => `${a.strict ? "✓" : "✗"} ${whenOf(a.step)}`).join("  ")),
   el("div", { class: "cards" }, ...item.answers.map((a) => cardOf(a, whenOf(a.step), !hits.has(a))))));
 
+const evaluations = (split) => Math.max(0, ...current.asked.filter((q) => q.split === split).map((q) => q.answers.length));
 const whenOf = (step) => (step ? `after step ${step}` : "untrained");
 
 function filterGroups() { groupList.filter(current.groups); }
@@ -103,14 +111,14 @@ function filterQuestions() { questionList.filter(current.asked); }
 function showAnswers() {
   const n = current.answers, steps = [...new Set(current.groups.map((g) => g.step))];
   byId("answers-shown").textContent = n.training_shown === n.training
-    ? `All ${n.training.toLocaleString("en")} answers of the training are here.`
-    : `Shows ${n.training_shown.toLocaleString("en")} of ${n.training.toLocaleString("en")} answers: of ${steps.length} of ${n.steps} steps the groups with reflection words first, then those with right and wrong side by side, then those with a cut answer. Filters and search see these; every figure and curve counts all.`;
+    ? `Every answer of the training is here (${n.training.toLocaleString("en")}).`
+    : `Shows ${n.training_shown.toLocaleString("en")} of ${n.training.toLocaleString("en")} answers, of ${steps.length} of ${n.steps} steps: by turns the group that tells most (reflection words, else right and wrong side by side, else a cut answer) and one drawn at random. Filters and search see these; every figure and curve counts all.`;
   byId("f-step").replaceChildren(el("option", { value: "" }, "any"), ...steps.map((s) => el("option", { value: s }, String(s))));
   byId("asked-shown").textContent = (n.questions_shown === n.questions
-    ? `All ${n.questions.toLocaleString("en")} held-out questions with every evaluation's answer. `
-    : `Shows ${n.questions_shown.toLocaleString("en")} of ${n.questions.toLocaleString("en")} held-out questions, of every outcome as many. `)
+    ? `Every held-out question is here (${n.questions.toLocaleString("en")}), with every evaluation's answer. `
+    : `Shows ${n.questions_shown.toLocaleString("en")} of ${n.questions.toLocaleString("en")} held-out questions, of every outcome as many, and of validation at most half of the answers. `)
     + "Test questions are asked before and after training, validation questions during it too; answers are greedy.";
-  if (!current.asked.some((q) => q.split === "test")) byId("q-split").value = "validation";
+  byId("q-split").value = evaluations("validation") > evaluations("test") ? "validation" : "test";
   filterGroups();
   filterQuestions();
 }

@@ -21,6 +21,7 @@ class Mark(NamedTuple):
     second_opinion: bool | None
     lists: frozenset[str]
     """The keyword lists with a hit."""
+    tokens: int
     cost: int
     """Bytes in the page."""
 
@@ -77,7 +78,7 @@ def mark(line: Line) -> Mark:
     """What is kept of a line."""
     lists = frozenset(line.get("reflection", {})) & frozenset(LISTS)
     cost = cards.cost(line) + (0 if line["step"] else cards.question_cost(line))
-    return Mark(line["strict"], line["lenient"], line.get("second_opinion"), lists, cost)
+    return Mark(line["strict"], line["lenient"], line.get("second_opinion"), lists, line["tokens"], cost)
 
 
 def _bit(found: Mark, kind: str) -> bool | None:

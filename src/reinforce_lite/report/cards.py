@@ -7,25 +7,43 @@ from typing import Any
 from reinforce_lite.runlog import Line
 
 LONGEST = 6_000
-"""Characters of an answer that are shown; of a longer one the beginning and the end."""
+"""Characters of a text that are shown; of a longer one the beginning and the end."""
+AROUND = 40
+"""Bytes that stand around a card or a question, at most: its step, its split, brackets."""
 
 
 def card(line: Line) -> Line:
     """What the page shows of a line of rollouts.jsonl or eval_rollouts.jsonl."""
-    keys = ("answer", "reason", "reward", "advantage", "strict", "lenient", "tokens")
-    shown = {key: short(line[key]) for key in keys}
-    shown |= {"text": clip(line["completion"]), "cut": line["truncated"], "hits": line.get("reflection", {})}
-    return shown | ({"fault": line["fault"]} if line.get("fault") else {})
+    shown = {key: short(line[key]) for key in ("reward", "advantage", "strict", "lenient", "tokens")}
+    shown |= {key: text(line[key]) for key in ("answer", "reason")}
+    shown["second_opinion"] = line.get("second_opinion")
+    shown |= {"text": text(line["completion"]), "cut": line["truncated"], "hits": hits(line)}
+    return shown | ({"fault": text(line["fault"])} if line.get("fault") else {})
+
+
+def question(line: Line) -> Line:
+    """What stands once for all answers to a question."""
+    return {"question": text(line["question"]), "gold": text(line["gold"])}
+
+
+def hits(line: Line) -> dict[str, list[str]]:
+    """A line's reflection words by list, each once."""
+    return {name: list(dict.fromkeys(words)) for name, words in line.get("reflection", {}).items()}
 
 
 def cost(line: Line) -> int:
-    """About how many bytes a line's card takes in the page."""
-    return len(encode(clip(line["completion"]))) + 180
+    """How many bytes a line's card takes in the page, at most."""
+    return len(encode(card(line))) + AROUND
 
 
 def question_cost(line: Line) -> int:
-    """About how many bytes a line's question takes, which stands in the page once for all its answers."""
-    return len(encode(clip(line["question"]) + clip(line["gold"]))) + 80
+    """How many bytes a line's question takes in the page, at most."""
+    return len(encode(question(line))) + AROUND
+
+
+def text(value: Any) -> str | None:
+    """What should be text, clipped: in the files of a task given as an object a gold may be a number."""
+    return None if value is None else clip(str(value))
 
 
 def clip(text: str) -> str:

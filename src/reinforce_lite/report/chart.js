@@ -11,10 +11,11 @@ function chart(spec, smoothing) {
   const [from, to] = spec.span;
   const atX = (x) => LEFT + ((x - from) / (to - from || 1)) * (WIDE - LEFT - RIGHT);
   const atY = (y) => HIGH - BOTTOM - ((y - scale.low) / (scale.high - scale.low)) * (HIGH - TOP - BOTTOM);
+  const lines = spec.lines.map((line) => ({ ...line, smooth: smooth(line.y, windowOf(line.y, smoothing)) }));
   const cursor = svg("line", { class: "cursor", y1: TOP, y2: HIGH - BOTTOM, visibility: "hidden" });
   const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", tabindex: 0, "aria-label": spec.title },
     ...grid(scale, spec, atY), ...ticksBelow(spec, atX), control(spec, atY),
-    ...spec.lines.flatMap((line, i) => curve(line, i, smoothing, atX, atY)),
+    ...lines.flatMap((line, i) => curve(line, i, atX, atY)),
     ...(spec.points || []).flatMap((p) => point(p, atX, atY)), cursor);
   const legend = el("p", { class: "legend" });
   const node = el("figure", { class: "chart" },
@@ -23,7 +24,7 @@ function chart(spec, smoothing) {
   const show = (x) => {
     cursor.setAttribute("visibility", x === null ? "hidden" : "visible");
     if (x !== null) cursor.setAttribute("x1", atX(x)), cursor.setAttribute("x2", atX(x));
-    legend.replaceChildren(...readings(spec, x, smoothing));
+    legend.replaceChildren(...readings(spec, lines, x));
   };
   show(null);
   listen(picture, spec, (px) => from + ((px - LEFT) / (WIDE - LEFT - RIGHT)) * (to - from));
@@ -64,10 +65,9 @@ function control(spec, atY) {
   return svg("line", { class: "control", x1: LEFT, x2: WIDE - RIGHT, y1: atY(spec.control), y2: atY(spec.control) });
 }
 
-function curve(line, i, smoothing, atX, atY) {
+function curve(line, i, atX, atY) {
   const draw = (y, name) => svg("path", { class: `${name} s${i % 6}`, d: path(line.x, y, atX, atY) });
-  const window = windowOf(line.y, smoothing);
-  return window > 1 ? [draw(line.y, "raw"), draw(smooth(line.y, window), "line")] : [draw(line.y, "line")];
+  return line.smooth ? [draw(line.y, "raw"), draw(line.smooth, "line")] : [draw(line.y, "line")];
 }
 
 function path(x, y, atX, atY) {
@@ -83,8 +83,9 @@ function path(x, y, atX, atY) {
 
 const windowOf = (y, smoothing) => Math.max(1, Math.round(y.length * smoothing));
 
-// The mean of a window that stands around each step: it lags behind neither side.
+// The mean of a window that stands around each step: it lags behind neither side. Null where it is one step.
 function smooth(y, window) {
+  if (window === 1) return null;
   const half = Math.floor(window / 2);
   return y.map((value, i) => {
     if (value === null) return null;
@@ -100,12 +101,12 @@ function point(p, atX, atY) {
       svg("title", {}, `${p.label}: ${percent(p.y)} (${percent(p.low)} to ${percent(p.high)})`))];
 }
 
-function readings(spec, x, smoothing) {
-  const nodes = spec.lines.map((line, i) => {
-    const at = x === null ? line.y.length - 1 : nearest(line.x, x);
-    const window = windowOf(line.y, smoothing);
-    const around = window > 1 && line.y[at] !== null && line.y[at] !== undefined
-      ? el("small", {}, ` ≈ ${inUnit(smooth(line.y, window)[at], spec.unit)}`) : "";
+// Every line's value at x, or its last; a dash where the line has ended before.
+function readings(spec, lines, x) {
+  const nodes = lines.map((line, i) => {
+    const at = x === null ? line.y.length - 1 : x > line.x.at(-1) ? line.y.length : nearest(line.x, x);
+    const known = line.y[at] !== null && line.y[at] !== undefined;
+    const around = line.smooth && known ? el("small", {}, ` ≈ ${inUnit(line.smooth[at], spec.unit)}`) : "";
     return el("span", {}, el("i", { class: `key s${i % 6}` }), line.label + " ", el("b", {}, inUnit(line.y[at], spec.unit)), around);
   });
   const points = spec.points || [];
@@ -131,7 +132,7 @@ function pointAt(x, spec) {
 }
 
 function listen(picture, spec, toValue) {
-  const xs = spec.lines[0].x;
+  const xs = [...new Set(spec.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
   let here = null;
   const go = (x) => { here = x; pointAt(x, spec); };
   const move = (event) => {

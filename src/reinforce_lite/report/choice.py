@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import TypeVar
 
 from reinforce_lite.report import cards
@@ -44,27 +45,53 @@ def seen(place: int, group: Sequence[Line]) -> Seen:
 
 
 def of_groups(found: Sequence[Seen], share: int = 1) -> set[int]:
-    """The places of the groups to show: of every step the most telling, then of every step the next.
+    """The places of the groups to show: one of every step, then of every step the next.
 
-    Where even one group a step is too much, the first and the last step come first, then those halfway.
-    A page of `share` runs gives each its part.
+    By turns the most telling group and one at random, so that ordinary ones are shown too; every other step
+    begins with the random one. Where even one group a step is too much, the first and the last step come
+    first, then those halfway. A page of `share` runs gives each its part.
     """
     by_step: dict[int, list[Seen]] = {}
     for group in found:
         by_step.setdefault(group.step, []).append(group)
-    queues = [sorted(groups, key=lambda g: g.worth, reverse=True) for groups in by_step.values()]
+    steps = list(by_step.values())
+    queues = [_by_turns(steps[i], at_random=rank // 2 % 2 == 1) for rank, i in enumerate(spread(len(steps)))]
     costs = {g.place: (g.size, g.cost) for g in found}
-    order = [[g.place for g in queues[i]] for i in spread(len(queues))]
-    return set(take(order, costs, (ANSWERS // share, BYTES // share)))
+    return set(take(queues, costs, (ANSWERS // share, BYTES // share)))
+
+
+def _by_turns(groups: Sequence[Seen], at_random: bool) -> list[int]:
+    """The places of a step's groups, the most telling of those left and one drawn at random by turns.
+
+    The draw depends on the step alone: a report that is written again shows the same.
+    """
+    left = sorted(groups, key=lambda g: g.worth, reverse=True)
+    random, places = Random(left[0].step), []
+    while left:
+        places.append(left.pop(random.randrange(len(left)) if at_random else 0).place)
+        at_random = not at_random
+    return places
 
 
 def of_questions(asked: Asked, share: int = 1) -> list[Key]:
-    """The held-out problems to show: of every kind of change as many, those with a reflection hit first."""
-    marks = asked.marks
-    hits = {key: any(m.lists for m in found.values()) for key, found in marks.items()}
-    queues = [sorted(keys, key=lambda k: not hits[k]) for keys in asked.kinds().values()]
-    costs = {key: (len(found), sum(m.cost for m in found.values())) for key, found in marks.items()}
-    return take(queues, costs, (ASKED // share, BYTES // share))
+    """The held-out problems to show, test first: of every outcome as many, those with a reflection hit first.
+
+    Validation problems, asked at every evaluation, get half of the room at most.
+    """
+    costs = {key: (len(found), sum(m.cost for m in found.values())) for key, found in asked.marks.items()}
+    answers, size = ASKED // share, BYTES // share
+    often = take(_by_outcome(asked, "validation"), costs, (answers // 2, size // 2))
+    left = answers - sum(costs[key][0] for key in often), size - sum(costs[key][1] for key in often)
+    return take(_by_outcome(asked, "test"), costs, left) + often
+
+
+def _by_outcome(asked: Asked, split: str) -> list[list[Key]]:
+    """A split's problems, a list an outcome, those with a reflection hit first."""
+
+    def plain(key: Key) -> bool:
+        return not any(mark.lists for mark in asked.marks[key].values())
+
+    return [sorted((k for k in keys if k[0] == split), key=plain) for keys in asked.kinds().values()]
 
 
 def take(queues: Sequence[Sequence[T]], costs: dict[T, tuple[int, int]], limits: tuple[int, int]) -> list[T]:

@@ -25,6 +25,7 @@ function showCost() {
 
 function memoryRows(memory) {
   const rows = Object.entries(memory).filter(([, bytes]) => bytes);
+  if (!rows.length) return "";
   const most = Math.max(...rows.map(([, bytes]) => bytes));
   const note = memory.planned && memory.measured ? `: the plan was ${percent(memory.planned / memory.measured)} of what was measured` : "";
   return el("figure", {}, el("figcaption", {}, el("b", {}, "Memory"), note),

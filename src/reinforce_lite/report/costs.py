@@ -3,6 +3,7 @@
 from typing import Any
 
 from reinforce_lite.report.files import Files
+from reinforce_lite.report.result import counted
 
 PHASES = ("rollout", "reward", "update")
 
@@ -32,7 +33,7 @@ def _memory(files: Files) -> dict[str, int | None]:
     peaks = [line.get("memory/peak_bytes") or 0 for line in files.steps]
     peak = told.get("peak_bytes") or files.summary.get("peak_memory_bytes") or max(peaks, default=0)
     return {
-        "planned": told.get("planned_bytes"),
+        "planned": told.get("planned_bytes") or files.machine.get("planned_bytes"),
         "probed": told.get("probe_bytes"),
         "measured": peak or None,
     }
@@ -40,23 +41,41 @@ def _memory(files: Files) -> dict[str, int | None]:
 
 def _facts(files: Files) -> dict[str, str]:
     """What to know of the run, in words, in the order of the page."""
-    rollout, summary = files.config.get("rollout", {}), files.summary
+    rollout, known = files.config.get("rollout", {}), files.machine | files.summary
     questions, each = rollout.get("prompts_per_step", 0), rollout.get("samples_per_prompt", 0)
     answers = questions * each * len(files.steps)
     tokens = sum(line["completions/mean_length"] * questions * each for line in files.steps)
+    of_each = f"{counted(questions, 'question')} with {counted(each, 'answer')} each"
     facts = {
         "model": str(files.config.get("model", {}).get("name", "")),
         "task": files.task,
         "recipe": str(files.config.get("recipe", "")),
         "objective": str(files.config.get("objective", {}).get("preset", "")),
-        "steps": f"{len(files.steps)} of {questions} questions with {each} answers each",
-        "answers": f"{answers:,} with {tokens:,.0f} tokens",
+        "steps": f"{len(files.steps):,} of {of_each}",
+        "answers": f"{answers:,} with {counted(round(tokens), 'token')}",
         "seed": str(files.config.get("train", {}).get("seed", "")),
-        "machine": ", ".join(str(summary[k]) for k in ("machine", "device", "dtype") if summary.get(k)),
-        "versions": ", ".join(f"{name} {v}" for name, v in (summary.get("versions") or {}).items()),
+        "machine": ", ".join(_machine(files) + [str(known[k]) for k in ("device", "dtype") if known.get(k)]),
+        "versions": ", ".join(f"{name} {v}" for name, v in (known.get("versions") or {}).items()),
         "command": files.run.command(""),
     }
     return {name: text for name, text in facts.items() if text}
+
+
+def _machine(files: Files) -> list[str]:
+    """The system as the summary names it, or else machine.json; processor, cores, memory, card."""
+    found = files.machine
+    names = [files.summary.get("machine") or found.get("system"), found.get("processor")]
+    names += [counted(found["cores"], "core")] if found.get("cores") else []
+    names += [
+        _gigabytes(found.get("memory_bytes")),
+        found.get("gpu"),
+        _gigabytes(found.get("gpu_memory_bytes")),
+    ]
+    return [str(name) for name in names if name]
+
+
+def _gigabytes(size: int | None) -> str:
+    return f"{size / 1e9:.0f} GB" if size else ""
 
 
 def _config(files: Files) -> str:

@@ -12,14 +12,15 @@ from reinforce_lite.runlog import Line
 POINTS = 1_500
 """More steps than this are drawn as means of neighbours."""
 
+LENIENT, SECOND = "accuracy/lenient", "accuracy/second_opinion"
 CHARTS: tuple[dict[str, Any], ...] = (
     {
         "title": "Accuracy",
         "unit": "share",
         "lines": {
             "accuracy/strict": "strict",
-            "accuracy/lenient": "lenient",
-            "accuracy/second_opinion": "second opinion",
+            LENIENT: "lenient",
+            SECOND: "second opinion",
         },
         "evals": "strict",
     },
@@ -46,7 +47,7 @@ CHARTS: tuple[dict[str, Any], ...] = (
 )
 REFLECTION = tuple(f"reflection/list_{name}" for name in "abc")
 
-_EVALUATION = ("step", "split", "n", "strict", "strict_interval", "lenient")
+_EVALUATION = ("step", "split", "n", "strict", "strict_interval")
 
 
 def of(files: Files) -> dict[str, Any]:
@@ -58,8 +59,6 @@ def of(files: Files) -> dict[str, Any]:
     seconds = _seconds(files)
     size = -(-len(files.steps) // POINTS) or 1
     columns = {key: _thin([line.get(key) for line in files.steps], size) for key in keys}
-    if columns["accuracy/second_opinion"] == columns["accuracy/lenient"]:  # as on number tasks
-        columns.pop("accuracy/second_opinion")
     return {
         "steps": [part[-1]["step"] for part in _parts(files.steps, size)],
         "seconds": [cards.short(part[-1]) for part in _parts(seconds, size)],
@@ -67,6 +66,15 @@ def of(files: Files) -> dict[str, Any]:
         "averaged": size,
         "evals": [_evaluation(e, files, seconds) for e in files.evals],
     }
+
+
+def charts(drawn: Sequence[Line]) -> list[dict[str, Any]]:
+    """The charts for these runs' curves: without the second opinion where it is every run's lenient verdict,
+    as on number tasks."""
+    pairs = [(one["columns"].get(SECOND), one["columns"].get(LENIENT)) for one in drawn]
+    if any(second != lenient for second, lenient in pairs if second):
+        return list(CHARTS)
+    return [c | {"lines": {k: v for k, v in c["lines"].items() if k != SECOND}} for c in CHARTS]
 
 
 def _seconds(files: Files) -> list[float]:

@@ -19,6 +19,7 @@ const svg = (name, attributes = {}, ...children) =>
 const ACTS = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}]/gu;
 
 function visible(text) {
+  if (text === null) return [DASH];
   const parts = [];
   let end = 0;
   for (const found of text.matchAll(ACTS)) {
@@ -49,6 +50,7 @@ const wordsOf = (hits) => [...new Set(Object.values(hits).flat())];
 
 // Numbers as a person reads them.
 const DASH = "–";
+const count = (n, thing) => `${n.toLocaleString("en")} ${thing}${n === 1 ? "" : "s"}`;
 function number(value) {
   if (value === null || value === undefined) return DASH;
   const size = Math.abs(value);

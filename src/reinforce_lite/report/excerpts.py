@@ -5,18 +5,17 @@ at all; then some that are wrong, as many are.
 """
 
 import heapq
-import re
 
+from reinforce_lite import reflection
 from reinforce_lite.answers import grade
 from reinforce_lite.errors import UsageError
+from reinforce_lite.report import cards
 from reinforce_lite.runlog import Line
 
 BEST, WRONG = 12, 4  # shown
 BEFORE, AFTER = 240, 420  # characters around the first hit
 KINDS = ("wrong", "right", "corrected")
 """By rank."""
-
-_PLAIN = str.maketrans({"’": "'", "‑": "-"})  # one character for one: places stay
 
 Kept = tuple[int, int, int, Line]
 """Rank, step, how many had passed before, and the line."""
@@ -66,9 +65,7 @@ def _first_hit(line: Line) -> int | None:
     """Where the completion's first hit begins; None when it stands in the turn that was begun for it."""
     words = {word for found in line["reflection"].values() for word in found}
     ordered = sorted(words, key=len, reverse=True)
-    longest_first = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in ordered)
-    pattern = rf"(?<![\w-])(?:{longest_first})(?![\w-])"
-    found = re.search(pattern, line["completion"].translate(_PLAIN), re.IGNORECASE)
+    found = reflection.pattern(ordered).search(line["completion"].translate(reflection.PLAIN))
     return found.start() if found else None
 
 
@@ -84,10 +81,12 @@ def _excerpt(line: Line, rank: int) -> Line:
     text, at = line["completion"], _first_hit(line) or 0
     start, end = max(0, at - BEFORE), min(len(text), at + AFTER)
     part = ("… " if start else "") + text[start:end] + (" …" if end < len(text) else "")
-    keys = ("step", "question", "gold", "answer", "strict", "reason")
-    return {key: line[key] for key in keys} | {
+    return cards.question(line) | {
+        "step": line["step"],
         "split": line.get("split", "train"),
+        "answer": cards.text(line["answer"]),
+        "strict": line["strict"],
         "text": part,
-        "hits": line["reflection"],
+        "hits": cards.hits(line),
         "kind": KINDS[rank],
     }

@@ -1,5 +1,6 @@
 """What a report is made from: a run's small files whole, its answers as a stream of groups."""
 
+import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ class Files:
     """In the order of their steps."""
     summary: Line
     """Empty while the run goes on."""
+    machine: Line
+    """machine.json, written when the run begins; empty in runs that have none."""
 
     @property
     def step(self) -> int:
@@ -49,7 +52,8 @@ class Files:
 def load(run: Run) -> Files:
     """Read everything but the answers."""
     config = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
-    return Files(run, config, run.steps, sorted(run.evals, key=lambda e: e["step"]), run.summary)
+    evals = sorted(run.evals, key=lambda e: e["step"])
+    return Files(run, config, run.steps, evals, run.summary, _machine(run))
 
 
 def groups(run: Run) -> Iterator[list[Line]]:
@@ -68,6 +72,13 @@ def whole(files: Files) -> Iterator[Line]:
     """The lines of eval_rollouts.jsonl whose evaluation was finished."""
     done = {(e["split"], e["step"]) for e in files.evals}
     return (line for line in files.run.read("eval_rollouts") if (line["split"], line["step"]) in done)
+
+
+def _machine(run: Run) -> Line:
+    try:
+        return dict(json.loads((run.path / "machine.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # not there, not whole, or not an object
+        return {}
 
 
 def _key(line: Line) -> tuple[int, str]:

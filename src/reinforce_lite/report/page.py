@@ -15,29 +15,50 @@ from jinja2 import Environment
 
 from reinforce_lite.report import cards, curves, result
 from reinforce_lite.report.parts import Part
-from reinforce_lite.wording import harmless
+from reinforce_lite.runlog import Line
+from reinforce_lite.wording import harmless, interval, percent
 
+READ = ("name", "aha", "cost", "answers")
+"""What the scripts read of a run's numbers; the template reads the others."""
 SCRIPTS = ("dom.js", "chart.js", "curves.js", "answers.js", "aha.js", "costs.js", "main.js")
 
 
 def render(made: Sequence[Part]) -> str:
     """The HTML of one run or several."""
     style, script = _asset("style.css"), "".join(map(_asset, SCRIPTS))
+    runs = [numbers for numbers, _ in made]
     page: str = _template().render(
-        runs=[numbers for numbers, _ in made],
+        runs=runs,
+        verdicts=_verdicts([numbers["result"] for numbers in runs]),
         style=style,
         script=script,
         policy=_policy(style, script),
-        data=cards.encode({"charts": curves.CHARTS, "runs": [{**n, **beside} for n, beside in made]}),
+        data=cards.encode(_data(made)),
     )
     return page.encode("utf-8", "replace").decode()  # a name from a file system may hold half a character
+
+
+def _data(made: Sequence[Part]) -> dict[str, Any]:
+    """What the scripts draw."""
+    charts = curves.charts([beside["curves"] for _, beside in made])
+    return {"charts": charts, "runs": [{key: n[key] for key in READ} | beside for n, beside in made]}
+
+
+def _verdicts(results: Sequence[Line]) -> list[str]:
+    """What the comparison has columns for: the verdicts that a run has, a second opinion only where it is
+    not lenient once more."""
+    found = [each for r in results for each in (r["before"], r["after"]) if each]
+    again = all(each["second_opinion"] in (each["lenient"], None) for each in found)
+    names = result.VERDICTS[: 2 if again else 3]
+    return [name for name in names if any(each[name] is not None for each in found)]
 
 
 @cache
 def _template() -> Any:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "percent": result.percent,
+        "percent": percent,
+        "interval": interval,
         "p": result.p_value,
         "place": lambda share: f"{100 * share:.2f}%",
         "harmless": harmless,

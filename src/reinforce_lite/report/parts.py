@@ -60,19 +60,26 @@ class _Counted:
         for place, group in enumerate(groups(run)):
             self.seen.append(choice.seen(place, group))
             for line in group:
-                self.populations["training"].add(line)
+                found = line.get("reflection", {})
+                self.populations["training"].add(found, line["strict"], line["tokens"])
                 self.excerpts.add(line)
 
     def _evaluations(self, files: Files) -> None:
-        last = max((e["step"] for e in files.evals), default=0)
         for line in whole(files):
             key, step = (line["split"], line["problem_id"]), line["step"]
             self.asked.marks.setdefault(key, {})[step] = asked.mark(line)
-            if step in (0, last):
-                self.populations["trained" if step else "untrained"].add(line)
             if step:
                 self.excerpts.add(line)
             self.lines += 1
+        self._first_and_last(max((e["step"] for e in files.evals), default=0))
+
+    def _first_and_last(self, last: int) -> None:
+        """The untrained model's answers beside the last evaluation's, to the same problems."""
+        for marks in self.asked.marks.values():
+            for step, who in {last: "trained", 0: "untrained"}.items():
+                if last in marks and step in marks:
+                    found = marks[step]
+                    self.populations[who].add(found.lists, found.strict, found.tokens)
 
 
 def _answers(counted: _Counted, shown: set[int], questions: list[Key]) -> dict[str, Any]:
@@ -108,14 +115,8 @@ def _groups(run: Run, places: set[int]) -> list[Line]:
 
 
 def _group(group: list[Line]) -> Line:
-    first = group[0]
-    return {
-        "step": first["step"],
-        "id": first["problem_id"],
-        "question": cards.clip(first["question"]),
-        "gold": cards.clip(first["gold"]),
-        "answers": [cards.card(line) for line in group],
-    }
+    answers = [cards.card(line) for line in group]
+    return {"step": group[0]["step"]} | cards.question(group[0]) | {"answers": answers}
 
 
 def _questions(files: Files, keys: list[Key]) -> list[Line]:
@@ -124,6 +125,6 @@ def _questions(files: Files, keys: list[Key]) -> list[Line]:
     for line in whole(files):
         key = (line["split"], line["problem_id"])
         if key in found:
-            found[key] = found[key] or {"split": key[0]} | _group([line]) | {"answers": []}
+            found[key] = found[key] or {"split": key[0]} | cards.question(line) | {"answers": []}
             found[key]["answers"].append({"step": line["step"]} | cards.card(line))
     return list(found.values())

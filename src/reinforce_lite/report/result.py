@@ -8,6 +8,7 @@ from typing import Any
 from reinforce_lite.report.asked import Asked
 from reinforce_lite.report.files import Files
 from reinforce_lite.runlog import Line
+from reinforce_lite.wording import percent
 
 BEYOND_CHANCE = 0.05
 SMALLEST = 1e-99  # p-value that is told; of many problems it may round to 0, which none is
@@ -33,8 +34,8 @@ def of(files: Files, asked: Asked) -> dict[str, Any]:
     changes = asked.changes("test", after["step"])
     kind, meaning = _judge(before, after, p, found["other"])
     head = (
-        f"After {_steps(after['step'])} {files.model} answers {percent(after['strict'])} of {after['n']} "
-        f"test problems right, {percent(before['strict'])} before training: "
+        f"After {counted(after['step'], 'step')} {files.model} answers {percent(after['strict'])} of "
+        f"{after['n']} test problems right, {percent(before['strict'])} before training: "
     )
     return found | {"kind": kind, "sentence": f"{head}{meaning}.", "p": p, "changes": changes}
 
@@ -44,7 +45,7 @@ def state(files: Files) -> str:
     steps, asked_for = files.step, files.planned_steps
     match files.summary.get("stopped"):
         case "steps":
-            return f"finished: {_steps(steps)}"
+            return f"finished: {counted(steps, 'step')}"
         case "hours":
             return f"finished within its hours, at step {steps} of {asked_for}"
         case "signal":
@@ -53,13 +54,13 @@ def state(files: Files) -> str:
             return f"not finished: step {steps} of {asked_for}"
 
 
-def percent(share: float | None) -> str:
-    """A share of 1 in percent.
+def counted(n: int, thing: str) -> str:
+    """How many of a thing.
 
-    >>> percent(0.275)
-    '27.5%'
+    >>> counted(1, "step"), counted(2000, "step")
+    ('1 step', '2,000 steps')
     """
-    return "–" if share is None else f"{share:.1%}"
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
 def p_value(p: float) -> str:
@@ -124,7 +125,3 @@ def _unfinished(files: Files, before: Line | None) -> str:
 
 def _figures(evaluation: Line) -> Line:
     return {key: evaluation.get(key) for key in _FIGURES}
-
-
-def _steps(n: int) -> str:
-    return "1 step" if n == 1 else f"{n} steps"
