@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import runs
 
 from reinforce_lite.cli import main
 
@@ -88,6 +89,9 @@ def test_json_alone_is_on_standard_output(train_args: list[str], capsys: pytest.
     assert status == 0
     assert json.loads(out)["steps"] == 2
     assert "step 2/2" in err
+    status, out, _ = run(["ask", "mine", "how long is \u202e\u00e9?", "--json"], capsys)
+    assert status == 0
+    assert out.isascii()
 
 
 def test_resume_brings_its_own_config(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,6 +195,38 @@ def test_light_rooms_import_without_torch() -> None:
         check=True,
     )
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("config.toml", "not = = toml", "runs/a/config.toml is damaged: "),
+        ("config.toml", "caf\udce9", "runs/a/config.toml is damaged: "),
+        ("summary.json", '{"steps": ', "runs/a/summary.json is damaged: "),
+        ("steps.jsonl", None, "can't read runs/a/steps.jsonl: Is a directory"),
+    ],
+)
+def test_a_report_of_damaged_files_names_them(
+    file: str, text: str | None, said: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = runs.write(Path("runs/a"), [runs.step(1)], stopped="steps")
+    (made.path / file).unlink()
+    if text is None:
+        (made.path / file).mkdir()
+    else:
+        (made.path / file).write_bytes(text.encode("utf-8", "surrogateescape"))
+    status, _, err = run(["report", "a"], capsys)
+    assert status == 2
+    assert f"reinforce-lite: {said}" in err
+    assert "Traceback" not in err
+
+
+def test_a_runs_name_can_not_act_on_the_terminal(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.write(Path("b\x1b[2Jad"), [runs.step(1)], stopped="steps")
+    status, out, _ = run(["report", "b\x1b[2Jad", "--out", "x.html"], capsys)
+    assert status == 0
+    assert "\x1b" not in out
+    assert "b\\u001b[2Jad: " in out
 
 
 def test_ctrl_c_from_outside(train_args: list[str]) -> None:

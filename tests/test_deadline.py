@@ -8,7 +8,7 @@ import pytest
 from conftest import ToyTask
 from test_trainer import RECIPE
 
-from reinforce_lite import api, checkpoint, deadline, models, rollout, runlog, trainer
+from reinforce_lite import api, checkpoint, deadline, models, report, rollout, runlog, trainer
 from reinforce_lite.deadline import Deadline
 from reinforce_lite.road import Road
 from reinforce_lite.runlog import Run
@@ -72,15 +72,22 @@ def test_what_is_left_by_hand(wall: Wall) -> None:
 
 
 def run_for(
-    hours: float, slower: float, wall: Wall, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+    hours: float,
+    slower: float,
+    wall: Wall,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    reports: float = 0.4,
 ) -> Run:
-    """1 s before it begins, steps of 1 s, 1.5 s for each evaluation (it samples too), 0.3 s for each save."""
+    """1 s before it begins, steps of 1 s, 1.5 s for each evaluation (it samples too), 0.3 s for each save,
+    `reports` for each report."""
     for owner, name, seconds in (
         (models, "load", 1.0),
         (rollout, "sample", 1.0),
         (Road, "answer", 0.5),
         (checkpoint, "save", 0.3),
         (models, "save", 0.3),
+        (report, "write", reports),
     ):
         monkeypatch.setattr(owner, name, wall.spend(getattr(owner, name), seconds * slower))
     given = api.settings_of(RECIPE, settings | {"train.hours": hours, "train.steps": 1000}, ToyTask())
@@ -106,6 +113,29 @@ def test_a_run_ends_in_time_evaluated_and_saved(
     assert run.summary["evals"]["after"]["n"] == run.summary["evals"]["before"]["n"]
     assert (run.path / "model" / "model.safetensors").is_file()
     assert checkpoint.steps(run.path / "checkpoints")[-1] == done
+
+
+def test_reports_in_between_are_counted(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """10 s after every step of 1 s."""
+    monkeypatch.setattr(report, "SHARE", 1e9)
+    began = wall.time
+    run = run_for(0.05, 1, wall, monkeypatch, settings, reports=10.0)
+    assert 130 <= wall.time - began <= 180
+    assert run.summary["stopped"] == "hours"
+
+
+def test_the_first_report_of_a_run_that_goes_on_is_counted(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """What a report takes is not in the run directory: it is measured before time is decided on."""
+    run_for(0.01, 1, wall, monkeypatch, settings)
+    monkeypatch.setattr(report, "write", wall.spend(report.write, 30.0))
+    longer = api.settings_of(RECIPE, settings | {"train.hours": 64 / 3600, "train.steps": 1000}, ToyTask())
+    began = wall.time
+    trainer.train(longer, runlog.find("timed"), ToyTask(), Silent(), began=wall.time)
+    assert wall.time - began <= 64
 
 
 def test_steps_come_first_when_they_do(

@@ -2,6 +2,8 @@
 
 import io
 import logging
+import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 from conftest import ToyTask
 from rich.console import Console
 
-from reinforce_lite import api, cli, runlog, screen, trackers, trainer
-from reinforce_lite.errors import UsageError
+from reinforce_lite import api, checkpoint, cli, runlog, screen, trackers, trainer
+from reinforce_lite.errors import Stopped, UsageError, WontFit
+from reinforce_lite.update import Updater
 
 RECIPE = str(Path(__file__).parent / "tiny.toml")
 SMALL = {"train.steps": 3, "train.save_every": 1, "eval.every": 2}
@@ -29,6 +32,9 @@ class Fake(ModuleType):
         self.sent: list[tuple[int, dict[str, float]]] = []
         self.calls = 0
         self.finished = 0
+        self.exit_code = 0
+        self.saved: list[int] = []
+        """The checkpoints that were there when it was told to end."""
 
     def init(self, *names: str, **settings: Any) -> "Fake":
         print("* a tracker's greeting")
@@ -44,8 +50,10 @@ class Fake(ModuleType):
             raise ConnectionError("the server said no to sk-verysecret1")
         self.sent.append((step, numbers))
 
-    def finish(self) -> None:
+    def finish(self, exit_code: int = 0) -> None:
         self.finished += 1
+        self.exit_code = exit_code
+        self.saved = checkpoint.steps(Path("runs/a/checkpoints"))
 
 
 @pytest.fixture
@@ -153,11 +161,79 @@ def test_one_that_does_not_start_ends_the_command_before_any_work(
     with pytest.raises(UsageError) as caught:
         train(settings)
     assert caught.value.cause == "the tracker trackio did not start: PermissionError: not logged in"
-    assert "--run a --resume" in caught.value.remedy
-    assert fakes["wandb"].finished == 1
-    assert not list(Path("runs/a").glob("*.jsonl"))
-    run = train(settings | {"log.trackers": ["wandb"]}, resume=True)
+    assert caught.value.remedy.endswith("log.trackers; then give the same command again")
+    assert (fakes["wandb"].finished, fakes["wandb"].exit_code) == (1, 1)
+    assert not list(Path("runs/a").glob("*.json*"))
+    run = train(settings | {"log.trackers": ["wandb"]})
     assert len(run.steps) == 3
+    with pytest.raises(UsageError) as caught:
+        train(settings | {"train.steps": 4}, resume=True)
+    assert caught.value.remedy.endswith("then go on with: reinforce-lite train --run a --resume")
+
+
+def after_two_steps(monkeypatch: pytest.MonkeyPatch, happens: Any) -> None:
+    """Have something happen in the third step's update."""
+    gradient = Updater.gradient
+
+    def third(self: Updater, groups: Any, weights: Any) -> Any:
+        if len(runlog.Run(Path("runs/a")).steps) == 2:
+            happens()
+        return gradient(self, groups, weights)
+
+    monkeypatch.setattr(Updater, "gradient", third)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, 0])
+def test_all_is_saved_before_trackers_end(
+    signum: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, fakes: dict[str, Fake]
+) -> None:
+    """After a signal, or where memory runs out (0): a network that does not answer costs no step."""
+
+    def full() -> None:
+        raise WontFit("full")
+
+    after_two_steps(monkeypatch, (lambda: os.kill(os.getpid(), signum)) if signum else full)
+    with pytest.raises(Stopped if signum else WontFit):
+        train(settings | {"train.save_every": 100})
+    for fake in fakes.values():
+        assert (fake.finished, fake.saved) == (1, [2])
+    assert fakes["wandb"].exit_code == 1
+
+
+def test_a_run_that_is_done_ends_as_done(settings: dict[str, Any], fakes: dict[str, Fake]) -> None:
+    fakes["wandb"].exit_code = 9
+    train(settings)
+    assert fakes["wandb"].exit_code == 0
+
+
+def test_a_signal_while_they_start_begins_nothing(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, fakes: dict[str, Fake]
+) -> None:
+    monkeypatch.setattr(fakes["trackio"], "init", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped, match="before anything was begun") as caught:
+        train(settings)
+    assert caught.value.remedy == "give the same command again"
+    assert not list(Path("runs/a").glob("*.json"))
+    assert not list(Path("runs/a").glob("*.html"))
+
+
+def test_a_signal_while_they_end_leaves_a_run_that_is_done(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, fakes: dict[str, Fake]
+) -> None:
+    monkeypatch.setattr(fakes["trackio"], "finish", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(settings).summary["stopped"] == "steps"
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_tensorboard_hides_what_comes_again(done: int, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    theirs = ModuleType("torch.utils.tensorboard")
+    theirs.SummaryWriter = lambda *_, **settings: asked.append(settings)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", theirs)
+    run = runlog.create("a")
+    run.append("steps", *({"step": n} for n in range(1, done + 1)))
+    trackers.TensorBoard(run, api.settings_of(RECIPE, {}, None))
+    assert asked == [{"purge_step": done + 1}]
 
 
 @pytest.mark.parametrize("name", ["trackio", "wandb", "tensorboard"])
@@ -175,7 +251,7 @@ def test_a_missing_extra_is_one_line_and_status_2(
         f"reinforce-lite: the tracker {name} needs an optional dependency that is not installed",
         f'  install it with: pip install "reinforce-lite[{name}]"',
     ]
-    assert not list(in_tmp.glob("runs/*/*"))
+    assert not list(in_tmp.glob("runs/*"))
 
 
 def test_an_unknown_tracker_is_refused() -> None:

@@ -300,6 +300,52 @@ def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: s
     assert logs(train(settings, "cut", resume=True)) == logs(straight)
 
 
+def test_a_signal_before_the_first_line_begins_nothing(settings: dict[str, Any]) -> None:
+    """There is no config to go on with: the same command, whatever recipe it named, begins the run."""
+    resolved = api.settings_of(RECIPE, settings, ToyTask())
+    with pytest.raises(Stopped, match="by SIGINT before anything was begun") as caught:
+        trainer.train(
+            resolved, runlog.create("cut"), ToyTask(), Signals("trying the largest step", signal.SIGINT)
+        )
+    assert caught.value.remedy == "give the same command again"
+    assert not Path("runs/cut").exists()
+
+
+def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any]) -> None:
+    """Stopped twice before step 1: the second time is told as well."""
+    resolved = api.settings_of(RECIPE, settings, ToyTask())
+    for event in ("evaluating on test", "trying the largest step"):
+        run = runlog.open_for_training("cut", resume=True)
+        with pytest.raises(Stopped) as caught:
+            trainer.train(resolved, run, ToyTask(), Signals(event, signal.SIGINT))
+        assert caught.value.remedy == "go on with: reinforce-lite train --run cut --resume"
+        assert (run.summary["stopped"], run.summary["steps"]) == ("signal", 0)
+    assert train(settings, "cut", resume=True).summary["stopped"] == "steps"
+
+
+def test_a_signal_during_the_last_report_is_of_a_run_that_is_done(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Told(Silent):
+        ended = 0
+
+        def finished(self, run: Run) -> None:
+            self.ended += 1
+
+    def slow(runs: Any, file: Path) -> None:
+        if runs[0].summary:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(report, "write", slow)
+    screen = Told()
+    resolved = api.settings_of(RECIPE, settings | {"train.steps": 2}, ToyTask())
+    with caplog.at_level(logging.WARNING):
+        run = trainer.train(resolved, runlog.create("a"), ToyTask(), screen)
+    assert run.summary["stopped"] == "steps"
+    assert screen.ended == 1
+    assert "the run is done; for its report: reinforce-lite report a" in caplog.text
+
+
 def test_two_processes_on_one_run(settings: dict[str, Any]) -> None:
     train(settings | {"train.steps": 1}, "a")
     held = runlog.find("a")
@@ -342,6 +388,17 @@ def test_a_stopped_run_reports_how_far_it_came(settings: dict[str, Any]) -> None
         trainer.train(resolved, runlog.create("cut"), ToyTask(), Signals("learning", signal.SIGTERM, 3))
     page = Path("runs/cut/report.html").read_text(encoding="utf-8")
     assert "stopped by a signal at step 2 of 10; it can go on" in page
+
+
+def test_a_stopped_run_does_not_wait_for_a_long_report(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(report, "QUICK", 0.0)
+    resolved = api.settings_of(RECIPE, settings, ToyTask())
+    with pytest.raises(Stopped), caplog.at_level(logging.WARNING):
+        trainer.train(resolved, runlog.create("cut"), ToyTask(), Signals("learning", signal.SIGTERM, 3))
+    assert "not finished: step 0 of 10" in Path("runs/cut/report.html").read_text(encoding="utf-8")
+    assert "for a report of how far it came: reinforce-lite report cut" in caplog.text
 
 
 def test_no_report_is_worth_a_run(
@@ -512,6 +569,56 @@ def test_a_reward_that_mostly_fails_stops_the_run(settings: dict[str, Any]) -> N
 
     with pytest.raises(ReinforceLiteError, match=r"failed on 50 of 50 answers; last: OSError: gone"):
         api.train(RECIPE, settings, task=Broken(), run="a", quiet=True)
+
+
+def test_a_run_that_a_fault_ends_reports_how_far_it_came(settings: dict[str, Any]) -> None:
+    class Tires(ToyTask):
+        calls = 0
+
+        def reward(self, problem: Problem, completion: str) -> Reward:
+            self.calls += 1
+            if self.calls > 60:  # in the third step
+                raise OSError("gone")
+            return super().reward(problem, completion)
+
+    with pytest.raises(ReinforceLiteError, match="last: OSError: gone"):
+        api.train(RECIPE, settings, task=Tires(), run="a", quiet=True)
+    done = len(Run(Path("runs/a")).steps)
+    assert done > 0
+    page = Path("runs/a/report.html").read_text(encoding="utf-8")
+    assert f"not finished: step {done} of 10" in page
+
+
+def test_answers_that_are_no_text_are_stored_as_text(settings: dict[str, Any]) -> None:
+    class Numbers(ToyTask):
+        def problems(self, split: str) -> list[Problem]:
+            return [Problem(p.id, p.question, int(p.answer)) for p in super().problems(split)]  # type: ignore[arg-type]
+
+        def reward(self, problem: Problem, completion: str) -> Reward:
+            answer = None if int(problem.answer) % 2 else 7
+            return Reward(0.0, Verdict(False, answer, ValueError("why")))  # type: ignore[arg-type]
+
+    run = api.train(RECIPE, settings | {"train.steps": 1}, task=Numbers(), run="a", quiet=True)
+    for name in ("rollouts", "eval_rollouts"):
+        lines = list(run.read(name))
+        assert {line["answer"] for line in lines} == {None, "7"}
+        assert {line["reason"] for line in lines} == {"why"}
+        assert all(isinstance(line["gold"], str) for line in lines)
+
+
+def test_what_began_the_run_and_where_is_there_from_the_start(settings: dict[str, Any]) -> None:
+    resolved = api.settings_of(RECIPE, settings, ToyTask())
+    run = runlog.create("cut")
+    with pytest.raises(Stopped):
+        trainer.train(resolved, run, ToyTask(), Signals("evaluating on test", signal.SIGINT), command="first")
+    machine = json.loads((run.path / "machine.json").read_text())
+    keys = "system processor cores memory_bytes versions device dtype planned_bytes"
+    assert set(keys.split()) <= set(machine)
+    assert machine["planned_bytes"] == run.summary["memory"]["planned_bytes"] > 0
+    assert all(machine[key] == run.summary[key] for key in ("versions", "device", "dtype"))
+    trainer.train(resolved, run, ToyTask(), command="second")
+    assert run.command("third") == "first"
+    assert "**Command:** `first`" in (run.path / "model" / "README.md").read_text()
 
 
 def test_evaluate_is_the_summarys_after(settings: dict[str, Any]) -> None:

@@ -140,6 +140,7 @@ def _report(args: list[str]) -> None:
     parsed, runs, file = cli_args.report(args)
 
     from reinforce_lite import report
+    from reinforce_lite.wording import harmless
 
     try:
         numbers = report.write(runs, file)
@@ -149,12 +150,12 @@ def _report(args: list[str]) -> None:
         _print_json({"report": str(file), "runs": numbers})
         return
     for one in numbers:
-        print(f"{one['name']}: {one['result']['sentence']}")
+        print(harmless(f"{one['name']}: {one['result']['sentence']}"))
     print(f"report: {file}")
 
 
 def _print_json(value: Any) -> None:
-    print(jsonlib.dumps(value, indent=2, ensure_ascii=False))
+    print(jsonlib.dumps(value, indent=2))  # in ASCII: no terminal acts on it, and every pipe takes it
 
 
 class _Notices(logging.Handler):

@@ -70,10 +70,10 @@ def _rollout_line(step: int, group: Group, sample: int, rollout: Rollout, advant
         "problem_id": group.problem.id,
         "sample": sample,
         "question": group.problem.question,
-        "gold": group.problem.answer,
+        "gold": _text(group.problem.answer),
         "completion": rollout.completion.text,
-        "answer": rollout.strict.answer,
-        "reason": rollout.strict.reason,
+        "answer": _text(rollout.strict.answer),
+        "reason": _text(rollout.strict.reason),
         "reward": rollout.reward,
         "strict": rollout.strict.correct,
         "lenient": rollout.lenient.correct if rollout.lenient else None,
@@ -84,3 +84,8 @@ def _rollout_line(step: int, group: Group, sample: int, rollout: Rollout, advant
         "reflection": reflection.hits(rollout.completion.text),
     }
     return line | ({"fault": rollout.fault} if rollout.fault else {})
+
+
+def _text(value: object) -> str | None:
+    """A value as text: an object given as a task is not checked to hold it."""
+    return None if value is None else str(value)

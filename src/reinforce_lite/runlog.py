@@ -1,7 +1,7 @@
 """The run directory: names, lock, JSON lines in and out. It alone is what reports are made from.
 
-    runs/NAME/  config.toml  steps.jsonl  rollouts.jsonl  evals.jsonl  eval_rollouts.jsonl
-                checkpoints/step-N/  model/  best/  summary.json
+    runs/NAME/  config.toml  command.txt  machine.json  steps.jsonl  rollouts.jsonl  evals.jsonl
+                eval_rollouts.jsonl  checkpoints/step-N/  model/  best/  summary.json
 
 Lines are appended one by one as they happen, so a killed run has lost nothing that it wrote. A
 resume goes back to its checkpoint's step with `rewind`.
@@ -37,9 +37,21 @@ class Run:
         self.path = path
         self._lock = FileLock(path / ".lock")
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run here to go on with."""
+        return _is_run(self.path)
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What a person whose run has ended early is to do; only a config.toml can be gone on from."""
+        if self.begun:
+            return f"go on with: reinforce-lite train --run {self.name} --resume"
+        return "give the same command again"
+
     def drop_if_nothing_was_begun(self) -> None:
         """Remove a directory that holds no run, so that its name is free."""
-        if not (self.path / "config.toml").exists():
+        if not self.begun:
             (self.path / ".lock").unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # something else lies there
                 self.path.rmdir()
@@ -64,9 +76,12 @@ class Run:
 
     @property
     def summary(self) -> Line:
-        """What came of the run; empty while it has not ended."""
+        """What came of the run; empty while it has not ended. Raises UsageError for a damaged file."""
         file = self.path / "summary.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        try:
+            return dict(json.loads(file.read_bytes())) if file.exists() else {}
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{file} is damaged: {error}", "remove it: a resume writes it again") from error
 
     @property
     def config(self) -> Config:
@@ -74,15 +89,15 @@ class Run:
         return load(str(self.path / "config.toml"))
 
     def read(self, name: str) -> Iterator[Line]:
-        """The lines of NAME.jsonl; one that a kill cut short ends it."""
+        """The lines of NAME.jsonl; one that a kill cut short, perhaps inside a character, ends it."""
         file = self.path / f"{name}.jsonl"
         if not file.exists():
             return
-        with file.open(encoding="utf-8") as lines:
+        with file.open("rb") as lines:
             for line in lines:
                 try:
                     yield json.loads(line)
-                except json.JSONDecodeError:
+                except ValueError:
                     return
 
     def append(self, name: str, *lines: Line) -> None:
@@ -104,6 +119,10 @@ class Run:
         """Write summary.json."""
         replace(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
+    def write_machine(self, machine: Mapping[str, Any]) -> None:
+        """Write machine.json: where the run goes on, and with what."""
+        replace(self.path / "machine.json", json.dumps(machine, indent=2, ensure_ascii=False) + "\n")
+
     def command(self, now: str) -> str:
         """The command that began the run, kept in command.txt; `now` is the present one."""
         file = self.path / "command.txt"
@@ -116,7 +135,11 @@ class Run:
         return any(e["step"] == step and e["split"] == split for e in self.read("evals"))
 
     def rewind(self, step: int) -> None:
-        """Forget what came after `step`, and the completions of evaluations that were not finished."""
+        """Forget what came after `step`, the completions of evaluations that were not finished, and files
+        that a kill left half written."""
+        for leftover in self.path.glob(".*.new"):
+            if not _lives(leftover.name.split(".")[-2]):
+                leftover.unlink(missing_ok=True)
         for name in ("steps", "rollouts", "evals"):
             self._keep(name, lambda line: line["step"] <= step)
         whole = {(e["step"], e["split"]) for e in self.read("evals")}
@@ -225,10 +248,25 @@ def trained(name: str, otherwise: Config) -> Config:
 
 
 def replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = file.with_name(f".{file.name}.new")
-    with beside.open("w", encoding="utf-8") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    beside.replace(file)
+    """Write a file whole or not at all; of several processes at once, the last one's stays."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}.new")
+    try:
+        with beside.open("w", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        beside.replace(file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _lives(process: str) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True

@@ -39,8 +39,8 @@ class Tracker(Protocol):
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Take the numbers of a step; several calls for one step add up."""
 
-    def close(self) -> None:
-        """Send what is not sent yet, and end."""
+    def close(self, failed: bool) -> None:
+        """Send what is not sent yet, and end; `failed` is a run that an exception or a signal ended."""
 
 
 class Trackio:
@@ -51,11 +51,14 @@ class Trackio:
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         self.run.log(dict(numbers), step=step)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self.trackio.finish()  # the run's own would be called again at exit, onto standard output
 
 
 class Wandb:
+    """It takes a step once: what a killed run sent after its last checkpoint comes again when it is resumed,
+    and wandb keeps the first."""
+
     def __init__(self, run: Run, config: Config) -> None:
         wandb: Any = import_module("wandb")
         self.run = wandb.init(
@@ -71,8 +74,8 @@ class Wandb:
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         self.run.log(dict(numbers), step=step)
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
 
 
 class TensorBoard:
@@ -80,13 +83,13 @@ class TensorBoard:
         writer: Any = import_module("torch.utils.tensorboard").SummaryWriter
         done = max((line["step"] for line in run.steps), default=0)
         # What a killed run wrote after its last checkpoint is hidden, since it comes again.
-        self.writer = writer(str(run.path / "tensorboard"), purge_step=done + 1 if done else None)
+        self.writer = writer(str(run.path / "tensorboard"), purge_step=done + 1)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         for name, value in numbers.items():
             self.writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self.writer.close()
 
 
@@ -127,7 +130,7 @@ class Tracked(Screen):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.screen.__exit__(kind, error, trace)
-        self._each(lambda tracker: tracker.close())
+        self._each(lambda tracker: tracker.close(failed=kind is not None))
 
     def started(self, config: Config, run: Run, step: int, device: str, left: Callable[[], float]) -> None:
         self.screen.started(config, run, step, device, left)
@@ -155,11 +158,11 @@ class Tracked(Screen):
             with redirect_stdout(sys.stderr):
                 self.trackers[name] = TRACKERS[name](self.run, self.config)
         except Exception as error:  # others' code and others' servers
-            self._each(lambda tracker: tracker.close())
+            self._each(lambda tracker: tracker.close(failed=True))
             raise UsageError(
                 f"the tracker {name} did not start: {_said(error)}",
-                f"see that {name} works by itself (logged in, reachable) or leave it out of log.trackers, "
-                f"then: reinforce-lite train --run {self.run.name} --resume",
+                f"see that {name} works by itself (logged in, reachable) or leave it out of log.trackers; "
+                f"then {self.run.how_to_go_on}",
             ) from error
 
     def _each(self, do: Callable[[Tracker], None]) -> None:

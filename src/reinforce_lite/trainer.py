@@ -10,11 +10,8 @@ run that was killed anywhere and one that was never stopped pass through the sam
 """
 
 import logging
-import platform
 import shutil
 import signal
-from importlib.metadata import version
-from importlib.util import find_spec
 from random import Random
 from typing import Any
 
@@ -23,9 +20,11 @@ import torch
 from reinforce_lite import (
     card,
     checkpoint,
+    checks,
     config,
     deadline,
     evaluation,
+    machine,
     memory,
     models,
     objective,
@@ -41,7 +40,7 @@ from reinforce_lite import (
     tasks,
     trackers,
 )
-from reinforce_lite.errors import Stopped, UsageError, WontFit
+from reinforce_lite.errors import ReinforceLiteError, Stopped, UsageError, WontFit
 from reinforce_lite.evaluation import Evaluation
 from reinforce_lite.interrupt import Interrupted, Interrupts
 from reinforce_lite.lines import rollout_lines, step_line
@@ -52,10 +51,6 @@ from reinforce_lite.tasks.base import Task
 from reinforce_lite.update import Updater
 
 logger = logging.getLogger(__name__)
-
-SMALLER = ("update.activation_checkpointing", "update.micro_batch_tokens", "rollout.answers_in_flight")
-"""How much passes at once: it changes nothing but rounding, and may have to change when memory runs out."""
-SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers", *SMALLER})
 
 
 def train(
@@ -72,11 +67,11 @@ def train(
     Raises UsageError for a config or data that differ from the checkpoint's, WontFit where memory is too
     small, Stopped after a signal.
     """
-    _check_greedy(settings)
-    listener = trackers.listener(settings, run, screen or Silent())
     run.lock()
     try:
-        _check_same_config(settings, run)
+        checks.greedy(settings)
+        listener = trackers.listener(settings, run, screen or Silent())
+        checks.same_config(settings, run)
         done = run.summary
         if done.get("stopped") == "steps" and done["steps"] >= settings.train.steps:
             logger.warning("%s is finished: %d steps are done", run.path, done["steps"])
@@ -115,60 +110,76 @@ class Trainer:
         plan.check(self.plan)
         optimizers.check(settings.update)
         self.road = road.build(settings, task)
-        self.problems = self._enough_problems()
+        self.problems = self.road.problems("train")
+        checks.enough(self.problems, settings)
         temperature = self.objective.temperature(settings.rollout.temperature)
         self.updater = Updater(self.road.policy, settings.update, temperature, settings.train.seed)
         self.interrupts = Interrupts()
+        self.machine = machine.describe(self.road.policy.device, self.road.policy.dtype)
         self.data = tasks.fingerprint(self.road.task)
         self.probe_bytes: int | None = None
         self.step, self.seconds_before = self._resume()
         self.num_tokens = max((line["num_tokens"] for line in run.read("steps")), default=0)
         self.deadline = self._deadline()
         self.keeper = report.Keeper(run)
-        self.ending = False
+        self.ending = self.finished = False
 
     def run_to_the_end(self) -> None:
         """The loop. Raises Stopped after a signal, with the state saved."""
-        self._check_room()
+        checks.room(self.run, self.updater.state_bytes, self._model_bytes)
         with self.interrupts.listening():
             try:
                 with self.screen:
-                    self.screen.started(
-                        self.config, self.run, self.step, str(self.road.policy.device), self._left
-                    )
-                    self._loop()
-            except Interrupted as signalled:
+                    self._loop_and_save()
+            except Interrupted as signalled:  # while trackers started or ended
                 self._stop(signalled.signum)
-            except WontFit as error:
-                if self.step:
-                    self._save_checkpoint()
-                    error.remedy = (
-                        f"step {self.step} is saved: go on with reinforce-lite train --run {self.run.name} "
-                        "--resume and one of --update.activation-checkpointing, --update.micro-batch-tokens, "
-                        "--rollout.answers-in-flight"
-                    )
-                raise
+
+    def _loop_and_save(self) -> None:
+        """The loop; cut short, it saves all before the screen is left: trackers may take long to end."""
+        try:
+            self.screen.started(self.config, self.run, self.step, str(self.road.policy.device), self._left)
+            self._loop()
+        except Interrupted as signalled:
+            self._stop(signalled.signum)
+        except ReinforceLiteError as error:
+            if isinstance(error, WontFit) and self.step:
+                self._save_before(error)
+            self._report_if_quick()
+            raise
 
     def _loop(self) -> None:
-        if self.step == 0:
-            self._rehearse()
-        self.run.write_config(self.config)
         self._keep_last_model_if_best()
         (self.run.path / "summary.json").unlink(missing_ok=True)
+        if self.step == 0:
+            self._rehearse()
+        self._begin()
+        if self.step:
+            self._report()  # so that it is known what one takes
         self._settle()
         while not self.ending:
             self._take_step(self.step + 1)
             self._settle()
         self._finish()
 
+    def _begin(self) -> None:
+        """Write what the run is. From here on it can be gone on with."""
+        if not self.run.begun:
+            self.run.command(self.command)
+        self.run.write_machine(self.machine | {"planned_bytes": self.plan.total})
+        self.run.write_config(self.config)
+
     def _deadline(self) -> deadline.Deadline:
-        policy = self.road.policy
-        parameters = sum(p.numel() for p in policy.model.parameters())
-        model = policy.dtype.itemsize * parameters
+        model = self._model_bytes
         saves = {"checkpoint": self.updater.state_bytes, "model": model, "best": model}
         evaluations = {e["split"]: e["seconds"] for e in self.run.evals}
         steps = [line["step_time"] for line in self.run.steps]
         return deadline.Deadline.of(self.config.train.hours, self.started, saves, evaluations, steps)
+
+    @property
+    def _model_bytes(self) -> int:
+        policy = self.road.policy
+        parameters: int = sum(p.numel() for p in policy.model.parameters())
+        return policy.dtype.itemsize * parameters
 
     def _left(self) -> float:
         """Seconds to the end, as it looks now."""
@@ -245,6 +256,7 @@ class Trainer:
         due = {
             "validation": self.step > 0 and self.step % self.config.eval.every == 0,
             "checkpoint": self.step > 0 and self.step % self.config.train.save_every == 0,
+            "report": self.keeper.is_due,
         }
         self.ending = self.step >= self.config.train.steps or not self.deadline.leaves_a_step(
             [name for name, is_due in due.items() if is_due]
@@ -261,6 +273,13 @@ class Trainer:
     def _report(self, must: bool = False) -> None:
         self.keeper.refresh(must)
         self.deadline.taken["report"] = self.keeper.seconds
+
+    def _report_if_quick(self) -> None:
+        """For a run that is cut short, and must end within seconds."""
+        if self.keeper.is_quick:
+            self._report(must=True)
+        elif self.run.begun:
+            logger.warning("for a report of how far it came: reinforce-lite report %s", self.run.name)
 
     def _evaluate(self, split: Split, n: int) -> None:
         if self.run.evaluated(self.step, split):
@@ -292,19 +311,6 @@ class Trainer:
         if self.run.summary.get("best_step") == self.step > 0 and model.is_dir() and not best.is_dir():
             shutil.copytree(model, best)
 
-    def _check_room(self) -> None:
-        """Raises UsageError when the checkpoints and models of the run would not fit on the disk."""
-        parameters = sum(p.numel() for p in self.road.policy.model.parameters())
-        model = parameters * self.road.policy.dtype.itemsize
-        needed = (checkpoint.KEPT + 1) * self.updater.state_bytes + 3 * model
-        there = shutil.disk_usage(self.run.path).free
-        if there < needed:
-            raise UsageError(
-                f"the run needs up to {needed / 1e9:.1f} GB on the disk of {self.run.path.absolute()}, "
-                f"where {there / 1e9:.1f} GB are free",
-                "make room, or start it in another folder",
-            )
-
     def _save_model(self, folder: str, evals: list[runlog.Line]) -> None:
         start = deadline.now()
         text = card.write(self.config, evals, self.step, self.run.command(self.command))
@@ -318,7 +324,7 @@ class Trainer:
         self.screen.phase("saving", 0)
         start = deadline.now()
         self.run.sync()
-        meta = {"data": self.data, "seconds": self._seconds(), "versions": versions()}
+        meta = {"data": self.data, "seconds": self._seconds(), "versions": self.machine["versions"]}
         meta |= {"probe_bytes": self.probe_bytes, "at_once": self._at_once()}
         with self.interrupts.whole():
             checkpoint.save(folder, self.step, self.updater.state(), meta)
@@ -333,7 +339,7 @@ class Trainer:
                     f"the task's problems have changed since {self.run.path} was begun",
                     "restore them, or begin a new run",
                 )
-            if found.meta["versions"] != versions():
+            if found.meta["versions"] != self.machine["versions"]:
                 logger.warning("versions differ from those the run was begun with: it may not be bit for bit")
             self.updater.load(found.tensors)
             self.probe_bytes = found.meta.get("probe_bytes")
@@ -353,29 +359,45 @@ class Trainer:
     def _stop(self, signum: int) -> None:
         """After a signal: save the last finished step and say how to go on; a run that is done stays so."""
         self.interrupts.stopping()
-        if self.run.summary:
+        if self.finished:
             return
-        if self.step:
-            self._save_checkpoint()
-        self.run.write_summary(self._summary("signal"))
-        self._report(must=True)
-        raise Stopped(
-            signum,
-            f"stopped by {signal.Signals(signum).name} after step {self.step}; everything is saved",
-            f"go on with: reinforce-lite train --run {self.run.name} --resume",
+        how = "before anything was begun"
+        if self.run.begun:
+            how = f"after step {self.step}; everything is saved"
+            if self.step:
+                self._save_checkpoint()
+            self.run.write_summary(self._summary("signal"))
+            self._report_if_quick()
+        raise Stopped(signum, f"stopped by {signal.Signals(signum).name} {how}", self.run.how_to_go_on)
+
+    def _save_before(self, error: WontFit) -> None:
+        """Save the last finished step, and say how to go on from it with less memory."""
+        self._save_checkpoint()
+        error.remedy = (
+            f"step {self.step} is saved: go on with reinforce-lite train --run {self.run.name} "
+            "--resume and one of --update.activation-checkpointing, --update.micro-batch-tokens, "
+            "--rollout.answers-in-flight"
         )
 
     def _finish(self) -> None:
-        with self.interrupts.whole():
-            self.screen.phase("saving", 0)
-            self._save_model("model", self.run.evals)
-            if summary.best_step(self.run.evals) in (0, self.step):
-                shutil.rmtree(self.run.path / "best", ignore_errors=True)
-            self.run.write_summary(
-                self._summary("steps" if self.step >= self.config.train.steps else "hours")
-            )
-        self._report(must=True)
+        try:
+            with self.interrupts.whole():
+                self._save_result()
+            self._report(must=True)
+        except Interrupted:
+            if not self.finished:
+                raise
+            self.interrupts.stopping()
+            logger.warning("the run is done; for its report: reinforce-lite report %s", self.run.name)
         self.screen.finished(self.run)
+
+    def _save_result(self) -> None:
+        self.screen.phase("saving", 0)
+        self._save_model("model", self.run.evals)
+        if summary.best_step(self.run.evals) in (0, self.step):
+            shutil.rmtree(self.run.path / "best", ignore_errors=True)
+        self.run.write_summary(self._summary("steps" if self.step >= self.config.train.steps else "hours"))
+        self.finished = True
 
     def _summary(self, stopped: str) -> dict[str, Any]:
         policy = self.road.policy
@@ -389,48 +411,9 @@ class Trainer:
                 "peak_bytes": memory.peak_bytes(policy.device),
             },
             "reward_faults": self.road.scorer.faults,
-            "versions": versions(),
-            "machine": f"{platform.system()} {platform.machine()}",
-            "device": str(policy.device),
-            "dtype": str(policy.dtype).removeprefix("torch."),
+            "machine": self.machine["system"],
+            **{key: self.machine[key] for key in ("versions", "device", "dtype")},
         }
 
     def _seconds(self) -> float:
         return self.seconds_before + deadline.now() - self.started
-
-    def _enough_problems(self) -> list[Problem]:
-        problems = self.road.problems("train")
-        if len(problems) < self.config.rollout.prompts_per_step:
-            raise UsageError(
-                f"the task has {len(problems)} training problems, fewer than one step needs "
-                f"({self.config.rollout.prompts_per_step})",
-                "add problems, or lower rollout.prompts_per_step",
-            )
-        return problems
-
-
-def versions() -> dict[str, str]:
-    """What a result depends on."""
-    names = ["reinforce-lite", "torch", "transformers", "tokenizers"]
-    names += ["torchao"] if find_spec("torchao") else []
-    return {name: version(name) for name in names} | {"python": platform.python_version()}
-
-
-def _check_greedy(settings: config.Config) -> None:
-    if settings.eval.samples > 1:
-        raise UsageError(
-            "eval.samples is read by `eval` only: evaluations during training are one greedy answer",
-            "leave it out, and after training: reinforce-lite eval RUN --eval.samples "
-            f"{settings.eval.samples}",
-        )
-
-
-def _check_same_config(settings: config.Config, run: Run) -> None:
-    if not (run.path / "config.toml").exists():
-        return
-    changed = config.differences(run.config, settings, SAFE_TO_CHANGE)
-    if changed:
-        raise UsageError(
-            f"this is not the run that was begun in {run.path}: {'; '.join(changed)}",
-            f"leave these as they were (only {' and '.join(sorted(SAFE_TO_CHANGE))} may change)",
-        )
