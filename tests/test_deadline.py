@@ -8,7 +8,7 @@ import pytest
 from conftest import ToyTask
 from test_trainer import RECIPE
 
-from reinforce_lite import api, checkpoint, deadline, models, report, rollout, runlog, trainer
+from reinforce_lite import api, checkpoint, deadline, models, rehearsal, report, rollout, runlog, trainer
 from reinforce_lite.deadline import Deadline
 from reinforce_lite.road import Road
 from reinforce_lite.runlog import Run
@@ -79,10 +79,11 @@ def run_for(
     settings: dict[str, Any],
     reports: float = 0.4,
 ) -> Run:
-    """1 s before it begins, steps of 1 s, 1.5 s for each evaluation (it samples too), 0.3 s for each save,
+    """1 s before it begins, 20 s where the largest step is tried, steps of 1 s, 1.5 s for each evaluation (it samples too), 0.3 s for each save,
     `reports` for each report."""
     for owner, name, seconds in (
         (models, "load", 1.0),
+        (rehearsal, "run", 20.0),
         (rollout, "sample", 1.0),
         (Road, "answer", 0.5),
         (checkpoint, "save", 0.3),
@@ -107,6 +108,7 @@ def test_a_run_ends_in_time_evaluated_and_saved(
     run = run_for(0.05, slower, wall, monkeypatch, settings)
     assert wall.time - began <= 180
     assert run.summary["stopped"] == "hours"
+    assert run.summary["memory"]["probe_bytes"] is None  # there is no time to try the largest step
     done = run.summary["steps"]
     assert at_least <= done < 1000
     assert {e["split"] for e in run.evals if e["step"] == done} == {"validation", "test"}
@@ -147,6 +149,7 @@ def test_steps_come_first_when_they_do(
     run = trainer.train(given, runlog.create("short"), ToyTask(), Silent(), began=wall.time)
     assert run.summary["stopped"] == "steps"
     assert run.summary["steps"] == 2
+    assert run.summary["memory"]["probe_bytes"] > 0
 
 
 def test_a_run_that_ran_out_of_time_goes_on(

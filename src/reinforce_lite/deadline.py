@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 MARGIN = 1.2  # what is measured varies
 LEAVING = 3.0  # seconds to end the process
+TRYING = 900.0  # seconds: with less than these no largest step is tried beforehand
 DISK = 100e6  # bytes a second, until a save was measured
 
 
@@ -61,6 +62,11 @@ class Deadline:
         goes on measured before."""
         guesses = {name: size / DISK for name, size in saves.items()}
         return cls(None if hours is None else began + 3600 * hours, guesses | dict(evaluations), list(steps))
+
+    @property
+    def leaves_time_to_try(self) -> bool:
+        """Whether the largest step may be tried before the first: it can take as long as several."""
+        return self.end is None or self.end - now() >= TRYING
 
     @property
     def closing(self) -> float:

@@ -150,7 +150,7 @@ class Trainer:
     def _loop(self) -> None:
         self._keep_last_model_if_best()
         (self.run.path / "summary.json").unlink(missing_ok=True)
-        if self.step == 0:
+        if self.step == 0 and self.deadline.leaves_time_to_try:
             self._rehearse()
         self._begin()
         if self.step:
