@@ -139,7 +139,7 @@ def test_the_embedded_model_needs_neither_folder_nor_network(
     assert found["kv_bytes_per_token"] == 46_080
     assert found["memory_bytes"] > 10**9
     assert found["fits"]
-    assert chosen(found)["update.micro_batch_tokens"] == 4096
+    assert chosen(found)["update.micro_batch_tokens"] == 3072
     assert found["parts"]["weights"]["bytes"] == 538_060_032
     assert not (tmp_path / "empty").exists()
 
