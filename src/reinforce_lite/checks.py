@@ -3,14 +3,13 @@
 import shutil
 from collections.abc import Sequence
 
-from reinforce_lite import checkpoint, config
+from reinforce_lite import checkpoint, config, plan
 from reinforce_lite.errors import UsageError
 from reinforce_lite.records import Problem
 from reinforce_lite.runlog import Run
 
-SMALLER = ("update.activation_checkpointing", "update.micro_batch_tokens", "rollout.answers_in_flight")
-"""How much passes at once: it changes nothing but rounding, and may have to change when memory runs out."""
-SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers", *SMALLER})
+SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers", *plan.SMALLER})
+"""The last of these may have to change when memory runs out."""
 
 
 def greedy(settings: config.Config) -> None:

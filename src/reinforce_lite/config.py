@@ -224,6 +224,21 @@ def dump(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
+def value(config: Config, dotted: str) -> Any:
+    """A value by its name, as in `value(config, "train.steps")`."""
+    section, _, key = dotted.partition(".")
+    return getattr(getattr(config, section), key)
+
+
+def option(dotted: str) -> str:
+    """A key as the command line has it.
+
+    >>> option("train.save_every")
+    '--train.save-every'
+    """
+    return f"--{dotted.replace('_', '-')}"
+
+
 def differences(old: Config, new: Config, but: frozenset[str] = frozenset()) -> list[str]:
     """Each key that differs, as "section.key: old -> new", leaving out the keys named in `but`."""
     a, b = _flat(old), _flat(new)

@@ -5,7 +5,8 @@ took when they were last measured is set aside. Every moment is in seconds of `n
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 MARGIN = 1.2  # what is measured varies
@@ -62,6 +63,13 @@ class Deadline:
         goes on measured before."""
         guesses = {name: size / DISK for name, size in saves.items()}
         return cls(None if hours is None else began + 3600 * hours, guesses | dict(evaluations), list(steps))
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Note what something takes."""
+        start = now()
+        yield
+        self.taken[name] = now() - start
 
     @property
     def leaves_time_to_try(self) -> bool:

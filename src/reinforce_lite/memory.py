@@ -5,7 +5,9 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +22,8 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+Made = TypeVar("Made")
+
 OUT = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
 """What errors say that have no type of their own: a processor's, Metal's, CUDA's libraries'."""
 
@@ -30,6 +34,22 @@ def ran_out(error: BaseException) -> bool:
         return True
     said = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in said for words in OUT)
+
+
+def until_it_fits(job: Callable[[], Made], smaller: Callable[[], None]) -> Made:
+    """What `job` makes; each time that memory runs out, `smaller` is called and the job done again.
+
+    `smaller` raises WontFit when there is nothing left to make smaller. It is called when the error, and with
+    it all that its frames held, is gone.
+    """
+    while True:
+        try:
+            return job()
+        except Exception as error:  # what torch raises has no type of its own on every device
+            if not ran_out(error):
+                raise
+        give_back()
+        smaller()
 
 
 def installed_bytes() -> int:

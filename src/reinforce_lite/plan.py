@@ -20,13 +20,10 @@ from reinforce_lite.footprint import GB, MOMENTS, ROLLOUT, Part, Place, Scheme, 
 from reinforce_lite.road import longest
 from reinforce_lite.shapes import Shape
 
-CHOICES = (
-    "update.state",
-    "update.activation_checkpointing",
-    "update.micro_batch_tokens",
-    "rollout.answers_in_flight",
-)
-"""The keys that a plan chooses. None but the first changes what is computed."""
+SMALLER = ("update.activation_checkpointing", "update.micro_batch_tokens", "rollout.answers_in_flight")
+"""How much is held at once: these change nothing that is computed but rounding."""
+CHOICES = ("update.state", *SMALLER)
+"""The keys that a plan chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +97,12 @@ def check(plan: Plan) -> None:
 
 def flags(plan: Plan) -> list[str]:
     """What was chosen beside the recipe's own, as options of `train`."""
-    return [f"--{key.replace('_', '-')}" + _option(value(plan.config, key)) for key in _chosen(plan)]
-
-
-def _option(value: object) -> str:
-    return "" if value is True else f" {value}"
+    found = {key: config.value(plan.config, key) for key in _chosen(plan)}
+    return [config.option(key) + ("" if value is True else f" {value}") for key, value in found.items()]
 
 
 def _chosen(plan: Plan) -> list[str]:
-    return [key for key in CHOICES if value(plan.config, key) != value(plan.asked, key)]
-
-
-def value(settings: Config, key: str) -> object:
-    """A config's value by its dotted name."""
-    section, _, name = key.partition(".")
-    return getattr(getattr(settings, section), name)
+    return [key for key in CHOICES if config.value(plan.config, key) != config.value(plan.asked, key)]
 
 
 def _place(section: config.Model, vram: float | None) -> Place:

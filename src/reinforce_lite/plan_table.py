@@ -6,8 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from reinforce_lite import config
 from reinforce_lite.footprint import OTHERS, SCHEMES, Scheme, in_gb, kv_bytes
-from reinforce_lite.plan import CHOICES, Plan, costs, flags, value
+from reinforce_lite.plan import CHOICES, Plan, costs, flags
 from reinforce_lite.screen import harmless
 
 
@@ -24,7 +25,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "memory_bytes": place.memory,
         "fits": plan.fits,
         "chosen": {
-            key: {"value": value(plan.config, key), "costs": costs(plan).get(key, "")} for key in CHOICES
+            key: {"value": config.value(plan.config, key), "costs": costs(plan).get(key, "")}
+            for key in CHOICES
         },
         "flags": flags(plan),
         "total_bytes": plan.total,
@@ -105,7 +107,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         size = in_gb(scheme.total * plan.shape.parameters)
         yield f"  {scheme.total:5.2f} bytes a parameter, {size} GB: {dtype}, {state}"
     for key, cost in costs(plan).items():
-        yield f"{key} is {value(plan.config, key)}, not the recipe's own: {cost}"
+        yield f"{key} is {config.value(plan.config, key)}, not the recipe's own: {cost}"
     if plan.place.memory is not None:
         yield f"{'fits' if plan.fits else 'does not fit'} into {in_gb(plan.place.memory)} GB" + _as(plan)
 

@@ -2,11 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from random import Random
 
+from reinforce_lite import seeds
 from reinforce_lite.engines.base import Engine, nobody
 from reinforce_lite.prompts import Prompter
 from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Sampling, Verdict
 from reinforce_lite.rewards import Scorer, second_opinion
+
+
+def questions(problems: Sequence[Problem], n: int, step: int, seed: int) -> list[Problem]:
+    """A step's n questions: epoch after epoch over the training set, each shuffled by the seed."""
+    places = range((step - 1) * n, step * n)
+    orders = {epoch: _order(len(problems), seed, epoch) for epoch in {p // len(problems) for p in places}}
+    return [problems[orders[p // len(problems)][p % len(problems)]] for p in places]
+
+
+def _order(n: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(n))
+    Random(seeds.derive(seed, "order", epoch)).shuffle(order)
+    return order
 
 
 def sample(

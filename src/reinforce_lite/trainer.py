@@ -12,13 +12,11 @@ run that was killed anywhere and one that was never stopped pass through the sam
 import logging
 import shutil
 import signal
-from random import Random
 from typing import Any
 
 import torch
 
 from reinforce_lite import (
-    card,
     checkpoint,
     checks,
     config,
@@ -26,7 +24,6 @@ from reinforce_lite import (
     evaluation,
     machine,
     memory,
-    models,
     objective,
     optimizers,
     plan,
@@ -34,18 +31,17 @@ from reinforce_lite import (
     report,
     road,
     rollout,
-    runlog,
     seeds,
     summary,
     tasks,
     trackers,
 )
 from reinforce_lite.errors import ReinforceLiteError, Stopped, UsageError, WontFit
-from reinforce_lite.evaluation import Evaluation
 from reinforce_lite.interrupt import Interrupted, Interrupts
 from reinforce_lite.lines import rollout_lines, step_line
-from reinforce_lite.records import Problem, Split
+from reinforce_lite.records import Split
 from reinforce_lite.runlog import Run
+from reinforce_lite.saves import Saves
 from reinforce_lite.screen import Screen, Silent
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.update import Updater
@@ -121,6 +117,7 @@ class Trainer:
         self.step, self.seconds_before = self._resume()
         self.num_tokens = max((line["num_tokens"] for line in run.read("steps")), default=0)
         self.deadline = self._deadline()
+        self.saves = Saves(run, settings, self.road.policy, self.updater, self.deadline, command)
         self.keeper = report.Keeper(run)
         self.ending = self.finished = False
 
@@ -148,7 +145,7 @@ class Trainer:
             raise
 
     def _loop(self) -> None:
-        self._keep_last_model_if_best()
+        self.saves.last_if_best(self.step)
         (self.run.path / "summary.json").unlink(missing_ok=True)
         if self.step == 0 and self.deadline.leaves_time_to_try:
             self._rehearse()
@@ -186,7 +183,7 @@ class Trainer:
         return self.deadline.left(self.config.train.steps - self.step)
 
     def _rehearse(self) -> None:
-        """One step of the largest kind that may come, so that memory runs out now or never."""
+        """One step of the largest kind that may come, so that memory runs out now rather than later."""
         start = deadline.now()
         self.screen.phase("trying the largest step", 0)
         rehearsal.run(self.road, self.problems, self.updater, self.objective)
@@ -197,7 +194,9 @@ class Trainer:
 
     def _take_step(self, step: int) -> None:
         clock = deadline.Clock()
-        problems = self._problems_of(step)
+        problems = rollout.questions(
+            self.problems, self.config.rollout.prompts_per_step, step, self.config.train.seed
+        )
         seed = seeds.derive(self.config.train.seed, "rollout", step)
         sampling = self.road.sampling(greedy=False)
         self.screen.phase("answering", len(problems) * sampling.samples)
@@ -235,18 +234,6 @@ class Trainer:
             "memory/micro_batch_tokens": self.updater.micro_batch_tokens,
             "memory/answers_in_flight": self.road.engine.rows,
         }
-
-    def _problems_of(self, step: int) -> list[Problem]:
-        """The step's questions: epoch after epoch over the training set, each shuffled by the seed."""
-        b, n = self.config.rollout.prompts_per_step, len(self.problems)
-        places = range((step - 1) * b, step * b)
-        orders = {epoch: self._order(epoch) for epoch in {place // n for place in places}}
-        return [self.problems[orders[place // n][place % n]] for place in places]
-
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.problems)))
-        Random(seeds.derive(self.config.train.seed, "order", epoch)).shuffle(order)
-        return order
 
     def _settle(self) -> None:
         """Do what is due at this step and not done yet: evaluations, then the checkpoint."""
@@ -293,42 +280,20 @@ class Trainer:
         lines = [line | {"split": split} for line in rollout_lines(self.step, groups, None)]
         with self.interrupts.whole():
             if split == "validation":
-                self._keep_if_best(result)
+                self.saves.best(self.step, result.line())
             self.run.append("eval_rollouts", *lines)
             self.deadline.taken[split] = deadline.now() - start
             self.run.append("evals", result.line() | {"seconds": self.deadline.taken[split]})
         self.screen.evaluated(result)
 
-    def _keep_if_best(self, result: Evaluation) -> None:
-        """Save best/ when this step beats every earlier one on validation, the untrained model included."""
-        earlier = [e["reward"] for e in self.run.read("evals") if e["split"] == "validation"]
-        if self.step and all(result.reward > reward for reward in earlier):
-            self._save_model("best", [*self.run.evals, result.line()])
-
-    def _keep_last_model_if_best(self) -> None:
-        """When a finished run gets more steps: its model/ will be replaced, and may be the best so far."""
-        model, best = self.run.path / "model", self.run.path / "best"
-        if self.run.summary.get("best_step") == self.step > 0 and model.is_dir() and not best.is_dir():
-            shutil.copytree(model, best)
-
-    def _save_model(self, folder: str, evals: list[runlog.Line]) -> None:
-        start = deadline.now()
-        text = card.write(self.config, evals, self.step, self.run.command(self.command))
-        models.save(self.road.policy, self.run.path / folder, text)
-        self.deadline.taken[folder] = deadline.now() - start
-
     def _save_checkpoint(self) -> None:
-        folder = self.run.path / "checkpoints"
-        if self.step in checkpoint.steps(folder):
+        if self.step in checkpoint.steps(self.run.path / "checkpoints"):
             return
         self.screen.phase("saving", 0)
-        start = deadline.now()
-        self.run.sync()
         meta = {"data": self.data, "seconds": self._seconds(), "versions": self.machine["versions"]}
         meta |= {"probe_bytes": self.probe_bytes, "at_once": self._at_once()}
         with self.interrupts.whole():
-            checkpoint.save(folder, self.step, self.updater.state(), meta)
-        self.deadline.taken["checkpoint"] = deadline.now() - start
+            self.saves.checkpoint(self.step, meta)
 
     def _resume(self) -> tuple[int, float]:
         """The step of the last checkpoint (0: none) and the seconds spent before; the logs go back to it."""
@@ -350,10 +315,13 @@ class Trainer:
 
     def _go_on_as_small(self, at_once: dict[str, int]) -> None:
         """As the checkpoint was left, but where the config has another size now."""
-        changed = " ".join(config.differences(self.run.config, self.config))
-        if at_once and "update.micro_batch_tokens" not in changed:
+
+        def same(key: str) -> bool:
+            return bool(config.value(self.run.config, key) == config.value(self.config, key))
+
+        if at_once and same("update.micro_batch_tokens"):
             self.updater.micro_batch_tokens = at_once["memory/micro_batch_tokens"]
-        if at_once and "rollout.answers_in_flight" not in changed:
+        if at_once and same("rollout.answers_in_flight"):
             self.road.engine.rows = at_once["memory/answers_in_flight"]
 
     def _stop(self, signum: int) -> None:
@@ -375,8 +343,7 @@ class Trainer:
         self._save_checkpoint()
         error.remedy = (
             f"step {self.step} is saved: go on with reinforce-lite train --run {self.run.name} "
-            "--resume and one of --update.activation-checkpointing, --update.micro-batch-tokens, "
-            "--rollout.answers-in-flight"
+            f"--resume and one of {', '.join(map(config.option, plan.SMALLER))}"
         )
 
     def _finish(self) -> None:
@@ -393,22 +360,22 @@ class Trainer:
 
     def _save_result(self) -> None:
         self.screen.phase("saving", 0)
-        self._save_model("model", self.run.evals)
+        self.saves.model("model", self.step, self.run.evals)
         if summary.best_step(self.run.evals) in (0, self.step):
             shutil.rmtree(self.run.path / "best", ignore_errors=True)
         self.run.write_summary(self._summary("steps" if self.step >= self.config.train.steps else "hours"))
         self.finished = True
 
     def _summary(self, stopped: str) -> dict[str, Any]:
-        policy = self.road.policy
+        peak = memory.peak_bytes(self.road.policy.device)
         return summary.summarize(self.run, self.config, self.step) | {
             "seconds": round(self._seconds(), 1),
             "stopped": stopped,
-            "peak_memory_bytes": memory.peak_bytes(policy.device),
+            "peak_memory_bytes": peak,
             "memory": {
                 "planned_bytes": self.plan.total,
                 "probe_bytes": self.probe_bytes,
-                "peak_bytes": memory.peak_bytes(policy.device),
+                "peak_bytes": peak,
             },
             "reward_faults": self.road.scorer.faults,
             "machine": self.machine["system"],

@@ -104,17 +104,10 @@ class Updater:
         alone, and they stay so. Raises WontFit when a single answer is too much.
         """
         answers = live(groups, weights.tolist())
-        while True:
-            try:
-                return self._gradient(answers)
-            except Exception as error:  # what torch raises has no type of its own on every device
-                if not memory.ran_out(error):
-                    raise
-            self._halve(answers)
+        return memory.until_it_fits(lambda: self._gradient(answers), lambda: self._halve(answers))
 
     def _halve(self, answers: Sequence[Live]) -> None:
         self._drop_gradients()
-        memory.give_back()
         start = self._shared([g.prompt for g in answers])
         costs = [
             [self.passes.tokens(Branch(g.prompt, [ids])) - start for ids, _ in g.answers] for g in answers

@@ -35,24 +35,20 @@ class Recovering:
         progress: Callable[[int], None] = nobody,
     ) -> list[list[Completion]]:
         """See `Engine.generate`. Raises WontFit when one answer at a time is too much."""
-        while True:
-            done = 0
+        done = 0
 
-            def count(finished: int) -> None:
-                nonlocal done
-                done += finished
-                progress(finished)
+        def count(finished: int) -> None:
+            nonlocal done
+            done += finished
+            progress(finished)
 
-            try:
-                return self.engine.generate(prompts, sampling, seed, count)
-            except Exception as error:  # what torch raises has no type of its own on every device
-                if not memory.ran_out(error):
-                    raise
-            progress(-done)
+        def smaller() -> None:
+            count(-done)
             self._halve(len(prompts) * sampling.samples)
 
+        return memory.until_it_fits(lambda: self.engine.generate(prompts, sampling, seed, count), smaller)
+
     def _halve(self, asked: int) -> None:
-        memory.give_back()
         flying = min(self.rows, asked)
         if flying == 1:
             raise WontFit("a single answer does not fit into memory", "see: reinforce-lite plan")
