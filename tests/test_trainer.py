@@ -394,6 +394,7 @@ def test_a_stopped_run_does_not_wait_for_a_long_report(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(report, "QUICK", 0.0)
+    monkeypatch.setattr(report, "SHARE", 1e-9)  # so that the first is the only one, however slow the steps
     resolved = api.settings_of(RECIPE, settings, ToyTask())
     with pytest.raises(Stopped), caplog.at_level(logging.WARNING):
         trainer.train(resolved, runlog.create("cut"), ToyTask(), Signals("learning", signal.SIGTERM, 3))
