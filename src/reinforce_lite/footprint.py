@@ -27,8 +27,9 @@ CONTEXT = GB // 2
 """About what CUDA and its libraries take of a card for themselves; it varies with card and driver."""
 PROCESS = 2 * GB // 5
 """About what Python, torch and transformers take of a machine's memory before there is a tensor."""
-KEPT = 3 * GB // 5
-"""About what glibc keeps beside tensors: blocks for reuse (memory.keep_small) and the holes between them."""
+KEPT, KEPT_ROLLOUT = GB // 2, GB // 3
+"""About what glibc keeps beside tensors in an update and in a rollout: blocks for reuse (memory.keep_small) and
+the holes between them (docs/memory.md)."""
 MODULES_KEEP = 9500 / 5760
 """What autograd keeps through transformers' modules, in parts of what our own pass keeps (docs/log.md)."""
 TEMPLATE = 64
@@ -151,7 +152,9 @@ def _kept(settings: Config, shape: Shape, place: Place) -> list[Part]:
         found.append(_always("CUDA itself", CONTEXT, "about; it varies with card and driver"))
     if place.kind == "cpu":
         found.append(_always("Python and libraries", PROCESS, "about; before there is a tensor"))
-        found.append(_always("kept for reuse", KEPT, "about; blocks that are free, and holes between them"))
+        why = "about; blocks that are free, and holes between them"
+        found.append(Part("kept for reuse", KEPT, (LOGITS, BACK, STEP), why))
+        found.append(Part("kept in the rollout", KEPT_ROLLOUT, (ROLLOUT,), why))
     return found
 
 
