@@ -28,8 +28,8 @@ CONTEXT = GB // 2
 PROCESS = 2 * GB // 5
 """About what Python, torch and transformers take of a machine's memory before there is a tensor."""
 KEPT, KEPT_ROLLOUT = GB // 2, GB // 3
-"""About what glibc keeps beside tensors in an update and in a rollout: blocks for reuse (memory.keep_small) and
-the holes between them (docs/memory.md)."""
+"""About what glibc keeps beside tensors in an update and in a rollout: blocks for reuse
+(memory.keep_small) and the holes between them (docs/memory.md)."""
 MODULES_KEEP = 9500 / 5760
 """What autograd keeps through transformers' modules, in parts of what our own pass keeps (docs/log.md)."""
 TEMPLATE = 64
