@@ -1,0 +1,79 @@
+"""What each part of the method buys: the quickstart with one part of the objective or of the group changed.
+
+    python experiments/parts.py --at-once 2
+
+Equal numbers of answers, three seeds each. The differences are taken seed by seed, since a seed has the same
+problems in the same order.
+"""
+
+import math
+from collections.abc import Mapping
+from statistics import fmean
+
+import matplotlib.pyplot as plt
+import trials
+from trials import Kept, Trial
+
+BASE = "reinforce-lite"
+SEEDS = range(3)
+SETTINGS: dict[str, tuple[str, ...]] = {
+    BASE: (),
+    "article": ("--objective.preset", "article"),
+    "rloo": ("--objective.preset", "rloo"),
+    "grpo": ("--objective.preset", "grpo"),
+    "dr-grpo": ("--objective.preset", "dr-grpo"),
+    "monte-carlo": ("--objective.preset", "monte-carlo"),
+    "no clamp": ("--objective.clamp", "none"),
+    "log-probability at 1": ("--objective.logprob-temperature", "1"),
+    "groups of 4": ("--rollout.samples-per-prompt", "4", "--rollout.prompts-per-step", "16"),
+    "groups of 16": ("--rollout.samples-per-prompt", "16", "--rollout.prompts-per-step", "4"),
+    "groups of 10": ("--rollout.samples-per-prompt", "10", "--rollout.prompts-per-step", "6"),  # 60 answers
+}
+TRIALS = [
+    Trial(f"{name.replace(' ', '-')}-{seed}", ("quickstart", "--train.seed", str(seed), *options))
+    for name, options in SETTINGS.items()
+    for seed in SEEDS
+]
+
+
+def write(kept: Mapping[str, Kept]) -> None:
+    found = {name: runs for name in SETTINGS if (runs := trials.by_seed(kept).get(name.replace(" ", "-")))}
+    trials.write("parts", trials.table(*_table(found)))
+    _plot(found)
+
+
+def _table(found: Mapping[str, list[Kept]]) -> tuple[list[str], list[list[str]]]:
+    ends = {name: [fmean(trials.right(r, -1)) for r in runs] for name, runs in found.items()}
+    rows = []
+    for name, runs in found.items():
+        lenient = fmean(fmean(trials.right(r, -1, "lenient")) for r in runs)
+        row = [name, *(f"{end:.1%}" for end in ends[name]), f"{fmean(ends[name]):.1%}", f"{lenient:.1%}"]
+        if name == BASE or len(runs) < 2 or len(runs) != len(ends[BASE]):
+            row.append("")
+        else:
+            middle, half = trials.mean([a - b for a, b in zip(ends[name], ends[BASE], strict=True)])
+            row.append(f"{100 * middle:+.1f} ({100 * (middle - half):+.0f} to {100 * (middle + half):+.0f})")
+        idle = fmean(fmean(r["curves"]["frac_reward_zero_std"]) for r in runs)
+        seconds = fmean(fmean(r["curves"]["step_time"]) for r in runs)
+        rows.append([*row, f"{idle:.0%}", f"{seconds:.1f}"])
+    header = ["", *(f"seed {s}" for s in SEEDS), "mean", "lenient", f"against {BASE}, points (95%)"]
+    return [*header, "equal groups", "seconds a step"], rows
+
+
+def _plot(found: Mapping[str, list[Kept]]) -> None:
+    columns = 4
+    figure, axes = plt.subplots(
+        math.ceil(len(found) / columns), columns, figsize=(11, 7), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, (name, runs) in zip(axes.flat, found.items(), strict=False):
+        for run in runs:
+            axis.plot(trials.smooth(run["curves"]["accuracy/strict"]), linewidth=1)
+        axis.set_title(name, fontsize=9)
+        axis.grid(alpha=0.3)
+    figure.supxlabel("step")
+    figure.supylabel("strict accuracy of the sampled answers, mean of 5 steps")
+    trials.save("parts", figure)
+
+
+if __name__ == "__main__":
+    trials.main("parts", TRIALS, write)
