@@ -1,0 +1,93 @@
+"""Trials resume, respect their limit and are kept; tables of docs/results come from what is kept there."""
+
+import importlib
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from reinforce_lite.runlog import Run
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ROOT / "experiments"
+KEPT = ROOT / "docs" / "results"
+NAMES = ["quickstart", "parts", "word_problems", "against_trl", "gsm8k"]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """An experiment's module, whose results are read and written in a folder of the test's."""
+    pytest.importorskip("matplotlib", reason='needs the extra "experiments"')
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    for name in ["trials", *NAMES]:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(importlib.import_module("trials"), "RESULTS", tmp_path / "results")
+    return importlib.import_module
+
+
+@pytest.fixture
+def trials(load: Any) -> ModuleType:
+    found: ModuleType = load("trials")
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_come_from_what_is_kept(name: str, load: Any, tmp_path: Path, capsys: Any) -> None:
+    if not (KEPT / name).is_dir():
+        pytest.skip(f"nothing is kept of {name}")
+    shutil.copytree(KEPT / name, tmp_path / "results" / name)
+    experiment = load(name)
+    experiment.write(load("trials").read(name, experiment.TRIALS))
+    assert (tmp_path / "results" / f"{name}.md").read_text() == (KEPT / f"{name}.md").read_text()
+
+
+def test_a_trial_is_run_kept_and_not_run_again(
+    trials: ModuleType, model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(40)]
+    Path("sums.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
+    options = (
+        *(str(ROOT / "tests" / "tiny.toml"), "--model.name", str(model_folder), "--train.steps", "3"),
+        *("--task.name", "jsonl", "--task.path", "sums.jsonl", "--prompt.max-tokens", "300"),
+    )
+    one = trials.Trial("one-0", options)
+    assert not trials.run("tried", [one], 0.0, 1, trials.of_run)  # no time: not begun
+    assert not Path("runs").exists()
+    assert trials.run("tried", [one], 1.0, 1, trials.of_run), Path("runs/tried-one-0.log").read_text()
+    assert "tried-one-0: train" in capsys.readouterr().out
+    run, kept = Run(Path("runs/tried-one-0")), trials.read("tried", [one])["one-0"]
+    assert kept["curves"]["reward"] == [float(f"{line['reward']:.4g}") for line in run.steps]
+    after = [line for line in run.read("eval_rollouts") if line["split"] == "test" and line["step"] == 3]
+    assert kept["verdicts"]["ids"] == [line["problem_id"] for line in after]
+    assert trials.right(kept, -1, "lenient") == [line["lenient"] for line in after]
+    assert not (run.path / "model").exists()
+    assert trials.run("tried", [one], 1.0, 1, trials.of_run)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_trial_that_fails_is_named(
+    trials: ModuleType, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not trials.run("tried", [trials.Trial("bad-0", ("no-such-recipe",))], 1.0, 1, trials.of_run)
+    assert "tried-bad-0 failed with status 2: runs/tried-bad-0.log" in capsys.readouterr().out
+    assert "no recipe 'no-such-recipe'" in " ".join(Path("runs/tried-bad-0.log").read_text().split())
+
+
+def test_figures_of_a_few_seeds(trials: ModuleType) -> None:
+    middle, half = trials.mean([1.0, 2.0, 3.0])  # deviation 1, t 4.303: 4.303 / sqrt(3)
+    assert middle == 2.0
+    assert half == pytest.approx(2.484, abs=1e-3)
+    assert math.isnan(trials.mean([5.0])[1])
+    assert trials.smooth([0.0, 2.0, 4.0, 6.0], width=2) == [0.0, 1.0, 3.0, 5.0]
+    assert trials.share([True] * 8 + [False] * 2) == "80.0% (49–94)"
+    assert list(trials.by_seed({"a-b-0": {}, "a-b-1": {}, "c-0": {}})) == ["a-b", "c"]
+
+
+def test_what_is_kept_reads_back(trials: ModuleType) -> None:
+    kept = {"trial": "a-0", "curves": {"reward": [0.5]}, "evals": [{"step": 0}], "verdicts": {"ids": ["x"]}}
+    assert json.loads(trials.dump(kept)) == kept
