@@ -207,8 +207,8 @@ def costs(plan: Plan) -> dict[str, str]:
         ),
         "update.micro_batch_tokens": _micro_batch_costs,
         "rollout.answers_in_flight": lambda p: (
-            f"{p.config.rollout.answers_in_flight} answers at once instead of "
-            f"{p.asked.rollout.answers_in_flight}: more decoding steps, each somewhat shorter"
+            f"at most {p.config.rollout.answers_in_flight} at once instead of "
+            f"{p.asked.rollout.answers_in_flight} answers: more decoding steps, each somewhat shorter"
         ),
     }
     return {key: words[key](plan) for key in _chosen(plan)}
