@@ -130,7 +130,7 @@ def _start(experiment: str, trial: Trial, at_once: int) -> "subprocess.Popen[byt
     threads = str(max(1, (os.cpu_count() or 1) // at_once))
     print(f"{name}: {' '.join(command[1:])}", flush=True)
     with Path(f"runs/{name}.log").open("ab") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        environment = {"OMP_NUM_THREADS": threads} | os.environ
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
