@@ -37,7 +37,7 @@ from reinforce_lite import evaluation
 from reinforce_lite.runlog import Line, Run
 
 matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "reinforce-lite"
+matplotlib.rcParams |= {"svg.hashsalt": "reinforce-lite", "svg.fonttype": "none"}
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 CURVES = [
