@@ -1,14 +1,24 @@
-"""The README's table of seeds, from run directories.
+"""The tables of README.md and docs/results.md.
 
-python docs/results.py runs/seed-0 runs/seed-1 runs/seed-2
+python docs/results.py                                       # put results/*.md into results.md
+python docs/results.py runs/seed-0 runs/seed-1 runs/seed-2   # print the README's table of seeds
 """
 
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from reinforce_lite.runlog import find
 
 KINDS = ("strict", "lenient")
+DOCS = Path(__file__).parent
+INCLUDED = re.compile(r"(<!-- (results/\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def included(text: str) -> str:
+    """results.md with each table as its file has it now."""
+    return INCLUDED.sub(lambda m: m[1] + (DOCS / m[2]).read_text(encoding="utf-8") + m[3], text)
 
 
 def cell(found: dict[str, Any], kind: str) -> str:
@@ -24,7 +34,7 @@ def larger_p(evals: dict[str, Any]) -> float:
     return max(p for p in map(evals["paired_p"].get, KINDS) if p is not None)
 
 
-def main(names: list[str]) -> None:
+def seeds(names: list[str]) -> None:
     print("| seed | strict before | strict after | lenient before | lenient after | p (paired) | minutes |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in names:
@@ -36,4 +46,8 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:]:
+        seeds(sys.argv[1:])
+    else:
+        page = DOCS / "results.md"
+        page.write_text(included(page.read_text(encoding="utf-8")), encoding="utf-8")

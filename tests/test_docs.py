@@ -35,3 +35,12 @@ def test_every_metric_is_documented(model_folder: Path, in_tmp: Path) -> None:
 @pytest.mark.parametrize("link", re.findall(r"\]\(\.\./([^)]+)\)", TEXT))
 def test_links_lead_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
+
+
+def test_tables_of_results_are_those_that_were_made() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    parts = re.findall(r"<!-- (results/\S+\.md) -->\n(.*?)<!-- end -->", text, re.DOTALL)
+    made = sorted(f"results/{file.name}" for file in (ROOT / "docs" / "results").glob("*.md"))
+    assert sorted(name for name, _ in parts) == made
+    for name, table in parts:
+        assert table == (ROOT / "docs" / name).read_text(encoding="utf-8"), "run docs/results.py"
