@@ -37,9 +37,13 @@ TRIALS = [
 
 
 def write(kept: Mapping[str, Kept]) -> None:
-    found = {name: runs for name in SETTINGS if (runs := trials.by_seed(kept).get(name.replace(" ", "-")))}
-    trials.write("parts", trials.table(*_table(found)))
-    _plot(found)
+    """Settings of which not all seeds are there are left out."""
+    by_name = trials.by_seed(kept)
+    found = {name: by_name.get(name.replace(" ", "-"), []) for name in SETTINGS}
+    found = {name: runs for name, runs in found.items() if len(runs) == len(SEEDS)}
+    if BASE in found:
+        trials.write("parts", trials.table(*_table(found)))
+        _plot(found)
 
 
 def _table(found: Mapping[str, list[Kept]]) -> tuple[list[str], list[list[str]]]:
@@ -47,27 +51,28 @@ def _table(found: Mapping[str, list[Kept]]) -> tuple[list[str], list[list[str]]]
     rows = []
     for name, runs in found.items():
         lenient = fmean(fmean(trials.right(r, -1, "lenient")) for r in runs)
-        row = [name, *(f"{end:.1%}" for end in ends[name]), f"{fmean(ends[name]):.1%}", f"{lenient:.1%}"]
-        if name == BASE or len(runs) < 2 or len(runs) != len(ends[BASE]):
-            row.append("")
-        else:
-            middle, half = trials.mean([a - b for a, b in zip(ends[name], ends[BASE], strict=True)])
-            row.append(f"{100 * middle:+.1f} ({100 * (middle - half):+.0f} to {100 * (middle + half):+.0f})")
+        middle, half = trials.mean([a - b for a, b in zip(ends[name], ends[BASE], strict=True)])
+        against = f"{100 * middle:+.1f} ({100 * (middle - half):+.0f} to {100 * (middle + half):+.0f})"
         idle = fmean(fmean(r["curves"]["frac_reward_zero_std"]) for r in runs)
         seconds = fmean(fmean(r["curves"]["step_time"]) for r in runs)
-        rows.append([*row, f"{idle:.0%}", f"{seconds:.1f}"])
+        cells = [*(f"{end:.1%}" for end in ends[name]), f"{fmean(ends[name]):.1%}", f"{lenient:.1%}"]
+        rows.append([name, *cells, "" if name == BASE else against, f"{idle:.0%}", f"{seconds:.1f}"])
     header = ["", *(f"seed {s}" for s in SEEDS), "mean", "lenient", f"against {BASE}, points (95%)"]
     return [*header, "equal groups", "seconds a step"], rows
 
 
 def _plot(found: Mapping[str, list[Kept]]) -> None:
     columns = 4
+    rows = math.ceil(len(found) / columns)
     figure, axes = plt.subplots(
-        math.ceil(len(found) / columns), columns, figsize=(11, 7), sharex=True, sharey=True, squeeze=False
+        rows, columns, figsize=(11, 2.4 * rows), sharex=True, sharey=True, squeeze=False
     )
+    for axis in axes.flat[len(found) :]:
+        axis.set_axis_off()
     for axis, (name, runs) in zip(axes.flat, found.items(), strict=False):
         for run in runs:
-            axis.plot(trials.smooth(run["curves"]["accuracy/strict"]), linewidth=1)
+            values = trials.smooth(run["curves"]["accuracy/strict"])
+            axis.plot(range(1, len(values) + 1), values, linewidth=1)
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
     figure.supxlabel("step")
