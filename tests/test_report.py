@@ -742,7 +742,7 @@ def test_the_table_of_seeds_without_a_lenient_verdict(
     }
     evals = tests | {"paired_p": {"strict": 0.031, "lenient": None, "second_opinion": 0.5}}
     runs.write(in_tmp / "runs/a", [step(1)], group(1, "p"), stopped="steps", evals=evals)
-    runpy.run_path(str(script))["main"](["a"])
+    runpy.run_path(str(script))["seeds"](["a"])
     assert (
         capsys.readouterr().out.splitlines()[-1]
         == "| 0 | 12.5% (2–47) | 87.5% (53–98) | – | – | 3e-02 | 1.3 |"
