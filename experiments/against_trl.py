@@ -21,7 +21,6 @@ import trials
 from trials import Kept, Trial
 
 from reinforce_lite import config, road
-from reinforce_lite.lines import rollout_lines
 
 HOURS = 0.25
 TRIALS = [
@@ -98,9 +97,7 @@ def train(dtype: str, hours: float, steps: int = 10_000) -> Kept:
         )
         trainer.train()
         trainer.save_model(path)
-        trained = road.build(config.override(recipe, {"model.name": path}))
-        groups = trained.answer(trained.problems("test", recipe.eval.n))
-    lines = [line | {"split": "test"} for line in rollout_lines(len(seconds), groups, None)]
+        lines = trials.tested(config.override(recipe, {"model.name": path}), len(seconds))
     curves = {"seconds": seconds, "reward": rewards}
     return {"steps": len(seconds), "curves": curves, "verdicts": trials.verdicts(lines)}
 

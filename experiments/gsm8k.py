@@ -19,8 +19,7 @@ import matplotlib.pyplot as plt
 import trials
 from trials import Kept, Trial
 
-from reinforce_lite import config, evaluation, reflection, road
-from reinforce_lite.lines import rollout_lines
+from reinforce_lite import config, evaluation, reflection
 from reinforce_lite.runlog import Line, Run
 
 FOLDER = "qwen2.5-coder-0.5b-instruct"
@@ -71,12 +70,8 @@ TRIALS = [
 def untrained(name: str) -> Kept:
     """The untrained model's verdicts with one of the prompts."""
     data = {"task.path": DATA[1]} if DATA else {}
-    recipe = config.load("gsm8k-0.5b", {"model.name": MODEL, **data, **PROMPTS[name]})
-    stations = road.build(recipe)
-    lines = [
-        line | {"split": "test"}
-        for line in rollout_lines(0, stations.answer(stations.problems("test", N)), None)
-    ]
+    settings = {"model.name": MODEL, "eval.n": N, **data, **PROMPTS[name]}
+    lines = trials.tested(config.load("gsm8k-0.5b", settings), step=0)
     return {"prompt": name, "verdicts": trials.verdicts(lines), "reflection": words(lines)}
 
 

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -33,13 +33,16 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from reinforce_lite import evaluation
+from reinforce_lite import evaluation, road
+from reinforce_lite.config import Config
+from reinforce_lite.lines import rollout_lines
 from reinforce_lite.runlog import Line, Run
 
 matplotlib.use("svg")
 matplotlib.rcParams |= {"svg.hashsalt": "reinforce-lite", "svg.fonttype": "none"}
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
+"""Kept files, tables and plots."""
 CURVES = [
     "reward",
     "accuracy/strict",
@@ -174,7 +177,14 @@ def of_run(run: Run) -> Kept:
     }
 
 
-def verdicts(lines: Any) -> Kept:
+def tested(settings: Config, step: int) -> list[Line]:
+    """The greedy answers of `settings.model` to the test problems, as lines of eval_rollouts.jsonl."""
+    stations = road.build(settings)
+    groups = stations.answer(stations.problems("test", settings.eval.n))
+    return [line | {"split": "test"} for line in rollout_lines(step, groups, None)]
+
+
+def verdicts(lines: Iterable[Line]) -> Kept:
     """Each test problem's verdicts by step: {"ids": [...], "0": {"strict": "0110", "lenient": "1110"}}."""
     found: dict[int, list[Line]] = defaultdict(list)
     for line in lines:

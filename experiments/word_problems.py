@@ -13,8 +13,7 @@ import matplotlib.pyplot as plt
 import trials
 from trials import Kept, Trial
 
-from reinforce_lite import config, evaluation, road
-from reinforce_lite.lines import rollout_lines
+from reinforce_lite import config, evaluation
 from reinforce_lite.runlog import Run
 
 LEVEL2 = Path(__file__).with_name("level2.toml")
@@ -33,10 +32,8 @@ def keep(run: Run) -> Kept:
     """A run, and for level 1 its model's verdicts on level 2."""
     kept = trials.of_run(run)
     if run.config.task.level == 1:
-        stations = road.build(config.load(str(LEVEL2), {"model.name": str(run.path / "model")}))
-        groups = stations.answer(stations.problems("test", stations.config.eval.n))
-        lines = [line | {"split": "test"} for line in rollout_lines(STEPS, groups, None)]
-        kept["transfer"] = trials.verdicts(lines)
+        level2 = config.load(str(LEVEL2), {"model.name": str(run.path / "model")})
+        kept["transfer"] = trials.verdicts(trials.tested(level2, STEPS))
     return kept
 
 
