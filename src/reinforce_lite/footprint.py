@@ -224,7 +224,7 @@ def _cache(
 
 def _update(settings: Config, shape: Shape, place: Place) -> list[Part]:
     batch, prefix = _tokens(settings, shape)
-    chunk = max(1, policy.CHUNK.get(place.kind, policy.CHUNK["cpu"]) // shape.vocab) * shape.vocab
+    chunk = policy.chunk_tokens(place.kind, shape.vocab) * shape.vocab
     item = place.dtype.itemsize
     what, temporary = max(_temporaries(batch + prefix, chunk, shape, place), key=lambda found: found[1])
     again = settings.update.activation_checkpointing

@@ -19,6 +19,8 @@ from reinforce_lite.llama import Linear
 
 CHUNK = {"cpu": 2**24, "cuda": 2**27}
 """Logits that are held at once."""
+LEAST = 256
+"""Tokens of a chunk even so: each adds to the head's whole gradient, which costs the same for one token."""
 
 
 def backward(model: Any, states: Tensor, tokens: Tensor, weights: Tensor, temperature: float) -> float:
@@ -29,7 +31,7 @@ def backward(model: Any, states: Tensor, tokens: Tensor, weights: Tensor, temper
     assert len(states) == len(tokens), "an empty completion?"
     ends = states.detach()
     gradient = torch.empty_like(ends)
-    size = max(1, CHUNK.get(states.device.type, CHUNK["cpu"]) // model.config.vocab_size)
+    size = chunk_tokens(states.device.type, model.config.vocab_size)
     loss = 0.0
     for start in range(0, len(tokens), size):
         part = slice(start, start + size)
@@ -42,6 +44,15 @@ def backward(model: Any, states: Tensor, tokens: Tensor, weights: Tensor, temper
         loss += float(chunk.detach())
     states.backward(gradient)  # type: ignore[no-untyped-call]
     return loss
+
+
+def chunk_tokens(device: str, vocabulary: int) -> int:
+    """How many tokens' logits are held at once on a device of that type.
+
+    >>> chunk_tokens("cpu", 49152), chunk_tokens("cpu", 151936)
+    (341, 256)
+    """
+    return max(LEAST, CHUNK.get(device, CHUNK["cpu"]) // vocabulary)
 
 
 def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
@@ -73,7 +84,8 @@ class _LogProb(Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-        fine = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature  # (C, V), our own
+        fine = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)  # (C, V), our own
+        fine.div_(temperature)
         normaliser = fine.logsumexp(1, keepdim=True)
         ctx.save_for_backward(fine.sub_(normaliser), tokens)
         ctx.temperature, ctx.dtype = temperature, logits.dtype

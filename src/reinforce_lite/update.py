@@ -29,6 +29,10 @@ from reinforce_lite.policy import backward
 from reinforce_lite.records import Group
 from reinforce_lite.tree import Branch, Ids
 
+PIECE = 2**20
+"""Numbers of a bfloat16 gradient that are made float32 at once: a temporary of the whole gradient's size
+takes six times as long on a CPU."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -260,7 +264,9 @@ def _hand_over(master: Tensor, param: Tensor) -> None:
     """Add a bfloat16 gradient to the float32 one as soon as it is whole, and free it."""
     assert param.grad is not None
     if master.grad is None:
-        master.grad = param.grad.float()
+        master.grad = param.grad.float().contiguous()
     else:
-        master.grad.add_(param.grad)
+        both = (torch.split(grad.reshape(-1), PIECE) for grad in (master.grad, param.grad))
+        for whole, part in zip(*both, strict=True):
+            whole.add_(part)
     param.grad = None
