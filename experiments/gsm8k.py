@@ -3,14 +3,15 @@
     python experiments/gsm8k.py --hours 3        # and again, until it has done all its steps
 
 The model is the folder ./qwen2.5-coder-0.5b-instruct where there is one, otherwise the hub's model of that
-name; the data are the folder ./gsm8k, otherwise the hub's. As a control the untrained model answers the same
-test problems with three prompts: the article's, which is the one trained with, and two others. Each kept file
-has every problem's verdicts; the run's has its reflection words too, with excerpts.
+name; the data are the folder ./gsm8k, otherwise the hub's. The run has the article's prompt, and answers the
+test problems untrained and trained; as a control the untrained model answers the same problems with two
+other prompts. Each kept file has every problem's verdicts; the run's has its reflection words too, with
+excerpts, of the test's greedy answers and of the answers sampled in the first and last steps of training.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,11 +27,13 @@ FOLDER = "qwen2.5-coder-0.5b-instruct"
 MODEL = f"./{FOLDER}" if Path(FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 DATA = ("--task.path", "./gsm8k") if Path("gsm8k").is_dir() else ()
 N = 200
-STEPS = 100
+STEPS = 150
+HOURS = 2.25  # or fewer steps, if they take longer
+KINDS = ("strict", "lenient")
+SAMPLED = 20  # first and last steps whose answers are searched for reflection words
 EXCERPTS = 20
 ANSWER = "Return the final number in <answer> </answer> tags."
 PROMPTS: dict[str, dict[str, Any]] = {
-    "article": {},
     "no system line, nothing begun": {
         "prompt.system": "",
         "prompt.prefill": "",
@@ -57,13 +60,14 @@ PROMPTS: dict[str, dict[str, Any]] = {
     },
 }
 TRAIN = (
-    *("gsm8k-0.5b", "--model.name", MODEL, *DATA, "--train.steps", str(STEPS), "--train.save-every", "5"),
+    *("gsm8k-0.5b", "--model.name", MODEL, *DATA, "--train.steps", str(STEPS), "--train.save-every", "10"),
+    *("--train.hours", str(HOURS)),
     *("--update.learning-rate", "5e-6", "--update.warmup-steps", "5", "--update.micro-batch-tokens", "4096"),
     *("--eval.n", str(N), "--eval.validation-n", "50", "--eval.every", "25"),
 )
 TRIALS = [
-    *(Trial(f"prompt-{number}", (name,), "gsm8k.py") for number, name in enumerate(PROMPTS)),
     Trial("train-0", TRAIN),
+    *(Trial(f"prompt-{number}", (name,), "gsm8k.py") for number, name in enumerate(PROMPTS, 1)),
 ]
 
 
@@ -72,67 +76,85 @@ def untrained(name: str) -> Kept:
     data = {"task.path": DATA[1]} if DATA else {}
     settings = {"model.name": MODEL, "eval.n": N, **data, **PROMPTS[name]}
     lines = trials.tested(config.load("gsm8k-0.5b", settings), step=0)
-    return {"prompt": name, "verdicts": trials.verdicts(lines), "reflection": words(lines)}
+    return {"prompt": name, "verdicts": trials.verdicts(lines)}
 
 
 def keep(run: Run) -> Kept:
-    """A run, with its reflection words before and after."""
-    lines = [line for line in run.read("eval_rollouts") if line["split"] == "test"]
-    by_step = {step: [line for line in lines if line["step"] == step] for step in {x["step"] for x in lines}}
-    found = {str(step): words(by_step[step]) for step in sorted(by_step)}
+    """A run, with the reflection words of its answers before and after."""
+    test = [line for line in run.read("eval_rollouts") if line["split"] == "test"]
+    sampled = list(run.read("rollouts"))
+    last = run.summary["steps"]
+    found = {
+        "test, untrained": words([line for line in test if line["step"] == 0]),
+        "test, trained": words([line for line in test if line["step"] == last]),
+        f"first {SAMPLED} steps": words([line for line in sampled if line["step"] <= SAMPLED]),
+        f"last {SAMPLED} steps": words([line for line in sampled if line["step"] > last - SAMPLED]),
+    }
     return trials.of_run(run) | {"reflection": found}
 
 
 def words(lines: Sequence[Line]) -> Kept:
-    """Which answers have a word of each list ("0110"), their lengths, and excerpts: first of lists A and B,
-    then of C."""
-    hits = {
-        name: "".join(str(int(name in line["reflection"])) for line in lines) for name in reflection.LISTS
-    }
+    """Which answers have a word of each list ("0110"), which are right, their lengths, and excerpts: first of
+    lists A and B, then of C."""
     rare = [line for line in lines if {"a", "b"} & set(line["reflection"])]
     rest = [line for line in lines if line["reflection"] and line not in rare]
-    kept = ("problem_id", "gold", "answer", "strict", "reflection", "completion")
-    excerpts = [{key: line[key] for key in kept} for line in [*rare, *rest][:EXCERPTS]]
-    return {"hits": hits, "tokens": [line["tokens"] for line in lines], "excerpts": excerpts}
+    kept = ("step", "problem_id", "gold", "answer", "strict", "reflection", "completion")
+    return {
+        "hits": {name: _bits(name in line["reflection"] for line in lines) for name in reflection.LISTS},
+        "right": _bits(line["strict"] for line in lines),
+        "tokens": [line["tokens"] for line in lines],
+        "excerpts": [{key: line[key] for key in kept} for line in [*rare, *rest][:EXCERPTS]],
+    }
 
 
 def write(kept: Mapping[str, Kept]) -> None:
-    controls = {k["prompt"]: k for name, k in kept.items() if name.startswith("prompt")}
+    """The table of accuracies needs the run; prompts that are not there yet are left out."""
+    if not (run := kept.get("train-0")):
+        return
+    controls = {"article": run, **{k["prompt"]: k for k in kept.values() if "prompt" in k}}
     rows = [
-        [f"untrained, {name}", *(trials.share(trials.right(k, 0, kind)) for kind in ("strict", "lenient"))]
+        [f"untrained, {name}", *(trials.share(trials.right(k, 0, kind)) for kind in KINDS)]
         for name, k in controls.items()
     ]
-    parts = []
-    if run := kept.get("train-0"):
-        after = {kind: trials.right(run, -1, kind) for kind in ("strict", "lenient")}
-        rows.append([f"after {run['steps']} steps, article", *(trials.share(v) for v in after.values())])
-        for kind, verdicts in after.items():
-            best = max((trials.right(k, 0, kind) for k in controls.values()), key=sum)
-            p = evaluation.paired_p(best, verdicts)
-            parts.append(f"p of {kind} against the best prompt untrained (paired): {p:.2g}\n")
-        header = ["list", "answers", "with a word", "right with", "right without"]
-        parts.append(trials.table(header, _aha(run)))
-        _plot(run)
-    trials.write("gsm8k", trials.table([f"{N} test problems, prompt", "strict", "lenient"], rows), *parts)
+    rows.append(
+        [f"after {run['steps']} steps, article", *(trials.share(trials.right(run, -1, k)) for k in KINDS)]
+    )
+    against = "; ".join(_against(controls, run, kind) for kind in KINDS)
+    aha = ["list", "answers", "with a word", "right with", "without", "tokens with", "without"]
+    trials.write(
+        "gsm8k",
+        trials.table([f"{N} test problems, prompt", *KINDS], rows),
+        f"After training against the untrained model's best prompt (paired): {against}.\n",
+        trials.table(aha, _aha(run)),
+    )
+    _plot(run)
+
+
+def _against(controls: Mapping[str, Kept], run: Kept, kind: str) -> str:
+    before = {name: trials.right(k, 0, kind) for name, k in controls.items()}
+    best = max(before, key=lambda name: sum(before[name]))
+    p = evaluation.paired_p(before[best], trials.right(run, -1, kind))
+    return f"{kind} p = {p:.1g} ({best})"
 
 
 def _aha(run: Kept) -> list[list[str]]:
     rows = []
     for name in reflection.LISTS:
-        for label, step in (("untrained", min), ("trained", max)):
-            key = str(step(int(k) for k in run["reflection"]))
-            hits = [bit == "1" for bit in run["reflection"][key]["hits"][name]]
-            right = trials.right(run, int(key))
-            cells = [
-                _accuracy([r for r, hit in zip(right, hits, strict=True) if hit is wanted])
-                for wanted in (True, False)
-            ]
-            rows.append([name.upper(), label, f"{sum(hits)} of {len(hits)}", *cells])
+        for label, found in run["reflection"].items():
+            hits, right = ([bit == "1" for bit in bits] for bits in (found["hits"][name], found["right"]))
+            of = {wanted: [i for i, hit in enumerate(hits) if hit is wanted] for wanted in (True, False)}
+            accuracy = [_mean([right[i] for i in each], "{:.1%}") for each in of.values()]
+            length = [_mean([found["tokens"][i] for i in each], "{:.0f}") for each in of.values()]
+            rows.append([name.upper(), label, f"{sum(hits)} of {len(hits)}", *accuracy, *length])
     return rows
 
 
-def _accuracy(right: Sequence[bool]) -> str:
-    return f"{fmean(right):.1%} of {len(right)}" if right else "–"
+def _mean(values: Sequence[float], form: str) -> str:
+    return form.format(fmean(values)) if values else "–"
+
+
+def _bits(values: Iterable[bool]) -> str:
+    return "".join(str(int(value)) for value in values)
 
 
 def _plot(run: Kept) -> None:

@@ -165,7 +165,9 @@ def read(experiment: str, trials: Sequence[Trial]) -> dict[str, Kept]:
 def of_run(run: Run) -> Kept:
     """What is kept of a run: curves, evaluations, and each test problem's verdicts."""
     summary, steps = run.summary, run.steps
+    machine = json.loads((run.path / "machine.json").read_text(encoding="utf-8"))
     return {
+        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['dtype']}",
         "versions": summary["versions"],
         "seconds": round(summary["seconds"], 1),
         "peak_memory_bytes": summary["peak_memory_bytes"],
