@@ -3,13 +3,15 @@
     python experiments/gsm8k.py --hours 3        # and again, until it has done all its steps
 
 The model is the folder ./qwen2.5-coder-0.5b-instruct where there is one, otherwise the hub's model of that
-name; the data are the folder ./gsm8k, otherwise the hub's. The run has the article's prompt, and answers the
-test problems untrained and trained; as a control the untrained model answers the same problems with two
-other prompts. Each kept file has every problem's verdicts; the run's has its reflection words too, with
-excerpts, of the test's greedy answers and of the answers sampled in the first and last steps of training.
+name; the data are the folder ./gsm8k, otherwise the hub's. It learns from the questions whose solution has
+one to three steps, where the untrained model is sometimes right, and is tested on all kinds. The run has the
+article's prompt, and answers the test problems untrained and trained; as a control the untrained model
+answers the same problems with two other prompts. Each kept file has every problem's verdicts; the run's has
+its reflection words too, with excerpts, of the test's answers and of those sampled first and last.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,13 +24,14 @@ from trials import Kept, Trial
 
 from reinforce_lite import config, evaluation, reflection
 from reinforce_lite.runlog import Line, Run
+from reinforce_lite.tasks import gsm8k, hub, jsonl
 
 FOLDER = "qwen2.5-coder-0.5b-instruct"
 MODEL = f"./{FOLDER}" if Path(FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Instruct"
-DATA = ("--task.path", "./gsm8k") if Path("gsm8k").is_dir() else ()
+DATA = Path("runs/gsm8k-short")
 N = 200
 STEPS = 150
-HOURS = 2.25  # or fewer steps, if they take longer
+HOURS = 1.75  # or fewer steps, if they take longer
 KINDS = ("strict", "lenient")
 SAMPLED = 20  # first and last steps whose answers are searched for reflection words
 EXCERPTS = 20
@@ -60,10 +63,11 @@ PROMPTS: dict[str, dict[str, Any]] = {
     },
 }
 TRAIN = (
-    *("gsm8k-0.5b", "--model.name", MODEL, *DATA, "--train.steps", str(STEPS), "--train.save-every", "10"),
-    *("--train.hours", str(HOURS)),
+    *("gsm8k-0.5b", "--model.name", MODEL, "--task.path", str(DATA)),
+    *("--train.steps", str(STEPS), "--train.hours", str(HOURS), "--train.save-every", "10"),
+    *("--rollout.prompts-per-step", "6", "--rollout.max-new-tokens", "200"),
     *("--update.learning-rate", "5e-6", "--update.warmup-steps", "5", "--update.micro-batch-tokens", "4096"),
-    *("--eval.n", str(N), "--eval.validation-n", "50", "--eval.every", "25"),
+    *("--eval.n", str(N), "--eval.max-new-tokens", "300", "--eval.validation-n", "40", "--eval.every", "20"),
 )
 TRIALS = [
     Trial("train-0", TRAIN),
@@ -71,10 +75,28 @@ TRIALS = [
 ]
 
 
+def prepare() -> None:
+    """Write the folder DATA: of the training problems the short ones, and every test problem."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        file = Path("gsm8k") / f"{split}.jsonl"
+        found = jsonl.table(file) if file.parent.is_dir() else hub.tables(gsm8k.HUB_NAME)[split]
+        kept = [row for _, row in found.rows if split == "test" or 1 <= steps_of(row["answer"]) <= 3]
+        (DATA / file.name).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+def steps_of(solution: str) -> int:
+    """GSM8K marks each calculation of a solution, as in "he gets 12 * 4 = <<12*4=48>>48 dollars".
+
+    >>> steps_of("48 / 2 = <<48/2=24>>24. Together 48 + 24 = <<48+24=72>>72. #### 72")
+    2
+    """
+    return solution.count("<<")
+
+
 def untrained(name: str) -> Kept:
     """The untrained model's verdicts with one of the prompts."""
-    data = {"task.path": DATA[1]} if DATA else {}
-    settings = {"model.name": MODEL, "eval.n": N, **data, **PROMPTS[name]}
+    settings = {"model.name": MODEL, "task.path": str(DATA), "eval.n": N, **PROMPTS[name]}
     lines = trials.tested(config.load("gsm8k-0.5b", settings), step=0)
     return {"prompt": name, "verdicts": trials.verdicts(lines)}
 
@@ -184,4 +206,4 @@ if __name__ == "__main__":
         arguments = parser.parse_args()
         arguments.out.write_text(trials.dump(untrained(arguments.prompt)), encoding="utf-8")
     else:
-        trials.main("gsm8k", TRIALS, write, keep)
+        trials.main("gsm8k", TRIALS, write, keep, prepare)

@@ -80,14 +80,18 @@ def main(
     trials: Sequence[Trial],
     write: Callable[[Mapping[str, Kept]], None],
     keep: Callable[[Run], Kept] | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> None:
-    """The command line of an experiment; `write` makes table and plot of what is kept, by trial."""
+    """The command line of an experiment; `write` makes table and plot of what is kept, by trial, and
+    `prepare` what the trials need."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--hours", type=float, default=24.0, help="stop, to go on later, after so long")
     parser.add_argument("--at-once", type=int, default=1, help="trials side by side, which share the cores")
     parser.add_argument("--only", nargs="+", default=[], help="trials whose names begin so")
     arguments = parser.parse_args()
     wanted = [t for t in trials if not arguments.only or t.name.startswith(tuple(arguments.only))]
+    if prepare and arguments.hours:
+        prepare()
     complete = run(experiment, wanted, arguments.hours, arguments.at_once, keep or of_run)
     if kept := read(experiment, trials):
         write(kept)

@@ -88,6 +88,26 @@ def test_figures_of_a_few_seeds(trials: ModuleType) -> None:
     assert list(trials.by_seed({"a-b-0": {}, "a-b-1": {}, "c-0": {}})) == ["a-b", "c"]
 
 
+def test_gsm8k_trains_on_short_solutions_and_is_tested_on_all(load: Any, in_tmp: Path) -> None:
+    solutions = [
+        "#### 1",
+        "<<1+1=2>>2 #### 2",
+        "<<1+1=2>>2<<2+1=3>>3<<3+1=4>>4 #### 4",
+        "<<a>><<b>><<c>><<d>> #### 5",
+    ]
+    rows = [{"question": f"q{n}", "answer": text} for n, text in enumerate(solutions)]
+    Path("gsm8k").mkdir()
+    for split in ("train", "test"):
+        Path(f"gsm8k/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    experiment = load("gsm8k")
+    experiment.prepare()
+    found = {
+        split: [json.loads(line) for line in (experiment.DATA / f"{split}.jsonl").read_text().splitlines()]
+        for split in ("train", "test")
+    }
+    assert found == {"train": rows[1:3], "test": rows}
+
+
 def test_what_is_kept_reads_back(trials: ModuleType) -> None:
     kept = {"trial": "a-0", "curves": {"reward": [0.5]}, "evals": [{"step": 0}], "verdicts": {"ids": ["x"]}}
     assert json.loads(trials.dump(kept)) == kept
