@@ -62,6 +62,24 @@ def test_it_is_the_largest_step(settings: dict[str, Any], preset: str, learned_f
     assert not any(name.startswith("exp_avg/") for name in updater.state())
 
 
+def test_it_learns_from_two_full_micro_batches_by_hand(settings: dict[str, Any]) -> None:
+    """5 questions with 4 answers of 8 tokens: 32 each. Micro-batches of 40 are full twice after three."""
+    stations = built(settings | {"update.micro_batch_tokens": 40}, Uneven())
+    learned: list[list[bool]] = []
+
+    class Spy(Updater):
+        def gradient(self, groups: Any, weights: torch.Tensor) -> Any:
+            learned.extend((weights != 0).tolist())
+            return super().gradient(groups, weights)
+
+    updater = Spy(stations.policy, stations.config.update, 0.7)
+    rehearsal.run(stations, stations.problems("train"), updater, PRESETS["reinforce-lite"])
+    assert learned == [[True] * 4] * 3 + [[False] * 4] * 2
+    one = torch.tensor([[1.0, 0, 0, 0]] * 5)  # of which 8 tokens are learned from
+    sizes = [[8] * 4] * 5
+    assert [rehearsal.filling(one, sizes, tokens) for tokens in (8, 9, 40, 99)] == [1, 2, 5, 6]
+
+
 def test_its_figure_stands_beside_the_plans(settings: dict[str, Any]) -> None:
     run = api.train(RECIPE, settings | {"train.steps": 4}, task=ToyTask(), run="a", quiet=True)
     found = run.summary["memory"]

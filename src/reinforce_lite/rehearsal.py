@@ -1,13 +1,14 @@
 """The largest step that a run may meet, tried before it begins: as a rule memory runs out then or never.
 
-The longest prompts that training has, every answer as long as it may be, every answer learned from, beside
-the optimizer's moments. No weight moves, no reward is asked, and nothing is written.
+The longest prompts that training has, every answer as long as it may be, and of these as many learned from as
+matter, beside the optimizer's moments. No weight moves, no reward is asked, and nothing is written.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from reinforce_lite import memory, objective, rollout
 from reinforce_lite.objective import Objective
@@ -26,9 +27,18 @@ def run(road: Road, problems: Sequence[Problem], updater: Updater, parts: Object
     sizes = [[len(r.completion.token_ids) for r in g.rollouts] for g in asked]
     live = torch.ones(len(asked), len(sizes[0]), dtype=torch.float64)
     limit = road.config.rollout.max_new_tokens
-    updater.gradient(asked, objective.weights(live, sizes, parts, limit))
+    weights = objective.weights(live, sizes, parts, limit)
+    weights[filling(weights, sizes, 2 * updater.micro_batch_tokens) :] = 0
+    updater.gradient(asked, weights)
     updater.stand_still()
     updater.forget()
+
+
+def filling(weights: Tensor, sizes: Sequence[Sequence[int]], tokens: int) -> int:
+    """How many groups have so many completion tokens to learn from. Those that fill two micro-batches show
+    what all need: the second finds the gradient of the first, and each further one what the second found."""
+    counts = (torch.tensor(sizes) * (weights != 0)).sum(1).cumsum(0)
+    return int((counts < tokens).sum()) + 1
 
 
 def longest(road: Road, problems: Sequence[Problem]) -> list[Problem]:
