@@ -24,6 +24,7 @@ from trials import Kept, Trial
 
 from reinforce_lite import config, evaluation, reflection
 from reinforce_lite.runlog import Line, Run
+from reinforce_lite.summary import best_step
 from reinforce_lite.tasks import gsm8k, hub, jsonl
 
 FOLDER = "qwen2.5-coder-0.5b-instruct"
@@ -102,7 +103,7 @@ def untrained(name: str) -> Kept:
 
 
 def keep(run: Run) -> Kept:
-    """A run, with the reflection words of its answers before and after."""
+    """A run, with the verdicts of its best step, and the reflection words of its answers before and after."""
     test = [line for line in run.read("eval_rollouts") if line["split"] == "test"]
     sampled = list(run.read("rollouts"))
     last = run.summary["steps"]
@@ -112,7 +113,11 @@ def keep(run: Run) -> Kept:
         f"first {SAMPLED} steps": words([line for line in sampled if line["step"] <= SAMPLED]),
         f"last {SAMPLED} steps": words([line for line in sampled if line["step"] > last - SAMPLED]),
     }
-    return trials.of_run(run) | {"reflection": found}
+    kept = trials.of_run(run) | {"reflection": found}
+    if (best := run.path / "best").is_dir():
+        lines = trials.tested(config.override(run.config, {"model.name": str(best)}), best_step(run.evals))
+        kept["best"] = {"verdicts": trials.verdicts(lines)}
+    return kept
 
 
 def words(lines: Sequence[Line]) -> Kept:
@@ -138,18 +143,29 @@ def write(kept: Mapping[str, Kept]) -> None:
         [f"untrained, {name}", *(trials.share(trials.right(k, 0, kind)) for kind in KINDS)]
         for name, k in controls.items()
     ]
-    rows.append(
-        [f"after {run['steps']} steps, article", *(trials.share(trials.right(run, -1, k)) for k in KINDS)]
-    )
-    against = "; ".join(_against(controls, run, kind) for kind in KINDS)
+    for name, k in trained(run).items():
+        rows.append([name, *(trials.share(trials.right(k, -1, kind)) for kind in KINDS)])
+    against = [
+        f"{name}: {'; '.join(_against(controls, k, kind) for kind in KINDS)}"
+        for name, k in trained(run).items()
+    ]
     aha = ["list", "answers", "with a word", "right with", "without", "tokens with", "without"]
     trials.write(
         "gsm8k",
         trials.table([f"{N} test problems, prompt", *KINDS], rows),
-        f"After training against the untrained model's best prompt (paired): {against}.\n",
+        f"Against the untrained model's best prompt (paired): {'. '.join(against)}.\n",
         trials.table(aha, _aha(run)),
     )
     _plot(run)
+
+
+def trained(run: Kept) -> dict[str, Kept]:
+    """The step that was best on validation, if another than the last, and the last."""
+    found = {f"after {run['steps']} steps": run}
+    if best := run.get("best"):
+        step = next(key for key in best["verdicts"] if key != "ids")
+        found = {f"after {step} steps, the best on validation": best} | found
+    return found
 
 
 def _against(controls: Mapping[str, Kept], run: Kept, kind: str) -> str:
