@@ -146,14 +146,14 @@ def write(kept: Mapping[str, Kept]) -> None:
     for name, k in trained(run).items():
         rows.append([name, *(trials.share(trials.right(k, -1, kind)) for kind in KINDS)])
     against = [
-        f"{name}: {'; '.join(_against(controls, k, kind) for kind in KINDS)}"
+        f"- {name}: {'; '.join(_against(controls, k, kind) for kind in KINDS)}\n"
         for name, k in trained(run).items()
     ]
     aha = ["list", "answers", "with a word", "right with", "without", "tokens with", "without"]
     trials.write(
         "gsm8k",
         trials.table([f"{N} test problems, prompt", *KINDS], rows),
-        f"Against the untrained model's best prompt (paired): {'. '.join(against)}.\n",
+        f"Against the untrained model's best prompt:\n\n{''.join(against)}",
         trials.table(aha, _aha(run)),
     )
     _plot(run)
@@ -197,16 +197,21 @@ def _bits(values: Iterable[bool]) -> str:
 
 def _plot(run: Kept) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
-    curves = run["curves"]
+    curves = {name: trials.smooth(values) for name, values in run["curves"].items() if None not in values}
+    steps = range(1, run["steps"] + 1)
     for kind, label in (("accuracy/strict", "strict"), ("accuracy/lenient", "lenient")):
-        axes[0].plot(trials.smooth(curves[kind]), label=label)
-    axes[0].set_title("accuracy of sampled answers")
+        axes[0].plot(steps, curves[kind], label=label)
+    checked = [line for line in run["evals"] if line["split"] == "validation"]
+    axes[0].plot(
+        [line["step"] for line in checked], [line["strict"] for line in checked], "ko", label="validation"
+    )
+    axes[0].set_title("accuracy: sampled answers, and strict on validation", fontsize=9)
     axes[0].legend()
-    axes[1].plot(trials.smooth(curves["completions/mean_length"]))
-    axes[1].set_title("tokens an answer")
+    axes[1].plot(steps, curves["completions/mean_length"])
+    axes[1].set_title("tokens an answer", fontsize=9)
     for name in "abc":
-        axes[2].plot(trials.smooth(curves[f"reflection/list_{name}"]), label=f"list {name.upper()}")
-    axes[2].set_title("share of answers with a reflection word")
+        axes[2].plot(steps, curves[f"reflection/list_{name}"], label=f"list {name.upper()}")
+    axes[2].set_title("share of answers with a reflection word", fontsize=9)
     axes[2].legend()
     for axis in axes:
         axis.grid(alpha=0.3)
