@@ -1,14 +1,27 @@
 """A run that is given some time ends within it, evaluated and saved, on a clock that the test moves."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ToyTask
+from rich.console import Console
 from test_trainer import RECIPE
 
-from reinforce_lite import api, checkpoint, deadline, models, rehearsal, report, rollout, runlog, trainer
+from reinforce_lite import (
+    api,
+    checkpoint,
+    deadline,
+    models,
+    rehearsal,
+    report,
+    rollout,
+    runlog,
+    screen,
+    trainer,
+)
 from reinforce_lite.deadline import Deadline
 from reinforce_lite.road import Road
 from reinforce_lite.runlog import Run
@@ -115,6 +128,21 @@ def test_a_run_ends_in_time_evaluated_and_saved(
     assert run.summary["evals"]["after"]["n"] == run.summary["evals"]["before"]["n"]
     assert (run.path / "model" / "model.safetensors").is_file()
     assert checkpoint.steps(run.path / "checkpoints")[-1] == done
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(screen.ending(run))
+    assert f"ended after {done} of 1000 steps" in " ".join(console.export_text().split())
+
+
+def test_a_run_without_time_for_a_step_says_so(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    run = run_for(0.001, 1, wall, monkeypatch, settings)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(screen.ending(run))
+    words = " ".join(console.export_text().split())
+    assert "ended after 0 of 1000 steps: no other fitted into its hours" in words
+    assert "go on with: reinforce-lite train --run timed --resume --train.hours" in words
+    assert "no step was better" not in words
 
 
 def test_reports_in_between_are_counted(

@@ -221,11 +221,15 @@ def ending(run: Run) -> RenderableType:
     places.add_row("model", str(run.path / "model"))
     if (run.path / "best").is_dir():
         places.add_row("best on validation", f"{run.path / 'best'} (step {summary['best_step']})")
-    elif summary["best_step"] == 0:
+    elif summary["best_step"] == 0 and summary["steps"]:
         places.add_row("note", "on validation no step was better than the untrained model")
     places.add_row("every answer", str(run.path / "rollouts.jsonl"))
     places.add_row("try it", f'reinforce-lite ask {run.name} "question"')
     places.add_row("took", clock(summary["seconds"]))
+    if summary["stopped"] == "hours":
+        done = f"{summary['steps']} of {run.config.train.steps} steps"
+        places.add_row("ended", f"after {done}: no other fitted into its hours")
+        places.add_row("", f"go on with: reinforce-lite train --run {run.name} --resume --train.hours …")
     return Stack(*parts, places)
 
 
