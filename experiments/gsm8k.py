@@ -31,8 +31,7 @@ FOLDER = "qwen2.5-coder-0.5b-instruct"
 MODEL = f"./{FOLDER}" if Path(FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 DATA = Path("runs/gsm8k-short")
 N = 200
-STEPS = 150
-HOURS = 1.75  # or fewer steps, if they take longer
+STEPS = 40
 KINDS = ("strict", "lenient")
 SAMPLED = 20  # first and last steps whose answers are searched for reflection words
 EXCERPTS = 20
@@ -65,7 +64,7 @@ PROMPTS: dict[str, dict[str, Any]] = {
 }
 TRAIN = (
     *("gsm8k-0.5b", "--model.name", MODEL, "--task.path", str(DATA)),
-    *("--train.steps", str(STEPS), "--train.hours", str(HOURS), "--train.save-every", "10"),
+    *("--train.steps", str(STEPS), "--train.save-every", "10"),
     *("--rollout.prompts-per-step", "6", "--rollout.max-new-tokens", "200"),
     *("--update.learning-rate", "5e-6", "--update.warmup-steps", "5", "--update.micro-batch-tokens", "4096"),
     *("--eval.n", str(N), "--eval.max-new-tokens", "300", "--eval.validation-n", "40", "--eval.every", "20"),

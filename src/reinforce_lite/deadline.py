@@ -48,7 +48,7 @@ class Deadline:
     steps: list[float] = field(default_factory=list)
     """Seconds of each step."""
     largest: float = 0.0
-    """Seconds of the largest step, when it was tried beforehand."""
+    """Seconds that the largest step took, so much of it as was tried beforehand."""
 
     @classmethod
     def of(
