@@ -18,9 +18,9 @@ from reinforce_lite.runlog import Run
 
 LEVEL2 = Path(__file__).with_name("level2.toml")
 SEEDS = range(3)
-STEPS = 60
+STEPS = 36
 RECIPES = {"level1": "quickstart", "level2": str(LEVEL2)}
-SHAPE = ("--train.steps", str(STEPS), "--eval.every", "10")
+SHAPE = ("--train.steps", str(STEPS), "--eval.every", "12")
 TRIALS = [
     Trial(f"{level}-{seed}", (recipe, "--train.seed", str(seed), *SHAPE))
     for seed in SEEDS
