@@ -36,10 +36,11 @@ from reinforce_lite import (
     tasks,
     trackers,
 )
-from reinforce_lite.errors import ReinforceLiteError, Stopped, UsageError, WontFit
+from reinforce_lite.errors import ReinforceLiteError, Stopped, WontFit
 from reinforce_lite.interrupt import Interrupted, Interrupts
 from reinforce_lite.lines import rollout_lines, step_line
 from reinforce_lite.records import Split
+from reinforce_lite.resuming import Resuming
 from reinforce_lite.runlog import Run
 from reinforce_lite.saves import Saves
 from reinforce_lite.screen import Screen, Silent
@@ -112,9 +113,10 @@ class Trainer:
         self.updater = Updater(self.road.policy, settings.update, temperature, settings.train.seed)
         self.interrupts = Interrupts()
         self.machine = machine.describe(self.road.policy.device, self.road.policy.dtype)
-        self.data = tasks.fingerprint(self.road.task)
-        self.probe_bytes: int | None = None
-        self.step, self.seconds_before = self._resume()
+        data, versions = tasks.fingerprint(self.road.task), self.machine["versions"]
+        self.resuming = Resuming(run, settings, self.updater, self.road.engine, data, versions)
+        came = self.resuming.resume()
+        self.step, self.seconds_before, self.probe_bytes = came.step, came.seconds, came.probe_bytes
         self.num_tokens = max((line["num_tokens"] for line in run.read("steps")), default=0)
         self.deadline = self._deadline()
         self.saves = Saves(run, settings, self.road.policy, self.updater, self.deadline, command)
@@ -220,20 +222,13 @@ class Trainer:
             line = step_line(step, groups, gradient, updated, self.updater.learning_rate(step), clock.laps)
             self.num_tokens += line.pop("tokens")
             line |= {"num_tokens": self.num_tokens, "step_time": clock.total}
-            line |= {"memory/peak_bytes": memory.peak_bytes(self.road.policy.device)} | self._at_once()
+            line |= {"memory/peak_bytes": memory.peak_bytes(self.road.policy.device)} | self.resuming.at_once
             self.run.append("rollouts", *rollout_lines(step, groups, advantages.tolist()))
             self.run.append("steps", line)
             self.step = step
         memory.give_back()
         self.deadline.steps.append(clock.total)
         self.screen.stepped(line, groups)
-
-    def _at_once(self) -> dict[str, int]:
-        """How much may pass at once, which is less from when memory ran out."""
-        return {
-            "memory/micro_batch_tokens": self.updater.micro_batch_tokens,
-            "memory/answers_in_flight": self.road.engine.rows,
-        }
 
     def _settle(self) -> None:
         """Do what is due at this step and not done yet: evaluations, then the checkpoint."""
@@ -290,39 +285,8 @@ class Trainer:
         if self.step in checkpoint.steps(self.run.path / "checkpoints"):
             return
         self.screen.phase("saving", 0)
-        meta = {"data": self.data, "seconds": self._seconds(), "versions": self.machine["versions"]}
-        meta |= {"probe_bytes": self.probe_bytes, "at_once": self._at_once()}
         with self.interrupts.whole():
-            self.saves.checkpoint(self.step, meta)
-
-    def _resume(self) -> tuple[int, float]:
-        """The step of the last checkpoint (0: none) and the seconds spent before; the logs go back to it."""
-        found = checkpoint.latest(self.run.path / "checkpoints")
-        if found is not None:
-            if found.meta["data"] != self.data:
-                raise UsageError(
-                    f"the task's problems have changed since {self.run.path} was begun",
-                    "restore them, or begin a new run",
-                )
-            if found.meta["versions"] != self.machine["versions"]:
-                logger.warning("versions differ from those the run was begun with: it may not be bit for bit")
-            self.updater.load(found.tensors)
-            self.probe_bytes = found.meta.get("probe_bytes")
-            self._go_on_as_small(found.meta.get("at_once", {}))
-        step = found.step if found else 0
-        self.run.rewind(step)
-        return step, found.meta["seconds"] if found else 0.0
-
-    def _go_on_as_small(self, at_once: dict[str, int]) -> None:
-        """As the checkpoint was left, but where the config has another size now."""
-
-        def same(key: str) -> bool:
-            return bool(config.value(self.run.config, key) == config.value(self.config, key))
-
-        if at_once and same("update.micro_batch_tokens"):
-            self.updater.micro_batch_tokens = at_once["memory/micro_batch_tokens"]
-        if at_once and same("rollout.answers_in_flight"):
-            self.road.engine.rows = at_once["memory/answers_in_flight"]
+            self.saves.checkpoint(self.step, self.resuming.meta(self._seconds(), self.probe_bytes))
 
     def _stop(self, signum: int) -> None:
         """After a signal: save the last finished step and say how to go on; a run that is done stays so."""
