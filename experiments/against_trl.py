@@ -3,39 +3,34 @@
     pip install -e ".[experiments,bench]" && python experiments/against_trl.py
 
 The same model, problems, prompts, reward, group size, sampling, rate and warm-up; TRL with bfloat16
-autocast and without activation checkpointing, once on bfloat16 weights (its fastest) and once on float32
-ones, which keep small updates. The quarter of an hour is the training alone for TRL; ours loads, evaluates
-and saves within it. Afterwards the same code evaluates both on the same test problems.
+weights and autocast and without activation checkpointing, its fastest (benchmarks/step.py). The quarter of
+an hour is the training alone for TRL; ours loads, evaluates and saves within it. Afterwards the same code
+evaluates both on the same test problems.
 """
 
-import argparse
 import logging
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import trials
 from trials import Kept, Trial
 
-from reinforce_lite import config, road
+from reinforce_lite import config, evaluation, road
 
 HOURS = 0.25
 TRIALS = [
     Trial("ours-0", ("quickstart", "--train.hours", str(HOURS), "--train.steps", "10000")),
-    Trial("trl-bfloat16-0", ("bfloat16",), "against_trl.py"),
-    Trial("trl-float32-0", ("float32",), "against_trl.py"),
+    Trial("trl-bfloat16-0", (), "against_trl.py"),
 ]
-LABELS = {
-    "ours-0": "Reinforce-Lite",
-    "trl-bfloat16-0": "TRL, bfloat16 weights",
-    "trl-float32-0": "TRL, float32 weights",
-}
 
 
-def train(dtype: str, hours: float, steps: int = 10_000) -> Kept:
+def train(hours: float, steps: int = 10_000) -> Kept:
     """TRL's trainer until the first step that ends after `hours`; its model is evaluated as ours is."""
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -72,7 +67,7 @@ def train(dtype: str, hours: float, steps: int = 10_000) -> Kept:
             use_cpu=True,
             bf16=True,
             gradient_checkpointing=False,
-            model_init_kwargs={"dtype": dtype},
+            model_init_kwargs={"dtype": "bfloat16"},
             per_device_train_batch_size=16,
             gradient_accumulation_steps=4,
             num_generations=recipe.rollout.samples_per_prompt,
@@ -103,21 +98,42 @@ def train(dtype: str, hours: float, steps: int = 10_000) -> Kept:
 
 
 def write(kept: Mapping[str, Kept]) -> None:
+    """Both beside the untrained model, which ours evaluates first."""
+    if kept.keys() != {t.name for t in TRIALS}:
+        return
+    ours, trl = (kept[t.name] for t in TRIALS)
+    models = [("untrained", ours, 0), ("Reinforce-Lite", ours, -1), ("TRL", trl, -1)]
     rows = []
-    for name, each in kept.items():
-        strict, lenient = (trials.share(trials.right(each, -1, kind)) for kind in ("strict", "lenient"))
-        rows.append([LABELS[name], str(each["steps"]), strict, lenient])
-    header = ["a quarter of an hour", "steps", "strict", "lenient"]
+    for name, each, step in models:
+        found = {kind: trials.right(each, step, kind) for kind in ("strict", "lenient")}
+        p = [f"{evaluation.paired_p(trials.right(ours, 0, k), after):.1g}" for k, after in found.items()]
+        steps = str(each["steps"] if step else 0)
+        rows.append([name, steps, *map(trials.share, found.values()), ", ".join(p) if step else ""])
+    header = ["a quarter of an hour", "steps", "strict", "lenient", "p against untrained: strict, lenient"]
     trials.write("against_trl", trials.table(header, rows))
+    _plot(
+        {
+            "Reinforce-Lite": (list(accumulate(ours["curves"]["step_time"])), ours),
+            "TRL": (trl["curves"]["seconds"], trl),
+        }
+    )
+
+
+def _plot(lines: Mapping[str, tuple[Sequence[float], Kept]]) -> None:
+    """The reward of the sampled answers against the seconds of training."""
+    figure, axis = plt.subplots(figsize=(7, 3))
+    for name, (seconds, kept) in lines.items():
+        axis.plot([s / 60 for s in seconds], trials.smooth(kept["curves"]["reward"]), ".-", label=name)
+    axis.set_xlabel("minutes in training steps")
+    axis.set_ylabel("reward, mean of 5 steps")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+    trials.save("against_trl", figure)
 
 
 if __name__ == "__main__":
-    if "--out" in sys.argv:
-        parser = argparse.ArgumentParser()
-        parser.add_argument("dtype")
-        parser.add_argument("--out", type=Path)
-        arguments = parser.parse_args()
-        found = {"trial": arguments.out.stem} | train(arguments.dtype, HOURS)
-        arguments.out.write_text(trials.dump(found), encoding="utf-8")
+    if "--out" in sys.argv:  # as a trial: TRL's
+        out = Path(sys.argv[sys.argv.index("--out") + 1])
+        out.write_text(trials.dump({"trial": out.stem} | train(HOURS)), encoding="utf-8")
     else:
         trials.main("against_trl", TRIALS, write)

@@ -73,6 +73,8 @@ class Trial:
     """After `reinforce-lite train`."""
     script: str = ""
     """A file beside this one, if another program is tried: it gets the options and --out, the kept file."""
+    after: str = ""
+    """The trial whose model this one begins with; none: the model of its recipe."""
 
 
 def main(
@@ -108,9 +110,10 @@ def run(
     waiting = [t for t in trials if not file(experiment, t).exists()]
     going: dict[str, subprocess.Popen[bytes]] = {}
     by_name = {t.name: t for t in waiting}
-    while (waiting and time.monotonic() < end) or going:
-        while waiting and len(going) < at_once and time.monotonic() < end:
-            trial = waiting.pop(0)
+    begun_with = {t.after for t in trials}
+    while (ready := _ready(experiment, waiting, end)) or going:
+        for trial in ready[: at_once - len(going)]:
+            waiting.remove(trial)
             going[trial.name] = _start(experiment, trial, at_once)
         if time.monotonic() >= end:
             for process in going.values():
@@ -120,9 +123,16 @@ def run(
         for name, process in list(going.items()):
             if process.poll() is not None:
                 del going[name]
-                _ended(experiment, by_name[name], process.returncode, keep)
+                _ended(experiment, by_name[name], process.returncode, keep, name in begun_with)
         time.sleep(1)
     return all(file(experiment, t).exists() for t in trials)
+
+
+def _ready(experiment: str, waiting: Iterable[Trial], end: float) -> list[Trial]:
+    """Those that can begin now."""
+    if time.monotonic() >= end:
+        return []
+    return [t for t in waiting if not t.after or (RESULTS / experiment / f"{t.after}.json").exists()]
 
 
 def _start(experiment: str, trial: Trial, at_once: int) -> "subprocess.Popen[bytes]":
@@ -132,7 +142,8 @@ def _start(experiment: str, trial: Trial, at_once: int) -> "subprocess.Popen[byt
         command = [sys.executable, script, *trial.options, "--out", str(file(experiment, trial))]
     else:
         program = str(Path(sys.executable).with_name("reinforce-lite"))
-        command = [program, "train", *trial.options, "--run", name, "--resume"]
+        model = ("--model.name", f"runs/{experiment}-{trial.after}/model") if trial.after else ()
+        command = [program, "train", *trial.options, *model, "--run", name, "--resume"]
     Path("runs").mkdir(exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // at_once))
     print(f"{name}: {' '.join(command[1:])}", flush=True)
@@ -141,8 +152,8 @@ def _start(experiment: str, trial: Trial, at_once: int) -> "subprocess.Popen[byt
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
-def _ended(experiment: str, trial: Trial, status: int, keep: Callable[[Run], Kept]) -> None:
-    """Keep what is worth keeping, and free the gigabytes."""
+def _ended(experiment: str, trial: Trial, status: int, keep: Callable[[Run], Kept], begun_with: bool) -> None:
+    """Keep what is worth keeping, and free the gigabytes; the model stays if another trial begins with it."""
     name = f"{experiment}-{trial.name}"
     if status not in (0, 130, 143):
         print(f"{name} failed with status {status}: runs/{name}.log", flush=True)
@@ -151,7 +162,7 @@ def _ended(experiment: str, trial: Trial, status: int, keep: Callable[[Run], Kep
     found = Run(Path("runs") / name)
     kept = {"trial": trial.name, "options": list(trial.options)} | keep(found)
     file(experiment, trial).write_text(dump(kept), encoding="utf-8")
-    for folder in ("checkpoints", "model", "best"):
+    for folder in ("checkpoints", "best", *(() if begun_with else ("model",))):
         shutil.rmtree(found.path / folder, ignore_errors=True)
 
 

@@ -70,6 +70,24 @@ def test_a_trial_is_run_kept_and_not_run_again(
     assert capsys.readouterr().out == ""
 
 
+def test_a_trial_after_another_begins_with_its_model(
+    trials: ModuleType, model_folder: Path, in_tmp: Path
+) -> None:
+    problems = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(40)]
+    Path("sums.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
+    options = (str(ROOT / "tests" / "tiny.toml"), "--train.steps", "3", "--task.name", "jsonl")
+    options += ("--task.path", "sums.jsonl", "--prompt.max-tokens", "300")
+    second = trials.Trial("second-0", options, after="first-0")
+    assert not trials.run("tried", [second], 1.0, 1, trials.of_run)  # there is none to begin with
+    assert not Path("runs").exists()
+    first = trials.Trial("first-0", (*options, "--model.name", str(model_folder)))
+    assert trials.run("tried", [second, first], 1.0, 2, trials.of_run)
+    went_on = Run(Path("runs/tried-second-0"))
+    assert Path(went_on.config.model.name).samefile("runs/tried-first-0/model")
+    assert went_on.summary["stopped"] == "steps"
+    assert not (went_on.path / "model").exists()  # nothing begins with it
+
+
 def test_a_trial_that_fails_is_named(
     trials: ModuleType, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
