@@ -30,7 +30,7 @@ def trial(level: str, recipe: str, seed: int, after: str = "") -> Trial:
 
 TRIALS = [
     *(trial("level1", "quickstart", seed) for seed in SEEDS),
-    trial("level2", str(LEVEL2), 0),  # it learns nothing: one is enough
+    *(trial("level2", str(LEVEL2), seed) for seed in SEEDS),
     *(trial("level2-after-level1", str(LEVEL2), seed, f"level1-{seed}") for seed in SEEDS),
 ]
 
