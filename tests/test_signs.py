@@ -17,6 +17,7 @@ def lines(
             "reward": value,
             "accuracy/second_opinion": second[i] if second else None,
             "accuracy/strict": other.get("strict", [0.5] * len(reward))[i],
+            "frac_reward_zero_std": other.get("idle", [0.5] * len(reward))[i],
             "entropy": other.get("entropy", [0.2] * len(reward))[i],
         }
         for i, value in enumerate(reward)
@@ -134,3 +135,26 @@ def test_collapse_is_said_in_plain_words() -> None:
 def test_entropy_collapse(entropy: list[float], strict: float, warns: bool) -> None:
     n = len(entropy)
     assert ("entropy" in signs.read(lines([0.5] * n, entropy=entropy, strict=[strict] * n))) == warns
+
+
+@pytest.mark.parametrize(
+    ("idle", "strict", "warns"),
+    [
+        ([0.7] * 5 + [0.8] * 5, [0.0] * 10, True),  # 0.75
+        ([0.7] * 5 + [0.78] * 5, [0.0] * 10, False),
+        ([1.0] * 10, [0.09] * 10, True),
+        ([1.0] * 10, [0.11] * 10, False),  # few questions are easy, and those that are not may follow
+        ([1.0] * 9, [0.0] * 9, False),  # too short
+        ([1.0] * 10 + [0.4] * 10, [0.0] * 20, False),  # it was
+    ],
+)
+def test_too_hard(idle: list[float], strict: list[float], warns: bool) -> None:
+    assert ("too_hard" in signs.read(lines(strict, idle=idle, strict=strict))) == warns
+
+
+def test_too_hard_is_said_in_plain_words() -> None:
+    said = signs.read(lines([0.02] * 10, idle=[0.9] * 10, strict=[0.02] * 10))["too_hard"]
+    assert said.startswith(
+        "in the last 10 steps 90% of the groups taught nothing, since 2% of the answers are right: the task is "
+        "too hard for this model; "
+    )

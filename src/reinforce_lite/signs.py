@@ -21,7 +21,7 @@ from typing import Any
 
 STEPS = 10  # the shortest stretch that means something
 CLEAR = 2.9  # Student's t for 99% at 2 x 10 steps
-HALF, TENTH, NEARLY_ALL = 0.5, 0.1, 0.9
+HALF, MOST, TENTH, NEARLY_ALL = 0.5, 0.75, 0.1, 0.9
 
 Line = Mapping[str, Any]
 
@@ -41,7 +41,12 @@ class Change:
 
 def read(lines: Sequence[Line]) -> dict[str, str]:
     """What shows now, in words, by kind: second_opinion, reward, entropy; usually nothing."""
-    found = {"second_opinion": second_opinion(lines), "reward": reward(lines), "entropy": entropy(lines)}
+    found = {
+        "second_opinion": second_opinion(lines),
+        "reward": reward(lines),
+        "entropy": entropy(lines),
+        "too_hard": too_hard(lines),
+    }
     return {kind: words for kind, words in found.items() if words}
 
 
@@ -99,6 +104,21 @@ def entropy(lines: Sequence[Line]) -> str:
         f"the entropy collapsed: {before:.3f} nats a token over the first {STEPS} steps, {after:.3f} over "
         f"the last {STEPS}; the answers to a question are nearly the same, and teach little; try a lower "
         "update.learning_rate or a higher rollout.temperature"
+    )
+
+
+def too_hard(lines: Sequence[Line]) -> str:
+    """Of the groups of the last STEPS steps MOST or more taught nothing, and few answers are right."""
+    last = lines[-STEPS:]
+    if len(last) < STEPS:
+        return ""
+    idle, right = mean(last, "frac_reward_zero_std"), mean(last, "accuracy/strict")
+    if idle < MOST or right >= TENTH:
+        return ""
+    return (
+        f"in the last {STEPS} steps {idle:.0%} of the groups taught nothing, since {right:.0%} of the "
+        "answers are right: the task is too hard for this model; try easier problems, worked examples in "
+        "the prompt, or a larger model"
     )
 
 
