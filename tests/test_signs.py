@@ -18,6 +18,7 @@ def lines(
             "accuracy/second_opinion": second[i] if second else None,
             "accuracy/strict": other.get("strict", [0.5] * len(reward))[i],
             "frac_reward_zero_std": other.get("idle", [0.5] * len(reward))[i],
+            "completions/clipped_ratio": other.get("cut", [0.0] * len(reward))[i],
             "entropy": other.get("entropy", [0.2] * len(reward))[i],
         }
         for i, value in enumerate(reward)
@@ -143,18 +144,29 @@ def test_entropy_collapse(entropy: list[float], strict: float, warns: bool) -> N
         ([0.7] * 5 + [0.8] * 5, [0.0] * 10, True),  # 0.75
         ([0.7] * 5 + [0.78] * 5, [0.0] * 10, False),
         ([1.0] * 10, [0.09] * 10, True),
-        ([1.0] * 10, [0.11] * 10, False),  # few questions are easy, and those that are not may follow
+        ([1.0] * 10, [0.11] * 10, False),  # a few questions are easy, and others may follow
         ([1.0] * 9, [0.0] * 9, False),  # too short
         ([1.0] * 10 + [0.4] * 10, [0.0] * 20, False),  # it was
+        ([0.5] * 10 + [1.0] * 10, [0.5] * 10 + [0.0] * 10, False),  # it learned once: a collapse
     ],
 )
-def test_too_hard(idle: list[float], strict: list[float], warns: bool) -> None:
-    assert ("too_hard" in signs.read(lines(strict, idle=idle, strict=strict))) == warns
+def test_idle(idle: list[float], strict: list[float], warns: bool) -> None:
+    assert ("idle" in signs.read(lines(strict, idle=idle, strict=strict))) == warns
 
 
-def test_too_hard_is_said_in_plain_words() -> None:
-    said = signs.read(lines([0.02] * 10, idle=[0.9] * 10, strict=[0.02] * 10))["too_hard"]
+@pytest.mark.parametrize(
+    ("second", "cut", "why"),
+    [
+        (0.0, 0.4, "the task is too hard as it is; "),
+        (0.09, 0.4, "the task is too hard as it is; "),
+        (None, 0.4, "the task is too hard as it is; "),
+        (0.3, 0.4, "30% are by a second opinion, so it is the form that is missing; "),
+        (0.3, 0.6, "most answers are cut; "),
+    ],
+)
+def test_idle_is_said_in_plain_words(second: float | None, cut: float, why: str) -> None:
+    few, seconds = [0.02] * 10, None if second is None else [second] * 10
+    said = signs.read(lines(few, seconds, strict=few, idle=[0.9] * 10, cut=[cut] * 10))["idle"]
     assert said.startswith(
-        "in the last 10 steps 90% of the groups taught nothing, since 2% of the answers are right: the task is "
-        "too hard for this model; "
+        "of the groups of 10 steps 90% taught nothing, and 2% of the answers are right: " + why
     )

@@ -40,12 +40,12 @@ class Change:
 
 
 def read(lines: Sequence[Line]) -> dict[str, str]:
-    """What shows now, in words, by kind: second_opinion, reward, entropy; usually nothing."""
+    """What shows now, in words, by kind: second_opinion, reward, entropy, idle; usually nothing."""
     found = {
         "second_opinion": second_opinion(lines),
         "reward": reward(lines),
         "entropy": entropy(lines),
-        "too_hard": too_hard(lines),
+        "idle": idle(lines),
     }
     return {kind: words for kind, words in found.items() if words}
 
@@ -107,18 +107,29 @@ def entropy(lines: Sequence[Line]) -> str:
     )
 
 
-def too_hard(lines: Sequence[Line]) -> str:
-    """Of the groups of the last STEPS steps MOST or more taught nothing, and few answers are right."""
-    last = lines[-STEPS:]
-    if len(last) < STEPS:
+def idle(lines: Sequence[Line]) -> str:
+    """Over all steps MOST groups or more taught nothing, and fewer than a TENTH of the answers were right.
+
+    Why is told by what shows: answers that are cut, right ones in another form, or neither.
+    """
+    if len(lines) < STEPS:
         return ""
-    idle, right = mean(last, "frac_reward_zero_std"), mean(last, "accuracy/strict")
-    if idle < MOST or right >= TENTH:
+    taught_nothing, right = mean(lines, "frac_reward_zero_std"), mean(lines, "accuracy/strict")
+    if taught_nothing < MOST or right >= TENTH:
         return ""
+    seconds = [line["accuracy/second_opinion"] for line in lines]
+    second = fmean(seconds) if seconds and None not in seconds else 0.0
+    if mean(lines, "completions/clipped_ratio") >= HALF:
+        why = "most answers are cut; try a higher rollout.max_new_tokens"
+    elif second >= TENTH:
+        why = (
+            f"{second:.0%} are by a second opinion, so it is the form that is missing; show it in the prompt"
+        )
+    else:
+        why = "the task is too hard as it is; try easier problems, worked examples, a larger model"
     return (
-        f"in the last {STEPS} steps {idle:.0%} of the groups taught nothing, since {right:.0%} of the "
-        "answers are right: the task is too hard for this model; try easier problems, worked examples in "
-        "the prompt, or a larger model"
+        f"of the groups of {len(lines)} steps {taught_nothing:.0%} taught nothing, and {right:.0%} of the "
+        f"answers are right: {why}"
     )
 
 
