@@ -1,7 +1,7 @@
 """Save and resume, exactly and atomically.
 
     checkpoints/step-N/state.safetensors   the weights that the optimizer moves, and its moments
-    checkpoints/step-N/meta.json           the step, the state's hash, the data's fingerprint
+    checkpoints/step-N/meta.json           the step, the state's hash, and what resuming.py says of the run
 
 A checkpoint is written beside its place, flushed to the disk and renamed, so it is whole or not
 there. No random state is kept: every draw is seeded by the step that makes it.

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
+class Progress:
     """How far a run has come."""
 
     step: int = 0
@@ -28,7 +28,7 @@ class Came:
 
 @dataclass(frozen=True, slots=True)
 class Resuming:
-    """Brings a run back to where its last checkpoint was written."""
+    """Says what a checkpoint says of the run, and brings a run back to it."""
 
     run: Run
     config: config.Config
@@ -51,7 +51,7 @@ class Resuming:
         said = {"data": self.data, "seconds": seconds, "versions": self.versions}
         return said | {"probe_bytes": probe_bytes, "at_once": self.at_once}
 
-    def resume(self) -> Came:
+    def resume(self) -> Progress:
         """Take weights, optimizer state and sizes from the last checkpoint, and the logs back to it.
 
         Raises UsageError where the task's problems are no longer those of the run.
@@ -59,7 +59,7 @@ class Resuming:
         found = checkpoint.latest(self.run.path / "checkpoints")
         if found is None:
             self.run.rewind(0)
-            return Came()
+            return Progress()
         if found.meta["data"] != self.data:
             raise UsageError(
                 f"the task's problems have changed since {self.run.path} was begun",
@@ -68,11 +68,11 @@ class Resuming:
         if found.meta["versions"] != self.versions:
             logger.warning("versions differ from those the run was begun with: it may not be bit for bit")
         self.updater.load(found.tensors)
-        self._as_small(found.meta.get("at_once", {}))
+        self._go_on_as_small(found.meta.get("at_once", {}))
         self.run.rewind(found.step)
-        return Came(found.step, found.meta["seconds"], found.meta.get("probe_bytes"))
+        return Progress(found.step, found.meta["seconds"], found.meta.get("probe_bytes"))
 
-    def _as_small(self, at_once: Mapping[str, int]) -> None:
+    def _go_on_as_small(self, at_once: Mapping[str, int]) -> None:
         """As the checkpoint was left, but where the config has another size now."""
 
         def same(key: str) -> bool:
