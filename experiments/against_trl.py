@@ -8,11 +8,13 @@ an hour is the training alone for TRL; ours loads, evaluates and saves within it
 evaluates both on the same test problems.
 """
 
+import argparse
 import logging
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ import matplotlib.pyplot as plt
 import trials
 from trials import Kept, Trial
 
-from reinforce_lite import config, evaluation, road
+from reinforce_lite import config, evaluation, machine, road
 
 HOURS = 0.25
+KINDS = ("strict", "lenient")
 TRIALS = [
     Trial("ours-0", ("quickstart", "--train.hours", str(HOURS), "--train.steps", "10000")),
     Trial("trl-bfloat16-0", (), "against_trl.py"),
@@ -94,7 +97,13 @@ def train(hours: float, steps: int = 10_000) -> Kept:
         trainer.save_model(path)
         lines = trials.tested(config.override(recipe, {"model.name": path}), len(seconds))
     curves = {"seconds": seconds, "reward": rewards}
-    return {"steps": len(seconds), "curves": curves, "verdicts": trials.verdicts(lines)}
+    return {
+        "machine": trials.named(machine.describe(stations.policy.device, stations.policy.dtype)),
+        "versions": machine.versions() | {"trl": version("trl")},
+        "steps": len(seconds),
+        "curves": curves,
+        "verdicts": trials.verdicts(lines),
+    }
 
 
 def write(kept: Mapping[str, Kept]) -> None:
@@ -102,13 +111,12 @@ def write(kept: Mapping[str, Kept]) -> None:
     if kept.keys() != {t.name for t in TRIALS}:
         return
     ours, trl = (kept[t.name] for t in TRIALS)
-    models = [("untrained", ours, 0), ("Reinforce-Lite", ours, -1), ("TRL", trl, -1)]
-    rows = []
-    for name, each, step in models:
-        found = {kind: trials.right(each, step, kind) for kind in ("strict", "lenient")}
-        p = [f"{evaluation.paired_p(trials.right(ours, 0, k), after):.1g}" for k, after in found.items()]
-        steps = str(each["steps"] if step else 0)
-        rows.append([name, steps, *map(trials.share, found.values()), ", ".join(p) if step else ""])
+    before = {kind: trials.right(ours, 0, kind) for kind in KINDS}
+    rows = [["untrained", "0", *map(trials.share, before.values()), ""]]
+    for name, each in (("Reinforce-Lite", ours), ("TRL", trl)):
+        after = {kind: trials.right(each, -1, kind) for kind in KINDS}
+        p = ", ".join(f"{evaluation.paired_p(before[k], after[k]):.1g}" for k in KINDS)
+        rows.append([name, str(each["steps"]), *map(trials.share, after.values()), p])
     header = ["a quarter of an hour", "steps", "strict", "lenient", "p against untrained: strict, lenient"]
     trials.write("against_trl", trials.table(header, rows))
     _plot(
@@ -133,7 +141,9 @@ def _plot(lines: Mapping[str, tuple[Sequence[float], Kept]]) -> None:
 
 if __name__ == "__main__":
     if "--out" in sys.argv:  # as a trial: TRL's
-        out = Path(sys.argv[sys.argv.index("--out") + 1])
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--out", type=Path, required=True)
+        out = parser.parse_args().out
         out.write_text(trials.dump({"trial": out.stem} | train(HOURS)), encoding="utf-8")
     else:
         trials.main("against_trl", TRIALS, write)

@@ -75,6 +75,8 @@ class Trial:
     """A file beside this one, if another program is tried: it gets the options and --out, the kept file."""
     after: str = ""
     """The trial whose model this one begins with; none: the model of its recipe."""
+    leaves_model: bool = False
+    """Whether its model stays, since another trial begins with it."""
 
 
 def main(
@@ -110,7 +112,6 @@ def run(
     waiting = [t for t in trials if not file(experiment, t).exists()]
     going: dict[str, subprocess.Popen[bytes]] = {}
     by_name = {t.name: t for t in waiting}
-    begun_with = {t.after for t in trials}
     while (ready := _ready(experiment, waiting, end)) or going:
         for trial in ready[: at_once - len(going)]:
             waiting.remove(trial)
@@ -123,8 +124,11 @@ def run(
         for name, process in list(going.items()):
             if process.poll() is not None:
                 del going[name]
-                _ended(experiment, by_name[name], process.returncode, keep, name in begun_with)
+                _ended(experiment, by_name[name], process.returncode, keep)
         time.sleep(1)
+    if time.monotonic() < end:
+        for trial in waiting:
+            print(f"{trial.name} needs {_model(experiment, trial)}: train {trial.after} (again)", flush=True)
     return all(file(experiment, t).exists() for t in trials)
 
 
@@ -132,7 +136,12 @@ def _ready(experiment: str, waiting: Iterable[Trial], end: float) -> list[Trial]
     """Those that can begin now."""
     if time.monotonic() >= end:
         return []
-    return [t for t in waiting if not t.after or (RESULTS / experiment / f"{t.after}.json").exists()]
+    return [t for t in waiting if not t.after or _model(experiment, t).is_dir()]
+
+
+def _model(experiment: str, trial: Trial) -> Path:
+    """The folder of the model that it begins with, which is there once the other trial is done."""
+    return Path("runs") / f"{experiment}-{trial.after}" / "model"
 
 
 def _start(experiment: str, trial: Trial, at_once: int) -> "subprocess.Popen[bytes]":
@@ -142,7 +151,7 @@ def _start(experiment: str, trial: Trial, at_once: int) -> "subprocess.Popen[byt
         command = [sys.executable, script, *trial.options, "--out", str(file(experiment, trial))]
     else:
         program = str(Path(sys.executable).with_name("reinforce-lite"))
-        model = ("--model.name", f"runs/{experiment}-{trial.after}/model") if trial.after else ()
+        model = ("--model.name", str(_model(experiment, trial))) if trial.after else ()
         command = [program, "train", *trial.options, *model, "--run", name, "--resume"]
     Path("runs").mkdir(exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // at_once))
@@ -152,17 +161,19 @@ def _start(experiment: str, trial: Trial, at_once: int) -> "subprocess.Popen[byt
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
-def _ended(experiment: str, trial: Trial, status: int, keep: Callable[[Run], Kept], begun_with: bool) -> None:
-    """Keep what is worth keeping, and free the gigabytes; the model stays if another trial begins with it."""
+def _ended(experiment: str, trial: Trial, status: int, keep: Callable[[Run], Kept]) -> None:
+    """Keep what is worth keeping, and free the gigabytes."""
     name = f"{experiment}-{trial.name}"
     if status not in (0, 130, 143):
         print(f"{name} failed with status {status}: runs/{name}.log", flush=True)
     if status or trial.script:
         return
     found = Run(Path("runs") / name)
-    kept = {"trial": trial.name, "options": list(trial.options)} | keep(found)
+    kept = {"trial": trial.name, "options": list(trial.options)}
+    kept |= {"after": trial.after} if trial.after else {}
+    kept |= keep(found)
     file(experiment, trial).write_text(dump(kept), encoding="utf-8")
-    for folder in ("checkpoints", "best", *(() if begun_with else ("model",))):
+    for folder in ("checkpoints", "best", *(() if trial.leaves_model else ("model",))):
         shutil.rmtree(found.path / folder, ignore_errors=True)
 
 
@@ -182,7 +193,7 @@ def of_run(run: Run) -> Kept:
     summary, steps = run.summary, run.steps
     machine = json.loads((run.path / "machine.json").read_text(encoding="utf-8"))
     return {
-        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['dtype']}",
+        "machine": named(machine),
         "versions": summary["versions"],
         "seconds": round(summary["seconds"], 1),
         "peak_memory_bytes": summary["peak_memory_bytes"],
@@ -192,6 +203,11 @@ def of_run(run: Run) -> Kept:
         "evals": [{k: _short(v) for k, v in line.items()} for line in run.evals],
         "verdicts": verdicts(run.read("eval_rollouts")),
     }
+
+
+def named(machine: Mapping[str, Any]) -> str:
+    """What machine.json says, in a line."""
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['dtype']}"
 
 
 def tested(settings: Config, step: int) -> list[Line]:

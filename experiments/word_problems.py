@@ -8,7 +8,6 @@ before their first step is transfer.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import trials
@@ -16,22 +15,22 @@ from trials import Kept, Trial
 
 from reinforce_lite import evaluation
 
-LEVEL2 = Path(__file__).with_name("level2.toml")
+LEVEL2 = "experiments/level2.toml"
 SEEDS = range(3)
 KINDS = ("strict", "lenient")
 STEPS = 36
-SHAPE = ("--train.steps", str(STEPS), "--eval.every", "12")
 TITLES = {"level1": "level 1", "level2": "level 2", "level2-after-level1": "level 2, after level 1"}
 
 
 def trial(level: str, recipe: str, seed: int, after: str = "") -> Trial:
-    return Trial(f"{level}-{seed}", (recipe, "--train.seed", str(seed), *SHAPE), after=after)
+    options = (recipe, "--train.seed", str(seed), "--train.steps", str(STEPS))
+    return Trial(f"{level}-{seed}", options, after=after, leaves_model=level == "level1")
 
 
 TRIALS = [
     *(trial("level1", "quickstart", seed) for seed in SEEDS),
-    *(trial("level2", str(LEVEL2), seed) for seed in SEEDS),
-    *(trial("level2-after-level1", str(LEVEL2), seed, f"level1-{seed}") for seed in SEEDS),
+    *(trial("level2", LEVEL2, seed) for seed in SEEDS),
+    *(trial("level2-after-level1", LEVEL2, seed, f"level1-{seed}") for seed in SEEDS),
 ]
 
 
@@ -41,7 +40,7 @@ def write(kept: Mapping[str, Kept]) -> None:
     header = ["trained on", "seed", "strict before", "strict after", "lenient before", "lenient after"]
     parts = [trials.table([*header, "p (paired)", "minutes"], rows)]
     if "level2" in found and "level2-after-level1" in found:
-        parts += ["\n" + _transfer(found["level2"][0], found["level2-after-level1"])]
+        parts += [_transfer(found["level2"][0], found["level2-after-level1"])]
     trials.write("word_problems", *parts)
     _plot(found)
 

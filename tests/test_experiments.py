@@ -46,15 +46,20 @@ def test_tables_come_from_what_is_kept(name: str, load: Any, tmp_path: Path, cap
     assert (tmp_path / "results" / f"{name}.md").read_text() == (KEPT / f"{name}.md").read_text()
 
 
-def test_a_trial_is_run_kept_and_not_run_again(
-    trials: ModuleType, model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def options(model_folder: Path, in_tmp: Path) -> tuple[str, ...]:
+    """Three steps of a tiny model on sums; the model is named last."""
     problems = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(40)]
     Path("sums.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
-    options = (
-        *(str(ROOT / "tests" / "tiny.toml"), "--model.name", str(model_folder), "--train.steps", "3"),
-        *("--task.name", "jsonl", "--task.path", "sums.jsonl", "--prompt.max-tokens", "300"),
+    return (
+        *(str(ROOT / "tests" / "tiny.toml"), "--train.steps", "3", "--prompt.max-tokens", "300"),
+        *("--task.name", "jsonl", "--task.path", "sums.jsonl", "--model.name", str(model_folder)),
     )
+
+
+def test_a_trial_is_run_kept_and_not_run_again(
+    trials: ModuleType, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     one = trials.Trial("one-0", options)
     assert not trials.run("tried", [one], 0.0, 1, trials.of_run)  # no time: not begun
     assert not Path("runs").exists()
@@ -71,21 +76,25 @@ def test_a_trial_is_run_kept_and_not_run_again(
 
 
 def test_a_trial_after_another_begins_with_its_model(
-    trials: ModuleType, model_folder: Path, in_tmp: Path
+    trials: ModuleType, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    problems = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(40)]
-    Path("sums.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
-    options = (str(ROOT / "tests" / "tiny.toml"), "--train.steps", "3", "--task.name", "jsonl")
-    options += ("--task.path", "sums.jsonl", "--prompt.max-tokens", "300")
-    second = trials.Trial("second-0", options, after="first-0")
-    assert not trials.run("tried", [second], 1.0, 1, trials.of_run)  # there is none to begin with
-    assert not Path("runs").exists()
-    first = trials.Trial("first-0", (*options, "--model.name", str(model_folder)))
+    first = trials.Trial("first-0", options, leaves_model=True)
+    second = trials.Trial("second-0", options[:-2], after="first-0")
+    assert not trials.run("tried", [second], 1.0, 1, trials.of_run)
+    assert capsys.readouterr().out == "second-0 needs runs/tried-first-0/model: train first-0 (again)\n"
+    assert trials.run("tried", [first], 1.0, 1, trials.of_run)  # as with --only
     assert trials.run("tried", [second, first], 1.0, 2, trials.of_run)
     went_on = Run(Path("runs/tried-second-0"))
     assert Path(went_on.config.model.name).samefile("runs/tried-first-0/model")
     assert went_on.summary["stopped"] == "steps"
-    assert not (went_on.path / "model").exists()  # nothing begins with it
+    assert not (went_on.path / "model").exists()
+    assert trials.read("tried", [second])["second-0"]["after"] == "first-0"
+
+
+def test_a_trial_waits_for_the_one_before(trials: ModuleType, options: tuple[str, ...]) -> None:
+    second = trials.Trial("second-0", options[:-2], after="first-0")
+    first = trials.Trial("first-0", options, leaves_model=True)
+    assert trials.run("tried", [second, first], 1.0, 2, trials.of_run)
 
 
 def test_a_trial_that_fails_is_named(
