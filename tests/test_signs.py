@@ -168,5 +168,5 @@ def test_idle_is_said_in_plain_words(second: float | None, cut: float, why: str)
     few, seconds = [0.02] * 10, None if second is None else [second] * 10
     said = signs.read(lines(few, seconds, strict=few, idle=[0.9] * 10, cut=[cut] * 10))["idle"]
     assert said.startswith(
-        "of the groups of 10 steps 90% taught nothing, and 2% of the answers are right: " + why
+        "in 10 steps 90% of the groups taught nothing, and 2% of the answers were right: " + why
     )

@@ -128,8 +128,8 @@ def idle(lines: Sequence[Line]) -> str:
     else:
         why = "the task is too hard as it is; try easier problems, worked examples, a larger model"
     return (
-        f"of the groups of {len(lines)} steps {taught_nothing:.0%} taught nothing, and {right:.0%} of the "
-        f"answers are right: {why}"
+        f"in {len(lines)} steps {taught_nothing:.0%} of the groups taught nothing, and {right:.0%} of the "
+        f"answers were right: {why}"
     )
 
 
