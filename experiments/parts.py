@@ -54,11 +54,10 @@ def _table(found: Mapping[str, list[Kept]]) -> tuple[list[str], list[list[str]]]
         middle, half = trials.mean([a - b for a, b in zip(ends[name], ends[BASE], strict=True)])
         against = f"{100 * middle:+.1f} ({100 * (middle - half):+.0f} to {100 * (middle + half):+.0f})"
         idle = fmean(fmean(r["curves"]["frac_reward_zero_std"]) for r in runs)
-        seconds = fmean(fmean(r["curves"]["step_time"]) for r in runs)
         cells = [*(f"{end:.1%}" for end in ends[name]), f"{fmean(ends[name]):.1%}", f"{lenient:.1%}"]
-        rows.append([name, *cells, "" if name == BASE else against, f"{idle:.0%}", f"{seconds:.1f}"])
+        rows.append([name, *cells, "" if name == BASE else against, f"{idle:.0%}"])
     header = ["", *(f"seed {s}" for s in SEEDS), "mean", "lenient", f"against {BASE}, points (95%)"]
-    return [*header, "equal groups", "seconds a step"], rows
+    return [*header, "equal groups"], rows
 
 
 def _plot(found: Mapping[str, list[Kept]]) -> None:

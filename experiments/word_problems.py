@@ -7,18 +7,24 @@ learned by the untrained model, and by those that level 1 has trained. What thes
 before their first step is transfer.
 """
 
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import matplotlib.pyplot as plt
 import trials
 from trials import Kept, Trial
 
 from reinforce_lite import evaluation
+from reinforce_lite.runlog import Run
 
-LEVEL2 = "experiments/level2.toml"
 SEEDS = range(3)
 KINDS = ("strict", "lenient")
 STEPS = 36
+RECIPES = {"level1": "quickstart", "level2": "experiments/level2.toml"}
+MOST = 5
+OPERATION = re.compile(r"\d ([-+*/]) \d+ =")
 TITLES = {"level1": "level 1", "level2": "level 2", "level2-after-level1": "level 2, after level 1"}
 
 
@@ -28,10 +34,19 @@ def trial(level: str, recipe: str, seed: int, after: str = "") -> Trial:
 
 
 TRIALS = [
-    *(trial("level1", "quickstart", seed) for seed in SEEDS),
-    *(trial("level2", LEVEL2, seed) for seed in SEEDS),
-    *(trial("level2-after-level1", LEVEL2, seed, f"level1-{seed}") for seed in SEEDS),
+    *(trial(level, recipe, seed) for level, recipe in RECIPES.items() for seed in SEEDS),
+    *(trial("level2-after-level1", RECIPES["level2"], seed, f"level1-{seed}") for seed in SEEDS),
 ]
+
+
+def keep(run: Run) -> Kept:
+    """A run, and how often its test answers write which operations: the first two, in their order."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for line in run.read("eval_rollouts"):
+        if line["split"] == "test":
+            written = " ".join(OPERATION.findall(line["completion"])[:2])
+            found[str(line["step"])][written or "none"] += 1
+    return trials.of_run(run) | {"operations": {step: dict(c.most_common()) for step, c in found.items()}}
 
 
 def write(kept: Mapping[str, Kept]) -> None:
@@ -39,8 +54,10 @@ def write(kept: Mapping[str, Kept]) -> None:
     rows = [[TITLES[level], *_row(run)] for level, runs in found.items() for run in runs]
     header = ["trained on", "seed", "strict before", "strict after", "lenient before", "lenient after"]
     parts = [trials.table([*header, "p (paired)", "minutes"], rows)]
-    if "level2" in found and "level2-after-level1" in found:
-        parts += [_transfer(found["level2"][0], found["level2-after-level1"])]
+    direct, later = found.get("level2", []), found.get("level2-after-level1", [])
+    if len(direct) == len(later) == len(SEEDS):
+        parts += [_transfer(direct[0], later), _order(direct, later)]
+    parts += [_operations(kept)]
     trials.write("word_problems", *parts)
     _plot(found)
 
@@ -49,7 +66,7 @@ def _row(run: Kept) -> list[str]:
     when = [(kind, step) for kind in KINDS for step in (0, -1)]
     cells = [trials.share(trials.right(run, step, kind)) for kind, step in when]
     p = max(evaluation.paired_p(trials.right(run, 0, kind), trials.right(run, -1, kind)) for kind in KINDS)
-    return [run["trial"][-1], *cells, f"{p:.0e}", f"{run['seconds'] / 60:.1f}"]
+    return [run["trial"][-1], *cells, f"{p:.1g}", f"{run['seconds'] / 60:.1f}"]
 
 
 def _transfer(untrained: Kept, runs: Sequence[Kept]) -> str:
@@ -58,12 +75,34 @@ def _transfer(untrained: Kept, runs: Sequence[Kept]) -> str:
     for run in runs:
         shares = [trials.share(trials.right(run, 0, kind)) for kind in KINDS]
         p = [evaluation.paired_p(trials.right(untrained, 0, k), trials.right(run, 0, k)) for k in KINDS]
-        rows.append(["trained on level 1", run["trial"][-1], *shares, f"{max(p):.0e}"])
+        rows.append(["trained on level 1", run["trial"][-1], *shares, f"{max(p):.1g}"])
     return trials.table(["level 2's test problems", "seed", "strict", "lenient", "p (paired)"], rows)
 
 
+def _order(direct: Sequence[Kept], later: Sequence[Kept]) -> str:
+    """What level 1 beforehand does to what level 2 teaches."""
+    ends = [[fmean(trials.right(run, -1)) for run in runs] for runs in (later, direct)]
+    middle, half = trials.mean([100 * (a - b) for a, b in zip(*ends, strict=True)])
+    return (
+        f"Trained on level 2 after level 1, it answers {middle:.1f} points ({middle - half:+.0f} to "
+        f"{middle + half:+.0f}) more of level 2 than trained on level 2 at once (strict, mean over seeds).\n"
+    )
+
+
+def _operations(kept: Mapping[str, Kept]) -> str:
+    """What the answers to the test problems write, the most frequent first."""
+    rows = []
+    for name, run in kept.items():
+        level, seed = name.rsplit("-", 1)
+        for step, counts in run["operations"].items():
+            most = ", ".join(f"`{written}` {n}" for written, n in list(counts.items())[:MOST])
+            if step != "0" or (seed == "0" and level in RECIPES):
+                rows.append([TITLES[level], seed if step != "0" else "untrained", most])
+    return trials.table(["answers to", "seed", "operations, of 200 answers"], rows)
+
+
 def _plot(found: Mapping[str, list[Kept]]) -> None:
-    figure, axes = plt.subplots(len(found), 2, figsize=(10, 3.1 * len(found)), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(len(found), 2, figsize=(10, 3.1 * len(found)), sharey="row", squeeze=False)
     for row, (level, runs) in zip(axes, found.items(), strict=True):
         for run in runs:
             spent, minutes = 0.0, []
@@ -87,4 +126,4 @@ def _plot(found: Mapping[str, list[Kept]]) -> None:
 
 
 if __name__ == "__main__":
-    trials.main("word_problems", TRIALS, write)
+    trials.main("word_problems", TRIALS, write, keep)
