@@ -20,7 +20,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import trials
-from trials import Kept, Trial
+from trials import KINDS, Kept, Trial
 
 from reinforce_lite import config, evaluation, reflection
 from reinforce_lite.runlog import Line, Run
@@ -32,7 +32,6 @@ MODEL = f"./{FOLDER}" if Path(FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Ins
 DATA = Path("runs/gsm8k-short")
 N = 200
 STEPS = 40
-KINDS = ("strict", "lenient")
 SAMPLED = 20  # first and last steps whose answers are searched for reflection words
 EXCERPTS = 20
 ANSWER = "Return the final number in <answer> </answer> tags."

@@ -15,6 +15,7 @@ Needs the extra "experiments" (matplotlib).
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -57,6 +58,8 @@ CURVES = [
     "reflection/list_c",
     "step_time",
 ]
+KINDS = ("strict", "lenient")
+"""The verdicts that are kept of each answer."""
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """The 97.5% quantile of Student's t for a mean of so many (n - 1 degrees of freedom)."""
 
@@ -128,7 +131,12 @@ def run(
         time.sleep(1)
     if time.monotonic() < end:
         for trial in waiting:
-            print(f"{trial.name} needs {_model(experiment, trial)}: train {trial.after} (again)", flush=True)
+            left = _model(experiment, trial)
+            print(
+                f"{trial.name} needs {left}, which {trial.after} leaves: if that is kept without it, delete "
+                f"what is kept, and {left.parent}",
+                flush=True,
+            )
     return all(file(experiment, t).exists() for t in trials)
 
 
@@ -226,7 +234,7 @@ def verdicts(lines: Iterable[Line]) -> Kept:
     ids = {step: [line["problem_id"] for line in rows] for step, rows in found.items()}
     assert len({tuple(each) for each in ids.values()}) <= 1, "not the same problems"
     bits = {
-        str(step): {kind: "".join(str(int(line[kind])) for line in rows) for kind in ("strict", "lenient")}
+        str(step): {kind: "".join(str(int(line[kind])) for line in rows) for kind in KINDS}
         for step, rows in found.items()
     }
     return {"ids": next(iter(ids.values()), [])} | bits
@@ -270,6 +278,11 @@ def write(experiment: str, *parts: str) -> None:
     text = "\n".join(parts)
     (RESULTS / f"{experiment}.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def minutes(seconds: Iterable[float]) -> list[float]:
+    """The time at the end of each step, from what each took."""
+    return [spent / 60 for spent in itertools.accumulate(seconds)]
 
 
 def smooth(values: Sequence[float], width: int = 5) -> list[float]:

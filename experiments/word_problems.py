@@ -14,13 +14,12 @@ from statistics import fmean
 
 import matplotlib.pyplot as plt
 import trials
-from trials import Kept, Trial
+from trials import KINDS, Kept, Trial
 
 from reinforce_lite import evaluation
 from reinforce_lite.runlog import Run
 
 SEEDS = range(3)
-KINDS = ("strict", "lenient")
 STEPS = 36
 RECIPES = {"level1": "quickstart", "level2": "experiments/level2.toml"}
 MOST = 5
@@ -105,10 +104,7 @@ def _plot(found: Mapping[str, list[Kept]]) -> None:
     figure, axes = plt.subplots(len(found), 2, figsize=(10, 3.1 * len(found)), sharey="row", squeeze=False)
     for row, (level, runs) in zip(axes, found.items(), strict=True):
         for run in runs:
-            spent, minutes = 0.0, []
-            for seconds in run["curves"]["step_time"]:
-                spent += seconds
-                minutes.append(spent / 60)
+            minutes = trials.minutes(run["curves"]["step_time"])
             curves = {k: trials.smooth(run["curves"][f"accuracy/{k}"]) for k in KINDS}
             for axis, x in zip(row, (range(1, len(minutes) + 1), minutes), strict=True):
                 (line,) = axis.plot(x, curves["strict"], linewidth=1.2, label=f"seed {run['trial'][-1]}")

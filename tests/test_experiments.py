@@ -81,7 +81,10 @@ def test_a_trial_after_another_begins_with_its_model(
     first = trials.Trial("first-0", options, leaves_model=True)
     second = trials.Trial("second-0", options[:-2], after="first-0")
     assert not trials.run("tried", [second], 1.0, 1, trials.of_run)
-    assert capsys.readouterr().out == "second-0 needs runs/tried-first-0/model: train first-0 (again)\n"
+    assert capsys.readouterr().out == (
+        "second-0 needs runs/tried-first-0/model, which first-0 leaves: if that is kept without it, delete what is "
+        "kept, and runs/tried-first-0\n"
+    )
     assert trials.run("tried", [first], 1.0, 1, trials.of_run)  # as with --only
     assert trials.run("tried", [second, first], 1.0, 2, trials.of_run)
     went_on = Run(Path("runs/tried-second-0"))
