@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import trials
 from trials import KINDS, Kept, Trial
 
-from reinforce_lite import config, evaluation, machine, road
+from reinforce_lite import config, evaluation, road
 
 HOURS = 0.25
 TRIALS = [
@@ -94,15 +94,10 @@ def train(hours: float, steps: int = 10_000) -> Kept:
         )
         trainer.train()
         trainer.save_model(path)
-        lines = trials.tested(config.override(recipe, {"model.name": path}), len(seconds))
+        found = trials.tested(config.override(recipe, {"model.name": path}), len(seconds))
+    versions = found["versions"] | {"trl": version("trl")}
     curves = {"seconds": seconds, "reward": rewards}
-    return {
-        "machine": trials.named(machine.describe(stations.policy.device, stations.policy.dtype)),
-        "versions": machine.versions() | {"trl": version("trl")},
-        "steps": len(seconds),
-        "curves": curves,
-        "verdicts": trials.verdicts(lines),
-    }
+    return found | {"versions": versions, "steps": len(seconds), "curves": curves}
 
 
 def write(kept: Mapping[str, Kept]) -> None:

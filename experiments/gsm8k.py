@@ -7,12 +7,14 @@ name; the data are the folder ./gsm8k, otherwise the hub's. It learns from the q
 one to three steps, where the untrained model is sometimes right, and is tested on all kinds. The run has the
 article's prompt, and answers the test problems untrained and trained; as a control the untrained model
 answers the same problems with two other prompts. Each kept file has every problem's verdicts; the run's has
-its reflection words too, with excerpts, of the test's answers and of those sampled first and last.
+its reflection words too, with excerpts, of the test's answers and of those sampled first and last. What the
+word of each excerpt does was read by hand: hand-check.json, by step and problem.
 """
 
 import argparse
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -96,8 +98,7 @@ def steps_of(solution: str) -> int:
 def untrained(name: str) -> Kept:
     """The untrained model's verdicts with one of the prompts."""
     settings = {"model.name": MODEL, "task.path": str(DATA), "eval.n": N, **PROMPTS[name]}
-    lines = trials.tested(config.load("gsm8k-0.5b", settings), step=0)
-    return {"prompt": name, "verdicts": trials.verdicts(lines)}
+    return {"prompt": name} | trials.tested(config.load("gsm8k-0.5b", settings), step=0)
 
 
 def keep(run: Run) -> Kept:
@@ -113,8 +114,9 @@ def keep(run: Run) -> Kept:
     }
     kept = trials.of_run(run) | {"reflection": found}
     if (best := run.path / "best").is_dir():
-        lines = trials.tested(config.override(run.config, {"model.name": str(best)}), best_step(run.evals))
-        kept["best"] = {"verdicts": trials.verdicts(lines)}
+        kept["best"] = trials.tested(
+            config.override(run.config, {"model.name": str(best)}), best_step(run.evals)
+        )
     return kept
 
 
@@ -147,12 +149,19 @@ def write(kept: Mapping[str, Kept]) -> None:
         f"- {name}: {'; '.join(_against(controls, k, kind) for kind in KINDS)}\n"
         for name, k in trained(run).items()
     ]
+    if len(found := list(trained(run).items())) == 2:
+        (first, before), (last, after) = found
+        p = [evaluation.paired_p(trials.right(before, -1, k), trials.right(after, -1, k)) for k in KINDS]
+        against.append(f"- {last}, beside {first}: strict p = {p[0]:.2g}; lenient p = {p[1]:.2g}\n")
     aha = ["list", "answers", "with a word", "right with", "without", "tokens with", "without"]
     trials.write(
         "gsm8k",
         trials.table([f"{N} test problems, prompt", *KINDS], rows),
-        f"Against the untrained model's best prompt:\n\n{''.join(against)}",
+        f"Paired, against the prompt with which the untrained model is best:\n\n{''.join(against)}",
         trials.table(aha, _aha(run)),
+        trials.table(
+            ["what the word does, read by hand", "answers", "in an answer block", "right"], _read(run)
+        ),
     )
     _plot(run)
 
@@ -182,6 +191,22 @@ def _aha(run: Kept) -> list[list[str]]:
             accuracy = [_mean([right[i] for i in each], "{:.1%}") for each in of.values()]
             length = [_mean([found["tokens"][i] for i in each], "{:.0f}") for each in of.values()]
             rows.append([name.upper(), label, f"{sum(hits)} of {len(hits)}", *accuracy, *length])
+    return rows
+
+
+def _read(run: Kept) -> list[list[str]]:
+    labels = json.loads((trials.RESULTS / "gsm8k" / "hand-check.json").read_text(encoding="utf-8"))
+    found = defaultdict(list)
+    for part in run["reflection"].values():
+        for line in part["excerpts"]:
+            found[labels[f"{line['step']} {line['problem_id']}"]].append(line)
+    rows = []
+    for name, lines in sorted(found.items(), key=lambda item: -len(item[1])):
+        ended, right = (
+            sum(line["answer"] is not None for line in lines),
+            sum(line["strict"] for line in lines),
+        )
+        rows.append([name, *map(str, (len(lines), ended, right))])
     return rows
 
 

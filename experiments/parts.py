@@ -1,13 +1,15 @@
-"""What each part of the method buys: the quickstart with one part of the objective or of the group changed.
+"""What each part of the method buys: the quickstart with another preset, or with one part of the objective or
+of the group changed.
 
     python experiments/parts.py --at-once 2
 
-Equal numbers of answers, three seeds each. The differences are taken seed by seed, since a seed has the same
-problems in the same order.
+Equal numbers of answers (groups of ten: 60 a step instead of 64), three seeds each; then three fresh seeds of
+the setting that came out best, beside the base. The intervals of the differences are Dunnett's: see
+`trials.against`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 import matplotlib.pyplot as plt
@@ -15,7 +17,9 @@ import trials
 from trials import Kept, Trial
 
 BASE = "reinforce-lite"
+BEST = "groups of 4"
 SEEDS = range(3)
+FRESH = range(3, 6)
 SETTINGS: dict[str, tuple[str, ...]] = {
     BASE: (),
     "article": ("--objective.preset", "article"),
@@ -25,39 +29,59 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "monte-carlo": ("--objective.preset", "monte-carlo"),
     "no clamp": ("--objective.clamp", "none"),
     "log-probability at 1": ("--objective.logprob-temperature", "1"),
-    "groups of 4": ("--rollout.samples-per-prompt", "4", "--rollout.prompts-per-step", "16"),
+    BEST: ("--rollout.samples-per-prompt", "4", "--rollout.prompts-per-step", "16"),
     "groups of 16": ("--rollout.samples-per-prompt", "16", "--rollout.prompts-per-step", "4"),
-    "groups of 10": ("--rollout.samples-per-prompt", "10", "--rollout.prompts-per-step", "6"),  # 60 answers
+    "groups of 10": ("--rollout.samples-per-prompt", "10", "--rollout.prompts-per-step", "6"),
 }
+
+
+def label(name: str, seed: int) -> str:
+    return f"{name.replace(' ', '-')}-{seed}"
+
+
 TRIALS = [
-    Trial(f"{name.replace(' ', '-')}-{seed}", ("quickstart", "--train.seed", str(seed), *options))
-    for name, options in SETTINGS.items()
-    for seed in SEEDS
+    Trial(label(name, seed), ("quickstart", "--train.seed", str(seed), *SETTINGS[name]))
+    for names, seeds in ((SETTINGS, SEEDS), ((BASE, BEST), FRESH))
+    for name in names
+    for seed in seeds
 ]
 
 
 def write(kept: Mapping[str, Kept]) -> None:
     """Settings of which not all seeds are there are left out."""
-    by_name = trials.by_seed(kept)
-    found = {name: by_name.get(name.replace(" ", "-"), []) for name in SETTINGS}
-    found = {name: runs for name, runs in found.items() if len(runs) == len(SEEDS)}
-    if BASE in found:
-        trials.write("parts", trials.table(*_table(found)))
-        _plot(found)
+    found, fresh = complete(kept, SETTINGS, SEEDS), complete(kept, (BASE, BEST), FRESH)
+    if BASE not in found:
+        return
+    parts = [_table(found, SEEDS)]
+    if BEST in found and len(fresh) == 2:
+        both = {name: ends(found[name] + fresh[name]) for name in fresh}
+        parts += [_table(fresh, FRESH)]
+        parts += [f"Over all six seeds, {BEST} against {BASE}: {trials.against(both, BASE)[BEST]} points.\n"]
+    trials.write("parts", *parts)
+    _plot(found)
 
 
-def _table(found: Mapping[str, list[Kept]]) -> tuple[list[str], list[list[str]]]:
-    ends = {name: [fmean(trials.right(r, -1)) for r in runs] for name, runs in found.items()}
+def complete(kept: Mapping[str, Kept], names: Iterable[str], seeds: Iterable[int]) -> dict[str, list[Kept]]:
+    """The runs of those settings of which all `seeds` are kept."""
+    wanted = {name: [label(name, seed) for seed in seeds] for name in names}
+    return {name: [kept[run] for run in runs] for name, runs in wanted.items() if kept.keys() >= set(runs)}
+
+
+def ends(runs: Iterable[Kept], kind: str = "strict") -> list[float]:
+    """Accuracy on the test problems after the last step."""
+    return [fmean(trials.right(run, -1, kind)) for run in runs]
+
+
+def _table(found: Mapping[str, list[Kept]], seeds: Sequence[int]) -> str:
+    differences = trials.against({name: ends(runs) for name, runs in found.items()}, BASE)
     rows = []
     for name, runs in found.items():
-        lenient = fmean(fmean(trials.right(r, -1, "lenient")) for r in runs)
-        middle, half = trials.mean([a - b for a, b in zip(ends[name], ends[BASE], strict=True)])
-        against = f"{100 * middle:+.1f} ({100 * (middle - half):+.0f} to {100 * (middle + half):+.0f})"
         idle = fmean(fmean(r["curves"]["frac_reward_zero_std"]) for r in runs)
-        cells = [*(f"{end:.1%}" for end in ends[name]), f"{fmean(ends[name]):.1%}", f"{lenient:.1%}"]
-        rows.append([name, *cells, "" if name == BASE else against, f"{idle:.0%}"])
-    header = ["", *(f"seed {s}" for s in SEEDS), "mean", "lenient", f"against {BASE}, points (95%)"]
-    return [*header, "equal groups"], rows
+        means = (fmean(ends(runs, kind)) for kind in trials.KINDS)
+        cells = [f"{accuracy:.1%}" for accuracy in (*ends(runs), *means)]
+        rows.append([name, *cells, differences.get(name, ""), f"{idle:.0%}"])
+    header = ["", *(f"seed {s}" for s in seeds), "mean", "lenient", f"against {BASE}, points (95%)"]
+    return trials.table([*header, "equal groups"], rows)
 
 
 def _plot(found: Mapping[str, list[Kept]]) -> None:

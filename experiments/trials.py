@@ -11,13 +11,12 @@ made from the kept files alone:
     python experiments/NAME.py --hours 2        # run what is missing, within two hours, and write the table
     python experiments/NAME.py --hours 0        # write the table from what is there
 
-Needs the extra "experiments" (matplotlib).
+Needs the extra "experiments" (matplotlib, scipy).
 """
 
 import argparse
 import itertools
 import json
-import math
 import os
 import shutil
 import signal
@@ -28,13 +27,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 
-from reinforce_lite import evaluation, road
+from reinforce_lite import evaluation, machine, road
 from reinforce_lite.config import Config
 from reinforce_lite.lines import rollout_lines
 from reinforce_lite.runlog import Line, Run
@@ -60,8 +61,6 @@ CURVES = [
 ]
 KINDS = ("strict", "lenient")
 """The verdicts that are kept of each answer."""
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""The 97.5% quantile of Student's t for a mean of so many (n - 1 degrees of freedom)."""
 
 Kept = dict[str, Any]
 
@@ -199,9 +198,9 @@ def read(experiment: str, trials: Sequence[Trial]) -> dict[str, Kept]:
 def of_run(run: Run) -> Kept:
     """What is kept of a run: curves, evaluations, and each test problem's verdicts."""
     summary, steps = run.summary, run.steps
-    machine = json.loads((run.path / "machine.json").read_text(encoding="utf-8"))
+    described = json.loads((run.path / "machine.json").read_text(encoding="utf-8"))
     return {
-        "machine": named(machine),
+        "machine": named(described),
         "versions": summary["versions"],
         "seconds": round(summary["seconds"], 1),
         "peak_memory_bytes": summary["peak_memory_bytes"],
@@ -213,16 +212,21 @@ def of_run(run: Run) -> Kept:
     }
 
 
-def named(machine: Mapping[str, Any]) -> str:
+def named(described: Mapping[str, Any]) -> str:
     """What machine.json says, in a line."""
-    return f"{machine['processor']}, {machine['cores']} cores, {machine['dtype']}"
+    return f"{described['processor']}, {described['cores']} cores, {described['dtype']}"
 
 
-def tested(settings: Config, step: int) -> list[Line]:
-    """The greedy answers of `settings.model` to the test problems, as lines of eval_rollouts.jsonl."""
+def tested(settings: Config, step: int) -> Kept:
+    """The verdicts on the greedy answers of `settings.model` to the test problems, and what made them."""
     stations = road.build(settings)
     groups = stations.answer(stations.problems("test", settings.eval.n))
-    return [line | {"split": "test"} for line in rollout_lines(step, groups, None)]
+    lines = [line | {"split": "test"} for line in rollout_lines(step, groups, None)]
+    return {
+        "machine": named(machine.describe(stations.policy.device, stations.policy.dtype)),
+        "versions": machine.versions(),
+        "verdicts": verdicts(lines),
+    }
 
 
 def verdicts(lines: Iterable[Line]) -> Kept:
@@ -252,11 +256,23 @@ def share(verdicts: Sequence[bool]) -> str:
     return f"{fmean(verdicts):.1%} ({100 * low:.0f}–{100 * high:.0f})"
 
 
-def mean(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of a few and half the width of its 95% interval (Student's t); nan for one value."""
-    if len(values) < 2:
-        return fmean(values), math.nan
-    return fmean(values), STUDENT[len(values)] * stdev(values) / math.sqrt(len(values))
+def against(ends: Mapping[str, Sequence[float]], base: str) -> dict[str, str]:
+    """The mean of each setting's seeds less that of `base`, in points: "+1.5 (-8 to +11)".
+
+    The intervals hold at once for all settings with 95% (C. W. Dunnett 1955; for two settings it is
+    Student's). Seeds are taken as independent samples with the same spread in every setting: with three
+    seeds one can do no better, and hardly check it.
+    """
+    others = {name: values for name, values in ends.items() if name != base}
+    if not others:
+        return {}
+    rng = np.random.default_rng(0)
+    interval = stats.dunnett(*others.values(), control=ends[base], rng=rng).confidence_interval(0.95)
+    middles = [fmean(values) - fmean(ends[base]) for values in others.values()]
+    return {
+        name: f"{100 * middle:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
+        for name, middle, low, high in zip(others, middles, interval.low, interval.high, strict=True)
+    }
 
 
 def by_seed(kept: Mapping[str, Kept]) -> dict[str, list[Kept]]:

@@ -80,11 +80,11 @@ def _transfer(untrained: Kept, runs: Sequence[Kept]) -> str:
 
 def _order(direct: Sequence[Kept], later: Sequence[Kept]) -> str:
     """What level 1 beforehand does to what level 2 teaches."""
-    ends = [[fmean(trials.right(run, -1)) for run in runs] for runs in (later, direct)]
-    middle, half = trials.mean([100 * (a - b) for a, b in zip(*ends, strict=True)])
+    both = {"after": later, "at once": direct}
+    ends = {name: [fmean(trials.right(run, -1)) for run in runs] for name, runs in both.items()}
     return (
-        f"Trained on level 2 after level 1, it answers {middle:.1f} points ({middle - half:+.0f} to "
-        f"{middle + half:+.0f}) more of level 2 than trained on level 2 at once (strict, mean over seeds).\n"
+        "Level 2 learned after level 1 against level 2 learned at once (strict, mean over seeds): "
+        f"{trials.against(ends, 'at once')['after']} points.\n"
     )
 
 

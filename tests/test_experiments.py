@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -22,7 +21,8 @@ NAMES = ["quickstart", "parts", "word_problems", "against_trl", "gsm8k"]
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """An experiment's module, whose results are read and written in a folder of the test's."""
-    pytest.importorskip("matplotlib", reason='needs the extra "experiments"')
+    for package in ("matplotlib", "scipy"):
+        pytest.importorskip(package, reason='needs the extra "experiments"')
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     for name in ["trials", *NAMES]:
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -109,13 +109,20 @@ def test_a_trial_that_fails_is_named(
 
 
 def test_figures_of_a_few_seeds(trials: ModuleType) -> None:
-    middle, half = trials.mean([1.0, 2.0, 3.0])  # deviation 1, t 4.303: 4.303 / sqrt(3)
-    assert middle == 2.0
-    assert half == pytest.approx(2.484, abs=1e-3)
-    assert math.isnan(trials.mean([5.0])[1])
     assert trials.smooth([0.0, 2.0, 4.0, 6.0], width=2) == [0.0, 1.0, 3.0, 5.0]
     assert trials.share([True] * 8 + [False] * 2) == "80.0% (49–94)"
     assert list(trials.by_seed({"a-b-0": {}, "a-b-1": {}, "c-0": {}})) == ["a-b", "c"]
+
+
+def test_differences_hold_together(trials: ModuleType) -> None:
+    """By Dunnett's table, 5% on both sides: 2.86 for two settings beside the base and 6 degrees of freedom;
+    Student's for one and 4: 2.776."""
+    ends = {"a": [0.5, 0.6, 0.7], "base": [0.4, 0.5, 0.6], "b": [0.3, 0.4, 0.5]}
+    found = trials.against(ends, "base")  # deviation 10 points: 2.86 * 10 * sqrt(2 / 3) = 23.4
+    assert found == {"a": "+10.0 (-13 to +33)", "b": "-10.0 (-33 to +13)"}
+    ends = {"a": [0.4, 0.6, 0.8], "base": [0.3, 0.5, 0.7]}  # deviation 20: 2.776 * 20 * sqrt(2 / 3) = 45.3
+    assert trials.against(ends, "base") == {"a": "+10.0 (-35 to +55)"}
+    assert trials.against({"base": [0.5]}, "base") == {}
 
 
 def test_gsm8k_trains_on_short_solutions_and_is_tested_on_all(load: Any, in_tmp: Path) -> None:
