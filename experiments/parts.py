@@ -5,7 +5,7 @@ of the group changed.
 
 Equal numbers of answers (groups of ten: 60 a step instead of 64), three seeds each; then three fresh seeds of
 the setting that came out best, beside the base. The intervals of the differences are Dunnett's: see
-`trials.against`.
+`trials.against`. The base is the quickstart as it is, and so its seeds are the README's.
 """
 
 import math
@@ -58,6 +58,8 @@ def write(kept: Mapping[str, Kept]) -> None:
         parts += [_table(fresh, FRESH)]
         parts += [f"Over all six seeds, {BEST} against {BASE}: {trials.against(both, BASE)[BEST]} points.\n"]
     trials.write("parts", *parts)
+    base = [trials.learned(run) for run in (*found[BASE], *fresh.get(BASE, []))]
+    trials.write("seeds", trials.table(trials.LEARNED, base))
     _plot(found)
 
 
@@ -79,9 +81,10 @@ def _table(found: Mapping[str, list[Kept]], seeds: Sequence[int]) -> str:
         idle = fmean(fmean(r["curves"]["frac_reward_zero_std"]) for r in runs)
         means = (fmean(ends(runs, kind)) for kind in trials.KINDS)
         cells = [f"{accuracy:.1%}" for accuracy in (*ends(runs), *means)]
-        rows.append([name, *cells, differences.get(name, ""), f"{idle:.0%}"])
+        entropy = fmean(fmean(r["curves"]["entropy"][-5:]) for r in runs)
+        rows.append([name, *cells, differences.get(name, ""), f"{idle:.0%}", f"{entropy:.2f}"])
     header = ["", *(f"seed {s}" for s in seeds), "mean", "lenient", f"against {BASE}, points (95%)"]
-    return trials.table([*header, "equal groups"], rows)
+    return trials.table([*header, "equal groups", "entropy, last 5"], rows)
 
 
 def _plot(found: Mapping[str, list[Kept]]) -> None:

@@ -61,6 +61,15 @@ CURVES = [
 ]
 KINDS = ("strict", "lenient")
 """The verdicts that are kept of each answer."""
+LEARNED = [
+    "seed",
+    "strict before",
+    "strict after",
+    "lenient before",
+    "lenient after",
+    "p (paired)",
+    "minutes",
+]
 
 Kept = dict[str, Any]
 
@@ -248,6 +257,14 @@ def right(kept: Kept, step: int, kind: str = "strict") -> list[bool]:
     """The verdicts on the test problems after `step`; -1 is the last."""
     steps = sorted(int(key) for key in kept["verdicts"] if key != "ids")
     return [bit == "1" for bit in kept["verdicts"][str(steps[step] if step < 0 else step)][kind]]
+
+
+def learned(run: Kept) -> list[str]:
+    """A row under LEARNED; p is the larger of the two kinds'."""
+    when = [(kind, step) for kind in KINDS for step in (0, -1)]
+    cells = [share(right(run, step, kind)) for kind, step in when]
+    p = max(evaluation.paired_p(right(run, 0, kind), right(run, -1, kind)) for kind in KINDS)
+    return [run["trial"].rsplit("-", 1)[1], *cells, f"{p:.1g}", f"{run['seconds'] / 60:.1f}"]
 
 
 def share(verdicts: Sequence[bool]) -> str:

@@ -50,22 +50,14 @@ def keep(run: Run) -> Kept:
 
 def write(kept: Mapping[str, Kept]) -> None:
     found = trials.by_seed(kept)
-    rows = [[TITLES[level], *_row(run)] for level, runs in found.items() for run in runs]
-    header = ["trained on", "seed", "strict before", "strict after", "lenient before", "lenient after"]
-    parts = [trials.table([*header, "p (paired)", "minutes"], rows)]
+    rows = [[TITLES[level], *trials.learned(run)] for level, runs in found.items() for run in runs]
+    parts = [trials.table(["trained on", *trials.LEARNED], rows)]
     direct, later = found.get("level2", []), found.get("level2-after-level1", [])
     if len(direct) == len(later) == len(SEEDS):
         parts += [_transfer(direct[0], later), _order(direct, later)]
     parts += [_operations(kept)]
     trials.write("word_problems", *parts)
     _plot(found)
-
-
-def _row(run: Kept) -> list[str]:
-    when = [(kind, step) for kind in KINDS for step in (0, -1)]
-    cells = [trials.share(trials.right(run, step, kind)) for kind, step in when]
-    p = max(evaluation.paired_p(trials.right(run, 0, kind), trials.right(run, -1, kind)) for kind in KINDS)
-    return [run["trial"][-1], *cells, f"{p:.1g}", f"{run['seconds'] / 60:.1f}"]
 
 
 def _transfer(untrained: Kept, runs: Sequence[Kept]) -> str:

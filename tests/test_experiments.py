@@ -43,7 +43,9 @@ def test_tables_come_from_what_is_kept(name: str, load: Any, tmp_path: Path, cap
     shutil.copytree(KEPT / name, tmp_path / "results" / name)
     experiment = load(name)
     experiment.write(load("trials").read(name, experiment.TRIALS))
-    assert (tmp_path / "results" / f"{name}.md").read_text() == (KEPT / f"{name}.md").read_text()
+    made = {file.name: file.read_text() for file in (tmp_path / "results").glob("*.md")}
+    assert f"{name}.md" in made
+    assert made == {file: (KEPT / file).read_text() for file in made}
 
 
 @pytest.fixture
@@ -111,6 +113,23 @@ def test_a_trial_that_fails_is_named(
 def test_figures_of_a_few_seeds(trials: ModuleType) -> None:
     assert trials.smooth([0.0, 2.0, 4.0, 6.0], width=2) == [0.0, 1.0, 3.0, 5.0]
     assert trials.share([True] * 8 + [False] * 2) == "80.0% (49–94)"
+    before, after = (
+        {"strict": "10000000", "lenient": "11100000"},
+        {"strict": "11111110", "lenient": "11111110"},
+    )
+    run = {"trial": "a-b-3", "seconds": 90.0, "verdicts": {"ids": [], "0": before, "24": after}}
+    shares = [
+        "12.5% (2–47)",
+        "87.5% (53–98)",
+        "37.5% (14–69)",
+        "87.5% (53–98)",
+    ]  # Wilson's, worked out by hand
+    assert trials.learned(run) == [
+        "3",
+        *shares,
+        "0.1",
+        "1.5",
+    ]  # lenient: four of four, 2 / 2^4; strict 2 / 2^6
     assert list(trials.by_seed({"a-b-0": {}, "a-b-1": {}, "c-0": {}})) == ["a-b", "c"]
 
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import runpy
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from runs import answer, asked, step
 
 from reinforce_lite import report
 from reinforce_lite.cli import main
-from reinforce_lite.evaluation import wilson
 from reinforce_lite.report import aha, cards, choice, curves, parts, result
 from reinforce_lite.runlog import Line, Run
 
@@ -724,29 +722,6 @@ def test_bad_usage(args: list[str], said: str, in_tmp: Path, capsys: pytest.Capt
     assert err.startswith("reinforce-lite: ")
     assert said in err
     assert not list(in_tmp.rglob("*.html"))
-
-
-def test_the_table_of_seeds_without_a_lenient_verdict(
-    in_tmp: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """By hand: Wilson's 95% interval of 1 in 8 is 2 to 47%, of 7 in 8 53 to 98%."""
-    script = Path(__file__).parents[1] / "docs/results.py"
-    tests = {
-        when: {
-            "strict": share,
-            "strict_interval": wilson(8 * share, 8),
-            "lenient": None,
-            "lenient_interval": None,
-        }
-        for when, share in (("before", 0.125), ("after", 0.875))
-    }
-    evals = tests | {"paired_p": {"strict": 0.031, "lenient": None, "second_opinion": 0.5}}
-    runs.write(in_tmp / "runs/a", [step(1)], group(1, "p"), stopped="steps", evals=evals)
-    runpy.run_path(str(script))["seeds"](["a"])
-    assert (
-        capsys.readouterr().out.splitlines()[-1]
-        == "| 0 | 12.5% (2–47) | 87.5% (53–98) | – | – | 3e-02 | 1.3 |"
-    )
 
 
 def test_the_lists_of_the_page_are_those_that_are_counted() -> None:
