@@ -32,7 +32,7 @@ TRIALS = [
 ]
 
 
-def train(hours: float, steps: int = 10_000) -> Kept:
+def train(hours: float) -> Kept:
     """TRL's trainer until the first step that ends after `hours`; its model is evaluated as ours is."""
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -79,7 +79,7 @@ def train(hours: float, steps: int = 10_000) -> Kept:
             learning_rate=recipe.update.learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=recipe.update.warmup_steps,
-            max_steps=steps,
+            max_steps=10_000,
             shuffle_dataset=False,
             report_to="none",
             save_strategy="no",

@@ -8,7 +8,7 @@ one to three steps, where the untrained model is sometimes right, and is tested 
 article's prompt, and answers the test problems untrained and trained; as a control the untrained model
 answers the same problems with two other prompts. Each kept file has every problem's verdicts; the run's has
 its reflection words too, with excerpts, of the test's answers and of those sampled first and last. What the
-word of each excerpt does was read by hand: hand-check.json, by step and problem.
+word of each excerpt does was read by hand: hand-check.json, one label for the answers of a step to a problem.
 """
 
 import argparse
@@ -143,16 +143,17 @@ def write(kept: Mapping[str, Kept]) -> None:
         [f"untrained, {name}", *(trials.share(trials.right(k, 0, kind)) for kind in KINDS)]
         for name, k in controls.items()
     ]
-    for name, k in trained(run).items():
-        rows.append([name, *(trials.share(trials.right(k, -1, kind)) for kind in KINDS)])
-    against = [
-        f"- {name}: {'; '.join(_against(controls, k, kind) for kind in KINDS)}\n"
-        for name, k in trained(run).items()
+    after = trained(run)
+    rows += [
+        [name, *(trials.share(trials.right(k, -1, kind)) for kind in KINDS)] for name, k in after.items()
     ]
-    if len(found := list(trained(run).items())) == 2:
-        (first, before), (last, after) = found
-        p = [evaluation.paired_p(trials.right(before, -1, k), trials.right(after, -1, k)) for k in KINDS]
-        against.append(f"- {last}, beside {first}: strict p = {p[0]:.2g}; lenient p = {p[1]:.2g}\n")
+    against = [
+        f"- {name}: {'; '.join(_against(controls, k, kind) for kind in KINDS)}\n" for name, k in after.items()
+    ]
+    first, *later = after
+    for name in later:
+        p = "; ".join(f"{kind} p = {_p(after[first], -1, after[name], kind)}" for kind in KINDS)
+        against.append(f"- {name}, beside {first}: {p}\n")
     aha = ["list", "answers", "with a word", "right with", "without", "tokens with", "without"]
     trials.write(
         "gsm8k",
@@ -160,7 +161,7 @@ def write(kept: Mapping[str, Kept]) -> None:
         f"Paired, against the prompt with which the untrained model is best:\n\n{''.join(against)}",
         trials.table(aha, _aha(run)),
         trials.table(
-            ["what the word does, read by hand", "answers", "in an answer block", "right"], _read(run)
+            ["what the word does, read by hand", "answers", "with an answer that counts", "right"], _read(run)
         ),
     )
     _plot(run)
@@ -176,10 +177,13 @@ def trained(run: Kept) -> dict[str, Kept]:
 
 
 def _against(controls: Mapping[str, Kept], run: Kept, kind: str) -> str:
-    before = {name: trials.right(k, 0, kind) for name, k in controls.items()}
-    best = max(before, key=lambda name: sum(before[name]))
-    p = evaluation.paired_p(before[best], trials.right(run, -1, kind))
-    return f"{kind} p = {p:.1g} ({best})"
+    best = max(controls, key=lambda name: sum(trials.right(controls[name], 0, kind)))
+    return f"{kind} p = {_p(controls[best], 0, run, kind)} ({best})"
+
+
+def _p(before: Kept, step: int, after: Kept, kind: str) -> str:
+    """That of `after`'s last verdicts beside those of `before` after `step`."""
+    return f"{evaluation.paired_p(trials.right(before, step, kind), trials.right(after, -1, kind)):.1g}"
 
 
 def _aha(run: Kept) -> list[list[str]]:
@@ -195,18 +199,17 @@ def _aha(run: Kept) -> list[list[str]]:
 
 
 def _read(run: Kept) -> list[list[str]]:
-    labels = json.loads((trials.RESULTS / "gsm8k" / "hand-check.json").read_text(encoding="utf-8"))
+    """The excerpts by what was read in them; a new run's are not read yet."""
+    file = trials.RESULTS / "gsm8k" / "hand-check.json"
+    labels = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     found = defaultdict(list)
     for part in run["reflection"].values():
         for line in part["excerpts"]:
-            found[labels[f"{line['step']} {line['problem_id']}"]].append(line)
+            found[labels.get(f"{line['step']} {line['problem_id']}", "not read")].append(line)
     rows = []
     for name, lines in sorted(found.items(), key=lambda item: -len(item[1])):
-        ended, right = (
-            sum(line["answer"] is not None for line in lines),
-            sum(line["strict"] for line in lines),
-        )
-        rows.append([name, *map(str, (len(lines), ended, right))])
+        ended = sum(line["answer"] is not None for line in lines)
+        rows.append([name, str(len(lines)), str(ended), str(sum(line["strict"] for line in lines))])
     return rows
 
 

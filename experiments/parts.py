@@ -27,6 +27,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "grpo": ("--objective.preset", "grpo"),
     "dr-grpo": ("--objective.preset", "dr-grpo"),
     "monte-carlo": ("--objective.preset", "monte-carlo"),
+    "one gradient": ("--objective.gradient-samples", "one"),
     "no clamp": ("--objective.clamp", "none"),
     "log-probability at 1": ("--objective.logprob-temperature", "1"),
     BEST: ("--rollout.samples-per-prompt", "4", "--rollout.prompts-per-step", "16"),
@@ -54,7 +55,7 @@ def write(kept: Mapping[str, Kept]) -> None:
         return
     parts = [_table(found, SEEDS)]
     if BEST in found and len(fresh) == 2:
-        both = {name: ends(found[name] + fresh[name]) for name in fresh}
+        both = {name: trials.ends(found[name] + fresh[name]) for name in fresh}
         parts += [_table(fresh, FRESH)]
         parts += [f"Over all six seeds, {BEST} against {BASE}: {trials.against(both, BASE)[BEST]} points.\n"]
     trials.write("parts", *parts)
@@ -69,18 +70,13 @@ def complete(kept: Mapping[str, Kept], names: Iterable[str], seeds: Iterable[int
     return {name: [kept[run] for run in runs] for name, runs in wanted.items() if kept.keys() >= set(runs)}
 
 
-def ends(runs: Iterable[Kept], kind: str = "strict") -> list[float]:
-    """Accuracy on the test problems after the last step."""
-    return [fmean(trials.right(run, -1, kind)) for run in runs]
-
-
 def _table(found: Mapping[str, list[Kept]], seeds: Sequence[int]) -> str:
-    differences = trials.against({name: ends(runs) for name, runs in found.items()}, BASE)
+    differences = trials.against({name: trials.ends(runs) for name, runs in found.items()}, BASE)
     rows = []
     for name, runs in found.items():
         idle = fmean(fmean(r["curves"]["frac_reward_zero_std"]) for r in runs)
-        means = (fmean(ends(runs, kind)) for kind in trials.KINDS)
-        cells = [f"{accuracy:.1%}" for accuracy in (*ends(runs), *means)]
+        means = (fmean(trials.ends(runs, kind)) for kind in trials.KINDS)
+        cells = [f"{accuracy:.1%}" for accuracy in (*trials.ends(runs), *means)]
         entropy = fmean(fmean(r["curves"]["entropy"][-5:]) for r in runs)
         rows.append([name, *cells, differences.get(name, ""), f"{idle:.0%}", f"{entropy:.2f}"])
     header = ["", *(f"seed {s}" for s in seeds), "mean", "lenient", f"against {BASE}, points (95%)"]

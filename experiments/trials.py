@@ -3,6 +3,8 @@
     Trial ──reinforce-lite train──▶ runs/EXPERIMENT-NAME/ ──keep──▶ docs/results/EXPERIMENT/NAME.json
                                                                          │
                                 docs/results/EXPERIMENT.md, .svg ◀──the experiment's own table and plot
+                                        │
+                     README.md, docs/results.md ◀── docs/results.py
 
 A trial is a command of its own, so its run is what anyone gets who types it. What has been kept isn't run
 again; a trial that the time limit stops saves a checkpoint and goes on the next time. Tables and plots are
@@ -31,7 +33,6 @@ from statistics import fmean
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -70,6 +71,7 @@ LEARNED = [
     "p (paired)",
     "minutes",
 ]
+"""The header above the rows of `learned`."""
 
 Kept = dict[str, Any]
 
@@ -259,12 +261,22 @@ def right(kept: Kept, step: int, kind: str = "strict") -> list[bool]:
     return [bit == "1" for bit in kept["verdicts"][str(steps[step] if step < 0 else step)][kind]]
 
 
+def ends(runs: Iterable[Kept], kind: str = "strict") -> list[float]:
+    """Accuracy on the test problems after the last step."""
+    return [fmean(right(run, -1, kind)) for run in runs]
+
+
+def seed(run: Kept) -> str:
+    """Of a trial named WHAT-SEED."""
+    return str(run["trial"].rsplit("-", 1)[1])
+
+
 def learned(run: Kept) -> list[str]:
     """A row under LEARNED; p is the larger of the two kinds'."""
     when = [(kind, step) for kind in KINDS for step in (0, -1)]
     cells = [share(right(run, step, kind)) for kind, step in when]
     p = max(evaluation.paired_p(right(run, 0, kind), right(run, -1, kind)) for kind in KINDS)
-    return [run["trial"].rsplit("-", 1)[1], *cells, f"{p:.1g}", f"{run['seconds'] / 60:.1f}"]
+    return [seed(run), *cells, f"{p:.1g}", f"{run['seconds'] / 60:.1f}"]
 
 
 def share(verdicts: Sequence[bool]) -> str:
@@ -283,8 +295,7 @@ def against(ends: Mapping[str, Sequence[float]], base: str) -> dict[str, str]:
     others = {name: values for name, values in ends.items() if name != base}
     if not others:
         return {}
-    rng = np.random.default_rng(0)
-    interval = stats.dunnett(*others.values(), control=ends[base], rng=rng).confidence_interval(0.95)
+    interval = stats.dunnett(*others.values(), control=ends[base], rng=0).confidence_interval(0.95)
     middles = [fmean(values) - fmean(ends[base]) for values in others.values()]
     return {
         name: f"{100 * middle:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
@@ -306,10 +317,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def write(experiment: str, *parts: str) -> None:
-    """docs/results/EXPERIMENT.md."""
+def write(name: str, *parts: str) -> None:
+    """docs/results/NAME.md."""
     text = "\n".join(parts)
-    (RESULTS / f"{experiment}.md").write_text(text, encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 
 

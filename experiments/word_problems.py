@@ -10,7 +10,6 @@ before their first step is transfer.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 import matplotlib.pyplot as plt
 import trials
@@ -66,14 +65,13 @@ def _transfer(untrained: Kept, runs: Sequence[Kept]) -> str:
     for run in runs:
         shares = [trials.share(trials.right(run, 0, kind)) for kind in KINDS]
         p = [evaluation.paired_p(trials.right(untrained, 0, k), trials.right(run, 0, k)) for k in KINDS]
-        rows.append(["trained on level 1", run["trial"][-1], *shares, f"{max(p):.1g}"])
+        rows.append(["trained on level 1", trials.seed(run), *shares, f"{max(p):.1g}"])
     return trials.table(["level 2's test problems", "seed", "strict", "lenient", "p (paired)"], rows)
 
 
 def _order(direct: Sequence[Kept], later: Sequence[Kept]) -> str:
     """What level 1 beforehand does to what level 2 teaches."""
-    both = {"after": later, "at once": direct}
-    ends = {name: [fmean(trials.right(run, -1)) for run in runs] for name, runs in both.items()}
+    ends = {"after": trials.ends(later), "at once": trials.ends(direct)}
     return (
         "Level 2 learned after level 1 against level 2 learned at once (strict, mean over seeds): "
         f"{trials.against(ends, 'at once')['after']} points.\n"
@@ -99,7 +97,7 @@ def _plot(found: Mapping[str, list[Kept]]) -> None:
             minutes = trials.minutes(run["curves"]["step_time"])
             curves = {k: trials.smooth(run["curves"][f"accuracy/{k}"]) for k in KINDS}
             for axis, x in zip(row, (range(1, len(minutes) + 1), minutes), strict=True):
-                (line,) = axis.plot(x, curves["strict"], linewidth=1.2, label=f"seed {run['trial'][-1]}")
+                (line,) = axis.plot(x, curves["strict"], linewidth=1.2, label=f"seed {trials.seed(run)}")
                 axis.plot(x, curves["lenient"], linewidth=0.8, linestyle=":", color=line.get_color())
         row[0].set_ylabel(TITLES[level])
     axes[-1][0].set_xlabel("step")

@@ -108,8 +108,8 @@ class Objective(Section):
     scale: Literal["others", "group", "none"] | None = None
     """Divides what is left: the standard deviation of the same."""
     clamp: Annotated[float, Field(gt=0)] | Literal["none"] | None = None
-    """Advantages are held within plus and minus this. Without it an answer unlike all others, whose deviation
-    is 0, drowns the rest of its step."""
+    """Advantages are held within plus and minus this. With scale `others` and no clamp, an answer unlike all
+    others (their deviation is 0) drowns the rest of its step."""
     gradient_samples: Literal["all", "one"] | None = None
     """Take the gradient of every answer, or of one a question."""
     normalize: Literal["constant", "sums", "answers"] | None = None
