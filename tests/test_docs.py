@@ -1,4 +1,5 @@
-"""docs/metrics.md names every metric that a real run writes, and none that it does not."""
+"""docs/metrics.md names every metric that a real run writes, and none that it does not; pages hold the tables
+that were made."""
 
 import re
 import runpy
