@@ -20,9 +20,12 @@ from typing import Any
 import torch
 from torch.nn.functional import linear as plain
 
-from reinforce_lite import config, memory, models, road
-from reinforce_lite.llama import Linear, Llama
-from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Verdict
+from reinforce_lite import config
+from reinforce_lite import pipeline as road
+from reinforce_lite.models import policy as models
+from reinforce_lite.models.llama import Linear, Llama
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
+from reinforce_lite.utils import memory
 
 Figures = dict[str, Any]
 Part = Callable[[argparse.Namespace], Figures]

@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from reinforce_lite import config
 from reinforce_lite.engines.native import NativeEngine
-from reinforce_lite.models import Policy, pick_device
-from reinforce_lite.records import Group, Sampling
-from reinforce_lite.update import Updater
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models.policy import Policy, pick_device
+from reinforce_lite.types import Group, Sampling
 
 QWEN_3B: dict[str, Any] = {
     "vocab_size": 151_936,

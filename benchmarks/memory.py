@@ -23,13 +23,20 @@ import torch
 from common import Figures, run
 from gpu import build, groups
 
-from reinforce_lite import config, footprint, memory, optimizers, plan, rehearsal, road, shapes
+from reinforce_lite import config
+from reinforce_lite import pipeline as road
 from reinforce_lite.engines import native
 from reinforce_lite.engines.native import NativeEngine
-from reinforce_lite.footprint import BACK, GB, LOGITS, ROLLOUT, STEP, Place
-from reinforce_lite.plan import Plan
-from reinforce_lite.records import Group, Sampling
-from reinforce_lite.update import Updater
+from reinforce_lite.learner import optimizers
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.planner import estimate as footprint
+from reinforce_lite.planner import model_shape as shapes
+from reinforce_lite.planner import plan
+from reinforce_lite.planner.estimate import BACK, GB, LOGITS, ROLLOUT, STEP, Place
+from reinforce_lite.planner.plan import Plan
+from reinforce_lite.trainer import dry_run as rehearsal
+from reinforce_lite.types import Group, Sampling
+from reinforce_lite.utils import memory
 
 PHASES = {"rollout": (ROLLOUT,), "update": (LOGITS, BACK), "weights": (STEP,)}
 EMPTY = "import torch; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"

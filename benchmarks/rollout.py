@@ -17,9 +17,9 @@ import torch
 from common import Figures, installed, products, prompts, ratio, run, saved, stations, timed
 from torch.nn.functional import linear as plain
 
-from reinforce_lite.engines import packed
-from reinforce_lite.passes import common_prefix
-from reinforce_lite.records import Sampling
+from reinforce_lite.engines import packed_linear as packed
+from reinforce_lite.models.forward import common_prefix
+from reinforce_lite.types import Sampling
 
 SAMPLING = Sampling(samples=8, max_new_tokens=64, min_new_tokens=64, temperature=0.7, top_p=0.9)
 

@@ -26,8 +26,9 @@ import torch
 from common import SAMPLING, Figures, installed, prompts, ratio, run, saved, stations
 
 import reinforce_lite as rl
-from reinforce_lite import objective, rollout
-from reinforce_lite.update import Updater
+from reinforce_lite.learner import objective
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.rollout import collect as rollout
 
 LENGTH = 64
 MICRO_BATCH = 16  # answers that TRL trains on at once; 64 do not fit into the memory of most machines

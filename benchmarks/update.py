@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 from common import Figures, prompts, random_groups, ratio, run, stations, timed
 
-from reinforce_lite.records import Group
-from reinforce_lite.road import Road
-from reinforce_lite.update import Updater
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.pipeline import Road
+from reinforce_lite.types import Group
 
 WEIGHTS = torch.linspace(-1, 1, 64, dtype=torch.float64).view(8, 8) / 4096
 TEMPERATURE = 0.7

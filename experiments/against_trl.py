@@ -23,7 +23,9 @@ import matplotlib.pyplot as plt
 import trials
 from trials import KINDS, Kept, Trial
 
-from reinforce_lite import config, evaluation, road
+from reinforce_lite import config
+from reinforce_lite import pipeline as road
+from reinforce_lite.evaluation import evaluate as evaluation
 
 HOURS = 0.25
 TRIALS = [

@@ -24,9 +24,11 @@ import matplotlib.pyplot as plt
 import trials
 from trials import KINDS, Kept, Trial
 
-from reinforce_lite import config, evaluation, reflection
-from reinforce_lite.runlog import Line, Run
-from reinforce_lite.summary import best_step
+from reinforce_lite import config
+from reinforce_lite.evaluation import evaluate as evaluation
+from reinforce_lite.evaluation import reflection
+from reinforce_lite.runlog.run import Line, Run
+from reinforce_lite.runlog.summary import best_step
 from reinforce_lite.tasks import gsm8k, hub, jsonl
 
 FOLDER = "qwen2.5-coder-0.5b-instruct"

@@ -8,8 +8,10 @@ problems are used, so nothing is chosen on the test problems.
 
 from typing import Any
 
-from reinforce_lite import config, evaluation, road
-from reinforce_lite.prompts import Prompter
+from reinforce_lite import config
+from reinforce_lite import pipeline as road
+from reinforce_lite.evaluation import evaluate as evaluation
+from reinforce_lite.rollout.prompts import Prompter
 
 N = 200
 LONG = "Show your work in <think> </think> tags, then return the final number in <answer> </answer> tags."

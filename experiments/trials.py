@@ -36,10 +36,12 @@ import matplotlib
 from matplotlib.figure import Figure
 from scipy import stats
 
-from reinforce_lite import evaluation, machine, road
+from reinforce_lite import pipeline as road
 from reinforce_lite.config import Config
-from reinforce_lite.lines import rollout_lines
-from reinforce_lite.runlog import Line, Run
+from reinforce_lite.evaluation import evaluate as evaluation
+from reinforce_lite.runlog.run import Line, Run
+from reinforce_lite.trainer.metrics import rollout_lines
+from reinforce_lite.utils import environment as machine
 
 matplotlib.use("svg")
 matplotlib.rcParams |= {"svg.hashsalt": "reinforce-lite", "svg.fonttype": "none"}

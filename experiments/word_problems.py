@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 import trials
 from trials import KINDS, Kept, Trial
 
-from reinforce_lite import evaluation
-from reinforce_lite.runlog import Run
+from reinforce_lite.evaluation import evaluate as evaluation
+from reinforce_lite.runlog.run import Run
 
 SEEDS = range(3)
 STEPS = 36

@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reinforce_lite.models import Policy, load
-from reinforce_lite.records import Problem, Reward
+from reinforce_lite.models.policy import Policy, load
+from reinforce_lite.types import Problem, Reward
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

@@ -6,9 +6,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from reinforce_lite import reflection
-from reinforce_lite.evaluation import wilson
-from reinforce_lite.runlog import Line, Run
+from reinforce_lite.evaluation import reflection
+from reinforce_lite.evaluation.evaluate import wilson
+from reinforce_lite.runlog.run import Line, Run
 
 CONFIG = """recipe = "quickstart"
 [model]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reinforce_lite.answers import find_blocks, grade, parse_number, single_answer
 from reinforce_lite.errors import UsageError
+from reinforce_lite.tasks.grading import find_blocks, grade, parse_number, single_answer
 
 
 def strict(text: str, gold: str = "72") -> bool:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from reinforce_lite import attention
-from reinforce_lite.attention import attend, attend_backward, merge
+from reinforce_lite.models import attention
+from reinforce_lite.models.attention import attend, attend_backward, merge
 
 SCALE = 0.37
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import runs
 
-from reinforce_lite.cli import main
+from reinforce_lite.cli.app import main
 
 FAST = ["--model.dtype", "float32", "--train.steps", "2", "--rollout.prompts-per-step", "2"]
 FAST += [
@@ -184,9 +184,7 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_light_rooms_import_without_torch() -> None:
     """As the house says: their tests need no weights."""
-    rooms = (
-        "errors records config tasks answers rewards reflection runlog seeds evaluation report signs failures"
-    )
+    rooms = "errors types config tasks tasks.grading rollout.scoring evaluation.reflection runlog.run utils.seeding evaluation.evaluate report runlog.health evaluation.failures"
     code = "import sys; " + "; ".join(f"import reinforce_lite.{room}" for room in rooms.split())
     done = subprocess.run(
         [sys.executable, "-c", code + "; print('torch' in sys.modules)"],

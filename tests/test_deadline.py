@@ -10,22 +10,18 @@ from conftest import ToyTask
 from rich.console import Console
 from test_trainer import RECIPE
 
-from reinforce_lite import (
-    api,
-    checkpoint,
-    deadline,
-    models,
-    rehearsal,
-    report,
-    rollout,
-    runlog,
-    screen,
-    trainer,
-)
-from reinforce_lite.deadline import Deadline
-from reinforce_lite.road import Road
-from reinforce_lite.runlog import Run
-from reinforce_lite.screen import Silent
+from reinforce_lite import api, report
+from reinforce_lite.callbacks import console as screen
+from reinforce_lite.callbacks.console import Silent
+from reinforce_lite.models import policy as models
+from reinforce_lite.pipeline import Road
+from reinforce_lite.rollout import collect as rollout
+from reinforce_lite.runlog import run as runlog
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.trainer import checkpoint, trainer
+from reinforce_lite.trainer import dry_run as rehearsal
+from reinforce_lite.trainer import time_budget as deadline
+from reinforce_lite.trainer.time_budget import Deadline
 
 
 class Wall:

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 import reinforce_lite as rl
-from reinforce_lite import config, embedded, models, road
+from reinforce_lite import config
+from reinforce_lite import pipeline as road
 from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.errors import ReinforceLiteError
-from reinforce_lite.records import Sampling
+from reinforce_lite.models import embedded
+from reinforce_lite.models import policy as models
+from reinforce_lite.types import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,15 @@ import pytest
 import torch
 from conftest import END, make_tokenizer
 
-from reinforce_lite import config, road
+from reinforce_lite import config
+from reinforce_lite import pipeline as road
 from reinforce_lite.engines.base import cut_at_end
 from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.engines.native import NativeEngine
-from reinforce_lite.engines.sampling import draw, largest
+from reinforce_lite.engines.sampler import draw, largest
 from reinforce_lite.engines.scripted import ScriptedEngine
-from reinforce_lite.models import Policy
-from reinforce_lite.records import Prompt, Sampling
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.types import Prompt, Sampling
 
 
 @pytest.fixture(params=[HFEngine, NativeEngine])

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import END, ToyTask, make_tokenizer
 
-from reinforce_lite import config, road, seeds
+from reinforce_lite import config
+from reinforce_lite import pipeline as road
 from reinforce_lite.engines.scripted import ScriptedEngine
-from reinforce_lite.evaluation import evaluate, paired_p, pass_at, wilson
-from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Sampling, Verdict
+from reinforce_lite.evaluation.evaluate import evaluate, paired_p, pass_at, wilson
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Sampling, Verdict
+from reinforce_lite.utils import seeding as seeds
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reinforce_lite.runlog import Run
+from reinforce_lite.runlog.run import Run
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"

@@ -5,10 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
-from reinforce_lite import eval_table, evaluation
-from reinforce_lite.failures import Failure, common
-from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout
+from reinforce_lite.cli import eval_table
+from reinforce_lite.evaluation import evaluate as evaluation
+from reinforce_lite.evaluation.failures import Failure, common
 from reinforce_lite.tasks.base import number_reward
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout
 
 QUESTION = "What is 8 * 9?"
 

@@ -24,14 +24,16 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from reinforce_lite import config, llama, models
+from reinforce_lite import config
 from reinforce_lite.engines.native import NativeEngine
-from reinforce_lite.llama import Llama
-from reinforce_lite.models import Policy
-from reinforce_lite.passes import TreePasses
-from reinforce_lite.policy import backward, token_logprobs
-from reinforce_lite.records import Prompt, Sampling
-from reinforce_lite.update import Updater
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models import llama
+from reinforce_lite.models import policy as models
+from reinforce_lite.models.forward import TreePasses
+from reinforce_lite.models.llama import Llama
+from reinforce_lite.models.logprobs import backward, token_logprobs
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.types import Prompt, Sampling
 
 SIZES: dict[str, Any] = {
     "vocab_size": 259,

@@ -14,8 +14,9 @@ import torch
 from conftest import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM
 
-from reinforce_lite import embedded, models
 from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.models import embedded
+from reinforce_lite.models import policy as models
 
 
 def test_pickled_weights_are_refused(model_folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reinforce_lite.errors import UsageError
-from reinforce_lite.objective import (
+from reinforce_lite.learner.objective import (
     PRESETS,
     Objective,
     advantages,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from reinforce_lite import config, optimizers
+from reinforce_lite import config
 from reinforce_lite.errors import UsageError
+from reinforce_lite.learner import optimizers
 
 EIGHT = config.Update(state="8-bit", betas=(0.9, 0.999))
 

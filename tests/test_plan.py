@@ -10,15 +10,20 @@ from conftest import make_model, make_tokenizer
 from test_update import make_groups, some_weights
 from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from reinforce_lite import config, embedded, footprint, memory, plan, shapes
-from reinforce_lite.cli import main
+from reinforce_lite import config
+from reinforce_lite.cli.app import main
 from reinforce_lite.engines import native
-from reinforce_lite.footprint import Place
-from reinforce_lite.llama import Llama
-from reinforce_lite.models import Policy, load
-from reinforce_lite.records import Prompt, Sampling
-from reinforce_lite.tree import Attention, Branch, Tree
-from reinforce_lite.update import Updater
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models import embedded
+from reinforce_lite.models.llama import Llama
+from reinforce_lite.models.policy import Policy, load
+from reinforce_lite.models.prefix_tree import Attention, Branch, Tree
+from reinforce_lite.planner import estimate as footprint
+from reinforce_lite.planner import model_shape as shapes
+from reinforce_lite.planner import plan
+from reinforce_lite.planner.estimate import Place
+from reinforce_lite.types import Prompt, Sampling
+from reinforce_lite.utils import memory
 
 QWEN_3B = {
     "architectures": ["Qwen2ForCausalLM"],

@@ -6,12 +6,18 @@ import pytest
 import torch
 from conftest import END, make_model
 
-from reinforce_lite import policy as policy_module
-from reinforce_lite.llama import Llama
-from reinforce_lite.models import Policy
-from reinforce_lite.passes import SharedPasses, TreePasses, WholePasses, can_share_prompt, common_prefix
-from reinforce_lite.policy import backward, token_logprobs
-from reinforce_lite.tree import Branch
+from reinforce_lite.models import logprobs as policy_module
+from reinforce_lite.models.forward import (
+    SharedPasses,
+    TreePasses,
+    WholePasses,
+    can_share_prompt,
+    common_prefix,
+)
+from reinforce_lite.models.llama import Llama
+from reinforce_lite.models.logprobs import backward, token_logprobs
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.models.prefix_tree import Branch
 
 PROMPT = (1, 40, 41, 42, 43, 44)
 COMPLETIONS = [(50, 51, 52, 53, END), (60, END), (END,), (70, 71, 72, 73, 74, 75, 76)]

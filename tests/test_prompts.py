@@ -8,8 +8,8 @@ from conftest import CHATML, make_tokenizer
 from reinforce_lite import config
 from reinforce_lite.config import Example
 from reinforce_lite.errors import UsageError
-from reinforce_lite.prompts import Prompter
-from reinforce_lite.records import Problem
+from reinforce_lite.rollout.prompts import Prompter
+from reinforce_lite.types import Problem
 
 INSTRUCTION = "Answer in <answer> tags."
 SECTION = config.Prompt(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from reinforce_lite import config
-from reinforce_lite.cli import main
-from reinforce_lite.objective import PRESETS
+from reinforce_lite.cli.app import main
+from reinforce_lite.learner.objective import PRESETS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

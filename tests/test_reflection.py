@@ -3,15 +3,17 @@
 import pytest
 from conftest import END, make_tokenizer
 
-from reinforce_lite import config, evaluation, rollout
+from reinforce_lite import config
 from reinforce_lite.engines.scripted import ScriptedEngine
-from reinforce_lite.lines import rollout_lines, step_line
-from reinforce_lite.prompts import Prompter
-from reinforce_lite.records import Group, Problem, Sampling
-from reinforce_lite.reflection import LISTS, hits, rates
-from reinforce_lite.rewards import Scorer
+from reinforce_lite.evaluation import evaluate as evaluation
+from reinforce_lite.evaluation.reflection import LISTS, hits, rates
+from reinforce_lite.learner.updater import Gradient
+from reinforce_lite.rollout import collect as rollout
+from reinforce_lite.rollout.prompts import Prompter
+from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks.base import NumberTask
-from reinforce_lite.update import Gradient
+from reinforce_lite.trainer.metrics import rollout_lines, step_line
+from reinforce_lite.types import Group, Problem, Sampling
 
 # What the model wrote, and the lists that it hits, counted by hand. Every one of them answers a question, after
 # a worked example and in a turn begun for it that hold words of all three lists, which must not count.

@@ -10,16 +10,20 @@ import torch
 from conftest import ToyTask
 from safetensors.torch import load_file
 
-from reinforce_lite import api, checkpoint, rehearsal, road, runlog, trainer
-from reinforce_lite.cli import main
+from reinforce_lite import api
+from reinforce_lite import pipeline as road
+from reinforce_lite.callbacks.console import Silent
+from reinforce_lite.cli.app import main
 from reinforce_lite.engines.native import NativeEngine
-from reinforce_lite.engines.recovering import Recovering
+from reinforce_lite.engines.oom_retry import Recovering
 from reinforce_lite.errors import WontFit
-from reinforce_lite.models import Policy
-from reinforce_lite.objective import PRESETS
-from reinforce_lite.records import Group, Problem, Prompt, Sampling
-from reinforce_lite.screen import Silent
-from reinforce_lite.update import Updater
+from reinforce_lite.learner.objective import PRESETS
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.runlog import run as runlog
+from reinforce_lite.trainer import checkpoint, trainer
+from reinforce_lite.trainer import dry_run as rehearsal
+from reinforce_lite.types import Group, Problem, Prompt, Sampling
 
 RECIPE = str(Path(__file__).parent / "tiny.toml")
 

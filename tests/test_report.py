@@ -12,9 +12,24 @@ import runs
 from runs import answer, asked, step
 
 from reinforce_lite import report
-from reinforce_lite.cli import main
-from reinforce_lite.report import aha, cards, choice, curves, parts, result
-from reinforce_lite.runlog import Line, Run
+from reinforce_lite.cli.app import main
+from reinforce_lite.report import (
+    build as parts,
+)
+from reinforce_lite.report import (
+    curves,
+    result,
+)
+from reinforce_lite.report import (
+    reflection as aha,
+)
+from reinforce_lite.report import (
+    selection as choice,
+)
+from reinforce_lite.report import (
+    serialize as cards,
+)
+from reinforce_lite.runlog.run import Line, Run
 
 F, T = False, True
 

@@ -18,7 +18,7 @@ from runs import answer, asked, step
 from test_report import HOSTILE, hostile
 
 from reinforce_lite import api, report
-from reinforce_lite.runlog import Run
+from reinforce_lite.runlog.run import Run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("REINFORCE_LITE_BROWSER") == "required"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reinforce_lite import runlog
-from reinforce_lite.runlog import Run
+from reinforce_lite.runlog import run as runlog
+from reinforce_lite.runlog.run import Run
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_two_writers_of_one_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     """The other one writes its text between the two halves of ours."""
     file = run.path / "report.html"
     flush = os.fsync
-    code = f"from reinforce_lite import runlog; runlog.replace(runlog.Path({str(file)!r}), 'theirs')"
+    code = f"from reinforce_lite.runlog import run as runlog; runlog.replace(runlog.Path({str(file)!r}), 'theirs')"
 
     def meanwhile(handle: int) -> None:
         flush(handle)

@@ -7,8 +7,11 @@ import pytest
 from conftest import ToyTask
 from rich.console import Console
 
-from reinforce_lite import api, runlog, screen, trainer
-from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Verdict
+from reinforce_lite import api
+from reinforce_lite.callbacks import console as screen
+from reinforce_lite.runlog import run as runlog
+from reinforce_lite.trainer import trainer
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 
 
 def test_text_that_acts_on_a_terminal_is_shown_instead() -> None:

@@ -8,11 +8,14 @@ import pytest
 from conftest import ToyTask
 from rich.console import Console
 
-from reinforce_lite import api, runlog, screen, trainer
-from reinforce_lite.answers import is_number
-from reinforce_lite.records import Problem, Reward, Verdict
-from reinforce_lite.rewards import second_opinion
+from reinforce_lite import api
+from reinforce_lite.callbacks import console as screen
+from reinforce_lite.rollout.scoring import second_opinion
+from reinforce_lite.runlog import run as runlog
 from reinforce_lite.tasks.base import number_reward
+from reinforce_lite.tasks.grading import is_number
+from reinforce_lite.trainer import trainer
+from reinforce_lite.types import Problem, Reward, Verdict
 
 RECIPE = str(Path(__file__).parent / "tiny.toml")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from reinforce_lite import signs
+from reinforce_lite.runlog import health as signs
 
 
 def lines(

@@ -11,10 +11,10 @@ import pytest
 
 from reinforce_lite import config, tasks
 from reinforce_lite.errors import UsageError
-from reinforce_lite.records import Problem, Reward, Split
 from reinforce_lite.tasks import gym
 from reinforce_lite.tasks.base import NumberTask, Task
-from reinforce_lite.tasks.file import FileTask
+from reinforce_lite.tasks.python_file import FileTask
+from reinforce_lite.types import Problem, Reward, Split
 
 GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k"
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -600,7 +600,7 @@ def test_gym_questions_that_come_again_are_dropped(monkeypatch: pytest.MonkeyPat
 
 GOOD = """
 from dataclasses import dataclass
-from reinforce_lite.records import Problem
+from reinforce_lite.types import Problem
 def problems(split):
     return [Problem(id=split + str(i), question=f"{split} {i}?", answer=str(i)) for i in range(3)]
 def reward(problem, completion):

@@ -14,9 +14,14 @@ import pytest
 from conftest import ToyTask
 from rich.console import Console
 
-from reinforce_lite import api, checkpoint, cli, runlog, screen, trackers, trainer
+from reinforce_lite import api
+from reinforce_lite.callbacks import console as screen
+from reinforce_lite.callbacks import trackers
+from reinforce_lite.cli import app as cli
 from reinforce_lite.errors import Stopped, UsageError, WontFit
-from reinforce_lite.update import Updater
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.runlog import run as runlog
+from reinforce_lite.trainer import checkpoint, trainer
 
 RECIPE = str(Path(__file__).parent / "tiny.toml")
 SMALL = {"train.steps": 3, "train.save_every": 1, "eval.every": 2}

@@ -16,12 +16,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import reinforce_lite as rl
-from reinforce_lite import api, checkpoint, models, report, runlog, trainer
+from reinforce_lite import api, report
+from reinforce_lite.callbacks.console import Silent
 from reinforce_lite.errors import ReinforceLiteError, Stopped, UsageError
-from reinforce_lite.records import Problem, Reward, Verdict
-from reinforce_lite.runlog import Run
-from reinforce_lite.screen import Silent
-from reinforce_lite.update import Updater
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models import policy as models
+from reinforce_lite.runlog import run as runlog
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.trainer import checkpoint, trainer
+from reinforce_lite.types import Problem, Reward, Verdict
 
 TIMES = ("time/", "tokens_per_second/", "step_time", "memory/", "seconds")
 

@@ -10,13 +10,15 @@ from conftest import END, make_model, make_tokenizer
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from reinforce_lite import config, passes, tree
-from reinforce_lite import policy as policy_module
+from reinforce_lite import config
 from reinforce_lite.errors import WontFit
-from reinforce_lite.models import Policy, load
-from reinforce_lite.objective import PRESETS, advantages, weights
-from reinforce_lite.records import Completion, Group, Problem, Prompt, Rollout, Verdict
-from reinforce_lite.update import Live, Updater, live, micro_batches
+from reinforce_lite.learner.objective import PRESETS, advantages, weights
+from reinforce_lite.learner.updater import Live, Updater, live, micro_batches
+from reinforce_lite.models import forward as passes
+from reinforce_lite.models import logprobs as policy_module
+from reinforce_lite.models import prefix_tree as tree
+from reinforce_lite.models.policy import Policy, load
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 
 LENGTHS = [[3, 5, 1, 4], [2, 2, 6, 3], [4, 1, 1, 2]]
 REWARDS = [

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from reinforce_lite import config, tasks
-from reinforce_lite.records import Problem
-from reinforce_lite.tasks.stories import worlds
 from reinforce_lite.tasks.wordmath import MOVES, generate
+from reinforce_lite.tasks.wordmath_stories import worlds
+from reinforce_lite.types import Problem
 
 LEVELS = (1, 2, 3, 4)
 SPLITS = ("train", "validation", "test")
@@ -59,7 +59,7 @@ def everything(level: int) -> tuple[Problem, ...]:
 
 @cache
 def stories() -> dict[str, Any]:
-    return tomllib.loads((files("reinforce_lite") / "tasks" / "stories.toml").read_text())
+    return tomllib.loads((files("reinforce_lite") / "tasks" / "wordmath_stories.toml").read_text())
 
 
 @pytest.fixture(params=LEVELS)

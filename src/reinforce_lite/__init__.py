@@ -13,7 +13,7 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from reinforce_lite.records import Problem, Reward, Verdict
+from reinforce_lite.types import Problem, Reward, Verdict
 
 if TYPE_CHECKING:
     from reinforce_lite.api import evaluate, train

@@ -2,6 +2,6 @@
 
 import sys
 
-from reinforce_lite.cli import main
+from reinforce_lite.cli.app import main
 
 sys.exit(main())

@@ -9,11 +9,17 @@ run.summary["evals"]["after"]["strict"]
 from collections.abc import Mapping
 from typing import Any
 
-from reinforce_lite import config, evaluation, failures, road, runlog, screen, trainer
-from reinforce_lite.evaluation import Evaluation
-from reinforce_lite.failures import Failure
-from reinforce_lite.runlog import Run
+from reinforce_lite import config
+from reinforce_lite import pipeline as road
+from reinforce_lite.callbacks import console as screen
+from reinforce_lite.evaluation import evaluate as evaluation
+from reinforce_lite.evaluation import failures
+from reinforce_lite.evaluation.evaluate import Evaluation
+from reinforce_lite.evaluation.failures import Failure
+from reinforce_lite.runlog import run as runlog
+from reinforce_lite.runlog.run import Run
 from reinforce_lite.tasks.base import Task
+from reinforce_lite.trainer import trainer
 
 
 def train(

@@ -3,7 +3,7 @@
 import logging
 
 from reinforce_lite.engines.base import Engine
-from reinforce_lite.models import Policy
+from reinforce_lite.models.policy import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -12,7 +12,7 @@ def make(name: str, policy: Policy, rows: int = 256) -> Engine:
     """The engine of this name over the policy's own weights, with up to `rows` answers in flight; `hf` where
     native does not know the model."""
     from reinforce_lite.engines import hf, native
-    from reinforce_lite.engines.recovering import Recovering
+    from reinforce_lite.engines.oom_retry import Recovering
 
     if name == "native" and policy.llama is not None:
         return Recovering(native.NativeEngine(policy, rows))

@@ -8,7 +8,7 @@ A new engine is one class with this one method; `tests/test_engines.py` says wha
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from reinforce_lite.records import Completion, Prompt, Sampling
+from reinforce_lite.types import Completion, Prompt, Sampling
 
 
 def nobody(finished: int) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from reinforce_lite.engines.base import completion, cut_at_end, nobody
-from reinforce_lite.models import Policy, quiet
-from reinforce_lite.passes import can_share_prompt
-from reinforce_lite.records import Completion, Prompt, Sampling
+from reinforce_lite.models.forward import can_share_prompt
+from reinforce_lite.models.policy import Policy, quiet
+from reinforce_lite.types import Completion, Prompt, Sampling
 
 ROWS = 128  # in flight at once
 

@@ -23,16 +23,16 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from reinforce_lite import seeds
-from reinforce_lite.engines import packed
+from reinforce_lite.engines import packed_linear as packed
 from reinforce_lite.engines.base import completion, cut_at_end, nobody
-from reinforce_lite.engines.cache import Cache
-from reinforce_lite.engines.sampling import draw, precise
-from reinforce_lite.models import Policy
-from reinforce_lite.passes import common_prefix
-from reinforce_lite.policy import final_logits
-from reinforce_lite.records import Completion, Prompt, Sampling
-from reinforce_lite.tree import Attention, Branch, Tree
+from reinforce_lite.engines.kv_cache import Cache
+from reinforce_lite.engines.sampler import draw, precise
+from reinforce_lite.models.forward import common_prefix
+from reinforce_lite.models.logprobs import final_logits
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.models.prefix_tree import Attention, Branch, Tree
+from reinforce_lite.types import Completion, Prompt, Sampling
+from reinforce_lite.utils import seeding as seeds
 
 CACHE_BYTES = 768 * 10**6  # of the answers in flight, on a CPU
 CACHE_SHARE = 0.125  # of a device's memory

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reinforce_lite.engines.base import completion, nobody
-from reinforce_lite.records import Completion, Prompt, Sampling
+from reinforce_lite.types import Completion, Prompt, Sampling
 
 
 class ScriptedEngine:

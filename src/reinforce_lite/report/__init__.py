@@ -15,11 +15,12 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from reinforce_lite import deadline
 from reinforce_lite.errors import UsageError
-from reinforce_lite.report import page, parts
-from reinforce_lite.report.parts import Part
-from reinforce_lite.runlog import Line, Run, replace
+from reinforce_lite.report import build as parts
+from reinforce_lite.report import page
+from reinforce_lite.report.build import Part
+from reinforce_lite.runlog.run import Line, Run, replace
+from reinforce_lite.trainer import time_budget as deadline
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from reinforce_lite.report.files import Files
 from reinforce_lite.report.result import counted
+from reinforce_lite.report.run_data import Files
 
 PHASES = ("rollout", "reward", "update")
 

@@ -5,9 +5,9 @@ from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
-from reinforce_lite.report import cards
-from reinforce_lite.report.files import Files
-from reinforce_lite.runlog import Line
+from reinforce_lite.report import serialize as cards
+from reinforce_lite.report.run_data import Files
+from reinforce_lite.runlog.run import Line
 
 POINTS = 1_500
 """More steps than this are drawn as means of neighbours."""

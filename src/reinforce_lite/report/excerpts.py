@@ -6,11 +6,11 @@ at all; then some that are wrong, as many are.
 
 import heapq
 
-from reinforce_lite import reflection
-from reinforce_lite.answers import grade
 from reinforce_lite.errors import UsageError
-from reinforce_lite.report import cards
-from reinforce_lite.runlog import Line
+from reinforce_lite.evaluation import reflection
+from reinforce_lite.report import serialize as cards
+from reinforce_lite.runlog.run import Line
+from reinforce_lite.tasks.grading import grade
 
 BEST, WRONG = 12, 4  # shown
 BEFORE, AFTER = 240, 420  # characters around the first hit

@@ -13,10 +13,11 @@ from typing import Any
 
 from jinja2 import Environment
 
-from reinforce_lite.report import cards, curves, result
-from reinforce_lite.report.parts import Part
-from reinforce_lite.runlog import Line
-from reinforce_lite.wording import harmless, interval, percent
+from reinforce_lite.report import curves, result
+from reinforce_lite.report import serialize as cards
+from reinforce_lite.report.build import Part
+from reinforce_lite.runlog.run import Line
+from reinforce_lite.utils.text import harmless, interval, percent
 
 READ = ("name", "aha", "cost", "answers")
 """What the scripts read of a run's numbers; the template reads the others."""
@@ -70,7 +71,7 @@ def _template() -> Any:
 
 @cache
 def _asset(name: str) -> str:
-    return (files("reinforce_lite") / "report" / name).read_text(encoding="utf-8")
+    return (files("reinforce_lite") / "report" / "static" / name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:

@@ -5,10 +5,10 @@ A gain counts when McNemar's exact test finds it beyond chance (p < 0.05); stric
 
 from typing import Any
 
-from reinforce_lite.report.asked import Asked
-from reinforce_lite.report.files import Files
-from reinforce_lite.runlog import Line
-from reinforce_lite.wording import percent
+from reinforce_lite.report.eval_history import Asked
+from reinforce_lite.report.run_data import Files
+from reinforce_lite.runlog.run import Line
+from reinforce_lite.utils.text import percent
 
 BEYOND_CHANCE = 0.05
 SMALLEST = 1e-99  # p-value that is told; of many problems it may round to 0, which none is

@@ -15,8 +15,8 @@ from typing import get_args
 
 from reinforce_lite import config
 from reinforce_lite.errors import UsageError
-from reinforce_lite.records import Split
 from reinforce_lite.tasks.base import Task, same
+from reinforce_lite.types import Split
 
 NAMES = ("wordmath", "gsm8k", "jsonl", "hub", "gym")
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -25,7 +25,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 def load(section: config.Task) -> Task:
     """The task that a [task] section names; a name that ends in .py is a user's own file."""
     if section.name.endswith(".py"):
-        module = "file"
+        module = "python_file"
     elif section.name in NAMES:
         module = section.name
     else:

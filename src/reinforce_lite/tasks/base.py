@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from reinforce_lite.answers import grade
-from reinforce_lite.records import Problem, Reward, Split
+from reinforce_lite.tasks.grading import grade
+from reinforce_lite.types import Problem, Reward, Split
 
 
 class Task(Protocol):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reinforce_lite import config
-from reinforce_lite.tasks import hub, jsonl, rows
+from reinforce_lite.tasks import hub, jsonl
+from reinforce_lite.tasks import tables as rows
 from reinforce_lite.tasks.base import NumberTask
 
 HUB_NAME = "openai/gsm8k:main"

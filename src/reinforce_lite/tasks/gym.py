@@ -14,12 +14,13 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
-from reinforce_lite import config, seeds
-from reinforce_lite.answers import single_answer
+from reinforce_lite import config
 from reinforce_lite.errors import UsageError, missing_extra
-from reinforce_lite.records import Problem, Reward, Split, Verdict
 from reinforce_lite.tasks.base import same
-from reinforce_lite.tasks.rows import short_hash
+from reinforce_lite.tasks.grading import single_answer
+from reinforce_lite.tasks.tables import short_hash
+from reinforce_lite.types import Problem, Reward, Split, Verdict
+from reinforce_lite.utils import seeding as seeds
 
 SIZES: dict[Split, int] = {"train": 2_000, "validation": 100, "test": 400}
 # A question belongs to the first part that it comes up in: the measure first.

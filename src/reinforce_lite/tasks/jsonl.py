@@ -15,9 +15,9 @@ from typing import Any
 
 from reinforce_lite import config
 from reinforce_lite.errors import UsageError
-from reinforce_lite.records import Problem
-from reinforce_lite.tasks import rows
+from reinforce_lite.tasks import tables as rows
 from reinforce_lite.tasks.base import NumberTask
+from reinforce_lite.types import Problem
 
 _BOM = b"\xef\xbb\xbf"
 

