@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch.nn.functional import linear as plain
 
-from reinforce_lite import config
-from reinforce_lite import pipeline as road
-from reinforce_lite.models import policy as models
+from reinforce_lite.config import load_config
 from reinforce_lite.models.llama import Linear, Llama
+from reinforce_lite.models.policy import save_policy
+from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
-from reinforce_lite.utils import memory
+from reinforce_lite.utils.memory import limit_fragmentation
 
 Figures = dict[str, Any]
 Part = Callable[[argparse.Namespace], Figures]
@@ -107,18 +107,18 @@ def timed(job: Callable[[], Any], times: int = 3, warm: int = 1) -> float:
     return statistics.median(seconds)
 
 
-def stations(
+def pipeline(
     arguments: argparse.Namespace, overrides: Mapping[str, Any] | None = None, ours: bool = True
-) -> road.Road:
+) -> Pipeline:
     """The quickstart, at the benchmark's dtype. What is not `ours` keeps the allocator as it came: our
     settings of it would double the time of transformers' generate."""
-    if not ours:
-        memory.keep_small = lambda: None
+    if ours:
+        limit_fragmentation()
     values = {"model.dtype": arguments.dtype} | SAMPLING | dict(overrides or {})
-    return road.build(config.load("quickstart", values))
+    return build_pipeline(load_config("quickstart", values))
 
 
-def prompts(built: road.Road) -> list[Prompt]:
+def prompts(built: Pipeline) -> list[Prompt]:
     """A step's prompts."""
     return [
         built.prompter(p.question) for p in built.problems("train", built.config.rollout.prompts_per_step)
@@ -157,9 +157,9 @@ def products(llama: Llama, tokens: int, heads: int, linear: Linear = plain) -> N
         linear(torch.ones(heads, head.shape[1], dtype=head.dtype, device=head.device), head, None)
 
 
-def saved(built: road.Road, folder: str) -> str:
+def saved(built: Pipeline, folder: str) -> str:
     """The policy as a Hugging Face folder, for other programs."""
-    models.save(built.policy, Path(folder) / "model", "for a benchmark")
+    save_policy(built.policy, Path(folder) / "model", "for a benchmark")
     return str(Path(folder) / "model")
 
 

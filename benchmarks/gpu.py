@@ -19,10 +19,11 @@ import torch
 from common import Figures, random_groups, ratio, run, timed
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from reinforce_lite import config
+from reinforce_lite.config import UpdateConfig
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.models.policy import Policy, pick_device
+from reinforce_lite.models.device import pick_device
+from reinforce_lite.models.policy import Policy
 from reinforce_lite.types import Group, Sampling
 
 QWEN_3B: dict[str, Any] = {
@@ -126,11 +127,11 @@ def decode(arguments: argparse.Namespace) -> Figures:
 
 def update(arguments: argparse.Namespace) -> Figures:
     policy, new = build(arguments), length(arguments)
-    updater = Updater(policy, config.Update(), 0.7)
+    updater = Updater(policy, UpdateConfig(), 0.7)
     asked = groups(2, 10, new)
     weights = torch.linspace(-1, 1, 20, dtype=torch.float64).view(2, 10) / new
-    tokens = updater.gradient(asked, weights).tokens
-    spent = seconds(policy, lambda: updater.gradient(asked, weights))
+    tokens = updater.compute_gradient(asked, weights).tokens
+    spent = seconds(policy, lambda: updater.compute_gradient(asked, weights))
     done = 6 * parameters(policy) * tokens / spent
     return {"tokens_per_second": tokens / spent, "of_peak": done / peak(policy, arguments.tiny)}
 
@@ -140,7 +141,7 @@ def step(arguments: argparse.Namespace) -> Figures:
     policy, new = build(arguments), length(arguments)
     questions = 1 if arguments.tiny else 16
     asked = groups(questions, 10, new)
-    engine, updater = NativeEngine(policy), Updater(policy, config.Update(), 0.7)
+    engine, updater = NativeEngine(policy), Updater(policy, UpdateConfig(), 0.7)
     sampling = Sampling(10, new, new, temperature=0.7, top_p=0.9)
     weights = torch.linspace(-1, 1, 10, dtype=torch.float64).expand(questions, 10) / (10 * questions * new)
     laps = {"rollout": 0.0, "update": 0.0}
@@ -149,7 +150,7 @@ def step(arguments: argparse.Namespace) -> Figures:
         engine.generate([g.prompt for g in asked], sampling, SEED)
         wait(policy)
         middle = time.perf_counter()
-        assert updater.apply(updater.gradient(asked, weights), 1)
+        assert updater.apply_gradient(updater.compute_gradient(asked, weights), 1)
         wait(policy)
         laps = {"rollout": middle - start, "update": time.perf_counter() - middle}
     whole = sum(laps.values())

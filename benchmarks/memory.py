@@ -23,20 +23,20 @@ import torch
 from common import Figures, run
 from gpu import build, groups
 
-from reinforce_lite import config
-from reinforce_lite import pipeline as road
+from reinforce_lite.config import UpdateConfig, load_config, override_config
 from reinforce_lite.engines import native
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.learner import optimizers
+from reinforce_lite.learner.optimizers import make_optimizer
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.planner import estimate as footprint
-from reinforce_lite.planner import model_shape as shapes
-from reinforce_lite.planner import plan
-from reinforce_lite.planner.estimate import BACK, GB, LOGITS, ROLLOUT, STEP, Place
-from reinforce_lite.planner.plan import Plan
+from reinforce_lite.pipeline import build_pipeline
+from reinforce_lite.planner import estimate
+from reinforce_lite.planner.estimate import BACK, GB, LOGITS, ROLLOUT, STEP, Target, memory_parts
+from reinforce_lite.planner.model_shape import shape_of
+from reinforce_lite.planner.plan import Plan, best_plan, check_fits, chosen_flags, plan_unchanged
 from reinforce_lite.trainer import dry_run as rehearsal
 from reinforce_lite.types import Group, Sampling
-from reinforce_lite.utils import memory
+from reinforce_lite.utils.memory import limit_fragmentation, release_cached_memory
 
 PHASES = {"rollout": (ROLLOUT,), "update": (LOGITS, BACK), "weights": (STEP,)}
 EMPTY = "import torch; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
@@ -74,16 +74,16 @@ def phases(updater: Updater, sample: Callable[[], list[Group]]) -> dict[str, int
     found: dict[str, int] = {}
     device = updater.policy.device
     for step in (1, 2):
-        memory.give_back()
+        release_cached_memory()
         with peak("rollout", found, device):
             asked = sample()
-        memory.give_back()
+        release_cached_memory()
         shape = (len(asked), len(asked[0].rollouts))
         weights = torch.linspace(-1, 1, shape[0] * shape[1], dtype=torch.float64).view(shape) / 1e4
         with peak("update", found, device):
-            gradient = updater.gradient(asked, weights)
+            gradient = updater.compute_gradient(asked, weights)
         with peak("weights", found, device):
-            assert updater.apply(gradient, step)
+            assert updater.apply_gradient(gradient, step)
     return found
 
 
@@ -99,13 +99,13 @@ def figures(measured: Mapping[str, int], planned: Plan, empty: int, left_out: in
 
 def arithmetic(arguments: argparse.Namespace) -> Figures:
     """What 8-bit AdamW holds for each number of a piece."""
-    memory.keep_small()
+    limit_fragmentation()
     numbers = optimizers.PIECE
     weight = torch.randn(numbers).bfloat16().requires_grad_()
     weight.grad = torch.randn(numbers).bfloat16()
-    optimizer = optimizers.make(config.Update(state="8-bit"), {"w": weight})
+    optimizer = make_optimizer(UpdateConfig(optimizer_state="8-bit"), {"w": weight})
     optimizer.step(1e-5, 0)
-    memory.give_back()
+    release_cached_memory()
     found: dict[str, int] = {"start": resident()}
     with peak("step", found, weight.device):
         for _ in range(20):
@@ -116,18 +116,18 @@ def arithmetic(arguments: argparse.Namespace) -> Figures:
 def on_a_processor(arguments: argparse.Namespace, **values: Any) -> Figures:
     overrides = {key.replace("__", "."): value for key, value in values.items()} | {"model.device": "cpu"}
     if arguments.tiny:
-        overrides |= {"rollout.max_new_tokens": 4, "rollout.samples_per_prompt": 3}
-    settings = config.load("quickstart", overrides)
-    stations = road.build(settings)
-    problems = rehearsal.longest(stations, stations.problems("train"))
-    length = len(stations.prompter(problems[0].question).token_ids)
-    settings = config.override(settings, {"prompt.max_tokens": length})
-    planned = plan.as_it_is(settings)
-    updater = Updater(stations.policy, settings.update, settings.rollout.temperature)
-    measured = phases(updater, lambda: rehearsal.groups(stations, problems))
-    memory.give_back()
-    with peak("evaluation", measured, stations.policy.device):
-        stations.answer(stations.problems("test", 4 if arguments.tiny else settings.eval.n))
+        overrides |= {"rollout.max_new_tokens": 4, "rollout.group_size": 3}
+    settings = load_config("quickstart", overrides)
+    pipeline = build_pipeline(settings)
+    problems = rehearsal.longest(pipeline, pipeline.problems("train"))
+    length = len(pipeline.prompter(problems[0].question).token_ids)
+    settings = override_config(settings, {"prompt.max_tokens": length})
+    planned = plan_unchanged(settings)
+    updater = Updater(pipeline.policy, settings.update, settings.rollout.temperature)
+    measured = phases(updater, lambda: rehearsal.groups(pipeline, problems))
+    release_cached_memory()
+    with peak("evaluation", measured, pipeline.policy.device):
+        pipeline.answer(pipeline.problems("test", 4 if arguments.tiny else settings.eval.n))
     measured["rollout"] = max(measured["rollout"], measured.pop("evaluation"))
     held = subprocess.run([sys.executable, "-c", EMPTY], capture_output=True, check=True).stdout
     empty = 1024 * int(held)
@@ -140,20 +140,20 @@ def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
     if torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
         native.CACHE_SHARE *= gb * GB / whole  # as on a card of that size
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - footprint.CONTEXT) / whole))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - estimate.CONTEXT) / whole))
     policy = build(arguments)
     new = 4 if arguments.tiny else 512
     values = {"prompt.max_tokens": PROMPT, "rollout.max_new_tokens": new}
     values |= {"eval.n": 1, "eval.validation_n": 1}
     few = {"rollout.prompts_per_step": 1} if arguments.tiny else {}
-    settings = config.load("gsm8k-3b-48gb", values | few | {"update.state": "32-bit"})
-    shape = shapes.of(policy.model, PROMPT + new)
-    place = Place(policy.device.type, policy.dtype, gb * GB)
-    planned = plan.best(Plan(settings, settings, shape, place, footprint.parts(settings, shape, place)))
-    plan.check(planned)
+    settings = load_config("gsm8k-3b-48gb", values | few | {"update.optimizer_state": "32-bit"})
+    shape = shape_of(policy.model, PROMPT + new)
+    place = Target(policy.device.type, policy.dtype, gb * GB)
+    planned = best_plan(Plan(settings, settings, shape, place, memory_parts(settings, shape, place)))
+    check_fits(planned)
     chosen = planned.config
-    engine = NativeEngine(policy, chosen.rollout.answers_in_flight)
-    asked = groups(chosen.rollout.prompts_per_step, chosen.rollout.samples_per_prompt, new)
+    engine = NativeEngine(policy, chosen.rollout.max_num_seqs)
+    asked = groups(chosen.rollout.prompts_per_step, chosen.rollout.group_size, new)
     sampling = Sampling(len(asked[0].rollouts), new, new, temperature=0.7, top_p=0.9)
 
     def sample() -> list[Group]:
@@ -161,8 +161,8 @@ def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
         return asked
 
     measured = phases(Updater(policy, chosen.update, chosen.rollout.temperature), sample)
-    found = figures(measured, planned, 0, footprint.CONTEXT)
-    return {"chosen": plan.flags(planned), "most": max(measured.values()) / GB} | found
+    found = figures(measured, planned, 0, estimate.CONTEXT)
+    return {"chosen": chosen_flags(planned), "most": max(measured.values()) / GB} | found
 
 
 def lines(found: Mapping[str, Figures]) -> list[str]:

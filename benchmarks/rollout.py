@@ -14,11 +14,11 @@ import tempfile
 from collections import Counter
 
 import torch
-from common import Figures, installed, products, prompts, ratio, run, saved, stations, timed
+from common import Figures, installed, pipeline, products, prompts, ratio, run, saved, timed
 from torch.nn.functional import linear as plain
 
-from reinforce_lite.engines import packed_linear as packed
-from reinforce_lite.models.forward import common_prefix
+from reinforce_lite.engines.packed_linear import make_linear
+from reinforce_lite.models.forward import common_prefix_length
 from reinforce_lite.types import Sampling
 
 SAMPLING = Sampling(samples=8, max_new_tokens=64, min_new_tokens=64, temperature=0.7, top_p=0.9)
@@ -29,18 +29,18 @@ def rate(seconds: float, answers: int) -> Figures:
 
 
 def native(arguments: argparse.Namespace) -> Figures:
-    built = stations(arguments)
+    built = pipeline(arguments)
     asked = prompts(built)
     return rate(timed(lambda: built.engine.generate(asked, SAMPLING, 0)), 8 * len(asked))
 
 
 def floor(arguments: argparse.Namespace, packing: bool = False) -> Figures:
-    built = stations(arguments)
+    built = pipeline(arguments)
     asked, llama = [p.token_ids for p in prompts(built)], built.policy.llama
     assert llama is not None
-    shared, rows = common_prefix(asked), len(asked) * SAMPLING.samples
+    shared, rows = common_prefix_length(asked), len(asked) * SAMPLING.samples
 
-    linear = packed.linear(llama, rows) if packing else plain
+    linear = make_linear(llama, rows) if packing else plain
 
     @torch.inference_mode()
     def job() -> None:
@@ -54,7 +54,7 @@ def floor(arguments: argparse.Namespace, packing: bool = False) -> Figures:
 
 def generate(arguments: argparse.Namespace) -> Figures:
     """As most people would call it: one padded batch."""
-    built = stations(arguments, ours=False)
+    built = pipeline(arguments, ours=False)
     tokenizer, model = built.policy.tokenizer, built.policy.model
     rows = [list(p.token_ids) for p in prompts(built) for _ in range(SAMPLING.samples)]
     batch = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
@@ -81,7 +81,7 @@ def vllm(arguments: argparse.Namespace) -> Figures:
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2"}
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{(os.cpu_count() or 1) - 1}"
     with tempfile.TemporaryDirectory() as folder:
-        built = stations(arguments, ours=False)
+        built = pipeline(arguments, ours=False)
         asked = [{"prompt_token_ids": list(p.token_ids)} for p in prompts(built)]
         path = saved(built, folder)
         from vllm import LLM, SamplingParams

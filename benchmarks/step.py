@@ -23,12 +23,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from common import SAMPLING, Figures, installed, prompts, ratio, run, saved, stations
+from common import SAMPLING, Figures, installed, pipeline, prompts, ratio, run, saved
 
 import reinforce_lite as rl
 from reinforce_lite.learner import objective
+from reinforce_lite.learner.objective import build_objective
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.rollout import collect as rollout
+from reinforce_lite.rollout.collect import sample_completions, score_groups
 
 LENGTH = 64
 MICRO_BATCH = 16  # answers that TRL trains on at once; 64 do not fit into the memory of most machines
@@ -42,17 +43,17 @@ def coins(seed: int, n: int = 8) -> list[float]:
 
 
 def ours_forced(arguments: argparse.Namespace) -> Figures:
-    """The trainer's own stations, with coins in the place of the reward."""
-    built = stations(arguments, {"rollout.min_new_tokens": LENGTH})
-    preset = objective.from_preset("reinforce-lite")
+    """The trainer's own pipeline, with coins in the place of the reward."""
+    built = pipeline(arguments, {"rollout.min_new_tokens": LENGTH})
+    preset = build_objective("reinforce-lite")
     updater = Updater(built.policy, built.config.update, built.config.rollout.temperature)
     sampling = built.sampling(greedy=False)
     problems = built.problems("train", 8)
     seconds = []
     for step in range(1, 5):
         start = time.perf_counter()
-        sampled = rollout.sample(problems, built.prompter, built.engine, sampling, step)
-        groups = rollout.score(problems, sampled, built.scorer)
+        sampled = sample_completions(problems, built.prompter, built.engine, sampling, step)
+        groups = score_groups(problems, sampled, built.scorer)
         groups = [
             replace(
                 g,
@@ -65,8 +66,8 @@ def ours_forced(arguments: argparse.Namespace) -> Figures:
         lengths = [[len(r.completion.token_ids) for r in g.rollouts] for g in groups]
         assert {n for row in lengths for n in row} == {LENGTH}
         advantages = objective.advantages([g.rewards for g in groups], preset)
-        gradient = updater.gradient(groups, objective.weights(advantages, lengths, preset, LENGTH))
-        assert updater.apply(gradient, step)
+        gradient = updater.compute_gradient(groups, objective.weights(advantages, lengths, preset, LENGTH))
+        assert updater.apply_gradient(gradient, step)
         seconds.append(time.perf_counter() - start)
     return {"seconds": statistics.median(seconds[1:]), "all": [round(s, 2) for s in seconds]}
 
@@ -90,7 +91,7 @@ def trl(arguments: argparse.Namespace, forced: bool, tuned: bool, steps: int) ->
     from trl import GRPOConfig, GRPOTrainer
 
     logging.disable(logging.WARNING)
-    built = stations(arguments, ours=False)
+    built = pipeline(arguments, ours=False)
     problems = built.problems("train", 8 * steps)
     texts = [built.policy.tokenizer.decode(built.prompter(p.question).token_ids) for p in problems]
     by_text = dict(zip(texts, problems, strict=True))

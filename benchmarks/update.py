@@ -11,30 +11,30 @@ import argparse
 from dataclasses import replace
 
 import torch
-from common import Figures, prompts, random_groups, ratio, run, stations, timed
+from common import Figures, pipeline, prompts, random_groups, ratio, run, timed
 
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.pipeline import Road
+from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.types import Group
 
 WEIGHTS = torch.linspace(-1, 1, 64, dtype=torch.float64).view(8, 8) / 4096
 TEMPERATURE = 0.7
 
 
-def quickstart_groups(built: Road) -> list[Group]:
+def quickstart_groups(built: Pipeline) -> list[Group]:
     """The quickstart's prompts, with answers of 32 random tokens."""
     groups = random_groups(8, 8, 1, 32)
     return [replace(g, prompt=p) for g, p in zip(groups, prompts(built), strict=True)]
 
 
-def ours(built: Road, groups: list[Group]) -> Figures:
+def ours(built: Pipeline, groups: list[Group]) -> Figures:
     updater = Updater(built.policy, built.config.update, TEMPERATURE)
     found: list[float] = []
-    seconds = timed(lambda: found.append(updater.gradient(groups, WEIGHTS).norm))
+    seconds = timed(lambda: found.append(updater.compute_gradient(groups, WEIGHTS).norm))
     return {"seconds": seconds, "norm": found[-1]}
 
 
-def plain(built: Road, groups: list[Group]) -> Figures:
+def plain(built: Pipeline, groups: list[Group]) -> Figures:
     model = built.policy.model
 
     def job() -> None:
@@ -53,20 +53,20 @@ def plain(built: Road, groups: list[Group]) -> Figures:
 
 
 def ours_120(arguments: argparse.Namespace) -> Figures:
-    return ours(stations(arguments), random_groups(8, 8, 120, 40))
+    return ours(pipeline(arguments), random_groups(8, 8, 120, 40))
 
 
 def plain_120(arguments: argparse.Namespace) -> Figures:
-    return plain(stations(arguments, ours=False), random_groups(8, 8, 120, 40))
+    return plain(pipeline(arguments, ours=False), random_groups(8, 8, 120, 40))
 
 
 def ours_quickstart(arguments: argparse.Namespace) -> Figures:
-    built = stations(arguments)
+    built = pipeline(arguments)
     return ours(built, quickstart_groups(built))
 
 
 def plain_quickstart(arguments: argparse.Namespace) -> Figures:
-    built = stations(arguments, ours=False)
+    built = pipeline(arguments, ours=False)
     return plain(built, quickstart_groups(built))
 
 

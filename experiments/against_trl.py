@@ -23,9 +23,9 @@ import matplotlib.pyplot as plt
 import trials
 from trials import KINDS, Kept, Trial
 
-from reinforce_lite import config
-from reinforce_lite import pipeline as road
-from reinforce_lite.evaluation import evaluate as evaluation
+from reinforce_lite.config import load_config, override_config
+from reinforce_lite.evaluation.statistics import mcnemar_p_value
+from reinforce_lite.pipeline import build_pipeline
 
 HOURS = 0.25
 TRIALS = [
@@ -41,11 +41,11 @@ def train(hours: float) -> Kept:
     from trl import GRPOConfig, GRPOTrainer
 
     logging.disable(logging.WARNING)
-    recipe = config.load("quickstart")
-    stations = road.build(recipe)
-    problems = stations.problems("train", 1000)
-    texts = [stations.policy.tokenizer.decode(stations.prompter(p.question).token_ids) for p in problems]
-    by_text, scorer = dict(zip(texts, problems, strict=True)), stations.scorer
+    recipe = load_config("quickstart")
+    pipeline = build_pipeline(recipe)
+    problems = pipeline.problems("train", 1000)
+    texts = [pipeline.policy.tokenizer.decode(pipeline.prompter(p.question).token_ids) for p in problems]
+    by_text, scorer = dict(zip(texts, problems, strict=True)), pipeline.scorer
     seconds: list[float] = []
     rewards: list[float] = []
 
@@ -64,8 +64,8 @@ def train(hours: float) -> Kept:
 
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model")
-        stations.policy.model.save_pretrained(path)
-        stations.policy.tokenizer.save_pretrained(path)
+        pipeline.policy.model.save_pretrained(path)
+        pipeline.policy.tokenizer.save_pretrained(path)
         settings = GRPOConfig(
             output_dir=folder,
             use_cpu=True,
@@ -74,7 +74,7 @@ def train(hours: float) -> Kept:
             model_init_kwargs={"dtype": "bfloat16"},
             per_device_train_batch_size=16,
             gradient_accumulation_steps=4,
-            num_generations=recipe.rollout.samples_per_prompt,
+            num_generations=recipe.rollout.group_size,
             max_completion_length=recipe.rollout.max_new_tokens,
             temperature=recipe.rollout.temperature,
             top_p=recipe.rollout.top_p,
@@ -96,7 +96,7 @@ def train(hours: float) -> Kept:
         )
         trainer.train()
         trainer.save_model(path)
-        found = trials.tested(config.override(recipe, {"model.name": path}), len(seconds))
+        found = trials.tested(override_config(recipe, {"model.name": path}), len(seconds))
     versions = found["versions"] | {"trl": version("trl")}
     curves = {"seconds": seconds, "reward": rewards}
     return found | {"versions": versions, "steps": len(seconds), "curves": curves}
@@ -111,7 +111,7 @@ def write(kept: Mapping[str, Kept]) -> None:
     rows = [["untrained", "0", *map(trials.share, before.values()), ""]]
     for name, each in (("Reinforce-Lite", ours), ("TRL", trl)):
         after = {kind: trials.right(each, -1, kind) for kind in KINDS}
-        p = ", ".join(f"{evaluation.paired_p(before[k], after[k]):.1g}" for k in KINDS)
+        p = ", ".join(f"{mcnemar_p_value(before[k], after[k]):.1g}" for k in KINDS)
         rows.append([name, str(each["steps"]), *map(trials.share, after.values()), p])
     header = ["a quarter of an hour", "steps", "strict", "lenient", "p against untrained: strict, lenient"]
     trials.write("against_trl", trials.table(header, rows))

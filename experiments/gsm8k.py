@@ -24,12 +24,14 @@ import matplotlib.pyplot as plt
 import trials
 from trials import KINDS, Kept, Trial
 
-from reinforce_lite import config
-from reinforce_lite.evaluation import evaluate as evaluation
-from reinforce_lite.evaluation import reflection
+from reinforce_lite.config import load_config, override_config
+from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
+from reinforce_lite.evaluation.statistics import mcnemar_p_value
 from reinforce_lite.runlog.run import Line, Run
 from reinforce_lite.runlog.summary import best_step
-from reinforce_lite.tasks import gsm8k, hub, jsonl
+from reinforce_lite.tasks import gsm8k
+from reinforce_lite.tasks.hub import load_tables
+from reinforce_lite.tasks.jsonl import read_table
 
 FOLDER = "qwen2.5-coder-0.5b-instruct"
 MODEL = f"./{FOLDER}" if Path(FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Instruct"
@@ -83,7 +85,7 @@ def prepare() -> None:
     DATA.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         file = Path("gsm8k") / f"{split}.jsonl"
-        found = jsonl.table(file) if file.parent.is_dir() else hub.tables(gsm8k.HUB_NAME)[split]
+        found = read_table(file) if file.parent.is_dir() else load_tables(gsm8k.HUB_NAME)[split]
         kept = [row for _, row in found.rows if split == "test" or 1 <= steps_of(row["answer"]) <= 3]
         (DATA / file.name).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
@@ -100,7 +102,7 @@ def steps_of(solution: str) -> int:
 def untrained(name: str) -> Kept:
     """The untrained model's verdicts with one of the prompts."""
     settings = {"model.name": MODEL, "task.path": str(DATA), "eval.n": N, **PROMPTS[name]}
-    return {"prompt": name} | trials.tested(config.load("gsm8k-0.5b", settings), step=0)
+    return {"prompt": name} | trials.tested(load_config("gsm8k-0.5b", settings), step=0)
 
 
 def keep(run: Run) -> Kept:
@@ -117,7 +119,7 @@ def keep(run: Run) -> Kept:
     kept = trials.of_run(run) | {"reflection": found}
     if (best := run.path / "best").is_dir():
         kept["best"] = trials.tested(
-            config.override(run.config, {"model.name": str(best)}), best_step(run.evals)
+            override_config(run.config, {"model.name": str(best)}), best_step(run.evals)
         )
     return kept
 
@@ -129,7 +131,7 @@ def words(lines: Sequence[Line]) -> Kept:
     rest = [line for line in lines if line["reflection"] and line not in rare]
     kept = ("step", "problem_id", "gold", "answer", "strict", "reflection", "completion")
     return {
-        "hits": {name: _bits(name in line["reflection"] for line in lines) for name in reflection.LISTS},
+        "hits": {name: _bits(name in line["reflection"] for line in lines) for name in REFLECTION_LISTS},
         "right": _bits(line["strict"] for line in lines),
         "tokens": [line["tokens"] for line in lines],
         "excerpts": [{key: line[key] for key in kept} for line in [*rare, *rest][:EXCERPTS]],
@@ -185,12 +187,12 @@ def _against(controls: Mapping[str, Kept], run: Kept, kind: str) -> str:
 
 def _p(before: Kept, step: int, after: Kept, kind: str) -> str:
     """That of `after`'s last verdicts beside those of `before` after `step`."""
-    return f"{evaluation.paired_p(trials.right(before, step, kind), trials.right(after, -1, kind)):.1g}"
+    return f"{mcnemar_p_value(trials.right(before, step, kind), trials.right(after, -1, kind)):.1g}"
 
 
 def _aha(run: Kept) -> list[list[str]]:
     rows = []
-    for name in reflection.LISTS:
+    for name in REFLECTION_LISTS:
         for label, found in run["reflection"].items():
             hits, right = ([bit == "1" for bit in bits] for bits in (found["hits"][name], found["right"]))
             of = {wanted: [i for i, hit in enumerate(hits) if hit is wanted] for wanted in (True, False)}

@@ -28,11 +28,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "dr-grpo": ("--objective.preset", "dr-grpo"),
     "monte-carlo": ("--objective.preset", "monte-carlo"),
     "one gradient": ("--objective.gradient-samples", "one"),
-    "no clamp": ("--objective.clamp", "none"),
+    "no clamp": ("--objective.advantage-clip", "none"),
     "log-probability at 1": ("--objective.logprob-temperature", "1"),
-    BEST: ("--rollout.samples-per-prompt", "4", "--rollout.prompts-per-step", "16"),
-    "groups of 16": ("--rollout.samples-per-prompt", "16", "--rollout.prompts-per-step", "4"),
-    "groups of 10": ("--rollout.samples-per-prompt", "10", "--rollout.prompts-per-step", "6"),
+    BEST: ("--rollout.group-size", "4", "--rollout.prompts-per-step", "16"),
+    "groups of 16": ("--rollout.group-size", "16", "--rollout.prompts-per-step", "4"),
+    "groups of 10": ("--rollout.group-size", "10", "--rollout.prompts-per-step", "6"),
 }
 
 

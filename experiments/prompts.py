@@ -8,10 +8,10 @@ problems are used, so nothing is chosen on the test problems.
 
 from typing import Any
 
-from reinforce_lite import config
-from reinforce_lite import pipeline as road
-from reinforce_lite.evaluation import evaluate as evaluation
-from reinforce_lite.rollout.prompts import Prompter
+from reinforce_lite.config import ExampleConfig, PromptConfig, load_config
+from reinforce_lite.evaluation.evaluate import evaluate_groups
+from reinforce_lite.pipeline import build_pipeline
+from reinforce_lite.rollout.prompts import PromptBuilder
 
 N = 200
 LONG = "Show your work in <think> </think> tags, then return the final number in <answer> </answer> tags."
@@ -25,11 +25,11 @@ SENTENCES = [
 
 
 def main() -> None:
-    quickstart = config.load("quickstart")
-    stations = road.build(quickstart)
+    quickstart = load_config("quickstart")
+    pipeline = build_pipeline(quickstart)
     plus, minus, times, over = quickstart.prompt.examples
     spoken = [
-        config.Example(
+        ExampleConfig(
             question=e.question, answer=e.answer.replace(e.answer[7 : e.answer.index("</think>")], s)
         )
         for e, s in zip(quickstart.prompt.examples, SENTENCES, strict=True)
@@ -48,12 +48,12 @@ def main() -> None:
         },
         "4 examples in the other order": {"examples": [over, times, minus, plus], "instruction": ""},
     }
-    problems = stations.problems("train", N)
+    problems = pipeline.problems("train", N)
     print(f"| prompt | strict | lenient | prompt tokens |\n| --- | --- | --- | --- |  ({N} problems)")
     for name, keys in prompts.items():
-        stations.prompter = Prompter(stations.policy.tokenizer, config.Prompt(**keys))
-        result = evaluation.evaluate(stations.answer(problems), None, "train")
-        tokens = len(stations.prompter(problems[0].question).token_ids)
+        pipeline.prompter = PromptBuilder(pipeline.policy.tokenizer, PromptConfig(**keys))
+        result = evaluate_groups(pipeline.answer(problems), None, "train")
+        tokens = len(pipeline.prompter(problems[0].question).token_ids)
         print(f"| {name} | {result.strict:.1%} | {result.lenient:.1%} | {tokens} |", flush=True)
 
 

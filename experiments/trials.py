@@ -36,12 +36,12 @@ import matplotlib
 from matplotlib.figure import Figure
 from scipy import stats
 
-from reinforce_lite import pipeline as road
 from reinforce_lite.config import Config
-from reinforce_lite.evaluation import evaluate as evaluation
+from reinforce_lite.evaluation.statistics import mcnemar_p_value, wilson_interval
+from reinforce_lite.pipeline import build_pipeline
 from reinforce_lite.runlog.run import Line, Run
 from reinforce_lite.trainer.metrics import rollout_lines
-from reinforce_lite.utils import environment as machine
+from reinforce_lite.utils.environment import describe_machine, package_versions
 
 matplotlib.use("svg")
 matplotlib.rcParams |= {"svg.hashsalt": "reinforce-lite", "svg.fonttype": "none"}
@@ -232,12 +232,12 @@ def named(described: Mapping[str, Any]) -> str:
 
 def tested(settings: Config, step: int) -> Kept:
     """The verdicts on the greedy answers of `settings.model` to the test problems, and what made them."""
-    stations = road.build(settings)
-    groups = stations.answer(stations.problems("test", settings.eval.n))
+    pipeline = build_pipeline(settings)
+    groups = pipeline.answer(pipeline.problems("test", settings.eval.n))
     lines = [line | {"split": "test"} for line in rollout_lines(step, groups, None)]
     return {
-        "machine": named(machine.describe(stations.policy.device, stations.policy.dtype)),
-        "versions": machine.versions(),
+        "machine": named(describe_machine(pipeline.policy.device, pipeline.policy.dtype)),
+        "versions": package_versions(),
         "verdicts": verdicts(lines),
     }
 
@@ -277,13 +277,13 @@ def learned(run: Kept) -> list[str]:
     """A row under LEARNED; p is the larger of the two kinds'."""
     when = [(kind, step) for kind in KINDS for step in (0, -1)]
     cells = [share(right(run, step, kind)) for kind, step in when]
-    p = max(evaluation.paired_p(right(run, 0, kind), right(run, -1, kind)) for kind in KINDS)
+    p = max(mcnemar_p_value(right(run, 0, kind), right(run, -1, kind)) for kind in KINDS)
     return [seed(run), *cells, f"{p:.1g}", f"{run['seconds'] / 60:.1f}"]
 
 
 def share(verdicts: Sequence[bool]) -> str:
     """Accuracy with its 95% interval, as a cell of a table."""
-    low, high = evaluation.wilson(sum(verdicts), len(verdicts))
+    low, high = wilson_interval(sum(verdicts), len(verdicts))
     return f"{fmean(verdicts):.1%} ({100 * low:.0f}–{100 * high:.0f})"
 
 

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import trials
 from trials import KINDS, Kept, Trial
 
-from reinforce_lite.evaluation import evaluate as evaluation
+from reinforce_lite.evaluation.statistics import mcnemar_p_value
 from reinforce_lite.runlog.run import Run
 
 SEEDS = range(3)
@@ -64,7 +64,7 @@ def _transfer(untrained: Kept, runs: Sequence[Kept]) -> str:
     rows = [["untrained", "", *(trials.share(trials.right(untrained, 0, k)) for k in KINDS), ""]]
     for run in runs:
         shares = [trials.share(trials.right(run, 0, kind)) for kind in KINDS]
-        p = [evaluation.paired_p(trials.right(untrained, 0, k), trials.right(run, 0, k)) for k in KINDS]
+        p = [mcnemar_p_value(trials.right(untrained, 0, k), trials.right(run, 0, k)) for k in KINDS]
         rows.append(["trained on level 1", trials.seed(run), *shares, f"{max(p):.1g}"])
     return trials.table(["level 2's test problems", "seed", "strict", "lenient", "p (paired)"], rows)
 

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reinforce_lite.models.policy import Policy, load
+from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.types import Problem, Reward
 
 CHATML = (
@@ -77,7 +77,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def policy(model_folder: Path) -> Policy:
     """The tiny model in float32."""
-    return load(str(model_folder), dtype="float32", device="cpu")
+    return load_policy(str(model_folder), dtype="float32", device="cpu")
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from reinforce_lite.evaluation import reflection
-from reinforce_lite.evaluation.evaluate import wilson
+from reinforce_lite.evaluation.reflection import find_reflections
+from reinforce_lite.evaluation.statistics import wilson_interval
 from reinforce_lite.runlog.run import Line, Run
 
 CONFIG = """recipe = "quickstart"
@@ -18,7 +18,7 @@ name = "wordmath"
 level = 1
 [rollout]
 prompts_per_step = {questions}
-samples_per_prompt = {samples}
+group_size = {samples}
 [objective]
 preset = "reinforce-lite"
 [train]
@@ -46,7 +46,7 @@ def answer(step: int, problem: str, right: bool = True, sample: int = 0, **chang
         "truncated": False,
     }
     line |= changes
-    return {"reflection": reflection.hits(line["completion"])} | line
+    return {"reflection": find_reflections(line["completion"])} | line
 
 
 def step(n: int, **changes: Any) -> Line:
@@ -81,7 +81,7 @@ def evaluation(at: int, split: str, lines: Sequence[Line]) -> Line:
     for kind in ("strict", "lenient", "second_opinion"):
         judged = [bool(one[kind]) for one in lines if one.get(kind) is not None]
         line[kind] = sum(judged) / len(judged) if judged else None
-        line[f"{kind}_interval"] = wilson(sum(judged), len(judged)) if judged else None
+        line[f"{kind}_interval"] = wilson_interval(sum(judged), len(judged)) if judged else None
     return line
 
 
@@ -180,7 +180,7 @@ def large(path: Path, steps: int = 625, questions: int = 10, samples: int = 8, t
         rollouts,
         evaluations,
         stopped="steps",
-        memory={"planned_bytes": 4_100_000_000, "probe_bytes": 4_300_000_000, "peak_bytes": 4_460_000_000},
+        memory={"planned_bytes": 4_100_000_000, "dry_run_bytes": 4_300_000_000, "peak_bytes": 4_460_000_000},
         machine="Linux x86_64",
         device="cpu",
         dtype="bfloat16",

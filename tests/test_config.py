@@ -4,25 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from reinforce_lite import config
+from reinforce_lite.config import config_differences, dump_config, load_config, recipe_names
 from reinforce_lite.errors import UsageError
 
 
-@pytest.mark.parametrize("name", config.recipes())
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_parses(name: str) -> None:
-    assert config.load(name).recipe == name
+    assert load_config(name).recipe == name
 
 
 def test_there_is_a_quickstart() -> None:
-    assert config.load("quickstart").model.name == "smollm2-135m"
+    assert load_config("quickstart").model.name == "smollm2-135m"
 
 
 def test_precedence_is_overrides_then_file_then_defaults(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[train]\nsteps = 7\nseed = 3\n[task]\nlevel = 2\n")
-    found = config.load(str(file), {"train.seed": 4})
+    found = load_config(str(file), {"train.seed": 4})
     assert (found.train.steps, found.train.seed, found.task.level, found.recipe) == (7, 4, 2, "mine")
-    assert found.rollout.samples_per_prompt == 10
+    assert found.rollout.group_size == 10
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_mistakes_are_named(tmp_path: Path, text: str, cause: str, remedy: str) 
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as caught:
-        config.load(str(file))
+        load_config(str(file))
     assert cause in caught.value.cause
     assert "mine.toml" in caught.value.cause
     assert "\n" not in caught.value.cause
@@ -53,31 +53,31 @@ def test_mistakes_are_named(tmp_path: Path, text: str, cause: str, remedy: str) 
 
 def test_unknown_recipe_and_bad_override() -> None:
     with pytest.raises(UsageError, match="there is no recipe 'quickstrat'"):
-        config.load("quickstrat")
+        load_config("quickstrat")
     with pytest.raises(UsageError, match="can't read the recipe"):
-        config.load("nowhere.toml")
+        load_config("nowhere.toml")
     with pytest.raises(UsageError, match=r"not of the form section\.key"):
-        config.load("quickstart", {"steps": 3})
+        load_config("quickstart", {"steps": 3})
     with pytest.raises(UsageError, match=r"no key 'train\.stepps'"):
-        config.load("quickstart", {"train.stepps": 3})
+        load_config("quickstart", {"train.stepps": 3})
 
 
 def test_dump_goes_round(tmp_path: Path) -> None:
-    changed = config.load(
+    changed = load_config(
         "quickstart",
         {
-            "objective.clamp": "none",
+            "objective.advantage_clip": "none",
             "task.params": {"min": 3, "kind": "x"},
             "prompt.system": 'a "quoted"\nline ٧ \\',
             "prompt.examples": [{"question": "q", "answer": "a"}],
         },
     )
     file = tmp_path / "config.toml"
-    file.write_text(config.dump(changed), encoding="utf-8")
-    assert config.load(str(file)) == changed
+    file.write_text(dump_config(changed), encoding="utf-8")
+    assert load_config(str(file)) == changed
 
 
 def test_differences_are_said_and_safe_ones_left_out() -> None:
-    old = config.load("quickstart")
-    new = config.load("quickstart", {"train.seed": 1, "train.steps": 99})
-    assert config.differences(old, new, frozenset({"train.steps"})) == ["train.seed: 0 -> 1"]
+    old = load_config("quickstart")
+    new = load_config("quickstart", {"train.seed": 1, "train.steps": 99})
+    assert config_differences(old, new, frozenset({"train.steps"})) == ["train.seed: 0 -> 1"]

@@ -11,17 +11,17 @@ from rich.console import Console
 from test_trainer import RECIPE
 
 from reinforce_lite import api, report
-from reinforce_lite.callbacks import console as screen
-from reinforce_lite.callbacks.console import Silent
-from reinforce_lite.models import policy as models
-from reinforce_lite.pipeline import Road
-from reinforce_lite.rollout import collect as rollout
-from reinforce_lite.runlog import run as runlog
-from reinforce_lite.runlog.run import Run
-from reinforce_lite.trainer import checkpoint, trainer
-from reinforce_lite.trainer import dry_run as rehearsal
-from reinforce_lite.trainer import time_budget as deadline
-from reinforce_lite.trainer.time_budget import Deadline
+from reinforce_lite import pipeline as pipeline_module
+from reinforce_lite.api import resolve_config
+from reinforce_lite.callbacks.base import Silent
+from reinforce_lite.callbacks.console import final_summary
+from reinforce_lite.pipeline import Pipeline
+from reinforce_lite.report import write_report
+from reinforce_lite.runlog.run import Run, create_run, find_run
+from reinforce_lite.trainer import export, trainer
+from reinforce_lite.trainer.checkpoint import checkpoint_steps
+from reinforce_lite.trainer.time_budget import TimeBudget
+from reinforce_lite.utils import clock
 
 
 class Wall:
@@ -50,30 +50,30 @@ def settings(model_folder: Path, in_tmp: Path) -> dict[str, Any]:
 @pytest.fixture
 def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
     made = Wall()
-    monkeypatch.setattr(deadline, "now", made)
+    monkeypatch.setattr(clock, "now", made)
     return made
 
 
 def test_is_there_time_for_another_step_by_hand(wall: Wall) -> None:
     """Closing: 1.2 x (30 + 20 + 10) + 3 = 75; a step of 50: 60 with its margin."""
-    ahead = Deadline(wall.time + 135.5, {"test": 30.0, "checkpoint": 20.0, "model": 10.0}, [40.0, 50.0])
+    ahead = TimeBudget(wall.time + 135.5, {"test": 30.0, "checkpoint": 20.0, "model": 10.0}, [40.0, 50.0])
     assert ahead.closing == pytest.approx(75)
-    assert ahead.leaves_a_step()
-    assert not ahead.leaves_a_step(["checkpoint"])  # 24 more
+    assert ahead.allows_step()
+    assert not ahead.allows_step(["checkpoint"])  # 24 more
     wall.time += 1
-    assert not ahead.leaves_a_step()
-    assert Deadline(None).leaves_a_step()
+    assert not ahead.allows_step()
+    assert TimeBudget(None).allows_step()
 
 
 def test_saves_are_guessed_until_they_are_measured(wall: Wall) -> None:
     """1 GB at 100 MB/s is 10 s; an hour is 3600 s."""
-    ahead = Deadline.of(0.5, 900.0, {"checkpoint": 10**9}, {"test": 5.0}, [])
+    ahead = TimeBudget.of(0.5, 900.0, {"checkpoint": 10**9}, {"test": 5.0}, [])
     assert ahead.taken == {"checkpoint": 10.0, "test": 5.0}
     assert ahead.end == 900 + 1800
 
 
 def test_what_is_left_by_hand(wall: Wall) -> None:
-    ahead = Deadline(None, {"test": 7.0}, [99.0, *[2.0] * 10])
+    ahead = TimeBudget(None, {"test": 7.0}, [99.0, *[2.0] * 10])
     assert ahead.left(30) == 30 * 2 + 7
     ahead.end = wall.time + 40
     assert ahead.left(30) == pytest.approx(40, abs=0.01)
@@ -91,17 +91,17 @@ def run_for(
     """1 s before it begins, 20 s where the largest step is tried, steps of 1 s, 1.5 s for each evaluation (it samples too), 0.3 s for each save,
     `reports` for each report."""
     for owner, name, seconds in (
-        (models, "load", 1.0),
-        (rehearsal, "run", 20.0),
-        (rollout, "sample", 1.0),
-        (Road, "answer", 0.5),
-        (checkpoint, "save", 0.3),
-        (models, "save", 0.3),
-        (report, "write", reports),
+        (pipeline_module, "load_policy", 1.0),
+        (trainer, "dry_run", 20.0),
+        (trainer, "sample_completions", 1.0),
+        (Pipeline, "answer", 0.5),
+        (export, "save_checkpoint", 0.3),
+        (export, "save_policy", 0.3),
+        (report, "write_report", reports),
     ):
         monkeypatch.setattr(owner, name, wall.spend(getattr(owner, name), seconds * slower))
-    given = api.settings_of(RECIPE, settings | {"train.hours": hours, "train.steps": 1000}, ToyTask())
-    return trainer.train(given, runlog.create("timed"), ToyTask(), Silent(), began=wall.time)
+    given = resolve_config(RECIPE, settings | {"train.hours": hours, "train.steps": 1000}, ToyTask())
+    return trainer.train(given, create_run("timed"), ToyTask(), Silent(), began=wall.time)
 
 
 @pytest.mark.parametrize(("slower", "at_least"), [(1, 80), (10, 3)])
@@ -117,15 +117,15 @@ def test_a_run_ends_in_time_evaluated_and_saved(
     run = run_for(0.05, slower, wall, monkeypatch, settings)
     assert wall.time - began <= 180
     assert run.summary["stopped"] == "hours"
-    assert run.summary["memory"]["probe_bytes"] is None  # there is no time to try the largest step
+    assert run.summary["memory"]["dry_run_bytes"] is None  # there is no time to try the largest step
     done = run.summary["steps"]
     assert at_least <= done < 1000
     assert {e["split"] for e in run.evals if e["step"] == done} == {"validation", "test"}
     assert run.summary["evals"]["after"]["n"] == run.summary["evals"]["before"]["n"]
     assert (run.path / "model" / "model.safetensors").is_file()
-    assert checkpoint.steps(run.path / "checkpoints")[-1] == done
+    assert checkpoint_steps(run.path / "checkpoints")[-1] == done
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(screen.ending(run))
+    console.print(final_summary(run))
     assert f"ended after {done} of 1000 steps" in " ".join(console.export_text().split())
 
 
@@ -134,7 +134,7 @@ def test_a_run_without_time_for_a_step_says_so(
 ) -> None:
     run = run_for(0.001, 1, wall, monkeypatch, settings)
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(screen.ending(run))
+    console.print(final_summary(run))
     words = " ".join(console.export_text().split())
     assert "ended after 0 of 1000 steps: no other fitted into its hours" in words
     assert "go on with: reinforce-lite train --run timed --resume --train.hours" in words
@@ -157,10 +157,10 @@ def test_the_first_report_of_a_run_that_goes_on_is_counted(
 ) -> None:
     """What a report takes is not in the run directory: it is measured before time is decided on."""
     run_for(0.01, 1, wall, monkeypatch, settings)
-    monkeypatch.setattr(report, "write", wall.spend(report.write, 30.0))
-    longer = api.settings_of(RECIPE, settings | {"train.hours": 64 / 3600, "train.steps": 1000}, ToyTask())
+    monkeypatch.setattr(report, "write_report", wall.spend(write_report, 30.0))
+    longer = resolve_config(RECIPE, settings | {"train.hours": 64 / 3600, "train.steps": 1000}, ToyTask())
     began = wall.time
-    trainer.train(longer, runlog.find("timed"), ToyTask(), Silent(), began=wall.time)
+    trainer.train(longer, find_run("timed"), ToyTask(), Silent(), began=wall.time)
     assert wall.time - began <= 64
 
 
@@ -169,11 +169,11 @@ def test_steps_come_first_when_they_do(
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any],
 ) -> None:
-    given = api.settings_of(RECIPE, settings | {"train.hours": 100.0, "train.steps": 2}, ToyTask())
-    run = trainer.train(given, runlog.create("short"), ToyTask(), Silent(), began=wall.time)
+    given = resolve_config(RECIPE, settings | {"train.hours": 100.0, "train.steps": 2}, ToyTask())
+    run = trainer.train(given, create_run("short"), ToyTask(), Silent(), began=wall.time)
     assert run.summary["stopped"] == "steps"
     assert run.summary["steps"] == 2
-    assert run.summary["memory"]["probe_bytes"] > 0
+    assert run.summary["memory"]["dry_run_bytes"] > 0
 
 
 def test_a_run_that_ran_out_of_time_goes_on(
@@ -184,8 +184,8 @@ def test_a_run_that_ran_out_of_time_goes_on(
     """With the hours of its new process; and the steps are those of a run that was never short of time."""
     first = run_for(0.005, 1, wall, monkeypatch, settings)
     assert 0 < first.summary["steps"] < 10
-    longer = api.settings_of(RECIPE, settings | {"train.hours": 1.0, "train.steps": 10}, ToyTask())
-    again = trainer.train(longer, runlog.find("timed"), ToyTask(), Silent(), began=wall.time)
+    longer = resolve_config(RECIPE, settings | {"train.hours": 1.0, "train.steps": 10}, ToyTask())
+    again = trainer.train(longer, find_run("timed"), ToyTask(), Silent(), began=wall.time)
     assert again.summary["stopped"] == "steps"
     plain = api.train(RECIPE, settings | {"train.steps": 10}, task=ToyTask(), run="plain", quiet=True)
     keys = ("step", "reward", "loss", "grad_norm")

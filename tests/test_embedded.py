@@ -6,27 +6,27 @@ import pytest
 import torch
 
 import reinforce_lite as rl
-from reinforce_lite import config
-from reinforce_lite import pipeline as road
+from reinforce_lite.config import load_config
 from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.errors import ReinforceLiteError
-from reinforce_lite.models import embedded
-from reinforce_lite.models import policy as models
+from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
+from reinforce_lite.models.policy import load_policy
+from reinforce_lite.pipeline import build_pipeline
 from reinforce_lite.types import Sampling
 
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
     try:
-        return embedded.folder()
+        return embedded_folder()
     except ReinforceLiteError as error:
         pytest.skip(f"the embedded model can't be had here: {error.cause}")
 
 
 def test_it_is_smollm2_and_speaks(folder: Path) -> None:
-    policy = models.load(embedded.NAME, dtype="float32", device="cpu")
+    policy = load_policy(EMBEDDED_NAME, dtype="float32", device="cpu")
     assert sum(p.numel() for p in policy.model.parameters()) == 134_515_008
-    assert policy.end_ids == {2}
+    assert policy.eos_token_ids == {2}
     ids = policy.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         best = policy.model(ids).logits[0, -1].argmax()
@@ -35,11 +35,11 @@ def test_it_is_smollm2_and_speaks(folder: Path) -> None:
 
 def test_native_says_what_transformers_says(folder: Path) -> None:
     """Greedy text and log-probabilities on quickstart problems, in float32."""
-    stations = road.build(config.load("quickstart", {"model.dtype": "float32", "model.device": "cpu"}))
-    prompts = [stations.prompter(p.question) for p in stations.problems("validation", 8)]
+    pipeline = build_pipeline(load_config("quickstart", {"model.dtype": "float32", "model.device": "cpu"}))
+    prompts = [pipeline.prompter(p.question) for p in pipeline.problems("validation", 8)]
     greedy = Sampling(samples=1, max_new_tokens=40, temperature=0.0)
-    native = stations.engine.generate(prompts, greedy, seed=0)
-    plain = HFEngine(stations.policy).generate(prompts, greedy, seed=0)
+    native = pipeline.engine.generate(prompts, greedy, seed=0)
+    plain = HFEngine(pipeline.policy).generate(prompts, greedy, seed=0)
     for (a,), (b,) in zip(native, plain, strict=True):
         assert a.text == b.text
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from conftest import END, make_tokenizer
 
-from reinforce_lite import config
-from reinforce_lite import pipeline as road
-from reinforce_lite.engines.base import cut_at_end
+from reinforce_lite.config import load_config
+from reinforce_lite.engines.base import cut_at_eos
 from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.engines.native import NativeEngine
-from reinforce_lite.engines.sampler import draw, largest
+from reinforce_lite.engines.sampler import largest, sample_tokens
 from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.models.policy import Policy
+from reinforce_lite.pipeline import build_pipeline
 from reinforce_lite.types import Prompt, Sampling
 
 
@@ -86,7 +86,7 @@ def test_same_seed_same_answers(policy: Policy, make_engine: Any) -> None:
 
 def test_small_batches_give_as_many_answers(policy: Policy, make_engine: Any) -> None:
     seen: list[int] = []
-    found = make_engine(policy, rows=2).generate(PROMPTS, GREEDY, 0, seen.append)
+    found = make_engine(policy, max_num_seqs=2).generate(PROMPTS, GREEDY, 0, seen.append)
     together = make_engine(policy).generate(PROMPTS, GREEDY, 0)
     assert [c.token_ids for (c,) in found] == [c.token_ids for (c,) in together]
     assert sum(seen) == 3
@@ -117,9 +117,9 @@ def test_no_end_before_min_new_tokens(policy: Policy, make_engine: Any) -> None:
 
 def test_cut_at_the_first_end() -> None:
     ends = frozenset({2, 7})
-    assert cut_at_end([5, 6, 2, 2, 2], ends) == ((5, 6, 2), False)
-    assert cut_at_end([7, 2], ends) == ((7,), False)
-    assert cut_at_end([5, 6], ends) == ((5, 6), True)
+    assert cut_at_eos([5, 6, 2, 2, 2], ends) == ((5, 6, 2), False)
+    assert cut_at_eos([7, 2], ends) == ((7,), False)
+    assert cut_at_eos([5, 6], ends) == ((5, 6), True)
 
 
 def test_text_leaves_only_the_end_out(policy: Policy, make_engine: Any) -> None:
@@ -147,7 +147,7 @@ def test_fifty_greedy_answers_are_those_of_generate(policy: Policy) -> None:
     lengths = torch.randint(1, 40, (50,), generator=draw).tolist()
     prompts = [Prompt((1, *torch.randint(3, 259, (n,), generator=draw).tolist())) for n in lengths]
     greedy = Sampling(1, max_new_tokens=24, temperature=0.0)
-    ours = NativeEngine(policy, rows=16).generate(prompts, greedy, 0)
+    ours = NativeEngine(policy, max_num_seqs=16).generate(prompts, greedy, 0)
     for prompt, (answer,) in zip(prompts, ours, strict=True):
         out = policy.model.generate(
             torch.tensor([prompt.token_ids]), max_new_tokens=24, do_sample=False, pad_token_id=0
@@ -201,7 +201,7 @@ def test_draws_over_a_wide_vocabulary_are_exact(temperature: float, top_p: float
         sampling = Sampling(1, 1, 0, temperature, top_p)
         for _ in range(n // 3000):
             uniforms = torch.rand(3000, generator=source, dtype=torch.float64)
-            tokens, _logprobs = draw(logits.expand(3000, -1), sampling, uniforms, [2], early)
+            tokens, _logprobs = sample_tokens(logits.expand(3000, -1), sampling, uniforms, [2], early)
             counts += torch.bincount(tokens, minlength=2501)
         assert counts[exact == 0].sum() == 0
         top, rest = order[:5], order[5:]
@@ -233,7 +233,7 @@ def test_an_end_that_is_barred_and_far_ahead_leaves_the_rest_exact() -> None:
     logits[:, 2], logits[:, 7], logits[:, 9] = 12.0, 0.0, 0.0
     uniforms = torch.arange(4000, dtype=torch.float64) / 4000
     early = torch.ones(4000, dtype=torch.bool)
-    tokens, logprobs = draw(logits, Sampling(1, 1, 1, 0.1, 0.9), uniforms, [2], early)
+    tokens, logprobs = sample_tokens(logits, Sampling(1, 1, 1, 0.1, 0.9), uniforms, [2], early)
     assert Counter(tokens.tolist()) == {7: 2000, 9: 2000}
     assert logprobs.tolist() == pytest.approx([-12.0] * 4000, abs=1e-4)
 
@@ -245,11 +245,11 @@ def test_no_prompts_no_answers(policy: Policy, make_engine: Any) -> None:
 @pytest.mark.slow
 def test_fifty_greedy_answers_of_the_embedded_model() -> None:
     """Against generate, in float32, on the quickstart's own prompts."""
-    stations = road.build(config.load("quickstart", {"model.dtype": "float32"}))
-    prompts = [stations.prompter(p.question) for p in stations.problems("test", 50)]
+    pipeline = build_pipeline(load_config("quickstart", {"model.dtype": "float32"}))
+    prompts = [pipeline.prompter(p.question) for p in pipeline.problems("test", 50)]
     greedy = Sampling(1, max_new_tokens=48, temperature=0.0)
-    ours = NativeEngine(stations.policy).generate(prompts, greedy, 0)
-    plain = HFEngine(stations.policy).generate(prompts, greedy, 0)
+    ours = NativeEngine(pipeline.policy).generate(prompts, greedy, 0)
+    plain = HFEngine(pipeline.policy).generate(prompts, greedy, 0)
     assert [a.text for (a,) in ours] == [b.text for (b,) in plain]
     for (a,), (b,) in zip(ours, plain, strict=True):
         assert list(a.logprobs) == pytest.approx(list(b.logprobs), abs=1e-4)

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import END, ToyTask, make_tokenizer
 
-from reinforce_lite import config
-from reinforce_lite import pipeline as road
+from reinforce_lite.config import load_config
 from reinforce_lite.engines.scripted import ScriptedEngine
-from reinforce_lite.evaluation.evaluate import evaluate, paired_p, pass_at, wilson
+from reinforce_lite.evaluation.evaluate import evaluate_groups
+from reinforce_lite.evaluation.statistics import mcnemar_p_value, pass_at_k, wilson_interval
+from reinforce_lite.pipeline import build_pipeline
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Sampling, Verdict
-from reinforce_lite.utils import seeding as seeds
+from reinforce_lite.utils.seeding import derive_seed
 
 
 @pytest.mark.parametrize(
@@ -26,12 +27,12 @@ from reinforce_lite.utils import seeding as seeds
     ],
 )
 def test_wilson_is_the_published_table(right: int, n: int, low: float, high: float) -> None:
-    assert wilson(right, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert wilson_interval(right, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
 
 
 def test_wilson_stays_within_bounds() -> None:
-    assert wilson(20, 20)[1] == pytest.approx(1.0)
-    assert wilson(20, 20)[1] <= 1
+    assert wilson_interval(20, 20)[1] == pytest.approx(1.0)
+    assert wilson_interval(20, 20)[1] <= 1
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_wilson_stays_within_bounds() -> None:
 def test_paired_p_by_hand(won: int, lost: int, p: float) -> None:
     before = [False] * won + [True] * lost + [True, False] * 20
     after = [True] * won + [False] * lost + [True, False] * 20
-    assert paired_p(before, after) == pytest.approx(p)
+    assert mcnemar_p_value(before, after) == pytest.approx(p)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +67,12 @@ def test_paired_p_by_hand(won: int, lost: int, p: float) -> None:
     ],
 )
 def test_pass_at_k_by_hand(k: int, right: int, samples: int, chance: float) -> None:
-    assert pass_at(k, right, samples) == pytest.approx(chance)
+    assert pass_at_k(k, right, samples) == pytest.approx(chance)
 
 
 def test_pass_at_k_is_without_bias() -> None:
     """Over every outcome of 4 answers that are each right with chance 1/3, its mean is 1 - (2/3)^2."""
-    expected = sum(comb(4, c) * (1 / 3) ** c * (2 / 3) ** (4 - c) * pass_at(2, c, 4) for c in range(5))
+    expected = sum(comb(4, c) * (1 / 3) ** c * (2 / 3) ** (4 - c) * pass_at_k(2, c, 4) for c in range(5))
     assert expected == pytest.approx(5 / 9)
 
 
@@ -92,28 +93,30 @@ def group(right: list[bool], second: bool | None = True) -> Group:
 
 
 def test_an_evaluation_of_several_samples_by_hand() -> None:
-    found = evaluate([group([True] * 3 + [False] * 5), group([False] * 8), group([True] * 8)], None, "test")
+    found = evaluate_groups(
+        [group([True] * 3 + [False] * 5), group([False] * 8), group([True] * 8)], None, "test"
+    )
     assert (found.n, found.samples) == (3, 8)
     assert found.strict == pytest.approx(11 / 24)
-    assert found.strict_interval == wilson(11 / 8, 3)  # as wide as 3 answers' interval, not 24
+    assert found.strict_interval == wilson_interval(11 / 8, 3)  # as wide as 3 answers' interval, not 24
     assert found.pass_at == pytest.approx({1: 11 / 24, 2: (1 + 18 / 28) / 3, 4: (1 + 65 / 70) / 3, 8: 2 / 3})
-    assert found.pass_at_interval[8] == pytest.approx(wilson(2, 3))
+    assert found.pass_at_interval[8] == pytest.approx(wilson_interval(2, 3))
     line = found.line()
     assert line["pass@8"] == pytest.approx(2 / 3)
-    assert line["pass@8_interval"] == pytest.approx(wilson(2, 3))
+    assert line["pass@8_interval"] == pytest.approx(wilson_interval(2, 3))
     assert json.loads(json.dumps(line))["reflection/list_c"] == 1.0
 
 
 def test_pass_at_k_stops_at_the_samples() -> None:
-    assert list(evaluate([group([True] * 5)], None, "test").pass_at) == [1, 2, 4]
-    assert evaluate([group([True])], None, "test").pass_at == {}
+    assert list(evaluate_groups([group([True] * 5)], None, "test").pass_at) == [1, 2, 4]
+    assert evaluate_groups([group([True])], None, "test").pass_at == {}
 
 
 def test_the_second_opinion_is_measured_where_there_is_one() -> None:
-    found = evaluate([group([True]), group([True], False), group([True], None)], 3, "validation")
+    found = evaluate_groups([group([True]), group([True], False), group([True], None)], 3, "validation")
     assert found.second_opinion == 0.5
-    assert found.second_opinion_interval == wilson(1, 2)
-    assert evaluate([group([True], None)], None, "test").second_opinion is None
+    assert found.second_opinion_interval == wilson_interval(1, 2)
+    assert evaluate_groups([group([True], None)], None, "test").second_opinion is None
     line = found.line()
     assert line["second_opinion"] == 0.5
     assert (line["step"], line["split"], line["n"]) == (3, "validation", 3)
@@ -122,13 +125,13 @@ def test_the_second_opinion_is_measured_where_there_is_one() -> None:
 
 def test_one_answer_is_greedy_and_several_are_drawn_as_in_training(model_folder: Path) -> None:
     recipe = str(Path(__file__).parent / "tiny.toml")
-    settings = config.load(recipe, {"model.name": str(model_folder), "eval.max_new_tokens": 5})
-    stations = road.build(settings, ToyTask())
-    stations.engine = engine = ScriptedEngine(make_tokenizer(), END, lambda prompt, sample: "x")
-    problems = stations.problems("test", 2)
-    assert [len(g.rollouts) for g in stations.answer(problems)] == [1, 1]
-    assert [len(g.rollouts) for g in stations.answer(problems, samples=8)] == [8, 8]
+    settings = load_config(recipe, {"model.name": str(model_folder), "eval.max_new_tokens": 5})
+    pipeline = build_pipeline(settings, ToyTask())
+    pipeline.engine = engine = ScriptedEngine(make_tokenizer(), END, lambda prompt, sample: "x")
+    problems = pipeline.problems("test", 2)
+    assert [len(g.rollouts) for g in pipeline.answer(problems)] == [1, 1]
+    assert [len(g.rollouts) for g in pipeline.answer(problems, samples=8)] == [8, 8]
     (_, greedy, seed), (_, drawn, again) = engine.calls
     assert greedy == Sampling(samples=1, max_new_tokens=5, temperature=0.0)
     assert drawn == Sampling(samples=8, max_new_tokens=5, temperature=0.7, top_p=0.9)
-    assert seed == again == seeds.derive(0, "evaluation")
+    assert seed == again == derive_seed(0, "evaluation")

@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from reinforce_lite.cli import eval_table
-from reinforce_lite.evaluation import evaluate as evaluation
-from reinforce_lite.evaluation.failures import Failure, common
+from reinforce_lite.cli.eval_table import show_evaluation
+from reinforce_lite.evaluation.evaluate import evaluate_groups
+from reinforce_lite.evaluation.failures import Failure, common_failures
 from reinforce_lite.tasks.base import number_reward
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout
 
@@ -41,7 +41,7 @@ def test_reasons_are_counted_the_most_common_first() -> None:
         group("<answer>7", cut=("<answer>7",)),
         group("<answer>73</answer> and", cut=("<answer>73</answer> and",)),  # cut, but after an answer
     ]
-    assert common(groups) == [
+    assert common_failures(groups) == [
         Failure("another number", 3, 3 / 8, QUESTION, "72", OTHER),
         Failure("cut at the limit before an answer", 2, 2 / 8, QUESTION, "72", "let me see"),
         Failure(
@@ -49,12 +49,12 @@ def test_reasons_are_counted_the_most_common_first() -> None:
         ),
         Failure("no answer block outside the thinking", 1, 1 / 8, QUESTION, "72", "so 72"),
     ]
-    assert common([group(RIGHT)]) == []
+    assert common_failures([group(RIGHT)]) == []
 
 
 def shown(groups: list[Group]) -> str:
     console = Console(file=io.StringIO(), width=110, force_terminal=True, color_system=None)
-    eval_table.show(evaluation.evaluate(groups, None, "test"), common(groups), console)
+    show_evaluation(evaluate_groups(groups, None, "test"), common_failures(groups), console)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -80,7 +80,7 @@ def test_the_table_shows_counts_and_a_harmless_short_example() -> None:
 def test_rare_reasons_are_added_up() -> None:
     failed = [Failure(f"scored 0.{i}", 7 - i, (7 - i) / 50, "q", "g", "c") for i in range(7)]
     console = Console(file=io.StringIO(), width=110)
-    eval_table.show(evaluation.evaluate([group(RIGHT)], None, "test"), failed, console)
+    show_evaluation(evaluate_groups([group(RIGHT)], None, "test"), failed, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "scored 0.4" in text
     assert "scored 0.5" not in text

@@ -8,6 +8,7 @@ import pytest
 import runs
 
 from reinforce_lite import report
+from reinforce_lite.report import ReportRefresher
 
 
 def test_a_report_that_fails_is_told_once(
@@ -23,9 +24,9 @@ def test_a_report_that_fails_is_told_once(
         if fault := faults.pop(0):
             raise OSError(fault)
 
-    monkeypatch.setattr(report, "write", write)
-    monkeypatch.setattr(report.deadline, "now", lambda: clock[0])
-    keeper = report.Keeper(runs.write(tmp_path / "a", [runs.step(1)]))
+    monkeypatch.setattr(report, "write_report", write)
+    monkeypatch.setattr(report.clock, "now", lambda: clock[0])
+    keeper = ReportRefresher(runs.write(tmp_path / "a", [runs.step(1)]))
     faults += ["full", "full", "gone", "", "gone"]
     with caplog.at_level(logging.WARNING):
         while faults:
@@ -36,7 +37,7 @@ def test_a_report_that_fails_is_told_once(
 
 
 def test_quick_is_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keeper = report.Keeper(runs.write(tmp_path / "a", [runs.step(1)]))
+    keeper = ReportRefresher(runs.write(tmp_path / "a", [runs.step(1)]))
     assert not keeper.is_quick
     for seconds, quick in ((1.9, True), (2.1, False)):
         keeper.seconds = seconds

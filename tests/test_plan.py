@@ -10,18 +10,27 @@ from conftest import make_model, make_tokenizer
 from test_update import make_groups, some_weights
 from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from reinforce_lite import config
 from reinforce_lite.cli.app import main
+from reinforce_lite.config import (
+    Config,
+    EvalConfig,
+    PromptConfig,
+    RolloutConfig,
+    UpdateConfig,
+    load_config,
+    override_config,
+)
 from reinforce_lite.engines import native
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.models import embedded
+from reinforce_lite.models.embedded import EMBEDDED_NAME, EMBEDDED_SHAPE, cache_folder
 from reinforce_lite.models.llama import Llama
-from reinforce_lite.models.policy import Policy, load
-from reinforce_lite.models.prefix_tree import Attention, Branch, Tree
-from reinforce_lite.planner import estimate as footprint
-from reinforce_lite.planner import model_shape as shapes
-from reinforce_lite.planner import plan
-from reinforce_lite.planner.estimate import Place
+from reinforce_lite.models.policy import Policy, load_policy
+from reinforce_lite.models.prefix_attention import PrefixAttention
+from reinforce_lite.models.prefix_tree import Branch, PrefixTree
+from reinforce_lite.planner import estimate, plan
+from reinforce_lite.planner.estimate import Target, memory_parts
+from reinforce_lite.planner.model_shape import read_shape, shape_of
+from reinforce_lite.planner.plan import choice_costs
 from reinforce_lite.types import Prompt, Sampling
 from reinforce_lite.utils import memory
 
@@ -101,9 +110,9 @@ def chosen(found: Any) -> dict[str, Any]:
 def test_parameters_and_cache_from_a_config_alone(
     tmp_path: Path, values: dict[str, Any], parameters: int, kv: int
 ) -> None:
-    shape = shapes.read(folder(tmp_path, values), False, 1024)
+    shape = read_shape(folder(tmp_path, values), False, 1024)
     assert shape.parameters == parameters
-    assert footprint.kv_bytes(shape, BF16) == kv
+    assert estimate.kv_bytes(shape, BF16) == kv
     assert shape.passes == "tree"
 
 
@@ -127,7 +136,7 @@ def test_other_families_are_counted_as_they_are_built(tmp_path: Path) -> None:
     ):
         at = tmp_path / str(i)
         model.config.save_pretrained(at)
-        shape = shapes.read(str(at), False, 64)
+        shape = read_shape(str(at), False, 64)
         assert shape.parameters == parameters == sum(p.numel() for p in model.parameters())
         assert shape.sizes == tuple(p.numel() for p in model.parameters())
         assert (shape.kv_heads, shape.head_size) == (kv_heads, head_size)
@@ -150,11 +159,11 @@ def test_the_embedded_model_needs_neither_folder_nor_network(
 
 
 def test_its_constants_are_those_of_the_folder() -> None:
-    made = embedded.cache() / embedded.NAME / "config.json"
+    made = cache_folder() / EMBEDDED_NAME / "config.json"
     if not made.exists():
         pytest.skip("the embedded model is not in the cache")
     values = json.loads(made.read_text())
-    assert {key: values[key] for key in embedded.SHAPE} == embedded.SHAPE
+    assert {key: values[key] for key in EMBEDDED_SHAPE} == EMBEDDED_SHAPE
 
 
 def test_what_qwen_3b_needs_beside_other_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +213,7 @@ def test_what_8_bits_leave_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
     # behind the layers; the system line and the template's 64 tokens keep all
     behind = 2048 * (4 + 3 * 2)
     layer = 2 * (2 * 2048 + 2560 + 2048 + 2 * 11008) + 4 * 18
-    text = len(config.load("gsm8k-3b-24gb").prompt.system.encode()) + 64
+    text = len(load_config("gsm8k-3b-24gb").prompt.system.encode()) + 64
     sums = 4 * 36 * 2 * 2 * 128  # of the gradients of the shared keys and values
     expected = 4096 * (36 * 2 * 2048 + layer + behind) + text * (36 * layer + behind + sums)
     assert sizes["activations"] == expected
@@ -280,9 +289,9 @@ def test_what_costs_least_is_given_up_first(tmp_path: Path, capsys: pytest.Captu
     assert flags("70") == ["micro-batch-tokens 4096"]
     assert flags("60") == ["micro-batch-tokens 812"]
     assert flags("59") == ["activation-checkpointing", "micro-batch-tokens 4096"]
-    assert flags("58") == ["state 8-bit"]
-    assert flags("24") == ["state 8-bit", "micro-batch-tokens 1024"]
-    assert flags("22") == ["state 8-bit", "activation-checkpointing", "micro-batch-tokens 4096"]
+    assert flags("58") == ["optimizer-state 8-bit"]
+    assert flags("24") == ["optimizer-state 8-bit", "micro-batch-tokens 1024"]
+    assert flags("22") == ["optimizer-state 8-bit", "activation-checkpointing", "micro-batch-tokens 4096"]
 
 
 def test_training_is_refused_before_a_weight_is_loaded(
@@ -296,15 +305,15 @@ def test_training_is_refused_before_a_weight_is_loaded(
     out, err = capsys.readouterr()
     assert out == ""
     assert "does not fit into 40.00 GB" in err
-    assert "it fits with --update.state 8-bit" in err
+    assert "it fits with --update.optimizer-state 8-bit" in err
     monkeypatch.setattr(memory, "installed_bytes", lambda: 4 * 10**9)
     assert main(args) == 3
     assert "nearest: --vram" in capsys.readouterr().err
 
 
 def test_16_bits_need_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--update.state", "16-bit", "--model.dtype", "float32"]) == 2
-    assert "update.state 16-bit is for bfloat16" in capsys.readouterr().err
+    assert main(["plan", "--update.optimizer-state", "16-bit", "--model.dtype", "float32"]) == 2
+    assert "update.optimizer_state 16-bit is for bfloat16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("saved", [torch.float32, BF16])
@@ -312,26 +321,26 @@ def test_what_is_kept_is_what_the_updater_holds(tmp_path: Path, saved: torch.dty
     """Whichever dtype the model's folder is in: finer weights than bfloat16's become the masters."""
     make_model(hidden_size=64, vocab_size=320, head_dim=32).to(saved).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
-    for dtype, state in footprint.SCHEMES:
-        policy = load(str(tmp_path), dtype, "cpu", finer=state == "32-bit")
-        updater = Updater(policy, config.Update(state=state), 0.7)
-        updater.gradient(make_groups(), some_weights())
-        gradients = nbytes(m.grad for m in updater.masters.values())
+    for dtype, state in estimate.SCHEMES:
+        policy = load_policy(str(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
+        updater = Updater(policy, UpdateConfig(optimizer_state=state), 0.7)
+        updater.compute_gradient(make_groups(), some_weights())
+        gradients = nbytes(m.grad for m in updater.master_weights.values())
         assert (
             dtype == "float32" or state != "32-bit" or all(p.grad is None for p in policy.model.parameters())
         )
-        assert updater.apply(updater.gradient(make_groups(), some_weights()), 1)
-        assert all(w.grad is None for w in (*updater.masters.values(), *updater.params.values()))
-        own_masters = updater.masters is not updater.params
+        assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
+        assert all(w.grad is None for w in (*updater.master_weights.values(), *updater.params.values()))
+        own_masters = updater.master_weights is not updater.params
         held = {
             "weights": nbytes(policy.model.parameters()),
             "gradients": gradients,
             "optimizer state": moments_bytes(updater.optimizer),
-            "master copy": nbytes(updater.masters.values())
+            "master copy": nbytes(updater.master_weights.values())
             if own_masters
             else copies_bytes(updater.optimizer),
         }
-        parts = tiny_parts(tmp_path, dtype, update=config.Update(state=state))
+        parts = tiny_parts(tmp_path, dtype, update=UpdateConfig(optimizer_state=state))
         assert held == {name: parts[name] for name in held}
 
 
@@ -353,9 +362,9 @@ def nbytes(tensors: Any) -> int:
 
 
 def tiny_parts(model_folder: Path, dtype: str, **sections: Any) -> dict[str, int]:
-    settings = config.Config(**sections)
-    shape = shapes.read(str(model_folder), False, 64)
-    found = footprint.parts(settings, shape, Place("cpu", getattr(torch, dtype), None))
+    settings = Config(**sections)
+    shape = read_shape(str(model_folder), False, 64)
+    found = memory_parts(settings, shape, Target("cpu", getattr(torch, dtype), None))
     return {part.name: part.bytes for part in found}
 
 
@@ -364,14 +373,14 @@ def tiny_parts(model_folder: Path, dtype: str, **sections: Any) -> dict[str, int
 def test_the_cache_is_what_the_engine_allocates(
     policy: Policy, model_folder: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, samples: int
 ) -> None:
-    made: list[native.Cache] = []
+    made: list[native.KVCache] = []
 
-    class Seen(native.Cache):
+    class Seen(native.KVCache):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(native, "Cache", Seen)
+    monkeypatch.setattr(native, "KVCache", Seen)
     monkeypatch.setattr(native, "CACHE_BYTES", cache_bytes)
     prompts = [Prompt((10 + i, *range(40, 40 + 8 - i))) for i in range(4)]  # of 9 tokens and fewer
     sampling = Sampling(samples=samples, max_new_tokens=7)
@@ -379,18 +388,18 @@ def test_the_cache_is_what_the_engine_allocates(
     parts = tiny_parts(
         model_folder,
         "float32",
-        prompt=config.Prompt(max_tokens=9),
-        rollout=config.Rollout(prompts_per_step=4, samples_per_prompt=samples, max_new_tokens=7),
-        eval=config.Eval(n=1, validation_n=1),
+        prompt=PromptConfig(max_tokens=9),
+        rollout=RolloutConfig(prompts_per_step=4, group_size=samples, max_new_tokens=7),
+        eval=EvalConfig(n=1, validation_n=1),
     )
     assert parts["KV cache"] == made[0].prompts.nbytes + made[0].own.nbytes
 
 
 def test_activations_of_smollm2() -> None:
     """5,760 numbers a token and layer, 11 float32 beside them, and 4 x 576 numbers behind the layers."""
-    settings = config.Config(update=config.Update(micro_batch_tokens=4096))
-    shape = shapes.read(embedded.NAME, False, 1280)
-    parts = footprint.parts(settings, shape, Place("cpu", torch.float32, None))
+    settings = Config(update=UpdateConfig(micro_batch_tokens=4096))
+    shape = read_shape(EMBEDDED_NAME, False, 1280)
+    parts = memory_parts(settings, shape, Target("cpu", torch.float32, None))
     kept = {part.name: part.bytes for part in parts}["activations"]
     sums = 4 * 30 * 2 * 3 * 64  # of the gradients of a shared token's keys and values
     assert kept == (4096 + 64) * (30 * (4 * 5760 + 4 * 11) + 16 * 576) + 64 * sums
@@ -412,11 +421,11 @@ def test_activations_are_what_the_pass_saves(dtype: str) -> None:
             saved[storage.data_ptr()] = storage
         return t
 
-    tree = Tree([Branch(range(20, 60), [range(5, 35), range(7, 40)])], 0, llama.device)
+    tree = PrefixTree([Branch(range(20, 60), [range(5, 35), range(7, 40)])], 0, llama.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        llama(tree.ids, tree.places, Attention(llama, tree))
+        llama(tree.ids, tree.places, PrefixAttention(llama, tree))
     item = getattr(torch, dtype).itemsize
-    per_token = footprint.kept_per_token(shapes.of(model, 64), item)
+    per_token = estimate.kept_per_token(shape_of(model, 64), item)
     behind = 2 * 16 * item  # the last states and their gradient are made after the pass
     measured = sum(storage.nbytes() for storage in saved.values()) / len(tree.ids)
     assert measured == pytest.approx(per_token - behind, rel=0.02)
@@ -458,10 +467,10 @@ def test_bad_usage(args: list[str], said: str, capsys: pytest.CaptureFixture[str
 
 def test_what_a_smaller_micro_batch_costs() -> None:
     """Of 28,096 tokens a step: 16 parts instead of 2 begin with 14 more prompts of 512."""
-    settings = config.load("gsm8k-0.5b")
-    shape = shapes.of(make_model(), 64)
-    place = Place("cuda", BF16, 10**9)
-    smaller = config.override(settings, {"update.micro_batch_tokens": 1756})
-    said = plan.costs(plan.Plan(smaller, settings, shape, place, ()))["update.micro_batch_tokens"]
+    settings = load_config("gsm8k-0.5b")
+    shape = shape_of(make_model(), 64)
+    place = Target("cuda", BF16, 10**9)
+    smaller = override_config(settings, {"update.micro_batch_tokens": 1756})
+    said = choice_costs(plan.Plan(smaller, settings, shape, place, ()))["update.micro_batch_tokens"]
     assert "up to 16 parts instead of 2" in said
     assert "up to 26% more tokens" in said

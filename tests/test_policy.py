@@ -6,16 +6,17 @@ import pytest
 import torch
 from conftest import END, make_model
 
-from reinforce_lite.models import logprobs as policy_module
+from reinforce_lite.learner import loss as loss_module
+from reinforce_lite.learner.loss import backward_in_chunks
 from reinforce_lite.models.forward import (
-    SharedPasses,
-    TreePasses,
-    WholePasses,
+    FullSequenceForward,
+    SharedPromptForward,
+    TreeForward,
     can_share_prompt,
-    common_prefix,
+    common_prefix_length,
 )
 from reinforce_lite.models.llama import Llama
-from reinforce_lite.models.logprobs import backward, token_logprobs
+from reinforce_lite.models.logprobs import token_logprobs
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.models.prefix_tree import Branch
 
@@ -26,7 +27,7 @@ BRANCHES = [
     Branch((*PROMPT[:5], 90, 91), COMPLETIONS[:2]),
     Branch((*PROMPT[:5], 92), [(END,)]),
 ]
-WAYS = {"tree": lambda m: TreePasses(Llama(m)), "shared": SharedPasses, "whole": WholePasses}
+WAYS = {"tree": lambda m: TreeForward(Llama(m)), "shared": SharedPromptForward, "whole": FullSequenceForward}
 
 
 def plain(
@@ -70,11 +71,11 @@ def test_gradients_are_those_of_plain_transformers(
     way: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many tokens' logits are made at once."""
-    monkeypatch.setattr(policy_module, "chunk_tokens", lambda *_: chunk)
+    monkeypatch.setattr(loss_module, "tokens_per_chunk", lambda *_: chunk)
     model, reference = make_model(), make_model()
     tokens = tokens_of(BRANCHES)
     weights = torch.linspace(-1, 2, len(tokens), dtype=torch.float64)
-    loss = backward(model, WAYS[way](model).states(BRANCHES, None), tokens, weights, 0.7)
+    loss = backward_in_chunks(model, WAYS[way](model).states(BRANCHES, None), tokens, weights, 0.7)
     expected = -(weights * plain_of(reference, BRANCHES, 0.7)).sum()
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
@@ -101,10 +102,10 @@ def test_a_prefix_shared_by_several_prompts_is_exact(way: str, shared: int) -> N
 
 
 def test_common_prefix_by_hand() -> None:
-    assert common_prefix([(1, 2, 3, 4), (1, 2, 5), (1, 2, 3)]) == 2
-    assert common_prefix([(1, 2, 3), (1, 2, 3)]) == 2  # each keeps one of its own
-    assert common_prefix([(1, 2), (3, 2)]) == 0
-    assert common_prefix([(1,), (1, 2)]) == 0
+    assert common_prefix_length([(1, 2, 3, 4), (1, 2, 5), (1, 2, 3)]) == 2
+    assert common_prefix_length([(1, 2, 3), (1, 2, 3)]) == 2  # each keeps one of its own
+    assert common_prefix_length([(1, 2), (3, 2)]) == 0
+    assert common_prefix_length([(1,), (1, 2)]) == 0
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -150,7 +151,7 @@ def test_a_dropped_cache_is_noticed() -> None:
     model.gradient_checkpointing_enable()
     model.train()
     with pytest.raises(AssertionError, match="not kept"):
-        SharedPasses(model).states(BRANCHES, None)
+        SharedPromptForward(model).states(BRANCHES, None)
 
 
 def test_the_end_token_learns_although_it_is_the_padding(policy: Policy) -> None:
@@ -158,8 +159,8 @@ def test_the_end_token_learns_although_it_is_the_padding(policy: Policy) -> None
     branches = [Branch((1, 40, END, 41), COMPLETIONS)]
     tokens = tokens_of(branches)
     assert policy.llama is not None
-    states = TreePasses(policy.llama).states(branches, None)
-    backward(policy.model, states, tokens, -torch.ones(len(tokens)), 1.0)
+    states = TreeForward(policy.llama).states(branches, None)
+    backward_in_chunks(policy.model, states, tokens, -torch.ones(len(tokens)), 1.0)
     reference = make_model(pad_token_id=None)
     reference.load_state_dict(policy.model.state_dict())
     plain_of(reference, branches, 1.0).sum().backward()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reinforce_lite import config
 from reinforce_lite.cli.app import main
+from reinforce_lite.config import recipe_names
 from reinforce_lite.learner.objective import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -35,20 +35,20 @@ def test_every_command_in_order(model_folder: Path, in_tmp: Path, capsys: pytest
 
 
 def test_the_table_of_objectives_is_the_code() -> None:
-    words = {"others": "others' ", "group": "group ", "none": ""}
+    words = {"leave-one-out": "others' ", "group": "group ", "none": ""}
     normalise = {
         "constant": "constant length",
-        "sums": "mean of sums",
-        "answers": "mean per answer, then mean",
+        "sequence-sum": "mean of sums",
+        "sequence-mean": "mean per answer, then mean",
     }
     for name, o in PRESETS.items():
         row = [
             f"`{name}`",
             f"{words[o.baseline]}mean" if o.baseline != "none" else "none",
             f"{words[o.scale]}std" if o.scale != "none" else "none",
-            f"{o.clamp:g}" if o.clamp else "none",
+            f"{o.advantage_clip:g}" if o.advantage_clip else "none",
             "all G" if o.gradient_samples == "all" else "one",
-            normalise[o.normalize],
+            normalise[o.loss_normalization],
             "sampling temperature" if o.logprob_temperature == "sampling" else str(o.logprob_temperature),
         ]
         assert f"| {' | '.join(row)} |" in README
@@ -56,7 +56,7 @@ def test_the_table_of_objectives_is_the_code() -> None:
 
 def test_the_tables_of_recipes_and_files_are_there() -> None:
     assert set(re.findall(r"^\| `([a-z0-9.-]+)` \| (?:SmolLM|Qwen)", README, re.MULTILINE)) == set(
-        config.recipes()
+        recipe_names()
     )
     for link in re.findall(r"\]\(((?:src|docs)/[^)]+)\)", README):
         assert (ROOT / link).exists(), link

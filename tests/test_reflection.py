@@ -3,13 +3,13 @@
 import pytest
 from conftest import END, make_tokenizer
 
-from reinforce_lite import config
+from reinforce_lite.config import ExampleConfig, PromptConfig
 from reinforce_lite.engines.scripted import ScriptedEngine
-from reinforce_lite.evaluation import evaluate as evaluation
-from reinforce_lite.evaluation.reflection import LISTS, hits, rates
-from reinforce_lite.learner.updater import Gradient
-from reinforce_lite.rollout import collect as rollout
-from reinforce_lite.rollout.prompts import Prompter
+from reinforce_lite.evaluation.evaluate import evaluate_groups
+from reinforce_lite.evaluation.reflection import REFLECTION_LISTS, find_reflections, reflection_rates
+from reinforce_lite.learner.updater import GradientStats
+from reinforce_lite.rollout.collect import sample_completions, score_groups
+from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.trainer.metrics import rollout_lines, step_line
@@ -56,8 +56,8 @@ EXPECTED = {"reflection/list_a": 10 / 30, "reflection/list_b": 11 / 30, "reflect
 @pytest.fixture(scope="module")
 def groups() -> list[Group]:
     tokenizer = make_tokenizer()
-    example = config.Example(question="Wait, try again?", answer="However, let me check again: reconsider. 2")
-    section = config.Prompt(
+    example = ExampleConfig(question="Wait, try again?", answer="However, let me check again: reconsider. 2")
+    section = PromptConfig(
         prefill="However, I recheck, reassess and let me", examples=(example,), max_tokens=2000
     )
     problems = [Problem(f"p{i}", f"Case {i}: wait, recheck and reconsider?", "4") for i in range(30)]
@@ -67,8 +67,8 @@ def groups() -> list[Group]:
 
     engine = ScriptedEngine(tokenizer, END, reply)
     sampling = Sampling(samples=1, max_new_tokens=100)
-    sampled = rollout.sample(problems, Prompter(tokenizer, section), engine, sampling, seed=0)
-    return rollout.score(problems, sampled, Scorer(NumberTask((), (), ())))
+    sampled = sample_completions(problems, PromptBuilder(tokenizer, section), engine, sampling, seed=0)
+    return score_groups(problems, sampled, Scorer(NumberTask((), (), ())))
 
 
 @pytest.mark.parametrize(("place", "lists"), list(enumerate(lists for _, lists in ANSWERS)))
@@ -80,33 +80,33 @@ def test_each_answer_by_hand(place: int, lists: str, groups: list[Group]) -> Non
 
 def test_the_same_share_in_a_step_and_in_an_evaluation(groups: list[Group]) -> None:
     assert len(ANSWERS) == 30
-    step = step_line(1, groups, Gradient(0.0, 0.0, 0), False, 1e-6, {"rollout": 1.0, "update": 1.0})
-    line = evaluation.evaluate(groups, 1, "test").line()
+    step = step_line(1, groups, GradientStats(0.0, 0.0, 0), False, 1e-6, {"rollout": 1.0, "update": 1.0})
+    line = evaluate_groups(groups, 1, "test").line()
     for name, share in EXPECTED.items():
         assert step[name] == line[name] == pytest.approx(share)
 
 
 def test_the_words_in_their_order() -> None:
-    assert hits("Wait; RECHECK, then try\n again, wait") == {
+    assert find_reflections("Wait; RECHECK, then try\n again, wait") == {
         "a": ["recheck", "try again"],
         "b": ["recheck"],
         "c": ["wait", "wait"],
     }
-    assert hits("howeverwait") == {}
+    assert find_reflections("howeverwait") == {}
 
 
 def test_rates_are_shares_of_texts() -> None:
-    assert rates(["Wait, wait", "try again", "no", "however"]) == {"a": 0.25, "b": 0.0, "c": 0.5}
-    assert rates([]) == {"a": 0, "b": 0, "c": 0}
+    assert reflection_rates(["Wait, wait", "try again", "no", "however"]) == {"a": 0.25, "b": 0.0, "c": 0.5}
+    assert reflection_rates([]) == {"a": 0, "b": 0, "c": 0}
 
 
 def test_the_published_lists() -> None:
-    assert len(LISTS["a"]) == 11
-    assert set(LISTS["b"]) - set(LISTS["a"]) == {
+    assert len(REFLECTION_LISTS["a"]) == 11
+    assert set(REFLECTION_LISTS["b"]) - set(REFLECTION_LISTS["a"]) == {
         "reassess",
         "reconsider",
         "reanalyze",
         "double-check",
         "verify again",
     }
-    assert set(LISTS["a"]) - set(LISTS["b"]) == {"try again"}
+    assert set(REFLECTION_LISTS["a"]) - set(REFLECTION_LISTS["b"]) == {"try again"}

@@ -14,11 +14,10 @@ from runs import answer, asked, step
 from reinforce_lite import report
 from reinforce_lite.cli.app import main
 from reinforce_lite.report import (
-    build as parts,
-)
-from reinforce_lite.report import (
+    ReportRefresher,
     curves,
     result,
+    write_report,
 )
 from reinforce_lite.report import (
     reflection as aha,
@@ -29,13 +28,16 @@ from reinforce_lite.report import (
 from reinforce_lite.report import (
     serialize as cards,
 )
+from reinforce_lite.report.build import build_report
+from reinforce_lite.report.curves import build_curves
+from reinforce_lite.report.run_data import load
 from reinforce_lite.runlog.run import Line, Run
 
 F, T = False, True
 
 
 def numbers(run: Run) -> Line:
-    return parts.of(run)[0]
+    return build_report(run)[0]
 
 
 def finished(
@@ -157,7 +159,7 @@ def test_an_unfinished_run_promises_nothing(tmp_path: Path) -> None:
 def test_a_run_without_any_figure_says_so(tmp_path: Path) -> None:
     run = runs.write(tmp_path / "a", planned=9)
     assert numbers(run)["result"]["sentence"].startswith("Nothing is measured yet")
-    report.write([run], tmp_path / "report.html")
+    write_report([run], tmp_path / "report.html")
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_excerpts_best_first(tmp_path: Path) -> None:
         answer(1, "corrected", T, completion="It is 8. Wait, no. <answer>7</answer>"),
         answer(2, "right", T, completion="It is 7. However. <answer>7</answer>"),
     ]
-    excerpts = parts.of(runs.write(tmp_path / "a", [step(1), step(2)], rollouts))[1]["excerpts"]
+    excerpts = build_report(runs.write(tmp_path / "a", [step(1), step(2)], rollouts))[1]["excerpts"]
     assert [(x["kind"], x["question"], x["step"]) for x in excerpts] == [
         ("corrected", "What is corrected?", 1),
         ("right", "What is right?", 2),
@@ -296,7 +298,7 @@ def test_excerpts_best_first(tmp_path: Path) -> None:
 def test_an_excerpt_is_around_the_word(tmp_path: Path) -> None:
     text = "a" * 500 + " Awaiting. Wait " + "b" * 500
     run = runs.write(tmp_path / "a", [step(1)], [answer(1, "p", completion=text)])
-    shown = parts.of(run)[1]["excerpts"][0]["text"]
+    shown = build_report(run)[1]["excerpts"][0]["text"]
     # 240 characters before the word: 229 a, then " Awaiting. "; 420 from it on: "Wait ", then 415 b
     assert shown == "… " + "a" * 229 + " Awaiting. Wait " + "b" * 415 + " …"
 
@@ -315,7 +317,7 @@ def group(at: int, problem: str, **changes: Any) -> list[Line]:
 
 def test_everything_is_shown_where_it_fits(tmp_path: Path) -> None:
     rollouts = [line for at in (1, 2) for q in ("p", "q") for line in group(at, q)]
-    shown, beside = parts.of(runs.write(tmp_path / "a", [step(1), step(2)], rollouts))
+    shown, beside = build_report(runs.write(tmp_path / "a", [step(1), step(2)], rollouts))
     assert (shown["answers"]["training"], shown["answers"]["training_shown"]) == (8, 8)
     assert [(g["step"], named(g), len(g["answers"])) for g in beside["groups"]] == [
         (1, "p", 2),
@@ -337,7 +339,7 @@ def test_the_choice_is_spread_and_tells_most(tmp_path: Path, monkeypatch: pytest
         if at == 4:
             rollouts += group(at, "hit-4", completion="Wait.")
     run = runs.write(tmp_path / "a", [step(n) for n in (1, 2, 3, 4)], rollouts)
-    shown, beside = parts.of(run)
+    shown, beside = build_report(run)
     assert [named(g) for g in beside["groups"]] == [
         *("plain-1", "mixed-1", "plain-2", "plain-3", "plain-4", "hit-4"),
     ]
@@ -365,14 +367,14 @@ def test_first_and_last_come_before_what_lies_between() -> None:
 
 def test_a_problem_asked_twice_in_a_step_makes_two_groups(tmp_path: Path) -> None:
     rollouts = [answer(1, "p", F, s) for s in (0, 1)] * 2
-    assert len(parts.of(runs.write(tmp_path / "a", [step(1)], rollouts))[1]["groups"]) == 2
+    assert len(build_report(runs.write(tmp_path / "a", [step(1)], rollouts))[1]["groups"]) == 2
 
 
 def test_every_outcome_is_shown_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Room for three problems of two answers: of 2 won, 1 lost and 4 missed, one of each."""
     monkeypatch.setattr(choice, "ASKED", 6)
     run = finished(tmp_path / "a", ([F, F, T, F, F, F, F], [T, T, F, F, F, F, F]))
-    shown, beside = parts.of(run)
+    shown, beside = build_report(run)
     assert [named(q) for q in beside["asked"]] == ["test-0", "test-2", "test-3"]
     assert [[(a["step"], a["strict"]) for a in q["answers"]] for q in beside["asked"]] == [
         [(0, F), (2, T)],
@@ -387,7 +389,7 @@ def test_the_choice_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(choice, "BYTES", 40_000)
     rollouts = [answer(n, f"p{n}", completion="é" * 1000, question="é" * 1000) for n in range(1, 10)]
     run = runs.write(tmp_path / "a", [step(n) for n in range(1, 10)], rollouts)
-    assert [g["step"] for g in parts.of(run)[1]["groups"]] == [
+    assert [g["step"] for g in build_report(run)[1]["groups"]] == [
         1,
         5,
         9,
@@ -414,7 +416,7 @@ def test_the_choice_counts_every_byte(tmp_path: Path, monkeypatch: pytest.Monkey
     rollouts = [answer(n, f"p{n}", n % 2 == 0, **much) for n in range(1, 9)]
     checks = [asked(at, [F] * 8, split, **much) for at in (0, 8) for split in ("test", "validation")]
     run = runs.write(tmp_path / "a", [step(n) for n in range(1, 9)], rollouts, checks)
-    beside = parts.of(run)[1]
+    beside = build_report(run)[1]
     assert beside["groups"][0]["answers"][0]["hits"] == {"c": ["wait"]}
     for shown in ("groups", "asked"):
         assert 100_000 < len(cards.encode(beside[shown])) <= 150_000
@@ -434,8 +436,8 @@ def test_what_should_be_text_may_be_a_number_or_none(given: int | None, tmp_path
     run = runs.write(
         tmp_path / "a", [step(1)], [answer(1, "p", **odd)], [asked(at, [T], **odd) for at in (0, 1)]
     )
-    report.write([run], tmp_path / "report.html")
-    beside, said = parts.of(run)[1], None if given is None else str(given)
+    write_report([run], tmp_path / "report.html")
+    beside, said = build_report(run)[1], None if given is None else str(given)
     for place in (beside["groups"][0], beside["asked"][0], beside["excerpts"][0]):
         assert place["gold"] == said
     found = beside["groups"][0]["answers"][0]
@@ -450,7 +452,9 @@ def test_many_evaluations_leave_room_for_test_questions(tmp_path: Path) -> None:
     """
     many = [asked(at, [at > 0] * 40, "validation", completion="Wait.") for at in range(101)]
     tests = [asked(0, [F] * 200), asked(100, [F] * 199 + [T])]
-    shown, beside = parts.of(runs.write(tmp_path / "a", [step(100)], evaluations=many[:1] + tests + many[1:]))
+    shown, beside = build_report(
+        runs.write(tmp_path / "a", [step(100)], evaluations=many[:1] + tests + many[1:])
+    )
     splits = [q["split"] for q in beside["asked"]]
     assert (splits.count("validation"), splits.count("test")) == (9, 200)
     assert "test-199" in map(named, beside["asked"])
@@ -464,7 +468,7 @@ def test_time_counts_steps_and_evaluations(tmp_path: Path) -> None:
     """Steps of 10 s; two evaluations of 3 s before the first, one after the second."""
     checks = [asked(0, [T], "validation"), asked(0, [T]), asked(2, [T], "validation")]
     run = runs.write(tmp_path / "a", [step(1), step(2), step(3)], evaluations=checks)
-    found = curves.of(parts.load(run))
+    found = build_curves(load(run))
     assert found["steps"] == [1, 2, 3]
     assert found["seconds"] == [16, 26, 39]
     assert [(e["step"], e["split"], e["seconds"]) for e in found["evals"]] == [
@@ -480,24 +484,24 @@ def test_figures_that_are_none_or_not_finite_are_gaps(tmp_path: Path) -> None:
         step(2, **{"accuracy/lenient": None}),
     ]
     run = runs.write(tmp_path / "a", lines)
-    found = curves.of(parts.load(run))["columns"]
+    found = build_curves(load(run))["columns"]
     assert found["grad_norm"] == [None, 1.0]
     assert "accuracy/lenient" not in found
     assert "accuracy/second_opinion" not in found
-    report.write([run], tmp_path / "report.html")
+    write_report([run], tmp_path / "report.html")
 
 
 def test_many_steps_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves, "POINTS", 2)
     run = runs.write(tmp_path / "a", [step(n, reward=float(n)) for n in (1, 2, 3)])
-    found = curves.of(parts.load(run))
+    found = build_curves(load(run))
     assert (found["averaged"], found["steps"], found["columns"]["reward"]) == (2, [2, 3], [1.5, 3.0])
 
 
 def test_a_second_opinion_is_drawn_where_it_is_another(tmp_path: Path) -> None:
     """On number tasks it is the lenient verdict, 0.5; beside a run where it is not, both are drawn."""
     same, other = (
-        curves.of(parts.load(runs.write(tmp_path / str(second), [step(1, **{curves.SECOND: second})])))
+        build_curves(load(runs.write(tmp_path / str(second), [step(1, **{curves.SECOND: second})])))
         for second in (0.5, 0.25)
     )
     for drawn, there in (([same], F), ([other], T), ([same, other], T), ([same, same], F)):
@@ -510,7 +514,7 @@ def test_warnings_are_shown_while_a_run_goes_on(tmp_path: Path) -> None:
     lines = [step(n, reward=0.9 if n <= 10 else 0.1) for n in range(1, 21)]
     run = runs.write(tmp_path / "a", lines)
     assert not run.summary
-    report.write([run], tmp_path / "report.html")
+    write_report([run], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert '<p class="warning">the reward collapsed: 0.90 over steps 1 to 10, 0.10 over the last 10' in page
 
@@ -518,7 +522,7 @@ def test_warnings_are_shown_while_a_run_goes_on(tmp_path: Path) -> None:
 def test_what_it_took(tmp_path: Path) -> None:
     """Two steps of 4 + 1 + 5 s, two evaluations of 3 s, 100 s in all."""
     run = finished(tmp_path / "a", ([T], [T]))
-    run.write_summary(run.summary | {"memory": {"planned_bytes": 4, "probe_bytes": 5, "peak_bytes": 6}})
+    run.write_summary(run.summary | {"memory": {"planned_bytes": 4, "dry_run_bytes": 5, "peak_bytes": 6}})
     found = numbers(run)["cost"]
     assert found["time"] == {
         "rollout": 8,
@@ -626,7 +630,7 @@ def hostile(path: Path) -> Run:
 
 
 def test_no_text_becomes_html(tmp_path: Path) -> None:
-    report.write([hostile(tmp_path / "<b>a")], tmp_path / "report.html")
+    write_report([hostile(tmp_path / "<b>a")], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("<script") == 2  # the data and our own
     assert page.count("</script") == 2
@@ -642,7 +646,7 @@ def test_no_text_becomes_html(tmp_path: Path) -> None:
 
 
 def test_the_page_may_fetch_nothing(tmp_path: Path) -> None:
-    report.write([finished(tmp_path / "a", (ONE, SEVEN))], tmp_path / "report.html")
+    write_report([finished(tmp_path / "a", (ONE, SEVEN))], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
     assert policy is not None
@@ -653,20 +657,20 @@ def test_the_page_may_fetch_nothing(tmp_path: Path) -> None:
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, file = finished(tmp_path / "a", (ONE, SEVEN)), tmp_path / "report.html"
-    report.write([run], file)
+    write_report([run], file)
     before = file.read_text(encoding="utf-8")
     monkeypatch.setattr(
         Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     with pytest.raises(OSError, match="No space left"):
-        report.write([run], file)
+        write_report([run], file)
     assert file.read_text(encoding="utf-8") == before
 
 
 def test_fifty_thousand_answers_are_bounded(tmp_path: Path) -> None:
     run = runs.large(tmp_path / "a")
     start = time.perf_counter()
-    found = report.write([run], tmp_path / "report.html")[0]["answers"]
+    found = write_report([run], tmp_path / "report.html")[0]["answers"]
     assert time.perf_counter() - start < 10
     assert (tmp_path / "report.html").stat().st_size < 15e6
     assert found["training"] == 50_000
@@ -685,9 +689,9 @@ def test_a_keeper_spends_little_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
         written.append(clock[0])
         clock[0] += 2
 
-    monkeypatch.setattr(report, "write", write)
-    monkeypatch.setattr(report.deadline, "now", lambda: clock[0])
-    keeper = report.Keeper(finished(tmp_path / "a", (ONE, SEVEN)))
+    monkeypatch.setattr(report, "write_report", write)
+    monkeypatch.setattr(report.clock, "now", lambda: clock[0])
+    keeper = ReportRefresher(finished(tmp_path / "a", (ONE, SEVEN)))
     for moment in (1000.0, 1050.0, 1101.9, 1102.0, 1110.0):
         clock[0] = moment
         keeper.refresh()
@@ -700,7 +704,7 @@ def test_a_report_that_fails_is_a_note(tmp_path: Path, caplog: pytest.LogCapture
     run = finished(tmp_path / "a", (ONE, SEVEN))
     (run.path / "config.toml").write_text("not = = toml")
     with caplog.at_level(logging.WARNING):
-        report.Keeper(run).refresh()
+        ReportRefresher(run).refresh()
     assert "no report was written: TOMLDecodeError" in caplog.text
 
 

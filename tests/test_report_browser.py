@@ -17,7 +17,8 @@ from conftest import ToyTask
 from runs import answer, asked, step
 from test_report import HOSTILE, hostile
 
-from reinforce_lite import api, report
+from reinforce_lite import api
+from reinforce_lite.report import write_report
 from reinforce_lite.runlog.run import Run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -64,7 +65,7 @@ def show(browser: sync_api.Browser, tmp_path: Path) -> Iterator[object]:
 
     def open_report(*shown: Run, width: int = 1280, scheme: str = "light") -> Opened:
         file = tmp_path / "report.html"
-        report.write(shown, file)
+        write_report(shown, file)
         context = browser.new_context(
             viewport={"width": width, "height": 844}, offline=True, color_scheme=scheme
         )

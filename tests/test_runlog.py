@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reinforce_lite.runlog import run as runlog
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.utils.atomic import write_atomically
 
 
 @pytest.fixture
@@ -42,28 +42,28 @@ def test_two_writers_of_one_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     """The other one writes its text between the two halves of ours."""
     file = run.path / "report.html"
     flush = os.fsync
-    code = f"from reinforce_lite.runlog import run as runlog; runlog.replace(runlog.Path({str(file)!r}), 'theirs')"
+    code = f"from pathlib import Path; from reinforce_lite.utils.atomic import write_atomically; write_atomically(Path({str(file)!r}), 'theirs')"
 
     def meanwhile(handle: int) -> None:
         flush(handle)
         subprocess.run([sys.executable, "-c", code], check=True)
 
     monkeypatch.setattr(os, "fsync", meanwhile)
-    runlog.replace(file, "ours")
+    write_atomically(file, "ours")
     assert file.read_text() == "ours"
     assert [p.name for p in run.path.iterdir()] == ["report.html"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     file = run.path / "summary.json"
-    runlog.replace(file, "old")
+    write_atomically(file, "old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        runlog.replace(file, "new")
+        write_atomically(file, "new")
     assert file.read_text() == "old"
     assert [p.name for p in run.path.iterdir()] == ["summary.json"]
 

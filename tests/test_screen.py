@@ -7,24 +7,25 @@ import pytest
 from conftest import ToyTask
 from rich.console import Console
 
-from reinforce_lite import api
+from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks import console as screen
-from reinforce_lite.runlog import run as runlog
+from reinforce_lite.callbacks.console import LineConsole, LiveConsole
+from reinforce_lite.runlog.run import create_run
 from reinforce_lite.trainer import trainer
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
+from reinforce_lite.utils.text import harmless, sparkline
 
 
 def test_text_that_acts_on_a_terminal_is_shown_instead() -> None:
     assert (
-        screen.harmless("a\x1b[2Jb\x07\u202ec\x9b1m\x00\n\td")
-        == "a\\u001b[2Jb\\u0007\\u202ec\\u009b1m\\u0000\n\td"
+        harmless("a\x1b[2Jb\x07\u202ec\x9b1m\x00\n\td") == "a\\u001b[2Jb\\u0007\\u202ec\\u009b1m\\u0000\n\td"
     )
-    assert screen.harmless("٧ – 72 ½ 🥚") == "٧ – 72 ½ 🥚"
+    assert harmless("٧ – 72 ½ 🥚") == "٧ – 72 ½ 🥚"
 
 
 def test_spark_by_hand() -> None:
-    assert screen.spark([0, 1 / 7, 1]) == "▁▂█"
-    assert screen.spark([0.0] * 40 + [1.0] * 40, width=2) == "▁█"
+    assert sparkline([0, 1 / 7, 1]) == "▁▂█"
+    assert sparkline([0.0] * 40 + [1.0] * 40, width=2) == "▁█"
 
 
 def group(turns: dict[str, bool]) -> Group:
@@ -40,7 +41,7 @@ def test_one_question_with_a_right_and_a_wrong_answer() -> None:
         [group({"a": True, "b": True}), group({"c": False, "d": True, "e": False})]
     )
     assert found is not None
-    assert (found[1].turn, found[2].turn) == ("d", "c")
+    assert (found[1].response, found[2].response) == ("d", "c")
     assert screen.right_and_wrong([group({"a": False})]) is None
 
 
@@ -48,16 +49,16 @@ def test_one_question_with_a_right_and_a_wrong_answer() -> None:
 def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: Path) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=120, height=50, highlight=False)
-    show = screen.LiveScreen(console) if terminal else screen.Lines(console)
+    show = LiveConsole(console) if terminal else LineConsole(console)
 
     class Evil(ToyTask):
         def problems(self, split: str) -> list[Problem]:
-            return [Problem(p.id, p.question + "\x1b]0;evil\x07", p.answer) for p in super().problems(split)]
+            return [Problem(p.id, p.question + "\x1b]0;evil\x07", p.gold) for p in super().problems(split)]
 
     overrides = {"model.name": str(model_folder), "rollout.max_new_tokens": 5, "train.steps": 2, "eval.n": 4}
     overrides |= {"rollout.prompts_per_step": 4, "eval.validation_n": 2}
-    settings = api.settings_of("quickstart", overrides, Evil())
-    run = trainer.train(settings, runlog.create("a"), Evil(), show)
+    settings = resolve_config("quickstart", overrides, Evil())
+    run = trainer.train(settings, create_run("a"), Evil(), show)
     text = out.getvalue()
     assert "\x1b]0;evil" not in text
     for part in (
@@ -79,7 +80,7 @@ def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: P
 
 
 def test_the_live_display_counts_answers() -> None:
-    show = screen.LiveScreen(Console(file=io.StringIO(), force_terminal=True, width=120))
+    show = LiveConsole(Console(file=io.StringIO(), force_terminal=True, width=120))
     show.phase("answering", 64)
     show.advance(16)
     show.console.print(show._draw())
@@ -118,7 +119,7 @@ def test_lines_tell_of_long_phases_only(monkeypatch: pytest.MonkeyPatch) -> None
     """At 0, 10, 20 and 40 seconds; a line every 15."""
     times = iter([0.0, 0.0, 10.0, 20.0, 20.0, 21.0, 40.0, 40.0])
     monkeypatch.setattr(screen.time, "monotonic", lambda: next(times))
-    show = screen.Lines(Console(file=io.StringIO(), width=120))
+    show = LineConsole(Console(file=io.StringIO(), width=120))
     show.phase("answering", 200)
     for finished in (50, 30, 0, 20, 20):
         show.advance(finished)

@@ -9,9 +9,10 @@ from conftest import ToyTask
 from rich.console import Console
 
 from reinforce_lite import api
-from reinforce_lite.callbacks import console as screen
+from reinforce_lite.api import resolve_config
+from reinforce_lite.callbacks.console import LineConsole, LiveConsole
 from reinforce_lite.rollout.scoring import second_opinion
-from reinforce_lite.runlog import run as runlog
+from reinforce_lite.runlog.run import create_run
 from reinforce_lite.tasks.base import number_reward
 from reinforce_lite.tasks.grading import is_number
 from reinforce_lite.trainer import trainer
@@ -99,10 +100,10 @@ def test_a_gamed_reward_is_said_during_the_run_and_at_its_end(
 ) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=500, height=60, highlight=False)
-    show = screen.LiveScreen(console) if terminal else screen.Lines(console)
+    show = LiveConsole(console) if terminal else LineConsole(console)
     task = Pays("123456789")
-    settings = api.settings_of(RECIPE, SMALL | {"model.name": str(model_folder)}, task)
-    run = trainer.train(settings, runlog.create("a"), task, show)
+    settings = resolve_config(RECIPE, SMALL | {"model.name": str(model_folder)}, task)
+    run = trainer.train(settings, create_run("a"), task, show)
     said = (
         "warning: over steps 1 to 20 the reward rose from 0.00 to 1.00, but accuracy by a second opinion, which "
         "is not paid, went from 0% to 0%: "

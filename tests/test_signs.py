@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from reinforce_lite.runlog import health as signs
+from reinforce_lite.runlog.health import compare, find_warnings
 
 
 def lines(
@@ -32,7 +33,7 @@ def around(middle: float, n: int, swing: float = 0.1) -> list[float]:
 
 def test_change_by_hand() -> None:
     # 10 values around 0.2, each 0.1 off: variance 10 * 0.01 / 9 = 0.0111; noise sqrt(2 * 0.0111 / 10) = 0.04714
-    found = signs.change(around(0.2, 10), around(0.6, 10))
+    found = compare(around(0.2, 10), around(0.6, 10))
     assert (found.before, found.after, found.rise) == pytest.approx((0.2, 0.6, 0.4))
     assert found.noise == pytest.approx(0.047140, abs=1e-6)
 
@@ -57,23 +58,24 @@ def test_reward_rises_and_the_second_opinion_does_not(reward: float, second: flo
         around(0.2, 10) + around(0.2 + reward, 10),
         around(0.4, 10) + around(0.4 + second, 10),
     )
-    assert ("second_opinion" in signs.read(run)) == warns
+    assert ("second_opinion" in find_warnings(run)) == warns
 
 
 def test_it_says_so_in_plain_words() -> None:
     run = lines(around(0.2, 10) + around(0.6, 10), around(0.3, 20))
-    assert signs.read(run)["second_opinion"].startswith(
+    assert find_warnings(run)["second_opinion"].startswith(
         "over steps 1 to 20 the reward rose from 0.20 to 0.60, but accuracy by a second opinion, which is not "
         "paid, went from 30% to 30%: "
     )
 
 
 def test_a_short_run_and_a_task_without_a_second_opinion_say_nothing() -> None:
-    assert signs.read([]) == {}
-    assert signs.read(lines([0.0] * 9 + [1.0] * 10, [0.5] * 19)) == {}
-    assert signs.read(lines([0.0] * 10 + [1.0] * 10)) == {}
+    assert find_warnings([]) == {}
+    assert find_warnings(lines([0.0] * 9 + [1.0] * 10, [0.5] * 19)) == {}
+    assert find_warnings(lines([0.0] * 10 + [1.0] * 10)) == {}
     assert (
-        signs.read([{k: v for k, v in line.items() if "second" not in k} for line in lines([0.5] * 30)]) == {}
+        find_warnings([{k: v for k, v in line.items() if "second" not in k} for line in lines([0.5] * 30)])
+        == {}
     )
 
 
@@ -85,7 +87,7 @@ def test_it_is_seen_late_too() -> None:
     assert whole.rise > 2.9 * whole.noise
     assert (
         "over steps 41 to 80 the reward rose from 0.50 to 0.90"
-        in signs.read(lines(reward, second))["second_opinion"]
+        in find_warnings(lines(reward, second))["second_opinion"]
     )
 
 
@@ -114,11 +116,11 @@ def test_a_quarter_is_compared_in_a_long_run() -> None:
     ],
 )
 def test_reward_collapse(rewards: list[float], warns: bool) -> None:
-    assert ("reward" in signs.read(lines(rewards))) == warns
+    assert ("reward" in find_warnings(lines(rewards))) == warns
 
 
 def test_collapse_is_said_in_plain_words() -> None:
-    said = signs.read(lines([0.1] * 5 + [0.7] * 10 + [0.1] * 10))["reward"]
+    said = find_warnings(lines([0.1] * 5 + [0.7] * 10 + [0.1] * 10))["reward"]
     assert said.startswith("the reward collapsed: 0.70 over steps 6 to 15, 0.10 over the last 10; ")
 
 
@@ -135,7 +137,7 @@ def test_collapse_is_said_in_plain_words() -> None:
 )
 def test_entropy_collapse(entropy: list[float], strict: float, warns: bool) -> None:
     n = len(entropy)
-    assert ("entropy" in signs.read(lines([0.5] * n, entropy=entropy, strict=[strict] * n))) == warns
+    assert ("entropy" in find_warnings(lines([0.5] * n, entropy=entropy, strict=[strict] * n))) == warns
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_entropy_collapse(entropy: list[float], strict: float, warns: bool) -> N
     ],
 )
 def test_idle(idle: list[float], strict: list[float], warns: bool) -> None:
-    assert ("idle" in signs.read(lines(strict, idle=idle, strict=strict))) == warns
+    assert ("idle" in find_warnings(lines(strict, idle=idle, strict=strict))) == warns
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_idle(idle: list[float], strict: list[float], warns: bool) -> None:
 )
 def test_idle_is_said_in_plain_words(second: float | None, cut: float, why: str) -> None:
     few, seconds = [0.02] * 10, None if second is None else [second] * 10
-    said = signs.read(lines(few, seconds, strict=few, idle=[0.9] * 10, cut=[cut] * 10))["idle"]
+    said = find_warnings(lines(few, seconds, strict=few, idle=[0.9] * 10, cut=[cut] * 10))["idle"]
     assert said.startswith(
         "in 10 steps 90% of the groups taught nothing, and 2% of the answers were right: " + why
     )

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from reinforce_lite import config, tasks
+from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks import gym
+from reinforce_lite.tasks import check_task, gym, load_task, task_fingerprint
 from reinforce_lite.tasks.base import NumberTask, Task
+from reinforce_lite.tasks.gym import is_harmless
 from reinforce_lite.tasks.python_file import FileTask
 from reinforce_lite.types import Problem, Reward, Split
 
@@ -21,7 +22,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def load(name: str, **section: Any) -> Task:
-    return tasks.load(config.Task(name=name, **section))
+    return load_task(TaskConfig(name=name, **section))
 
 
 def refusal(name: str, **section: Any) -> UsageError:
@@ -67,19 +68,19 @@ def test_an_unknown_task_is_told_with_the_nearest() -> None:
     assert "my_task.py" in refusal("chess").remedy
 
 
-def problem(name: str, question: str = "", answer: str = "1") -> Problem:
-    return Problem(name, question or f"question {name}", answer)
+def problem(name: str, question: str = "", gold: str = "1") -> Problem:
+    return Problem(name, question or f"question {name}", gold)
 
 
 def test_check_passes_good_data() -> None:
-    tasks.check(NumberTask((problem("a"),), (problem("b"),), (problem("c"),)))
+    check_task(NumberTask((problem("a"),), (problem("b"),), (problem("c"),)))
 
 
 @pytest.mark.parametrize("empty", SPLITS)
 def test_check_names_an_empty_split(empty: Split) -> None:
     parts = {split: () if split == empty else (problem(split),) for split in SPLITS}
     with pytest.raises(UsageError, match=f"no {empty} problems"):
-        tasks.check(NumberTask(**parts))
+        check_task(NumberTask(**parts))
 
 
 @pytest.mark.parametrize(
@@ -90,28 +91,28 @@ def test_check_counts_questions_that_stand_in_two_parts(held_out: Split, learned
     parts[learned] += (problem("a", "How many eggs?"), problem("b", "How many hens?"))
     parts[held_out] += (problem("c", "How  many\neggs? "), problem("d", "How many hens?"))
     with pytest.raises(UsageError) as caught:
-        tasks.check(NumberTask(**parts))
+        check_task(NumberTask(**parts))
     assert caught.value.cause == f"2 {held_out} questions also stand in {learned}, the first is 'c'"
 
 
 def test_check_finds_an_id_in_two_splits() -> None:
     with pytest.raises(UsageError, match="1 ids stand for more than one problem, the first is 'a'"):
-        tasks.check(NumberTask((problem("a"),), (problem("b"),), (problem("a", "another"),)))
+        check_task(NumberTask((problem("a"),), (problem("b"),), (problem("a", "another"),)))
 
 
 def test_the_fingerprint_changes_with_the_data_and_only_with_it() -> None:
     one = NumberTask((problem("a"),), (problem("b"),), (problem("c"),))
     again = NumberTask((problem("a"),), (problem("b"),), (problem("c"),))
     changed = [
-        NumberTask((problem("a", answer="2"),), one.validation, one.test),
+        NumberTask((problem("a", gold="2"),), one.validation, one.test),
         NumberTask((problem("a", "other"),), one.validation, one.test),
         NumberTask((problem("z", "question a"),), one.validation, one.test),
         NumberTask(one.train, one.test, one.validation),
         NumberTask((*one.train, problem("d")), one.validation, one.test),
         NumberTask(one.train, (*one.validation, *one.test), ()),
     ]
-    assert tasks.fingerprint(one) == tasks.fingerprint(again)
-    assert len({tasks.fingerprint(task) for task in [one, *changed]}) == 7
+    assert task_fingerprint(one) == task_fingerprint(again)
+    assert len({task_fingerprint(task) for task in [one, *changed]}) == 7
 
 
 # ── jsonl: what a row may be ──
@@ -129,12 +130,12 @@ def test_the_fingerprint_changes_with_the_data_and_only_with_it() -> None:
     ],
 )
 def test_answers_that_are_accepted(tmp_path: Path, answer: Any, gold: str) -> None:
-    assert only(tmp_path, {"question": "?", "answer": answer}).answer == gold
+    assert only(tmp_path, {"question": "?", "answer": answer}).gold == gold
 
 
 def test_the_steps_before_the_mark_are_the_solution(tmp_path: Path) -> None:
     found = only(tmp_path, {"question": " How many? ", "answer": "a #### b\n48 + 24 = 72\n#### 72 "})
-    assert (found.question, found.answer) == ("How many?", "72")
+    assert (found.question, found.gold) == ("How many?", "72")
     assert found.solution == "a #### b\n48 + 24 = 72"
 
 
@@ -158,7 +159,7 @@ def test_bom_crlf_blank_lines_and_line_separators_are_accepted(tmp_path: Path) -
     path.write_bytes(
         b'\xef\xbb\xbf{"question": "a\xe2\x80\xa8b", "answer": 1}\r\n\r\n  \r\n{"question": "c", "answer": 2}'
     )
-    assert {p.question: p.answer for p in all_of(load("jsonl", path=str(path)))} == {
+    assert {p.question: p.gold for p in all_of(load("jsonl", path=str(path)))} == {
         "a\u2028b": "1",
         "c": "2",
     }
@@ -169,7 +170,7 @@ def test_a_question_twice_with_one_answer_is_one_problem(tmp_path: Path) -> None
         {"question": "How many eggs?", "answer": "72"},
         {"question": "How  many eggs? ", "answer": "72.0"},
     ]
-    assert only(tmp_path, *rows).answer == "72"
+    assert only(tmp_path, *rows).gold == "72"
 
 
 BAD: list[tuple[Any, str]] = [
@@ -259,7 +260,7 @@ def test_files_that_are_missing_or_empty(tmp_path: Path) -> None:
 def test_one_file_is_held_out_by_a_hash(tmp_path: Path) -> None:
     path = str(write(tmp_path / "all.jsonl", some(3_000)))
     task = load("jsonl", path=path)
-    tasks.check(task)
+    check_task(task)
     sizes = [len(task.problems(split)) for split in SPLITS]
     assert sum(sizes) == 3_000
     # 2400, 300, 300 but for chance: within four standard deviations, 22 and 16
@@ -281,8 +282,8 @@ def test_a_folder_gives_its_parts(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", some(3_000))
     write(tmp_path / "test.jsonl", some(5, 5_000))
     task = load("jsonl", path=str(tmp_path))
-    tasks.check(task)
-    assert [p.answer for p in task.problems("test")] == ["5001", "5002", "5003", "5004", "5005"]
+    check_task(task)
+    assert [p.gold for p in task.problems("test")] == ["5001", "5002", "5003", "5004", "5005"]
     held_out = len(task.problems("validation"))
     assert len(task.problems("train")) == 3_000 - held_out
     assert 128 < held_out < 232  # 180, four standard deviations of 13
@@ -296,7 +297,7 @@ def test_test_questions_in_a_folders_train_file_are_found(tmp_path: Path) -> Non
     write(tmp_path / "test.jsonl", [{"id": "t", **some(1, 7)[0]}])
     write(tmp_path / "validation.jsonl", some(1, 900))
     with pytest.raises(UsageError, match="1 test questions also stand in train, the first is 't'"):
-        tasks.check(load("jsonl", path=str(tmp_path)))
+        check_task(load("jsonl", path=str(tmp_path)))
 
 
 def test_number_tasks_grade_strict_and_lenient(tmp_path: Path) -> None:
@@ -324,7 +325,7 @@ def gsm8k() -> Task:
 
 
 def test_gsm8k_is_whole(gsm8k: Task) -> None:
-    tasks.check(gsm8k)
+    check_task(gsm8k)
     train, validation, test = (gsm8k.problems(split) for split in SPLITS)
     assert len(train) + len(validation) == 7_473
     assert len(test) == 1_319
@@ -338,18 +339,18 @@ def test_gsm8k_rows_are_read_as_they_stand(gsm8k: Task) -> None:
     found = {p.id: p for p in all_of(gsm8k)}
     first = found["gsm8k-train-0"]
     assert first.question.startswith("Natalia sold clips to 48 of her friends in April")
-    assert first.answer == "72"
+    assert first.gold == "72"
     assert first.solution.endswith("altogether in April and May.")
-    assert found["gsm8k-test-0"].answer == "18"  # Janet's ducks
-    golds = [p.answer for p in found.values()]
+    assert found["gsm8k-test-0"].gold == "18"  # Janet's ducks
+    golds = [p.gold for p in found.values()]
     assert sum("," in gold for gold in golds) == 93
     assert sum(gold.startswith("-") for gold in golds) == 5
 
 
 def test_every_gsm8k_gold_is_right_for_itself_and_wrong_for_the_next_number(gsm8k: Task) -> None:
     for found in all_of(gsm8k):
-        assert value(gsm8k, found, f"<answer>{found.answer}</answer>") == 1.0
-        following = int(found.answer.replace(",", "")) + 1
+        assert value(gsm8k, found, f"<answer>{found.gold}</answer>") == 1.0
+        following = int(found.gold.replace(",", "")) + 1
         assert value(gsm8k, found, f"<answer>{following}</answer>") == 0.0
 
 
@@ -375,7 +376,7 @@ def test_the_hubs_own_parts_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, load_dataset)
     task = load("hub", path="someone/sums:main")
     assert asked == [(("someone/sums", "main"), {})]  # and no trust_remote_code
-    tasks.check(task)
+    check_task(task)
     assert [len(task.problems(split)) for split in SPLITS] == [50, 2, 3]
     assert task.problems("test")[0].id.startswith("sums-test-")
 
@@ -393,7 +394,7 @@ def test_missing_parts_are_held_out_of_train(
 ) -> None:
     serve(monkeypatch, lambda *_: {"train": some(1_000), **given})
     task = load("hub", path="someone/sums")
-    tasks.check(task)
+    check_task(task)
     sizes = {split: len(task.problems(split)) for split in SPLITS}
     for split in given:
         assert sizes.pop(split) == 3  # type: ignore[call-overload]
@@ -407,11 +408,11 @@ def test_a_hub_split_to_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch, lambda *_: {"train": some(40), "train_hard": some(300, 1_000), "test": some(300, 2_000)}
     )
     task = load("hub", path="someone/sums", split="train_hard")
-    assert all(int(p.answer) > 1_000 for p in task.problems("train"))
+    assert all(int(p.gold) > 1_000 for p in task.problems("train"))
     # Trained on, its test part can't measure: parts are held out of it.
     task = load("hub", path="someone/sums", split="test")
     assert sum(len(task.problems(split)) for split in SPLITS) == 300
-    tasks.check(task)
+    check_task(task)
     error = refusal("hub", path="someone/sums", split="trian_hard")
     assert (error.cause, error.remedy) == (
         "someone/sums has no split 'trian_hard'",
@@ -426,7 +427,7 @@ def test_hub_ids_hold_their_split(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, lambda *_: {"train": counted(some(40)), "test": counted(some(3, 100))})
     task = load("hub", path="someone/sums")
     assert [p.id for p in task.problems("test")] == ["test-0", "test-1", "test-2"]
-    tasks.check(task)
+    check_task(task)
 
 
 def test_bad_hub_rows_are_told_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,7 +474,7 @@ def test_a_real_data_set_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write(tmp_path / "sums" / "test.jsonl", some(4, 100))
     datasets.disable_progress_bars()
     task = load("hub", path=str(tmp_path / "sums"))
-    assert [p.answer for p in task.problems("test")] == ["101", "102", "103", "104"]
+    assert [p.gold for p in task.problems("test")] == ["101", "102", "103", "104"]
     assert len(all_of(task)) == 64
 
 
@@ -487,7 +488,7 @@ def legs() -> Task:
 
 
 def test_gym_parts_share_no_question(legs: Task) -> None:
-    tasks.check(legs)
+    check_task(legs)
     train, validation, test = (legs.problems(split) for split in SPLITS)
     assert len(test) == 400
     assert 90 <= len(validation) <= 100
@@ -505,11 +506,11 @@ def test_gym_params_reach_the_generator(legs: Task) -> None:
 
 def test_gym_scores_by_the_tasks_own_scorer(legs: Task) -> None:
     found = legs.problems("test")[0]
-    reward = legs.reward(found, f"<think>…</think><answer>{found.answer}</answer>")
+    reward = legs.reward(found, f"<think>…</think><answer>{found.gold}</answer>")
     assert isinstance(reward, Reward)
     assert reward.strict
     assert (reward.value, reward.strict.correct, reward.lenient) == (1.0, True, None)
-    none = legs.reward(found, f"it is {found.answer}")
+    none = legs.reward(found, f"it is {found.gold}")
     assert isinstance(none, Reward)
     assert none.strict
     assert none.value == 0.0
@@ -520,7 +521,7 @@ def test_gym_gives_part_of_the_reward_where_the_scorer_does() -> None:
     pytest.importorskip("reasoning_gym", reason='needs pip install "reinforce-lite[gym]"')
     task = load("gym", path="spiral_matrix")
     found = task.problems("validation")[0]
-    listed = "[" + found.answer.replace(" ", ", ") + "]"  # right, but as a list: its scorer pays 0.1
+    listed = "[" + found.gold.replace(" ", ", ") + "]"  # right, but as a list: its scorer pays 0.1
     reward = task.reward(found, f"<answer>{listed}</answer>")
     assert isinstance(reward, Reward)
     assert reward.strict
@@ -563,7 +564,7 @@ def test_gym_never_runs_an_answer_as_code(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_answers_that_could_run(answer: str, scorer: str, expected: bool) -> None:
-    assert gym.harmless(answer, scorer) is expected
+    assert is_harmless(answer, scorer) is expected
 
 
 def test_gym_refusals() -> None:
@@ -591,7 +592,7 @@ def test_gym_questions_that_come_again_are_dropped(monkeypatch: pytest.MonkeyPat
     # One of a few dozen animals, once or twice: far fewer than 350 questions.
     few = {"min_animals": 1, "max_animals": 1, "min_instances": 1, "max_instances": 2}
     task = load("gym", path="leg_counting", params=few)
-    tasks.check(task)
+    check_task(task)
     questions = [p.question for p in all_of(task)]
     assert len(set(questions)) == len(questions) < 150
 
@@ -602,9 +603,9 @@ GOOD = """
 from dataclasses import dataclass
 from reinforce_lite.types import Problem
 def problems(split):
-    return [Problem(id=split + str(i), question=f"{split} {i}?", answer=str(i)) for i in range(3)]
+    return [Problem(id=split + str(i), question=f"{split} {i}?", gold=str(i)) for i in range(3)]
 def reward(problem, completion):
-    return 0.5 * (problem.answer in completion)
+    return 0.5 * (problem.gold in completion)
 """
 
 
@@ -616,7 +617,7 @@ def own(tmp_path: Path, text: str) -> str:
 
 def test_a_module_is_a_task(tmp_path: Path) -> None:
     task = load(own(tmp_path, GOOD))
-    tasks.check(task)
+    check_task(task)
     found = task.problems("test")
     assert [p.id for p in found] == ["test0", "test1", "test2"]
     assert (task.reward(found[1], "1"), task.reward(found[1], "2")) == (0.5, 0.0)
@@ -677,7 +678,7 @@ def test_the_number_reward_can_be_borrowed(tmp_path: Path) -> None:
         (GOOD + "def problems(split): return [1]\n", "problems('train')[0] is of type int, not Problem"),
         (
             GOOD + "def problems(split): return [Problem('a', 'b', 'c'), Problem('a', 'b', 72)]\n",
-            "problems('train')[1] has its answer of type int, not text",
+            "problems('train')[1] has its gold of type int, not text",
         ),
         (GOOD + "def problems(split): return None\n", "raised TypeError: 'NoneType' object is not iterable"),
     ],

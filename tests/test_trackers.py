@@ -15,13 +15,16 @@ from conftest import ToyTask
 from rich.console import Console
 
 from reinforce_lite import api
-from reinforce_lite.callbacks import console as screen
+from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks import trackers
+from reinforce_lite.callbacks.console import LineConsole
 from reinforce_lite.cli import app as cli
-from reinforce_lite.errors import Stopped, UsageError, WontFit
+from reinforce_lite.errors import DoesNotFitError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.runlog import run as runlog
-from reinforce_lite.trainer import checkpoint, trainer
+from reinforce_lite.runlog.run import create_run
+from reinforce_lite.trainer import trainer
+from reinforce_lite.trainer.checkpoint import checkpoint_steps
 
 RECIPE = str(Path(__file__).parent / "tiny.toml")
 SMALL = {"train.steps": 3, "train.save_every": 1, "eval.every": 2}
@@ -58,7 +61,7 @@ class Fake(ModuleType):
     def finish(self, exit_code: int = 0) -> None:
         self.finished += 1
         self.exit_code = exit_code
-        self.saved = checkpoint.steps(Path("runs/a/checkpoints"))
+        self.saved = checkpoint_steps(Path("runs/a/checkpoints"))
 
 
 @pytest.fixture
@@ -185,7 +188,7 @@ def after_two_steps(monkeypatch: pytest.MonkeyPatch, happens: Any) -> None:
             happens()
         return gradient(self, groups, weights)
 
-    monkeypatch.setattr(Updater, "gradient", third)
+    monkeypatch.setattr(Updater, "compute_gradient", third)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, 0])
@@ -195,10 +198,10 @@ def test_all_is_saved_before_trackers_end(
     """After a signal, or where memory runs out (0): a network that does not answer costs no step."""
 
     def full() -> None:
-        raise WontFit("full")
+        raise DoesNotFitError("full")
 
     after_two_steps(monkeypatch, (lambda: os.kill(os.getpid(), signum)) if signum else full)
-    with pytest.raises(Stopped if signum else WontFit):
+    with pytest.raises(StoppedError if signum else DoesNotFitError):
         train(settings | {"train.save_every": 100})
     for fake in fakes.values():
         assert (fake.finished, fake.saved) == (1, [2])
@@ -215,7 +218,7 @@ def test_a_signal_while_they_start_begins_nothing(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, fakes: dict[str, Fake]
 ) -> None:
     monkeypatch.setattr(fakes["trackio"], "init", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Stopped, match="before anything was begun") as caught:
+    with pytest.raises(StoppedError, match="before anything was begun") as caught:
         train(settings)
     assert caught.value.remedy == "give the same command again"
     assert not list(Path("runs/a").glob("*.json"))
@@ -235,9 +238,9 @@ def test_tensorboard_hides_what_comes_again(done: int, in_tmp: Path, monkeypatch
     theirs = ModuleType("torch.utils.tensorboard")
     theirs.SummaryWriter = lambda *_, **settings: asked.append(settings)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", theirs)
-    run = runlog.create("a")
+    run = create_run("a")
     run.append("steps", *({"step": n} for n in range(1, done + 1)))
-    trackers.TensorBoard(run, api.settings_of(RECIPE, {}, None))
+    trackers.TensorBoard(run, resolve_config(RECIPE, {}, None))
     assert asked == [{"purge_step": done + 1}]
 
 
@@ -261,14 +264,14 @@ def test_a_missing_extra_is_one_line_and_status_2(
 
 def test_an_unknown_tracker_is_refused() -> None:
     with pytest.raises(UsageError, match=r"log\.trackers"):
-        api.settings_of(RECIPE, {"log.trackers": ["mlflow"]}, None)
+        resolve_config(RECIPE, {"log.trackers": ["mlflow"]}, None)
 
 
 def test_standard_output_stays_json(
     settings: dict[str, Any], fakes: dict[str, Fake], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    resolved = api.settings_of(RECIPE, settings, ToyTask())
-    trainer.train(resolved, runlog.create("a"), ToyTask())
+    resolved = resolve_config(RECIPE, settings, ToyTask())
+    trainer.train(resolved, create_run("a"), ToyTask())
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("a tracker's greeting") == 2
@@ -280,9 +283,9 @@ def test_the_screen_hears_everything_as_without_trackers(
     texts = []
     for name, names in (("a", []), ("b", ["wandb"])):
         out = io.StringIO()
-        show = screen.Lines(Console(file=out, width=200))
-        resolved = api.settings_of(RECIPE, settings | {"log.trackers": names}, ToyTask())
-        trainer.train(resolved, runlog.create(name), ToyTask(), show)
+        show = LineConsole(Console(file=out, width=200))
+        resolved = resolve_config(RECIPE, settings | {"log.trackers": names}, ToyTask())
+        trainer.train(resolved, create_run(name), ToyTask(), show)
         lines = out.getvalue().replace("runs/b", "runs/a").replace("ask b", "ask a").splitlines()
         texts.append([line.split(" s ")[0].rsplit("  ", 1)[0] for line in lines if "took" not in line])
     assert texts[0] == texts[1]

@@ -1,4 +1,4 @@
-"""The whole road on the tiny model: the run directory, exact resumes, signals, the golden trace."""
+"""The whole pipeline on the tiny model: the run directory, exact resumes, signals, the golden trace."""
 
 import hashlib
 import json
@@ -17,13 +17,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 import reinforce_lite as rl
 from reinforce_lite import api, report
-from reinforce_lite.callbacks.console import Silent
-from reinforce_lite.errors import ReinforceLiteError, Stopped, UsageError
+from reinforce_lite import pipeline as pipeline_module
+from reinforce_lite.api import resolve_config
+from reinforce_lite.callbacks.base import Silent
+from reinforce_lite.errors import ReinforceLiteError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.models import policy as models
-from reinforce_lite.runlog import run as runlog
-from reinforce_lite.runlog.run import Run
-from reinforce_lite.trainer import checkpoint, trainer
+from reinforce_lite.models.policy import Policy, load_policy, save_policy
+from reinforce_lite.runlog.run import Run, create_run, find_run, open_run
+from reinforce_lite.trainer import checkpoint, export, trainer
+from reinforce_lite.trainer.checkpoint import checkpoint_steps, latest_checkpoint
 from reinforce_lite.types import Problem, Reward, Verdict
 
 TIMES = ("time/", "tokens_per_second/", "step_time", "memory/", "seconds")
@@ -68,8 +70,8 @@ class DiesAt(Silent):
 
 
 def kill_and_resume(settings: dict[str, Any], name: str, moment: int) -> Run:
-    resolved = api.settings_of(RECIPE, settings, ToyTask())
-    run = runlog.create(name)
+    resolved = resolve_config(RECIPE, settings, ToyTask())
+    run = create_run(name)
     with pytest.raises(Killed):
         trainer.train(resolved, run, ToyTask(), DiesAt(moment))
     return train(settings, name, resume=True)
@@ -96,7 +98,11 @@ def test_fewer_bits_resume_as_exactly(model_folder: Path, in_tmp: Path, state: s
     wide = make_model(hidden_size=64, vocab_size=256 + 64, head_dim=32)  # 4,096 and more numbers: 8 bits
     wide.save_pretrained(in_tmp / "wide")
     make_tokenizer().save_pretrained(in_tmp / "wide")
-    settings = {"model.name": str(in_tmp / "wide"), "update.state": state, "model.dtype": "bfloat16"}
+    settings = {
+        "model.name": str(in_tmp / "wide"),
+        "update.optimizer_state": state,
+        "model.dtype": "bfloat16",
+    }
     straight = train(settings, "straight")
     resumed = kill_and_resume(settings, "resumed", 38)
     assert logs(resumed) == logs(straight)
@@ -141,7 +147,7 @@ def test_a_taken_name_a_changed_config_and_changed_data_are_refused(settings: di
 
     class Changed(ToyTask):
         def problems(self, split: str) -> list[Problem]:
-            return [Problem(p.id, p.question + "?", p.answer) for p in super().problems(split)]
+            return [Problem(p.id, p.question + "?", p.gold) for p in super().problems(split)]
 
     Changed.__name__ = "ToyTask"
     with pytest.raises(UsageError, match="problems have changed"):
@@ -170,12 +176,12 @@ def test_a_damaged_checkpoint_is_written_again(settings: dict[str, Any]) -> None
     state = Path("runs/hurt/checkpoints/step-4/state.safetensors")
     state.write_bytes(state.read_bytes()[:-50])
     train(settings | {"train.steps": 5}, "hurt", resume=True)
-    found = checkpoint.latest(Path("runs/hurt/checkpoints"))
+    found = latest_checkpoint(Path("runs/hurt/checkpoints"))
     assert found is not None
     assert found.step == 5
-    assert checkpoint.steps(Path("runs/hurt/checkpoints")) == [4, 5]
+    assert checkpoint_steps(Path("runs/hurt/checkpoints")) == [4, 5]
     (Path("runs/hurt/checkpoints") / "step-4.bak").mkdir()  # a copy somebody made
-    assert checkpoint.steps(Path("runs/hurt/checkpoints")) == [4, 5]
+    assert checkpoint_steps(Path("runs/hurt/checkpoints")) == [4, 5]
 
 
 @pytest.mark.parametrize("where", ["apply", "append", "save"])
@@ -185,7 +191,7 @@ def test_a_signal_waits_until_a_change_is_whole(
     """Sent from inside: between weights and logs, and in the middle of a checkpoint."""
     straight = train(settings, "straight")
     owner, name = {
-        "apply": (Updater, "apply"),
+        "apply": (Updater, "apply_gradient"),
         "append": (Run, "append"),
         "save": (checkpoint, "save_file"),
     }[where]
@@ -199,11 +205,11 @@ def test_a_signal_waits_until_a_change_is_whole(
             os.kill(os.getpid(), signal.SIGINT)
         return result
 
-    resolved = api.settings_of(RECIPE, settings, ToyTask())
+    resolved = resolve_config(RECIPE, settings, ToyTask())
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, with_signal)
-        with pytest.raises(Stopped):
-            trainer.train(resolved, runlog.create("cut"), ToyTask())
+        with pytest.raises(StoppedError):
+            trainer.train(resolved, create_run("cut"), ToyTask())
     cut = Run(Path("runs/cut"))
     assert cut.summary["steps"] == len(cut.steps) > 0
     assert logs(train(settings, "cut", resume=True)) == logs(straight)
@@ -226,9 +232,9 @@ class Swallows(ToyTask):
 
 
 def test_a_signal_that_a_reward_swallows_still_stops_the_run(settings: dict[str, Any]) -> None:
-    resolved = api.settings_of(RECIPE, settings, Swallows())
-    with pytest.raises(Stopped):
-        trainer.train(resolved, runlog.create("cut"), Swallows())
+    resolved = resolve_config(RECIPE, settings, Swallows())
+    with pytest.raises(StoppedError):
+        trainer.train(resolved, create_run("cut"), Swallows())
     assert Run(Path("runs/cut")).summary["stopped"] == "signal"
 
 
@@ -248,17 +254,17 @@ def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) 
             )
 
     Early.good = False  # type: ignore[attr-defined]
-    resolved = api.settings_of(RECIPE, settings | {"train.steps": 4}, Early())
+    resolved = resolve_config(RECIPE, settings | {"train.steps": 4}, Early())
 
     class Turns(Silent):
         def stepped(self, line: Any, groups: Any) -> None:
             Early.good = line["step"] == 4  # type: ignore[attr-defined]
 
-    run = trainer.train(resolved, runlog.create("a"), Early(), Turns())
+    run = trainer.train(resolved, create_run("a"), Early(), Turns())
     assert run.summary["best_step"] == 4
     assert not (run.path / "best").exists()
     before = (run.path / "model" / "model.safetensors").read_bytes()
-    longer = api.settings_of(RECIPE, settings | {"train.steps": 8}, Early())
+    longer = resolve_config(RECIPE, settings | {"train.steps": 8}, Early())
     trainer.train(longer, run, Early(), Turns())
     assert run.summary["best_step"] == 4
     assert (run.path / "best" / "model.safetensors").read_bytes() == before
@@ -287,17 +293,17 @@ class Signals(Silent):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: str, signum: int) -> None:
     straight = train(settings, "straight")
-    resolved = api.settings_of(RECIPE, settings, ToyTask())
+    resolved = resolve_config(RECIPE, settings, ToyTask())
     at = 2 if event == "evaluating on test" else 3
     before = signal.getsignal(signum)
-    with pytest.raises(Stopped) as caught:
-        trainer.train(resolved, runlog.create("cut"), ToyTask(), Signals(event, signum, at))
+    with pytest.raises(StoppedError) as caught:
+        trainer.train(resolved, create_run("cut"), ToyTask(), Signals(event, signum, at))
     assert caught.value.exit_code == 128 + signum
     assert "--run cut --resume" in caught.value.remedy
     assert signal.getsignal(signum) == before
     cut = Run(Path("runs/cut"))
     assert cut.summary["stopped"] == "signal"
-    saved = checkpoint.latest(cut.path / "checkpoints")
+    saved = latest_checkpoint(cut.path / "checkpoints")
     assert saved is not None
     assert saved.step == cut.summary["steps"] == len(cut.steps)
     assert logs(train(settings, "cut", resume=True)) == logs(straight)
@@ -305,10 +311,10 @@ def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: s
 
 def test_a_signal_before_the_first_line_begins_nothing(settings: dict[str, Any]) -> None:
     """There is no config to go on with: the same command, whatever recipe it named, begins the run."""
-    resolved = api.settings_of(RECIPE, settings, ToyTask())
-    with pytest.raises(Stopped, match="by SIGINT before anything was begun") as caught:
+    resolved = resolve_config(RECIPE, settings, ToyTask())
+    with pytest.raises(StoppedError, match="by SIGINT before anything was begun") as caught:
         trainer.train(
-            resolved, runlog.create("cut"), ToyTask(), Signals("trying the largest step", signal.SIGINT)
+            resolved, create_run("cut"), ToyTask(), Signals("trying the largest step", signal.SIGINT)
         )
     assert caught.value.remedy == "give the same command again"
     assert not Path("runs/cut").exists()
@@ -316,10 +322,10 @@ def test_a_signal_before_the_first_line_begins_nothing(settings: dict[str, Any])
 
 def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any]) -> None:
     """Stopped twice before step 1: the second time is told as well."""
-    resolved = api.settings_of(RECIPE, settings, ToyTask())
+    resolved = resolve_config(RECIPE, settings, ToyTask())
     for event in ("evaluating on test", "trying the largest step"):
-        run = runlog.open_for_training("cut", resume=True)
-        with pytest.raises(Stopped) as caught:
+        run = open_run("cut", resume=True)
+        with pytest.raises(StoppedError) as caught:
             trainer.train(resolved, run, ToyTask(), Signals(event, signal.SIGINT))
         assert caught.value.remedy == "go on with: reinforce-lite train --run cut --resume"
         assert (run.summary["stopped"], run.summary["steps"]) == ("signal", 0)
@@ -339,11 +345,11 @@ def test_a_signal_during_the_last_report_is_of_a_run_that_is_done(
         if runs[0].summary:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(report, "write", slow)
+    monkeypatch.setattr(report, "write_report", slow)
     screen = Told()
-    resolved = api.settings_of(RECIPE, settings | {"train.steps": 2}, ToyTask())
+    resolved = resolve_config(RECIPE, settings | {"train.steps": 2}, ToyTask())
     with caplog.at_level(logging.WARNING):
-        run = trainer.train(resolved, runlog.create("a"), ToyTask(), screen)
+        run = trainer.train(resolved, create_run("a"), ToyTask(), screen)
     assert run.summary["stopped"] == "steps"
     assert screen.ended == 1
     assert "the run is done; for its report: reinforce-lite report a" in caplog.text
@@ -351,7 +357,7 @@ def test_a_signal_during_the_last_report_is_of_a_run_that_is_done(
 
 def test_two_processes_on_one_run(settings: dict[str, Any]) -> None:
     train(settings | {"train.steps": 1}, "a")
-    held = runlog.find("a")
+    held = find_run("a")
     held.lock()
     try:
         with pytest.raises(UsageError, match="another process is training"):
@@ -377,18 +383,18 @@ def test_the_report_is_there_from_the_first_evaluation_on(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "SHARE", 1e9)  # always due
-    run = runlog.create("a")
+    run = create_run("a")
     reader = Reader(run)
-    resolved = api.settings_of(RECIPE, settings | {"train.steps": 3}, ToyTask())
+    resolved = resolve_config(RECIPE, settings | {"train.steps": 3}, ToyTask())
     trainer.train(resolved, run, ToyTask(), reader)
     assert reader.states == [f"not finished: step {n} of 3" for n in (0, 1, 2)]
     assert "finished: 3 steps" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_stopped_run_reports_how_far_it_came(settings: dict[str, Any]) -> None:
-    resolved = api.settings_of(RECIPE, settings, ToyTask())
-    with pytest.raises(Stopped):
-        trainer.train(resolved, runlog.create("cut"), ToyTask(), Signals("learning", signal.SIGTERM, 3))
+    resolved = resolve_config(RECIPE, settings, ToyTask())
+    with pytest.raises(StoppedError):
+        trainer.train(resolved, create_run("cut"), ToyTask(), Signals("learning", signal.SIGTERM, 3))
     page = Path("runs/cut/report.html").read_text(encoding="utf-8")
     assert "stopped by a signal at step 2 of 10; it can go on" in page
 
@@ -398,9 +404,9 @@ def test_a_stopped_run_does_not_wait_for_a_long_report(
 ) -> None:
     monkeypatch.setattr(report, "QUICK", 0.0)
     monkeypatch.setattr(report, "SHARE", 1e-9)  # so that the first is the only one, however slow the steps
-    resolved = api.settings_of(RECIPE, settings, ToyTask())
-    with pytest.raises(Stopped), caplog.at_level(logging.WARNING):
-        trainer.train(resolved, runlog.create("cut"), ToyTask(), Signals("learning", signal.SIGTERM, 3))
+    resolved = resolve_config(RECIPE, settings, ToyTask())
+    with pytest.raises(StoppedError), caplog.at_level(logging.WARNING):
+        trainer.train(resolved, create_run("cut"), ToyTask(), Signals("learning", signal.SIGTERM, 3))
     assert "not finished: step 0 of 10" in Path("runs/cut/report.html").read_text(encoding="utf-8")
     assert "for a report of how far it came: reinforce-lite report cut" in caplog.text
 
@@ -411,7 +417,7 @@ def test_no_report_is_worth_a_run(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "write", full)
+    monkeypatch.setattr(report, "write_report", full)
     with caplog.at_level(logging.WARNING):
         run = train(settings | {"train.steps": 2}, "a")
     assert run.summary["stopped"] == "steps"
@@ -486,13 +492,13 @@ def test_the_saved_model_is_the_policy(settings: dict[str, Any], monkeypatch: py
     """Plain transformers opens it and computes the same logits, bit for bit."""
     ids = torch.randint(3, 259, (1, 200))
     kept: list[torch.Tensor] = []
-    save = models.save
+    save = save_policy
 
-    def spy(policy: models.Policy, folder: Path, card: str) -> None:
+    def spy(policy: Policy, folder: Path, card: str) -> None:
         kept.append(policy.model(ids).logits.detach())
         save(policy, folder, card)
 
-    monkeypatch.setattr(models, "save", spy)
+    monkeypatch.setattr(export, "save_policy", spy)
     for dtype in ("float32", "bfloat16"):
         run = train(settings | {"train.steps": 2, "model.dtype": dtype}, dtype)
         opened = AutoModelForCausalLM.from_pretrained(run.path / "model")
@@ -596,10 +602,10 @@ def test_a_run_that_a_fault_ends_reports_how_far_it_came(settings: dict[str, Any
 def test_answers_that_are_no_text_are_stored_as_text(settings: dict[str, Any]) -> None:
     class Numbers(ToyTask):
         def problems(self, split: str) -> list[Problem]:
-            return [Problem(p.id, p.question, int(p.answer)) for p in super().problems(split)]  # type: ignore[arg-type]
+            return [Problem(p.id, p.question, int(p.gold)) for p in super().problems(split)]  # type: ignore[arg-type]
 
         def reward(self, problem: Problem, completion: str) -> Reward:
-            answer = None if int(problem.answer) % 2 else 7
+            answer = None if int(problem.gold) % 2 else 7
             return Reward(0.0, Verdict(False, answer, ValueError("why")))  # type: ignore[arg-type]
 
     run = api.train(RECIPE, settings | {"train.steps": 1}, task=Numbers(), run="a", quiet=True)
@@ -611,9 +617,9 @@ def test_answers_that_are_no_text_are_stored_as_text(settings: dict[str, Any]) -
 
 
 def test_what_began_the_run_and_where_is_there_from_the_start(settings: dict[str, Any]) -> None:
-    resolved = api.settings_of(RECIPE, settings, ToyTask())
-    run = runlog.create("cut")
-    with pytest.raises(Stopped):
+    resolved = resolve_config(RECIPE, settings, ToyTask())
+    run = create_run("cut")
+    with pytest.raises(StoppedError):
         trainer.train(resolved, run, ToyTask(), Signals("evaluating on test", signal.SIGINT), command="first")
     machine = json.loads((run.path / "machine.json").read_text())
     keys = "system processor cores memory_bytes versions device dtype planned_bytes"
@@ -640,7 +646,7 @@ class Scripted(ToyTask):
 
     def reward(self, problem: Problem, completion: str) -> Reward:
         self.calls += 1
-        value = float((7 * self.calls + int(problem.answer)) % 5 < 2)
+        value = float((7 * self.calls + int(problem.gold)) % 5 < 2)
         return Reward(value, Verdict(value == 1, None, "scripted"))
 
 
@@ -658,14 +664,14 @@ def test_golden_trace(settings: dict[str, Any], in_tmp: Path, monkeypatch: pytes
     tiny.save_pretrained(in_tmp / "gpt2")
     make_tokenizer().save_pretrained(in_tmp / "gpt2")
     settings["model.name"] = str(in_tmp / "gpt2")
-    loaded = models.load
+    loaded = load_policy
 
-    def load_double(*args: Any) -> models.Policy:
+    def load_double(*args: Any) -> Policy:
         policy = loaded(*args)
         policy.model.double()
         return policy
 
-    monkeypatch.setattr(models, "load", load_double)
+    monkeypatch.setattr(pipeline_module, "load_policy", load_double)
     run = api.train(RECIPE, settings | {"train.steps": 6}, task=Scripted(), run="golden", quiet=True)
     found = {
         "loss": [round(s["loss"], 6) for s in run.steps],

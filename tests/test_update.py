@@ -10,14 +10,14 @@ from conftest import END, make_model, make_tokenizer
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from reinforce_lite import config
-from reinforce_lite.errors import WontFit
+from reinforce_lite.config import UpdateConfig
+from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner.objective import PRESETS, advantages, weights
-from reinforce_lite.learner.updater import Live, Updater, live, micro_batches
-from reinforce_lite.models import forward as passes
+from reinforce_lite.learner.updater import TrainableGroup, Updater, micro_batches, trainable_groups
 from reinforce_lite.models import logprobs as policy_module
 from reinforce_lite.models import prefix_tree as tree
-from reinforce_lite.models.policy import Policy, load
+from reinforce_lite.models.forward import SharedPrefix
+from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 
 LENGTHS = [[3, 5, 1, 4], [2, 2, 6, 3], [4, 1, 1, 2]]
@@ -77,13 +77,13 @@ def flat(tensors: list[Tensor]) -> Tensor:
 
 
 def gradient_of(updater: Updater) -> Tensor:
-    return flat([m.grad for m in updater.masters.values() if m.grad is not None])
+    return flat([m.grad for m in updater.master_weights.values() if m.grad is not None])
 
 
 @pytest.mark.parametrize(("preset", "temperature"), [("reinforce-lite", 0.7), ("article", 1.0)])
 def test_gradient_is_the_independent_one(policy: Policy, preset: str, temperature: float) -> None:
-    updater = Updater(policy, config.Update(), temperature)
-    gradient = updater.gradient(make_groups(), some_weights(preset))
+    updater = Updater(policy, UpdateConfig(), temperature)
+    gradient = updater.compute_gradient(make_groups(), some_weights(preset))
     reference = make_model()
     reference.load_state_dict(policy.model.state_dict())
     reference.get_input_embeddings().padding_idx = None
@@ -97,11 +97,11 @@ def test_gradient_is_the_independent_one(policy: Policy, preset: str, temperatur
 
 @pytest.mark.parametrize("budget", [1, 20, 30, 45])
 def test_gradient_does_not_depend_on_the_micro_batch(policy: Policy, budget: int) -> None:
-    whole = Updater(policy, config.Update(), 0.7)
-    whole.gradient(make_groups(), some_weights())
+    whole = Updater(policy, UpdateConfig(), 0.7)
+    whole.compute_gradient(make_groups(), some_weights())
     expected = gradient_of(whole).clone()
-    small = Updater(policy, config.Update(micro_batch_tokens=budget), 0.7)
-    small.gradient(make_groups(), some_weights())
+    small = Updater(policy, UpdateConfig(micro_batch_tokens=budget), 0.7)
+    small.compute_gradient(make_groups(), some_weights())
     assert (gradient_of(small) - expected).norm() / expected.norm() < 1e-5
 
 
@@ -110,7 +110,7 @@ def test_micro_batches_by_hand() -> None:
 
     def cut(budget: int) -> list[list[list[int]]]:
         """Of each micro-batch, of each branch, the completions' lengths."""
-        answers = live(make_groups(), some_weights().tolist())
+        answers = trainable_groups(make_groups(), some_weights().tolist())
         cost = lambda b: len(b.prompt) + sum(map(len, b.completions))  # noqa: E731
         found = list(micro_batches(answers, budget, cost))
         assert [w for batch in found for w in batch.weights] == [w for g in answers for _, w in g.answers]
@@ -126,10 +126,10 @@ def test_micro_batches_by_hand() -> None:
 
 def test_a_group_that_teaches_nothing_is_skipped_exactly(policy: Policy) -> None:
     """Its completions could hold anything: neither loss nor gradient sees them."""
-    updater = Updater(policy, config.Update(), 0.7)
-    with_it = updater.gradient(make_groups(), some_weights())
+    updater = Updater(policy, UpdateConfig(), 0.7)
+    with_it = updater.compute_gradient(make_groups(), some_weights())
     expected = gradient_of(updater).clone()
-    without = updater.gradient([make_groups()[0], make_groups()[2]], some_weights()[[0, 2]])
+    without = updater.compute_gradient([make_groups()[0], make_groups()[2]], some_weights()[[0, 2]])
     assert torch.equal(gradient_of(updater), expected)
     assert (without.loss, without.tokens) == (with_it.loss, with_it.tokens)
     assert with_it.tokens == 1 + (8 + 13) + (10 + 8)  # the shared first token and each prompt once
@@ -137,20 +137,20 @@ def test_a_group_that_teaches_nothing_is_skipped_exactly(policy: Policy) -> None
 
 def test_no_live_group_no_update(policy: Policy) -> None:
     """Not even by AdamW's momentum or weight decay."""
-    updater = Updater(policy, config.Update(weight_decay=0.1, learning_rate=0.1), 0.7)
-    assert updater.apply(updater.gradient(make_groups(), some_weights()), 1)
+    updater = Updater(policy, UpdateConfig(weight_decay=0.1, learning_rate=0.1), 0.7)
+    assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
     before = flat(list(policy.model.parameters())).clone()
-    nothing = updater.gradient(make_groups(), torch.zeros(3, 4))
+    nothing = updater.compute_gradient(make_groups(), torch.zeros(3, 4))
     assert (nothing.loss, nothing.norm, nothing.tokens) == (0, 0, 0)
-    assert not updater.apply(nothing, 2)
+    assert not updater.apply_gradient(nothing, 2)
     assert torch.equal(flat(list(policy.model.parameters())), before)
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing(policy: Policy) -> None:
-    updater = Updater(policy, config.Update(learning_rate=0.1), 0.7)
+    updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7)
     before = flat(list(policy.model.parameters())).clone()
     for bad in (math.nan, math.inf):
-        assert not updater.apply(updater.gradient(make_groups(), some_weights() * bad), 1)
+        assert not updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights() * bad), 1)
     assert torch.equal(flat(list(policy.model.parameters())), before)
 
 
@@ -191,11 +191,11 @@ def test_out_of_memory_is_the_same_gradient_in_smaller_pieces(
     single answers, the longest 14. 26 are 8 + 8, and then 8 + 5 and 10 + 2: that is refused after one passed.
     """
     save_wide(tmp_path)
-    whole = Updater(load(str(tmp_path), dtype, "cpu"), config.Update(micro_batch_tokens=40), 0.7)
-    expected = whole.gradient(make_groups(), some_weights())
-    small = Updater(load(str(tmp_path), dtype, "cpu"), config.Update(micro_batch_tokens=asked), 0.7)
+    whole = Updater(load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=40), 0.7)
+    expected = whole.compute_gradient(make_groups(), some_weights())
+    small = Updater(load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=asked), 0.7)
     memory = Small(small, held)
-    found = small.gradient(make_groups(), some_weights())
+    found = small.compute_gradient(make_groups(), some_weights())
     assert memory.refused == refused
     assert small.micro_batch_tokens == left
     assert f"memory ran out in the update: the same answers again, {left} tokens at once" in caplog.text
@@ -209,26 +209,26 @@ def test_out_of_memory_is_the_same_gradient_in_smaller_pieces(
 
 
 def test_a_single_answer_that_does_not_fit_is_said(policy: Policy) -> None:
-    updater = Updater(policy, config.Update(), 0.7)
+    updater = Updater(policy, UpdateConfig(), 0.7)
     Small(updater, 3)
-    with pytest.raises(WontFit, match="a single answer does not fit"):
-        updater.gradient(make_groups(), some_weights())
+    with pytest.raises(DoesNotFitError, match="a single answer does not fit"):
+        updater.compute_gradient(make_groups(), some_weights())
     assert gradient_of_nothing(updater)
 
 
 def gradient_of_nothing(updater: Updater) -> bool:
-    return all(m.grad is None for m in updater.masters.values())
+    return all(m.grad is None for m in updater.master_weights.values())
 
 
 def test_an_error_of_another_kind_is_raised_as_it_is(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    updater = Updater(policy, config.Update(), 0.7)
+    updater = Updater(policy, UpdateConfig(), 0.7)
 
     def broken(*_: Any) -> Tensor:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(updater.passes, "states", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        updater.gradient(make_groups(), some_weights())
+        updater.compute_gradient(make_groups(), some_weights())
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "opt"])
@@ -245,8 +245,8 @@ def test_checkpointing_changes_memory_alone(tmp_path: Path, family: str, dtype: 
     models[family]().save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
 
-    def gradient(section: config.Update) -> tuple[Tensor, float, int]:
-        updater = Updater(load(str(tmp_path), dtype, "cpu"), section, 0.7)
+    def gradient(section: UpdateConfig) -> tuple[Tensor, float, int]:
+        updater = Updater(load_policy(str(tmp_path), dtype, "cpu"), section, 0.7)
         kept: dict[int, int] = {}
 
         def keep(t: Tensor) -> Tensor:
@@ -255,11 +255,11 @@ def test_checkpointing_changes_memory_alone(tmp_path: Path, family: str, dtype: 
 
         own = {p.untyped_storage().data_ptr() for p in updater.params.values()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            found = updater.gradient(make_groups(), some_weights())
+            found = updater.compute_gradient(make_groups(), some_weights())
         return gradient_of(updater), found.loss, sum(n for p, n in kept.items() if p not in own)
 
-    plain, loss, much = gradient(config.Update())
-    again, same, little = gradient(config.Update(activation_checkpointing=True))
+    plain, loss, much = gradient(UpdateConfig())
+    again, same, little = gradient(UpdateConfig(activation_checkpointing=True))
     tolerance = 1e-5 if dtype == "float32" else 2e-2
     assert same == pytest.approx(loss, rel=tolerance)
     assert (again - plain).norm() / plain.norm() < tolerance
@@ -299,12 +299,12 @@ def test_out_of_memory_on_the_way_back_leaves_nothing_behind(
     owner, name, at = {
         "attention": (tree, "attend_backward", 5),
         "head": (policy_module, "token_logprobs", 2),
-        "prefix": (passes.Prefix, "backward", 1),
+        "prefix": (SharedPrefix, "backward", 1),
     }[place]
-    section = config.Update(micro_batch_tokens=20, activation_checkpointing=place == "attention")
-    whole = Updater(load(save_wide(tmp_path), "float32", "cpu"), section, 0.7)
-    expected = whole.gradient(make_groups(), some_weights())
-    again = Updater(load(str(tmp_path), "float32", "cpu"), section, 0.7)
+    section = UpdateConfig(micro_batch_tokens=20, activation_checkpointing=place == "attention")
+    whole = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), section, 0.7)
+    expected = whole.compute_gradient(make_groups(), some_weights())
+    again = Updater(load_policy(str(tmp_path), "float32", "cpu"), section, 0.7)
     real, calls = getattr(owner, name), 0
 
     def full(*args: Any, **kwargs: Any) -> Any:
@@ -315,7 +315,7 @@ def test_out_of_memory_on_the_way_back_leaves_nothing_behind(
         return real(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, full)
-    found = again.gradient(make_groups(), some_weights())
+    found = again.compute_gradient(make_groups(), some_weights())
     assert calls > at
     assert again.micro_batch_tokens == 10
     assert found.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -324,14 +324,22 @@ def test_out_of_memory_on_the_way_back_leaves_nothing_behind(
 
 def test_the_shared_beginning_does_not_count_when_pieces_get_smaller(policy: Policy) -> None:
     """Behind 60 shared tokens two answers of 3 and 5 cost 2 + 3 and 2 + 5: 7 at once still can be halved."""
-    updater = Updater(policy, config.Update(micro_batch_tokens=999), 0.7)
+    updater = Updater(policy, UpdateConfig(micro_batch_tokens=999), 0.7)
     shared = tuple(range(20, 80))
     answers = [(tuple(range(40, 40 + n)), 1.0) for n in (3, 5)]
-    asked = [Live((*shared, 100, 101), answers[:1]), Live((*shared, 102, 103), answers[1:])]
+    asked = [
+        TrainableGroup((*shared, 100, 101), answers[:1]),
+        TrainableGroup((*shared, 102, 103), answers[1:]),
+    ]
     updater._halve(asked)
     assert updater.micro_batch_tokens == 6  # of 12 in all
-    with pytest.raises(WontFit):
-        updater._halve([Live((*shared, 100, 101), answers[1:]), Live((*shared, 102, 103), answers[1:])])
+    with pytest.raises(DoesNotFitError):
+        updater._halve(
+            [
+                TrainableGroup((*shared, 100, 101), answers[1:]),
+                TrainableGroup((*shared, 102, 103), answers[1:]),
+            ]
+        )
 
 
 @pytest.mark.parametrize("state", ["32-bit", "8-bit"])
@@ -339,19 +347,19 @@ def test_standing_still_moves_nothing(tmp_path: Path, state: Any) -> None:
     save_wide(tmp_path)
 
     def trained(rehearsed: bool) -> Tensor:
-        policy = load(str(tmp_path), "bfloat16", "cpu", finer=state == "32-bit")
-        updater = Updater(policy, config.Update(learning_rate=1e-2, state=state), 0.7)
+        policy = load_policy(str(tmp_path), "bfloat16", "cpu", keep_float32=state == "32-bit")
+        updater = Updater(policy, UpdateConfig(learning_rate=1e-2, optimizer_state=state), 0.7)
         before = flat(list(policy.model.parameters())).clone()
         if rehearsed:
-            updater.stand_still()
-            assert any(name.startswith("exp_avg") for name in updater.state())
-            updater.gradient(make_groups(), some_weights())
-            updater.stand_still()
-            updater.forget()
+            updater.allocate_optimizer_state()
+            assert any(name.startswith("exp_avg") for name in updater.state_dict())
+            updater.compute_gradient(make_groups(), some_weights())
+            updater.allocate_optimizer_state()
+            updater.reset_optimizer()
             assert torch.equal(flat(list(policy.model.parameters())), before)
-            assert not any(name.startswith("exp_avg") for name in updater.state())
+            assert not any(name.startswith("exp_avg") for name in updater.state_dict())
             assert gradient_of_nothing(updater)
-        assert updater.apply(updater.gradient(make_groups(), some_weights()), 1)
+        assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
         assert not torch.equal(flat(list(policy.model.parameters())), before)
         return flat(list(policy.model.parameters()))
 
@@ -361,30 +369,30 @@ def test_standing_still_moves_nothing(tmp_path: Path, state: Any) -> None:
 @pytest.mark.parametrize("state", ["16-bit", "8-bit"])
 def test_bfloat16_sums_are_near_the_float32_ones(tmp_path: Path, state: Any) -> None:
     """Gradients of eight micro-batches, added up in bfloat16; the norm is not rounded to its 8 bits."""
-    exact = Updater(load(save_wide(tmp_path), "float32", "cpu"), config.Update(), 0.7)
-    exact.gradient(make_groups(), some_weights())
+    exact = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), UpdateConfig(), 0.7)
+    exact.compute_gradient(make_groups(), some_weights())
     rough = Updater(
-        load(str(tmp_path), "bfloat16", "cpu", finer=False),
-        config.Update(micro_batch_tokens=1, state=state),
+        load_policy(str(tmp_path), "bfloat16", "cpu", keep_float32=False),
+        UpdateConfig(micro_batch_tokens=1, optimizer_state=state),
         0.7,
     )
-    found = rough.gradient(make_groups(), some_weights())
+    found = rough.compute_gradient(make_groups(), some_weights())
     a, b = gradient_of(exact), gradient_of(rough).float()
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.999
     assert found.norm == pytest.approx(float(b.norm()), rel=1e-4)
 
 
 def test_three_updates_are_those_of_a_plain_loop(policy: Policy) -> None:
-    section = config.Update(learning_rate=1e-2, warmup_steps=2, max_grad_norm=0.05, weight_decay=0.01)
+    section = UpdateConfig(learning_rate=1e-2, warmup_steps=2, max_grad_norm=0.05, weight_decay=0.01)
     updater = Updater(policy, section, 0.7)
     reference = make_model()
     reference.load_state_dict(policy.model.state_dict())
     reference.get_input_embeddings().padding_idx = None
     optimizer = torch.optim.AdamW(reference.parameters(), lr=1.0, betas=(0.9, 0.999), weight_decay=0.01)
     for step, rate in ((1, 0.005), (2, 0.01), (3, 0.01)):
-        gradient = updater.gradient(make_groups(), some_weights())
+        gradient = updater.compute_gradient(make_groups(), some_weights())
         assert gradient.norm > 0.05  # so the clipping is real
-        assert updater.apply(gradient, step)
+        assert updater.apply_gradient(gradient, step)
         optimizer.zero_grad()
         independent_loss(reference, "reinforce-lite", 0.7).backward()
         torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
@@ -398,30 +406,30 @@ def test_three_updates_are_those_of_a_plain_loop(policy: Policy) -> None:
 
 def test_bfloat16_keeps_small_updates_in_float32(model_folder: Path) -> None:
     """At a rate of 1e-6 hardly a bfloat16 weight can move; the float32 ones behind them all add up."""
-    policy = load(str(model_folder), dtype="bfloat16", device="cpu")
+    policy = load_policy(str(model_folder), dtype="bfloat16", device="cpu")
     assert policy.weights is not None
     fine = flat(list(policy.weights.values())).clone()
-    updater = Updater(policy, config.Update(learning_rate=1e-6), 0.7)
+    updater = Updater(policy, UpdateConfig(learning_rate=1e-6), 0.7)
     rounded = flat(list(policy.model.parameters())).clone()
     assert rounded.dtype == torch.bfloat16
-    assert torch.equal(flat(list(updater.masters.values())), fine)  # not the rounded ones
+    assert torch.equal(flat(list(updater.master_weights.values())), fine)  # not the rounded ones
     for step in (1, 2, 3):
-        assert updater.apply(updater.gradient(make_groups(), some_weights()), step)
-    moved = flat(list(updater.masters.values())) != fine
+        assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), step)
+    moved = flat(list(updater.master_weights.values())) != fine
     assert moved.float().mean() > 0.5
     assert (flat(list(policy.model.parameters())) != rounded).float().mean() < 0.1
-    policy_is_rounded = flat(list(updater.masters.values())).bfloat16() == flat(
+    policy_is_rounded = flat(list(updater.master_weights.values())).bfloat16() == flat(
         list(policy.model.parameters())
     )
     assert policy_is_rounded.all()
 
 
 def test_bfloat16_gradients_are_near_the_float32_ones(policy: Policy, model_folder: Path) -> None:
-    exact = Updater(policy, config.Update(), 0.7)
-    exact.gradient(make_groups(), some_weights())
-    half = load(str(model_folder), dtype="bfloat16", device="cpu")
-    rough = Updater(half, config.Update(micro_batch_tokens=1), 0.7)
-    rough.gradient(make_groups(), some_weights())
+    exact = Updater(policy, UpdateConfig(), 0.7)
+    exact.compute_gradient(make_groups(), some_weights())
+    half = load_policy(str(model_folder), dtype="bfloat16", device="cpu")
+    rough = Updater(half, UpdateConfig(micro_batch_tokens=1), 0.7)
+    rough.compute_gradient(make_groups(), some_weights())
     assert all(p.grad is None for p in half.model.parameters())  # handed over and freed
     a, b = gradient_of(exact), gradient_of(rough)
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.99
@@ -434,15 +442,15 @@ def test_bfloat16_gradients_are_near_the_float32_ones(policy: Policy, model_fold
 )
 def test_state_goes_round(tmp_path: Path, dtype: str, state: Any) -> None:
     """Two updates equal one, saved, loaded elsewhere, and one more: bit for bit."""
-    section = config.Update(learning_rate=1e-2, state=state)
-    policy = load(save_wide(tmp_path), dtype, "cpu", finer=state == "32-bit")
+    section = UpdateConfig(learning_rate=1e-2, optimizer_state=state)
+    policy = load_policy(save_wide(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
     first = Updater(policy, section, 0.7)
-    assert first.apply(first.gradient(make_groups(), some_weights()), 1)
-    kept = {name: t.clone() for name, t in first.state().items()}
-    assert first.apply(first.gradient(make_groups(), some_weights()), 2)
+    assert first.apply_gradient(first.compute_gradient(make_groups(), some_weights()), 1)
+    kept = {name: t.clone() for name, t in first.state_dict().items()}
+    assert first.apply_gradient(first.compute_gradient(make_groups(), some_weights()), 2)
     assert sum(t.nbytes for t in kept.values()) == pytest.approx(first.state_bytes, rel=0.05)
-    other = load(str(tmp_path), dtype, "cpu", finer=state == "32-bit")
+    other = load_policy(str(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
     second = Updater(other, section, 0.7)
-    second.load(kept)
-    assert second.apply(second.gradient(make_groups(), some_weights()), 2)
+    second.load_state_dict(kept)
+    assert second.apply_gradient(second.compute_gradient(make_groups(), some_weights()), 2)
     assert torch.equal(flat(list(other.model.parameters())), flat(list(policy.model.parameters())))

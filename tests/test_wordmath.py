@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from reinforce_lite import config, tasks
+from reinforce_lite.config import TaskConfig
+from reinforce_lite.tasks import check_task, load_task
 from reinforce_lite.tasks.wordmath import MOVES, generate
 from reinforce_lite.tasks.wordmath_stories import worlds
 from reinforce_lite.types import Problem
@@ -76,7 +77,7 @@ def test_every_step_is_right_and_the_last_is_the_answer(level: int) -> None:
         for left, operation, right, result in steps(problem):
             exact = {"+": left + right, "-": left - right, "*": left * right, "/": left / right}[operation]
             assert exact == result > 0, problem
-        assert problem.answer == str(steps(problem)[-1][3])
+        assert problem.gold == str(steps(problem)[-1][3])
 
 
 def test_every_operand_stands_in_the_text_or_was_a_result_before(level: int) -> None:
@@ -172,7 +173,7 @@ def test_no_question_and_no_id_comes_twice() -> None:
 def test_the_same_problems_always() -> None:
     """Golden: a change here changes everybody's problems, and needs a line in the changelog."""
     first = {level: generate.__wrapped__(level, 0, "test")[0] for level in LEVELS}
-    assert {level: (p.id, p.answer) for level, p in first.items()} == GOLDEN_ANSWERS
+    assert {level: (p.id, p.gold) for level, p in first.items()} == GOLDEN_ANSWERS
     assert first[1].question == GOLDEN_1
     assert first[4].question == GOLDEN_4
     assert first[4].solution == GOLDEN_4_STEPS
@@ -268,7 +269,7 @@ def test_the_text_of_one_world_read_by_hand(level: int) -> None:
             assert len(readings) == 1, sentence
             do, match = readings[0]
             count = do(count, *(int(g) for g in match.groups() if g and g.isdigit()))  # type: ignore[no-untyped-call]
-        assert str(count) == problem.answer, problem
+        assert str(count) == problem.gold, problem
 
 
 def test_stories_know_no_move_that_is_not_played() -> None:
@@ -282,12 +283,12 @@ def test_stories_know_no_move_that_is_not_played() -> None:
 
 
 def test_through_the_front_door(level: int) -> None:
-    task = tasks.load(config.Task(name="wordmath", level=level))
-    tasks.check(task)
+    task = load_task(TaskConfig(name="wordmath", level=level))
+    check_task(task)
     problem = task.problems("test")[0]
     assert task.problems("test") is task.problems("test")
-    right = task.reward(problem, f"<think>…</think><answer>{problem.answer}</answer>")
-    wrong = task.reward(problem, f"<think>…</think><answer>{problem.answer}1</answer>")
+    right = task.reward(problem, f"<think>…</think><answer>{problem.gold}</answer>")
+    wrong = task.reward(problem, f"<think>…</think><answer>{problem.gold}1</answer>")
     assert not isinstance(right, float)
     assert not isinstance(wrong, float)
     assert (right.value, wrong.value) == (1.0, 0.0)

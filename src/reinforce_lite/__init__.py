@@ -9,26 +9,21 @@ A task of one's own is an object (or a Python file) with `problems(split)` and
 `reward(problem, completion)`; Problem and Reward are what they give.
 """
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from reinforce_lite.types import Problem, Reward, Verdict
+from reinforce_lite.utils.logs import quiet_dependencies
 
 if TYPE_CHECKING:
     from reinforce_lite.api import evaluate, train
 
 __all__ = ["Problem", "Reward", "Verdict", "evaluate", "train"]
 
-for _name in (
-    "torchao",
-    "torch.utils._pytree",
-):  # transformers imports torchao, which warns of other machines
-    logging.getLogger(_name).setLevel(logging.ERROR)
-
 
 def __getattr__(name: str) -> Any:
     """`train` and `evaluate` import torch, so they are fetched when first asked for."""
     if name in ("train", "evaluate"):
+        quiet_dependencies()
         return getattr(import_module("reinforce_lite.api"), name)
     raise AttributeError(f"module 'reinforce_lite' has no attribute {name!r}")

@@ -9,17 +9,16 @@ run.summary["evals"]["after"]["strict"]
 from collections.abc import Mapping
 from typing import Any
 
-from reinforce_lite import config
-from reinforce_lite import pipeline as road
-from reinforce_lite.callbacks import console as screen
-from reinforce_lite.evaluation import evaluate as evaluation
-from reinforce_lite.evaluation import failures
-from reinforce_lite.evaluation.evaluate import Evaluation
-from reinforce_lite.evaluation.failures import Failure
-from reinforce_lite.runlog import run as runlog
-from reinforce_lite.runlog.run import Run
+from reinforce_lite.callbacks.base import Callback, Silent
+from reinforce_lite.callbacks.console import make_console
+from reinforce_lite.config import Config, load_config, override_config
+from reinforce_lite.evaluation.evaluate import Evaluation, evaluate_groups
+from reinforce_lite.evaluation.failures import Failure, common_failures
+from reinforce_lite.pipeline import build_pipeline
+from reinforce_lite.runlog.run import Run, new_run_name, open_run, trained_config
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer import trainer
+from reinforce_lite.utils.memory import limit_fragmentation
 
 
 def train(
@@ -36,15 +35,15 @@ def train(
     `overrides` are {"section.key": value} over the recipe; `task` takes the place of the recipe's;
     `run` is the name under runs/. Raises ReinforceLiteError, as the command would say it.
     """
-    settings = settings_of(recipe, overrides, task)
-    opened = runlog.open_for_training(run or runlog.new_name(settings.recipe), resume)
-    return trainer.train(settings, opened, task, screen.Silent() if quiet else screen.make())
+    config = resolve_config(recipe, overrides, task)
+    opened = open_run(run or new_run_name(config.recipe), resume)
+    return trainer.train(config, opened, task, Silent() if quiet else make_console())
 
 
-def settings_of(recipe: str, overrides: Mapping[str, Any] | None, task: Task | None) -> config.Config:
+def resolve_config(recipe: str, overrides: Mapping[str, Any] | None, task: Task | None) -> Config:
     """The config of a run; a task given as an object is named in it after its class."""
     named = {"task.name": type(task).__name__} if task is not None else {}
-    return config.load(recipe, {**(overrides or {}), **named})
+    return load_config(recipe, {**(overrides or {}), **named})
 
 
 def evaluate(
@@ -58,22 +57,23 @@ def evaluate(
 
     One greedy answer to each, or `{"eval.samples": 8}` sampled ones, which give pass@k as well.
     """
-    settings = config.override(runlog.trained(model_or_run, config.load("quickstart")), overrides or {})
-    return examine(settings, screen.Silent() if quiet else screen.make(), task)[0]
+    config = override_config(trained_config(model_or_run, load_config("quickstart")), overrides or {})
+    return evaluate_model(config, Silent() if quiet else make_console(), task)[0]
 
 
-def examine(
-    settings: config.Config, show: screen.Screen, task: Task | None = None
+def evaluate_model(
+    config: Config, show: Callback, task: Task | None = None
 ) -> tuple[Evaluation, list[Failure]]:
-    """Evaluate `settings.model` on the first `settings.eval.n` test problems: how many are right, and why the
+    """Evaluate `config.model` on the first `config.eval.n` test problems: how many are right, and why the
     others are wrong."""
+    limit_fragmentation()
     with show:
         show.phase("loading", 0)
-        stations = road.build(settings, task)
-        problems = stations.problems("test", settings.eval.n)
-        samples = settings.eval.samples
+        pipeline = build_pipeline(config, task)
+        problems = pipeline.problems("test", config.eval.n)
+        samples = config.eval.samples
         show.phase("answering", len(problems) * samples)
-        groups = stations.answer(problems, show.advance, samples)
-        result = evaluation.evaluate(groups, None, "test")
+        groups = pipeline.answer(problems, show.advance, samples)
+        result = evaluate_groups(groups, None, "test")
         show.evaluated(result)
-    return result, failures.common(groups)
+    return result, common_failures(groups)

@@ -27,19 +27,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Model(Section):
+class ModelConfig(Section):
     name: str = "smollm2-135m"
     """The embedded smollm2-135m, a Hugging Face hub name, or a local folder."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """What products are computed in; auto is bfloat16 where the device has units for it.
-    update.state says what the optimizer has beside it."""
+    update.optimizer_state says what the optimizer has beside it."""
     device: Literal["auto", "cuda", "xpu", "mps", "cpu"] = "auto"
     """auto takes the first that is there, in this order."""
     trust_remote_code: bool = False
     """Allow a model that brings its own Python code or pickled weights: both run as you."""
 
 
-class Task(Section):
+class TaskConfig(Section):
     name: str = "wordmath"
     """wordmath, gsm8k, jsonl, hub, gym, or a Python file of your own (./my_task.py)."""
     path: str = ""
@@ -56,14 +56,14 @@ class Task(Section):
     """Of procedural problems and of held-out parts."""
 
 
-class Example(Section):
+class ExampleConfig(Section):
     """A worked example, shown as an earlier exchange."""
 
     question: str
     answer: str
 
 
-class Prompt(Section):
+class PromptConfig(Section):
     system: str = ""
     """The system line; empty leaves it to the model's chat template."""
     instruction: str = (
@@ -72,53 +72,53 @@ class Prompt(Section):
     """Follows the question."""
     prefill: str = ""
     """The assistant's turn, begun for it."""
-    examples: tuple[Example, ...] = ()
+    examples: tuple[ExampleConfig, ...] = ()
     """Worked examples before the question."""
     max_tokens: Positive = 1024
     """A longer prompt is skipped and counted, never cut."""
 
 
-class Rollout(Section):
+class RolloutConfig(Section):
     engine: Literal["native", "hf"] = "native"
     """native: our own decoder; hf: transformers' generate, slower, for any model."""
     prompts_per_step: Positive = 8
     """Questions in a step."""
-    samples_per_prompt: Positive = 10
+    group_size: Positive = 10
     """Answers to each (the group's size, G)."""
     max_new_tokens: Positive = 256
     min_new_tokens: NotNegative = 0
-    answers_in_flight: Positive = 256
+    max_num_seqs: Positive = 256
     """At most so many are decoded at once; memory may allow fewer."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
 
     @model_validator(mode="after")
-    def _min_below_max(self) -> "Rollout":
+    def _min_below_max(self) -> "RolloutConfig":
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens is larger than max_new_tokens")
         return self
 
 
-class Objective(Section):
+class ObjectiveConfig(Section):
     """The preset names one of the family; any other key replaces that part of it."""
 
     preset: Literal["reinforce-lite", "article", "rloo", "grpo", "dr-grpo", "monte-carlo"] = "reinforce-lite"
-    baseline: Literal["others", "group", "none"] | None = None
+    baseline: Literal["leave-one-out", "group", "none"] | None = None
     """Subtracted from each reward: the mean of the other answers, of the whole group, or nothing."""
-    scale: Literal["others", "group", "none"] | None = None
+    scale: Literal["leave-one-out", "group", "none"] | None = None
     """Divides what is left: the standard deviation of the same."""
-    clamp: Annotated[float, Field(gt=0)] | Literal["none"] | None = None
+    advantage_clip: Annotated[float, Field(gt=0)] | Literal["none"] | None = None
     """Advantages are held within plus and minus this. With scale `others` and no clamp, an answer unlike all
     others (their deviation is 0) drowns the rest of its step."""
     gradient_samples: Literal["all", "one"] | None = None
     """Take the gradient of every answer, or of one a question."""
-    normalize: Literal["constant", "sums", "answers"] | None = None
+    loss_normalization: Literal["constant", "sequence-sum", "sequence-mean"] | None = None
     """Divide by questions x answers x max_new_tokens; average the answers' sums; or their means."""
     logprob_temperature: Annotated[float, Field(gt=0)] | Literal["sampling"] | None = None
     """Whose log-probability is differentiated: the policy's at this temperature."""
 
 
-class Update(Section):
+class UpdateConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     warmup_steps: NotNegative = 0
     """The rate rises in a line over so many steps and is constant after."""
@@ -130,13 +130,13 @@ class Update(Section):
     activation_checkpointing: bool = False
     """Keep each layer's input alone for the way back and make the rest again: far less memory, and about a
     third more time in the update."""
-    state: Literal["32-bit", "16-bit", "8-bit"] = "32-bit"
+    optimizer_state: Literal["32-bit", "16-bit", "8-bit"] = "32-bit"
     """32-bit: float32 AdamW, and float32 weights behind a bfloat16 policy. 8-bit: moments of 8 bits, and the
     policy's own weights stochastically rounded (needs torchao). 16-bit: all in bfloat16, as the first
     implementation had it; small updates are lost."""
 
 
-class Train(Section):
+class TrainConfig(Section):
     steps: Positive = 100
     hours: Annotated[float, Field(gt=0)] | None = None
     """End within so many hours of the start, evaluated and saved, if that comes before the last step."""
@@ -145,7 +145,7 @@ class Train(Section):
     """Steps between checkpoints."""
 
 
-class Eval(Section):
+class EvalConfig(Section):
     n: Positive = 200
     """Test problems, before and after."""
     validation_n: Positive = 64
@@ -159,7 +159,7 @@ class Eval(Section):
     Evaluations during training are always one greedy answer."""
 
 
-class Log(Section):
+class LogConfig(Section):
     trackers: tuple[Literal["trackio", "wandb", "tensorboard"], ...] = ()
     """Also send the metrics there, each with the extra of its name; by default nothing is sent anywhere."""
 
@@ -169,18 +169,18 @@ class Config(Section):
 
     recipe: str = "custom"
     """The recipe's name, for the record."""
-    model: Model = Model()
-    task: Task = Task()
-    prompt: Prompt = Prompt()
-    rollout: Rollout = Rollout()
-    objective: Objective = Objective()
-    update: Update = Update()
-    train: Train = Train()
-    eval: Eval = Eval()
-    log: Log = Log()
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
+    prompt: PromptConfig = PromptConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    update: UpdateConfig = UpdateConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    log: LogConfig = LogConfig()
 
 
-def load(recipe: str, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Config:
     """A shipped recipe's name or a TOML file, with `{"section.key": value}` laid over it.
 
     Raises UsageError for an unknown recipe, a file that is not TOML, an unknown key or a bad value.
@@ -188,10 +188,10 @@ def load(recipe: str, overrides: Mapping[str, Any] | None = None) -> Config:
     path = Path(recipe) if recipe.endswith(".toml") else None
     values = _read(path, recipe) if path else _shipped(recipe)
     values.setdefault("recipe", path.stem if path else recipe)
-    return override(parse(values, recipe), overrides or {})
+    return override_config(parse_config(values, recipe), overrides or {})
 
 
-def override(base: Config, overrides: Mapping[str, Any]) -> Config:
+def override_config(base: Config, overrides: Mapping[str, Any]) -> Config:
     """A config with `{"section.key": value}` laid over it; errors as `load`."""
     values = base.model_dump()
     for dotted, value in overrides.items():
@@ -199,10 +199,10 @@ def override(base: Config, overrides: Mapping[str, Any]) -> Config:
         if not key or not isinstance(values.setdefault(section, {}), dict):
             raise UsageError(f"{dotted!r} is not of the form section.key", "for example train.steps")
         values[section][key] = value
-    return parse(values, "overrides")
+    return parse_config(values, "overrides")
 
 
-def parse(values: Mapping[str, Any], source: str) -> Config:
+def parse_config(values: Mapping[str, Any], source: str) -> Config:
     """Check a recipe's values; `source` names where they came from."""
     _check_names(values, source)
     try:
@@ -214,24 +214,24 @@ def parse(values: Mapping[str, Any], source: str) -> Config:
         raise UsageError(f"{source}: {where}: {message}, got {first['input']!r}") from None
 
 
-def recipes() -> list[str]:
+def recipe_names() -> list[str]:
     """The names of the shipped recipes."""
     folder = files("reinforce_lite") / "recipes"
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
-def dump(config: Config) -> str:
+def dump_config(config: Config) -> str:
     """The config as TOML, which `load` reads back as the same config."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
-def value(config: Config, dotted: str) -> Any:
+def config_value(config: Config, dotted: str) -> Any:
     """A value by its name, as in `value(config, "train.steps")`."""
     section, _, key = dotted.partition(".")
     return getattr(getattr(config, section), key)
 
 
-def option(dotted: str) -> str:
+def option_flag(dotted: str) -> str:
     """A key as the command line has it.
 
     >>> option("train.save_every")
@@ -240,7 +240,7 @@ def option(dotted: str) -> str:
     return f"--{dotted.replace('_', '-')}"
 
 
-def differences(old: Config, new: Config, but: frozenset[str] = frozenset()) -> list[str]:
+def config_differences(old: Config, new: Config, but: frozenset[str] = frozenset()) -> list[str]:
     """Each key that differs, as "section.key: old -> new", leaving out the keys named in `but`."""
     a, b = _flat(old), _flat(new)
     return [f"{key}: {a[key]!r} -> {b[key]!r}" for key in a if a[key] != b[key] and key not in but]
@@ -261,10 +261,10 @@ def _read(path: Path, source: str) -> dict[str, Any]:
 
 
 def _shipped(name: str) -> dict[str, Any]:
-    if name not in recipes():
+    if name not in recipe_names():
         raise UsageError(
             f"there is no recipe {name!r}",
-            f"the shipped ones are {', '.join(recipes())}; a file of your own ends in .toml",
+            f"the shipped ones are {', '.join(recipe_names())}; a file of your own ends in .toml",
         )
     return tomllib.loads((files("reinforce_lite") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
 

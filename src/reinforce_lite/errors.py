@@ -25,13 +25,13 @@ class UsageError(ReinforceLiteError):
     exit_code = 2
 
 
-class WontFit(ReinforceLiteError):
+class DoesNotFitError(ReinforceLiteError):
     """It would not fit into the memory that there is."""
 
     exit_code = 3
 
 
-class Stopped(ReinforceLiteError):
+class StoppedError(ReinforceLiteError):
     """A signal ended the run; its state is saved. `exit_code` is 128 + the signal's number."""
 
     def __init__(self, signum: int, cause: str, remedy: str) -> None:

@@ -3,30 +3,29 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from reinforce_lite import engines, tasks
 from reinforce_lite.config import Config
-from reinforce_lite.engines.base import Engine, nobody
+from reinforce_lite.engines import make_engine
+from reinforce_lite.engines.base import Engine, ignore_progress
 from reinforce_lite.errors import UsageError
-from reinforce_lite.models import llama
-from reinforce_lite.models import policy as models
-from reinforce_lite.models.policy import Policy
-from reinforce_lite.rollout import collect as rollout
-from reinforce_lite.rollout.prompts import Prompter
+from reinforce_lite.models.llama import max_exact_length
+from reinforce_lite.models.policy import Policy, load_policy
+from reinforce_lite.rollout.collect import sample_completions, score_groups
+from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
+from reinforce_lite.tasks import check_task, load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.types import Group, Problem, Sampling, Split
-from reinforce_lite.utils import memory
-from reinforce_lite.utils import seeding as seeds
+from reinforce_lite.utils.seeding import derive_seed
 
 
 @dataclass(slots=True)
-class Road:
-    """The stations from a problem to a scored group, and the policy that they share."""
+class Pipeline:
+    """The pipeline from a problem to a scored group, and the policy that they share."""
 
     config: Config
     policy: Policy
     task: Task
-    prompter: Prompter
+    prompter: PromptBuilder
     engine: Engine
     scorer: Scorer
     _found: dict[tuple[Split, int | None], list[Problem]] = field(default_factory=dict)
@@ -47,46 +46,45 @@ class Road:
 
     def sampling(self, greedy: bool) -> Sampling:
         """How completions are drawn: one greedy answer to be measured, or a group to be trained on."""
-        section = self.config.rollout
+        rollout = self.config.rollout
         if greedy:
-            limit = self.config.eval.max_new_tokens or section.max_new_tokens
+            limit = self.config.eval.max_new_tokens or rollout.max_new_tokens
             return Sampling(samples=1, max_new_tokens=limit, temperature=0.0)
         return Sampling(
-            samples=section.samples_per_prompt,
-            max_new_tokens=section.max_new_tokens,
-            min_new_tokens=section.min_new_tokens,
-            temperature=section.temperature,
-            top_p=section.top_p,
+            samples=rollout.group_size,
+            max_new_tokens=rollout.max_new_tokens,
+            min_new_tokens=rollout.min_new_tokens,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
         )
 
     def answer(
-        self, problems: Sequence[Problem], progress: Callable[[int], None] = nobody, samples: int = 1
+        self, problems: Sequence[Problem], progress: Callable[[int], None] = ignore_progress, samples: int = 1
     ) -> list[Group]:
         """Scored answers to each problem: one greedy, or several at the rollout's temperature and top-p."""
-        seed = seeds.derive(self.config.train.seed, "evaluation")
+        seed = derive_seed(self.config.train.seed, "evaluation")
         sampling = self.sampling(greedy=True)
         if samples > 1:
             drawn = self.config.rollout
             sampling = replace(sampling, samples=samples, temperature=drawn.temperature, top_p=drawn.top_p)
-        sampled = rollout.sample(problems, self.prompter, self.engine, sampling, seed, progress)
-        return rollout.score(problems, sampled, self.scorer)
+        sampled = sample_completions(problems, self.prompter, self.engine, sampling, seed, progress)
+        return score_groups(problems, sampled, self.scorer)
 
 
-def build(config: Config, task: Task | None = None) -> Road:
+def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
     """Load the task, then the model: a fault in the data is found before a weight is read."""
-    task = task or tasks.load(config.task)
-    tasks.check(task)
+    task = task or load_task(config.task)
+    check_task(task)
     scorer = Scorer(task)
     scorer.probe(task.problems("train")[0])
-    memory.keep_small()
-    section = config.model
-    finer = config.update.state == "32-bit"
-    policy = models.load(section.name, section.dtype, section.device, section.trust_remote_code, finer)
+    model = config.model
+    keep_float32 = config.update.optimizer_state == "32-bit"
+    policy = load_policy(model.name, model.dtype, model.device, model.trust_remote_code, keep_float32)
     _check_context(policy, config)
-    policy.fast = longest(config) <= llama.reach(policy.model)
-    prompter = Prompter(policy.tokenizer, config.prompt)
-    engine = engines.make(config.rollout.engine, policy, config.rollout.answers_in_flight)
-    return Road(config, policy, task, prompter, engine, scorer)
+    policy.fast = longest(config) <= max_exact_length(policy.model)
+    prompter = PromptBuilder(policy.tokenizer, config.prompt)
+    engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)
+    return Pipeline(config, policy, task, prompter, engine, scorer)
 
 
 def _check_context(policy: Policy, config: Config) -> None:

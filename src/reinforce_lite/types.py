@@ -4,8 +4,8 @@
 
 A worked example of one whole rollout:
 
-    Problem(id="wordmath-1-7f3a", question="Ana has 3 pens and buys 4. How many now?", answer="7")
-    Prompt(token_ids=(1, 9690, ...), begun="<think>")
+    Problem(id="wordmath-1-7f3a", question="Ana has 3 pens and buys 4. How many now?", gold="7")
+    Prompt(token_ids=(1, 9690, ...), prefill="<think>")
     Completion(token_ids=(33, 72, ..., 2), text="3 + 4 = 7</think><answer>7</answer>",
                truncated=False, logprobs=(-0.21, -0.03, ..., -0.01))
     Reward(value=1.0, strict=Verdict(True, "7", "right"), lenient=Verdict(True, "7", "right"))
@@ -25,7 +25,7 @@ class Problem:
     id: str
     """Stable: the same problem has the same id in every run."""
     question: str
-    answer: str
+    gold: str
     """The gold answer; for number tasks a number that `answers.parse_number` reads."""
     solution: str = ""
     """The steps that lead to it, where the task knows them."""
@@ -38,7 +38,7 @@ class Prompt:
     """A problem as the policy sees it."""
 
     token_ids: tuple[int, ...]
-    begun: str = ""
+    prefill: str = ""
     """The text of the assistant's turn that was begun for it; part of `token_ids` and of what is judged."""
 
 
@@ -83,7 +83,7 @@ class Rollout:
     """One completion with what it earned."""
 
     completion: Completion
-    turn: str
+    response: str
     """The assistant's whole turn: the begun part and the completion. This is what was judged."""
     reward: float
     strict: Verdict

@@ -17,53 +17,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation.evaluate import Evaluation
-from reinforce_lite.runlog import health as signs
+from reinforce_lite.runlog.health import find_warnings
 from reinforce_lite.runlog.run import Line, Run
 from reinforce_lite.types import Group, Rollout
-from reinforce_lite.utils.text import clock, interval, percent, short, spark
-from reinforce_lite.utils.text import harmless as harmless
+from reinforce_lite.utils.text import duration, harmless, interval, percent, shorten, sparkline
 
 EXAMPLE_EVERY = 5  # steps between examples
 PROGRESS_EVERY = 15.0  # seconds between lines about a long phase
 
 
-class Screen:
-    """The listener of a run; this one shows nothing."""
-
-    def __enter__(self) -> "Screen":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def started(self, config: Config, run: Run, step: int, device: str, left: Callable[[], float]) -> None:
-        """A run begins, or goes on after `step`; `left` tells the seconds to its end at any time."""
-
-    def phase(self, name: str, total: int) -> None:
-        """A phase of `total` completions begins; 0: its length is not known."""
-
-    def advance(self, finished: int) -> None:
-        """So many more completions are there."""
-
-    def stepped(self, line: Line, groups: Sequence[Group]) -> None:
-        """A step is done."""
-
-    def evaluated(self, result: Evaluation) -> None:
-        """An evaluation is done."""
-
-    def finished(self, run: Run) -> None:
-        """The run is done and saved."""
-
-
-class Silent(Screen):
-    """Shows nothing."""
-
-
-class Lines(Screen):
+class LineConsole(Callback):
     """A line a step, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
@@ -91,15 +57,15 @@ class Lines(Screen):
             f"step {line['step']}/{self.steps}  reward {line['reward']:.2f}  "
             f"strict {percent(line['accuracy/strict'])}  {_second(line)}  "
             f"length {line['completions/mean_length']:.0f}  equal groups {line['frac_reward_zero_std']:.0%}  "
-            f"{line['step_time']:.1f} s  ends in {clock(self.left())}"
+            f"{line['step_time']:.1f} s  ends in {duration(self.left())}"
             + ("" if line["updated"] else f"  {_why_not(line)}")
         )
         if line["step"] % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
-            self._say(f"  question: {short(pair[0].problem.question)}")
-            self._say(f"  right:    {short(pair[1].turn)}")
-            self._say(f"  wrong:    {short(pair[2].turn)}  ({pair[2].strict.reason})")
+            self._say(f"  question: {shorten(pair[0].problem.question)}")
+            self._say(f"  right:    {shorten(pair[1].response)}")
+            self._say(f"  wrong:    {shorten(pair[2].response)}  ({pair[2].strict.reason})")
         self.numbers.append(line)
-        for kind, words in signs.read(self.numbers).items():
+        for kind, words in find_warnings(self.numbers).items():
             if kind not in self.told:
                 self.told.add(kind)
                 self._say(f"  warning: {words}")
@@ -108,13 +74,13 @@ class Lines(Screen):
         self._say(_evaluation_text(result))
 
     def finished(self, run: Run) -> None:
-        self.console.print(ending(run))
+        self.console.print(final_summary(run))
 
     def _say(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
 
 
-class LiveScreen(Screen):
+class LiveConsole(Callback):
     """A display that is redrawn in place."""
 
     def __init__(self, console: Console) -> None:
@@ -135,7 +101,7 @@ class LiveScreen(Screen):
         self.example: RenderableType = ""
         self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4)
 
-    def __enter__(self) -> "LiveScreen":
+    def __enter__(self) -> "LiveConsole":
         self.live.start()
         return self
 
@@ -162,8 +128,8 @@ class LiveScreen(Screen):
 
     def stepped(self, line: Line, groups: Sequence[Group]) -> None:
         self.numbers.append(line)
-        self.warnings = list(signs.read(self.numbers).values())
-        self.bars.update(self.steps, completed=line["step"], note=f"ends in {clock(self.left())}")
+        self.warnings = list(find_warnings(self.numbers).values())
+        self.bars.update(self.steps, completed=line["step"], note=f"ends in {duration(self.left())}")
         if line["step"] % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
             self.example = _example_panel(*pair)
 
@@ -173,7 +139,7 @@ class LiveScreen(Screen):
     def finished(self, run: Run) -> None:
         self.bars.update(self.now, visible=False)
         self.live.stop()
-        self.console.print(ending(run))
+        self.console.print(final_summary(run))
 
     def _draw(self) -> RenderableType:
         parts = [self.head, self.bars]
@@ -192,7 +158,7 @@ class LiveScreen(Screen):
         for label, key in rows:
             values = [line[key] for line in self.numbers if line.get(key) is not None]
             if values:
-                table.add_row(f"{label:>24}", f"{values[-1]:.2f}", Text(spark(values), style="green"))
+                table.add_row(f"{label:>24}", f"{values[-1]:.2f}", Text(sparkline(values), style="green"))
         length = f"{last['completions/mean_length']:.0f} tokens"
         equal = f"{last['frac_reward_zero_std']:.0%} of questions teach nothing"
         table.add_row(f"{'answers':>24}", length, f"{equal}; {last['step_time']:.1f} s a step")
@@ -201,13 +167,13 @@ class LiveScreen(Screen):
         return table
 
 
-def make(json: bool = False) -> Screen:
+def make_console(json: bool = False) -> Callback:
     """The screen that fits where the output goes; with `json` it keeps off standard output."""
     console = Console(stderr=json, highlight=False)
-    return LiveScreen(console) if console.is_terminal else Lines(console)
+    return LiveConsole(console) if console.is_terminal else LineConsole(console)
 
 
-def ending(run: Run) -> RenderableType:
+def final_summary(run: Run) -> RenderableType:
     """The before/after table and where everything is."""
     summary = run.summary
     parts: list[RenderableType] = []
@@ -225,7 +191,7 @@ def ending(run: Run) -> RenderableType:
         places.add_row("note", "on validation no step was better than the untrained model")
     places.add_row("every answer", str(run.path / "rollouts.jsonl"))
     places.add_row("try it", f'reinforce-lite ask {run.name} "question"')
-    places.add_row("took", clock(summary["seconds"]))
+    places.add_row("took", duration(summary["seconds"]))
     if summary["stopped"] == "hours":
         done = f"{summary['steps']} of {run.config.train.steps} steps"
         places.add_row("ended", f"after {done}: no other fitted into its hours")
@@ -265,8 +231,8 @@ def right_and_wrong(groups: Sequence[Group]) -> tuple[Group, Rollout, Rollout] |
 
 def _example_panel(group: Group, right: Rollout, wrong: Rollout) -> Panel:
     text = Text(harmless(group.problem.question).strip() + "\n")
-    text.append(f"\n✓ {short(right.turn)}", style="green")
-    text.append(f"\n✗ {short(wrong.turn)}  ({wrong.strict.reason})", style="red")
+    text.append(f"\n✓ {shorten(right.response)}", style="green")
+    text.append(f"\n✗ {shorten(wrong.response)}  ({wrong.strict.reason})", style="red")
     return Panel(text, title="one question, two answers", title_align="left", width=100)
 
 

@@ -19,13 +19,13 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Protocol
 
-from reinforce_lite.callbacks.console import Screen
+from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.config import Config
 from reinforce_lite.errors import UsageError, missing_extra
 from reinforce_lite.evaluation.evaluate import Evaluation
-from reinforce_lite.runlog import run as runlog
 from reinforce_lite.runlog.run import Line, Run
 from reinforce_lite.types import Group
+from reinforce_lite.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ TRACKERS: dict[str, Callable[[Run, Config], Tracker]] = {
 }
 
 
-def listener(config: Config, run: Run, screen: Screen) -> Screen:
+def with_trackers(config: Config, run: Run, screen: Callback) -> Callback:
     """The screen, and with it the trackers that the config names, if any.
 
     Raises UsageError when one is not installed.
@@ -110,17 +110,17 @@ def listener(config: Config, run: Run, screen: Screen) -> Screen:
             import_module(name)
         except ImportError as error:
             raise missing_extra(name, f"the tracker {name}") from error
-    return Tracked(config, run, screen) if config.log.trackers else screen
+    return TrackerCallback(config, run, screen) if config.log.trackers else screen
 
 
-class Tracked(Screen):
+class TrackerCallback(Callback):
     """A screen whose numbers trackers get as well. They start when it is entered and end when it is left."""
 
-    def __init__(self, config: Config, run: Run, screen: Screen) -> None:
+    def __init__(self, config: Config, run: Run, screen: Callback) -> None:
         self.config, self.run, self.screen = config, run, screen
         self.trackers: dict[str, Tracker] = {}
 
-    def __enter__(self) -> "Tracked":
+    def __enter__(self) -> "TrackerCallback":
         for name in self.config.log.trackers:
             self._start(name)
         self.screen.__enter__()
@@ -162,7 +162,7 @@ class Tracked(Screen):
             raise UsageError(
                 f"the tracker {name} did not start: {_said(error)}",
                 f"see that {name} works by itself (logged in, reachable) or leave it out of log.trackers; "
-                f"then {self.run.how_to_go_on}",
+                f"then {self.run.resume_hint}",
             ) from error
 
     def _each(self, do: Callable[[Tracker], None]) -> None:
@@ -184,7 +184,7 @@ def _own_name(run: Run) -> str:
     """The run's name with a mark of its own: a later run of the same name is another one to a tracker."""
     file = run.path / "tracker_mark"
     if not file.exists():
-        runlog.replace(file, uuid.uuid4().hex[:8])
+        write_atomically(file, uuid.uuid4().hex[:8])
     return f"{run.path.name}-{file.read_text()}"
 
 

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from reinforce_lite.errors import ReinforceLiteError, UsageError, WontFit
+from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
+from reinforce_lite.utils.logs import quiet_dependencies
 
 BEGAN = time.perf_counter()  # near enough to the process's own start
 USAGE = """usage: reinforce-lite COMMAND ...
@@ -35,6 +36,7 @@ reinforce-lite COMMAND --help shows the options of a command.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; exit status 0 done, 1 failed, 2 bad usage, 3 would not fit, 130 and 143 stopped."""
     args = list(sys.argv[1:] if argv is None else argv)
+    quiet_dependencies()
     _show_notices()
     try:
         return _dispatch(args)
@@ -70,87 +72,87 @@ def _dispatch(args: list[str]) -> int:
 
 
 def _train(args: list[str]) -> None:
-    from reinforce_lite.cli import args as cli_args
-    from reinforce_lite.runlog import run as runlog
+    from reinforce_lite.cli.args import parse_train
+    from reinforce_lite.runlog.run import new_run_name, open_run
 
-    parsed, config = cli_args.train(args)
+    parsed, config = parse_train(args)
     if parsed.resume and not parsed.run:
         raise UsageError("--resume needs to know which run to go on with", "name it with --run NAME")
-    run = runlog.open_for_training(parsed.run or runlog.new_name(config.recipe), parsed.resume)
+    run = open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
 
-    from reinforce_lite.callbacks import console as screen
-    from reinforce_lite.cli import plan_table
-    from reinforce_lite.planner import plan
+    from reinforce_lite.callbacks.console import make_console
+    from reinforce_lite.cli.plan_table import show_plan
+    from reinforce_lite.planner.plan import plan_unchanged
     from reinforce_lite.trainer import trainer
 
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
-        trainer.train(config, run, screen=screen.make(parsed.json), command=command, began=BEGAN)
-    except WontFit:
-        plan_table.show(plan.as_it_is(config), to_error=True)
+        trainer.train(config, run, screen=make_console(parsed.json), command=command, began=BEGAN)
+    except DoesNotFitError:
+        show_plan(plan_unchanged(config), to_error=True)
         raise
     if parsed.json:
         _print_json(run.summary)
 
 
 def _eval(args: list[str]) -> None:
-    from reinforce_lite.cli import args as cli_args
+    from reinforce_lite.cli.args import parse_eval
 
-    parsed, config = cli_args.evaluate(args)
+    parsed, config = parse_eval(args)
 
     from dataclasses import asdict
 
-    from reinforce_lite import api
-    from reinforce_lite.callbacks import console as screen
-    from reinforce_lite.cli import eval_table
+    from reinforce_lite.api import evaluate_model
+    from reinforce_lite.callbacks.console import make_console
+    from reinforce_lite.cli.eval_table import show_evaluation
 
-    result, failed = api.examine(config, screen.make(parsed.json))
+    result, failed = evaluate_model(config, make_console(parsed.json))
     if parsed.json:
         _print_json(result.line() | {"failures": [asdict(failure) for failure in failed]})
     else:
-        eval_table.show(result, failed)
+        show_evaluation(result, failed)
 
 
 def _ask(args: list[str]) -> None:
-    from reinforce_lite.cli import args as cli_args
+    from reinforce_lite.cli.args import parse_ask
 
-    parsed = cli_args.ask(args)
+    parsed = parse_ask(args)
 
-    from reinforce_lite.cli import ask
+    from reinforce_lite.cli.ask import ask_model, show_answers
 
-    answers = ask.answers(parsed.model, parsed.question)
+    answers = ask_model(parsed.model, parsed.question)
     if parsed.json:
         _print_json(answers)
     else:
-        ask.show(parsed.question, answers)
+        show_answers(parsed.question, answers)
 
 
 def _plan(args: list[str]) -> None:
-    from reinforce_lite.cli import args as cli_args
+    from reinforce_lite.cli.args import parse_plan
 
-    parsed, config = cli_args.plan(args)
+    parsed, config = parse_plan(args)
 
-    from reinforce_lite.cli import plan_table
-    from reinforce_lite.planner import plan
+    from reinforce_lite.cli.plan_table import plan_as_json, show_plan
+    from reinforce_lite.planner.plan import check_fits, make_plan
 
-    made = plan.make(config, parsed.vram)
+    made = make_plan(config, parsed.vram)
     if parsed.json:
-        _print_json(plan_table.as_json(made))
+        _print_json(plan_as_json(made))
     else:
-        plan_table.show(made)
-    plan.check(made)
+        show_plan(made)
+    check_fits(made)
 
 
 def _report(args: list[str]) -> None:
-    from reinforce_lite.cli import args as cli_args
+    from reinforce_lite.cli.args import parse_report
 
-    parsed, runs, file = cli_args.report(args)
+    parsed, runs, file = parse_report(args)
 
-    from reinforce_lite import report
+    from reinforce_lite.report import write_report
     from reinforce_lite.utils.text import harmless
 
     try:
-        numbers = report.write(runs, file)
+        numbers = write_report(runs, file)
     except OSError as error:
         raise UsageError(f"can't write {file}: {error.strerror}") from None
     if parsed.json:

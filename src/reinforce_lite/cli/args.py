@@ -5,14 +5,27 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+from reinforce_lite.config import Config
+
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is first imported
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from reinforce_lite import config
+from reinforce_lite.config import (
+    EvalConfig,
+    LogConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    PromptConfig,
+    RolloutConfig,
+    TaskConfig,
+    TrainConfig,
+    UpdateConfig,
+    load_config,
+)
 from reinforce_lite.errors import UsageError
-from reinforce_lite.runlog import run as runlog
+from reinforce_lite.runlog.run import Run, find_run, run_exists, trained_config
 
 DEFAULT_RECIPE = "quickstart"
 
@@ -23,19 +36,19 @@ Flag = FlagCreatePairsOff[bool]
 class Sections:
     """The options that every recipe has."""
 
-    model: config.Model
-    task: config.Task
-    prompt: config.Prompt
-    rollout: config.Rollout
-    objective: config.Objective
-    update: config.Update
-    train: config.Train
-    eval: config.Eval
-    log: config.Log
+    model: ModelConfig
+    task: TaskConfig
+    prompt: PromptConfig
+    rollout: RolloutConfig
+    objective: ObjectiveConfig
+    update: UpdateConfig
+    train: TrainConfig
+    eval: EvalConfig
+    log: LogConfig
 
 
 @dataclass(frozen=True)
-class Train(Sections):
+class TrainArgs(Sections):
     recipe: Positional[str] = ""
     """A shipped recipe or a TOML file; quickstart when none is given."""
     run: Annotated[str, arg(metavar="NAME")] = ""
@@ -47,15 +60,15 @@ class Train(Sections):
 
 
 @dataclass(frozen=True)
-class Evaluate(Sections):
-    target: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")] = config.Model().name
+class EvalArgs(Sections):
+    target: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")] = ModelConfig().name
     """A run, a model folder, a hub name, or smollm2-135m."""
     json: Flag = False
     """Print the result as JSON."""
 
 
 @dataclass(frozen=True)
-class Plan(Sections):
+class PlanArgs(Sections):
     recipe: Positional[str] = ""
     """A shipped recipe or a TOML file; quickstart when none is given."""
     vram: Annotated[float | None, arg(metavar="GB")] = None
@@ -65,7 +78,7 @@ class Plan(Sections):
 
 
 @dataclass(frozen=True)
-class Ask:
+class AskArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")]
     """A run, a model folder, a hub name, or smollm2-135m."""
     question: Positional[str]
@@ -74,7 +87,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportArgs:
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN [RUN ...]")]
     """Names under runs/, or paths."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -86,64 +99,64 @@ class Report:
 Command = TypeVar("Command", bound=Sections)
 
 
-def train(args: list[str]) -> tuple[Train, config.Config]:
+def parse_train(args: list[str]) -> tuple[TrainArgs, Config]:
     """Parse `train`'s arguments.
 
     The recipe decides the other options' defaults and is itself an argument, so the arguments are
     read twice. A run that is resumed stands in for a recipe that is not named.
     """
-    first = _parse(Train, config.load(DEFAULT_RECIPE), args)
+    first = _parse(TrainArgs, load_config(DEFAULT_RECIPE), args)
     source = first.recipe or DEFAULT_RECIPE
-    if first.resume and first.run and not first.recipe and runlog.exists(first.run):
-        source = str(runlog.find(first.run).path / "config.toml")
-    base = config.load(source)
-    parsed = _parse(Train, base, args)
+    if first.resume and first.run and not first.recipe and run_exists(first.run):
+        source = str(find_run(first.run).path / "config.toml")
+    base = load_config(source)
+    parsed = _parse(TrainArgs, base, args)
     return parsed, _config(parsed, base)
 
 
-def evaluate(args: list[str]) -> tuple[Evaluate, config.Config]:
+def parse_eval(args: list[str]) -> tuple[EvalArgs, Config]:
     """Parse `eval`'s arguments: a run brings its own config, any other model the quickstart's."""
-    base = config.load(DEFAULT_RECIPE)
-    base = runlog.trained(_parse(Evaluate, base, args).target, base)
-    parsed = _parse(Evaluate, base, args)
+    base = load_config(DEFAULT_RECIPE)
+    base = trained_config(_parse(EvalArgs, base, args).target, base)
+    parsed = _parse(EvalArgs, base, args)
     return parsed, _config(parsed, base)
 
 
-def plan(args: list[str]) -> tuple[Plan, config.Config]:
+def parse_plan(args: list[str]) -> tuple[PlanArgs, Config]:
     """Parse `plan`'s arguments; the recipe is found as in `train`."""
-    base = config.load(_parse(Plan, config.load(DEFAULT_RECIPE), args).recipe or DEFAULT_RECIPE)
-    parsed = _parse(Plan, base, args)
+    base = load_config(_parse(PlanArgs, load_config(DEFAULT_RECIPE), args).recipe or DEFAULT_RECIPE)
+    parsed = _parse(PlanArgs, base, args)
     return parsed, _config(parsed, base)
 
 
-def ask(args: list[str]) -> Ask:
+def parse_ask(args: list[str]) -> AskArgs:
     """Parse `ask`'s arguments."""
-    return tyro.cli(Ask, args=args, prog="reinforce-lite ask")
+    return tyro.cli(AskArgs, args=args, prog="reinforce-lite ask")
 
 
-def report(args: list[str]) -> tuple[Report, list[runlog.Run], Path]:
+def parse_report(args: list[str]) -> tuple[ReportArgs, list[Run], Path]:
     """Parse `report`'s arguments, with the runs that they name and the file to write.
 
     Raises UsageError when no run is named, or one that is not there.
     """
-    parsed = tyro.cli(Report, args=args, prog="reinforce-lite report")
+    parsed = tyro.cli(ReportArgs, args=args, prog="reinforce-lite report")
     if not parsed.runs:
         raise UsageError("report needs to know of which run", "name one under runs/, or several")
-    runs = [runlog.find(name) for name in parsed.runs]
+    runs = [find_run(name) for name in parsed.runs]
     folder = runs[0].path if len(runs) == 1 else Path()
     return parsed, runs, parsed.out or folder / "report.html"
 
 
-def _parse(command: type[Command], base: config.Config, args: list[str]) -> Command:
+def _parse(command: type[Command], base: Config, args: list[str]) -> Command:
     """Read the arguments, the sections of `base` being the defaults; bad usage exits with status 2."""
     sections = {name: getattr(base, name) for name in SECTIONS}
     prog = f"reinforce-lite {PROGS[command]}"
     return tyro.cli(command, args=args, default=command(**sections), prog=prog)
 
 
-def _config(parsed: Sections, base: config.Config) -> config.Config:
-    return config.Config(recipe=base.recipe, **{name: getattr(parsed, name) for name in SECTIONS})
+def _config(parsed: Sections, base: Config) -> Config:
+    return Config(recipe=base.recipe, **{name: getattr(parsed, name) for name in SECTIONS})
 
 
 SECTIONS = tuple(field.name for field in fields(Sections))
-PROGS: dict[type[Sections], str] = {Train: "train", Evaluate: "eval", Plan: "plan"}
+PROGS: dict[type[Sections], str] = {TrainArgs: "train", EvalArgs: "eval", PlanArgs: "plan"}

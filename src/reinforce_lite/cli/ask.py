@@ -4,25 +4,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reinforce_lite import config, engines
-from reinforce_lite.config import Config
-from reinforce_lite.models import policy as models
-from reinforce_lite.rollout.prompts import Prompter
-from reinforce_lite.runlog import run as runlog
+from reinforce_lite.config import Config, load_config
+from reinforce_lite.engines import make_engine
+from reinforce_lite.models.policy import load_policy
+from reinforce_lite.rollout.prompts import PromptBuilder
+from reinforce_lite.runlog.run import find_run, run_exists, trained_config
 from reinforce_lite.types import Sampling
 from reinforce_lite.utils.text import harmless
 
 
-def answers(model_or_run: str, question: str) -> list[dict[str, str]]:
+def ask_model(model_or_run: str, question: str) -> list[dict[str, str]]:
     """For a run two answers, untrained first; for any other model one. Each has `model` and `answer`."""
-    settings = runlog.trained(model_or_run, config.load("quickstart"))
-    asked = [("answer", settings)]
-    if runlog.exists(model_or_run):
-        asked = [("untrained", runlog.find(model_or_run).config), ("trained", settings)]
+    config = trained_config(model_or_run, load_config("quickstart"))
+    asked = [("answer", config)]
+    if run_exists(model_or_run):
+        asked = [("untrained", find_run(model_or_run).config), ("trained", config)]
     return [{"model": name, "answer": _answer(c, question)} for name, c in asked]
 
 
-def show(question: str, found: list[dict[str, str]]) -> None:
+def show_answers(question: str, found: list[dict[str, str]]) -> None:
     """Print the answers side by side."""
     console = Console(highlight=False)
     table = Table(title=Text(harmless(question)), title_justify="left", show_lines=True)
@@ -32,11 +32,11 @@ def show(question: str, found: list[dict[str, str]]) -> None:
     console.print(table)
 
 
-def _answer(settings: Config, question: str) -> str:
+def _answer(config: Config, question: str) -> str:
     """The assistant's whole greedy turn."""
-    section = settings.model
-    policy = models.load(section.name, section.dtype, section.device, section.trust_remote_code)
-    prompt = Prompter(policy.tokenizer, settings.prompt)(question)
-    engine = engines.make(settings.rollout.engine, policy)
-    greedy = Sampling(samples=1, max_new_tokens=settings.rollout.max_new_tokens, temperature=0.0)
-    return prompt.begun + engine.generate([prompt], greedy, seed=0)[0][0].text
+    model = config.model
+    policy = load_policy(model.name, model.dtype, model.device, model.trust_remote_code)
+    prompt = PromptBuilder(policy.tokenizer, config.prompt)(question)
+    engine = make_engine(config.rollout.engine, policy)
+    greedy = Sampling(samples=1, max_new_tokens=config.rollout.max_new_tokens, temperature=0.0)
+    return prompt.prefill + engine.generate([prompt], greedy, seed=0)[0][0].text

@@ -8,12 +8,12 @@ from rich.text import Text
 
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.evaluation.failures import Failure
-from reinforce_lite.utils.text import interval, percent, short
+from reinforce_lite.utils.text import interval, percent, shorten
 
 SHOWN = 5  # reasons
 
 
-def show(result: Evaluation, failed: Sequence[Failure], console: Console | None = None) -> None:
+def show_evaluation(result: Evaluation, failed: Sequence[Failure], console: Console | None = None) -> None:
     """Print them; a model's text is made harmless and cut short."""
     console = console or Console(highlight=False)
     if result.pass_at:
@@ -38,7 +38,7 @@ def _failures(failed: Sequence[Failure]) -> Table:
     for name in ("reason", "answers", "example"):
         table.add_column(name)
     for failure in failed[:SHOWN]:
-        table.add_row(Text(short(failure.reason)), _count(failure.count, failure.share), _example(failure))
+        table.add_row(Text(shorten(failure.reason)), _count(failure.count, failure.share), _example(failure))
     if rest := failed[SHOWN:]:
         count = _count(sum(f.count for f in rest), sum(f.share for f in rest))
         table.add_row(f"{len(rest)} other reason{'s' if len(rest) > 1 else ''}", count, "")
@@ -50,6 +50,6 @@ def _count(count: int, share: float) -> str:
 
 
 def _example(failure: Failure) -> Text:
-    text = Text(f"question: {short(failure.question, 160)}\n")
-    text.append(f"gold:     {short(failure.gold, 80)}\nanswer:   {short(failure.completion, 200)}")
+    text = Text(f"question: {shorten(failure.question, 160)}\n")
+    text.append(f"gold:     {shorten(failure.gold, 80)}\nanswer:   {shorten(failure.completion, 200)}")
     return text

@@ -6,13 +6,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reinforce_lite import config
-from reinforce_lite.callbacks.console import harmless
-from reinforce_lite.planner.estimate import OTHERS, SCHEMES, Scheme, in_gb, kv_bytes
-from reinforce_lite.planner.plan import CHOICES, Plan, costs, flags
+from reinforce_lite.config import config_value
+from reinforce_lite.planner.estimate import OTHERS, SCHEMES, ParameterScheme, in_gb, kv_bytes
+from reinforce_lite.planner.plan import PLAN_KEYS, Plan, choice_costs, chosen_flags
+from reinforce_lite.utils.text import harmless
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def plan_as_json(plan: Plan) -> dict[str, Any]:
     """Everything that `show` prints; sizes in bytes."""
     n, place = plan.shape.parameters, plan.place
     return {
@@ -25,10 +25,10 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "memory_bytes": place.memory,
         "fits": plan.fits,
         "chosen": {
-            key: {"value": config.value(plan.config, key), "costs": costs(plan).get(key, "")}
-            for key in CHOICES
+            key: {"value": config_value(plan.config, key), "costs": choice_costs(plan).get(key, "")}
+            for key in PLAN_KEYS
         },
-        "flags": flags(plan),
+        "flags": chosen_flags(plan),
         "total_bytes": plan.total,
         "peak": plan.peak,
         "parts": {
@@ -42,22 +42,22 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _columns(plan: Plan) -> dict[str, Scheme]:
+def _columns(plan: Plan) -> dict[str, ParameterScheme]:
     return {"this recipe": plan.scheme, **OTHERS}
 
 
-def _by_part(scheme: Scheme, n: int) -> dict[str, Any]:
+def _by_part(scheme: ParameterScheme, n: int) -> dict[str, Any]:
     sizes = {
         "weights": scheme.weights * n,
         "gradients": scheme.gradients * n,
         "optimizer state": scheme.state * n,
-        "master copy": scheme.masters * n,
+        "master copy": scheme.master_weights * n,
         "together": scheme.total * n,
     }
     return {**{name: round(size) for name, size in sizes.items()}, "why": scheme.why}
 
 
-def show(plan: Plan, to_error: bool = False) -> None:
+def show_plan(plan: Plan, to_error: bool = False) -> None:
     """Print the tables, on standard output or on standard error."""
     console = Console(stderr=to_error, highlight=False, markup=False)
     shape, place = plan.shape, plan.place
@@ -102,16 +102,16 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield "Other ways keep, beside activations and caches of their own:"
     for name, scheme in OTHERS.items():
         yield f"  {name}, {scheme.total:g} bytes a parameter: {scheme.why}"
-    yield "This program can keep, as --model.dtype and --update.state say:"
+    yield "This program can keep, as --model.dtype and --update.optimizer-state say:"
     for (dtype, state), scheme in SCHEMES.items():
         size = in_gb(scheme.total * plan.shape.parameters)
         yield f"  {scheme.total:5.2f} bytes a parameter, {size} GB: {dtype}, {state}"
-    for key, cost in costs(plan).items():
-        yield f"{key} is {config.value(plan.config, key)}, not the recipe's own: {cost}"
+    for key, cost in choice_costs(plan).items():
+        yield f"{key} is {config_value(plan.config, key)}, not the recipe's own: {cost}"
     if plan.place.memory is not None:
         yield f"{'fits' if plan.fits else 'does not fit'} into {in_gb(plan.place.memory)} GB" + _as(plan)
 
 
 def _as(plan: Plan) -> str:
-    chosen = " ".join(flags(plan))
+    chosen = " ".join(chosen_flags(plan))
     return f" with {chosen}" if chosen else ", as it is" if plan.fits else ""

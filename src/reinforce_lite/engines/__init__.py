@@ -8,17 +8,18 @@ from reinforce_lite.models.policy import Policy
 logger = logging.getLogger(__name__)
 
 
-def make(name: str, policy: Policy, rows: int = 256) -> Engine:
-    """The engine of this name over the policy's own weights, with up to `rows` answers in flight; `hf` where
+def make_engine(name: str, policy: Policy, max_num_seqs: int = 256) -> Engine:
+    """The engine of this name over the policy's own weights, with up to `max_num_seqs` answers in flight; `hf` where
     native does not know the model."""
     from reinforce_lite.engines import hf, native
-    from reinforce_lite.engines.oom_retry import Recovering
+    from reinforce_lite.engines.hf import MAX_NUM_SEQS
+    from reinforce_lite.engines.oom_retry import OOMRetryEngine
 
     if name == "native" and policy.llama is not None:
-        return Recovering(native.NativeEngine(policy, rows))
+        return OOMRetryEngine(native.NativeEngine(policy, max_num_seqs))
     if name == "native":
         logger.warning(
             "the native engine does not know %s models of this kind: answers come from the slower hf engine",
             policy.model.config.model_type,
         )
-    return Recovering(hf.HFEngine(policy, min(rows, hf.ROWS)))
+    return OOMRetryEngine(hf.HFEngine(policy, min(max_num_seqs, MAX_NUM_SEQS)))

@@ -11,14 +11,14 @@ from typing import Protocol
 from reinforce_lite.types import Completion, Prompt, Sampling
 
 
-def nobody(finished: int) -> None:
+def ignore_progress(finished: int) -> None:
     """The default listener: hears of finished completions and does nothing."""
 
 
 class Engine(Protocol):
     """Draws completions from the policy as it is at this moment."""
 
-    rows: int
+    max_num_seqs: int
     """Answers in flight at most."""
 
     def generate(
@@ -26,7 +26,7 @@ class Engine(Protocol):
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
-        progress: Callable[[int], None] = nobody,
+        progress: Callable[[int], None] = ignore_progress,
     ) -> list[list[Completion]]:
         """`sampling.samples` completions for each prompt, in order.
 
@@ -36,18 +36,18 @@ class Engine(Protocol):
         ...
 
 
-def cut_at_end(token_ids: Sequence[int], end_ids: frozenset[int]) -> tuple[tuple[int, ...], bool]:
+def cut_at_eos(token_ids: Sequence[int], eos_token_ids: frozenset[int]) -> tuple[tuple[int, ...], bool]:
     """The ids up to and with the first end token, and whether there was none.
 
     What follows the end is padding, which is never looked at: it may be the end token itself.
     """
     for place, token in enumerate(token_ids):
-        if token in end_ids:
+        if token in eos_token_ids:
             return tuple(token_ids[: place + 1]), False
     return tuple(token_ids), True
 
 
-def completion(
+def make_completion(
     token_ids: tuple[int, ...],
     truncated: bool,
     logprobs: Sequence[float],

@@ -12,30 +12,31 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from reinforce_lite.engines.base import completion, cut_at_end, nobody
+from reinforce_lite.engines.base import cut_at_eos, ignore_progress, make_completion
 from reinforce_lite.models.forward import can_share_prompt
-from reinforce_lite.models.policy import Policy, quiet
+from reinforce_lite.models.loading import quiet_transformers
+from reinforce_lite.models.policy import Policy
 from reinforce_lite.types import Completion, Prompt, Sampling
 
-ROWS = 128  # in flight at once
+MAX_NUM_SEQS = 128  # in flight at once
 
 
 class HFEngine:
     """Prompts in batches of up to `rows` answers through `model.generate`."""
 
-    def __init__(self, policy: Policy, rows: int = ROWS) -> None:
+    def __init__(self, policy: Policy, max_num_seqs: int = MAX_NUM_SEQS) -> None:
         self.policy = policy
-        self.rows = rows
+        self.max_num_seqs = max_num_seqs
 
     def generate(
         self,
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
-        progress: Callable[[int], None] = nobody,
+        progress: Callable[[int], None] = ignore_progress,
     ) -> list[list[Completion]]:
         """See `Engine.generate`. All batches draw from one stream that starts at `seed`."""
-        at_once = max(1, self.rows // sampling.samples)
+        at_once = max(1, self.max_num_seqs // sampling.samples)
         done: list[list[Completion]] = []
         cards = _cards(self.policy.device)
         with torch.random.fork_rng(cards, device_type=cards[0].type if cards else "cuda"):
@@ -49,8 +50,8 @@ class HFEngine:
     ) -> list[list[Completion]]:
         """All samples of these prompts; in parts when those of one prompt are more than may be in flight."""
         answers: list[list[Completion]] = [[] for _ in prompts]
-        for start in range(0, sampling.samples, self.rows):
-            some = replace(sampling, samples=min(self.rows, sampling.samples - start))
+        for start in range(0, sampling.samples, self.max_num_seqs):
+            some = replace(sampling, samples=min(self.max_num_seqs, sampling.samples - start))
             for of_one, made in zip(answers, self._batch(prompts, some), strict=True):
                 of_one += made
             progress(some.samples * len(prompts))
@@ -58,8 +59,8 @@ class HFEngine:
 
     def _batch(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         ids, mask = _pad_left([p.token_ids for p in prompts], self.policy.device)  # (prompts, P)
-        recorder = _Recorder(self.policy.end_ids, ids.shape[1], sampling.min_new_tokens)
-        with torch.inference_mode(), quiet(), _no_settings_of_its_own(self.policy.model):
+        recorder = _Recorder(self.policy.eos_token_ids, ids.shape[1], sampling.min_new_tokens)
+        with torch.inference_mode(), quiet_transformers(), _no_settings_of_its_own(self.policy.model):
             cache = _prefill(self.policy.model, ids, mask, sampling.samples)
             rows = self.policy.model.generate(
                 ids.repeat_interleave(sampling.samples, dim=0),  # (B, P)
@@ -76,7 +77,7 @@ class HFEngine:
     def _settings(self, sampling: Sampling) -> Any:
         draws = sampling.temperature > 0
         warp = {"temperature": sampling.temperature, "top_p": sampling.top_p} if draws else {}
-        ends = sorted(self.policy.end_ids)
+        ends = sorted(self.policy.eos_token_ids)
         return GenerationConfig(
             do_sample=draws,
             top_k=0,  # transformers' default is 50
@@ -87,8 +88,8 @@ class HFEngine:
         )
 
     def _completion(self, row: list[int], logprobs: list[float]) -> Completion:
-        ids, truncated = cut_at_end(row, self.policy.end_ids)
-        return completion(ids, truncated, logprobs, self.policy.decode)
+        ids, truncated = cut_at_eos(row, self.policy.eos_token_ids)
+        return make_completion(ids, truncated, logprobs, self.policy.decode)
 
 
 class _Recorder(LogitsProcessor):  # type: ignore[misc]
@@ -98,8 +99,8 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]
     next call, so only one (B, V) tensor is kept.
     """
 
-    def __init__(self, end_ids: frozenset[int], prompt_length: int, min_new_tokens: int) -> None:
-        self.ends = sorted(end_ids)
+    def __init__(self, eos_token_ids: frozenset[int], prompt_length: int, min_new_tokens: int) -> None:
+        self.ends = sorted(eos_token_ids)
         self.first_end = prompt_length + min_new_tokens
         self.scores: Tensor | None = None  # (B, V) of the step before
         self.logprobs: list[Tensor] = []  # one (B,) a step
@@ -146,7 +147,7 @@ def _prefill(model: Any, ids: Tensor, mask: Tensor, samples: int) -> DynamicCach
 def _no_settings_of_its_own(model: Any) -> Iterator[None]:
     """Hide the generation config that a model came with.
 
-    transformers fills every gap from it, and a hub model's own settings (top_k 20, a repetition
+    transformers fills every gap from it, and a hub model's own config (top_k 20, a repetition
     penalty) would make the sampler another policy than the one that is trained.
     """
     own, model.generation_config = model.generation_config, GenerationConfig()

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reinforce_lite.models.attention import Attended, attend, merge
+from reinforce_lite.models.attention import PartialAttention, attend, merge
 from reinforce_lite.models.llama import Llama
 
 
-class Cache:
+class KVCache:
     """Room for so many prompts and answers; `attend` is what `Llama` asks for in a decoding step."""
 
     def __init__(
@@ -134,12 +134,12 @@ class Cache:
             parts.append(self._to_prefix(layer, q))
         return merge(parts)[0].flatten(1)
 
-    def _to_own(self, layer: int, q: Tensor) -> Attended:
+    def _to_own(self, layer: int, q: Tensor) -> PartialAttention:
         """(R, K, M, D) and (R, K, M): attention to the answers' own tokens."""
         keys, values = self.own[layer, :, : len(q), :, : self.reached]  # (R, K, W, D)
         return attend(q, keys, values, self.llama.scale, self.unwritten)
 
-    def _to_prompts(self, layer: int, q: Tensor) -> Attended:
+    def _to_prompts(self, layer: int, q: Tensor) -> PartialAttention:
         """The same to the prompts: the answers to one meet its keys together."""
         b, g = self.table
         keys, values = self.prompts[layer, :, :b, :, : self.longest]  # (B, K, P, D)
@@ -149,7 +149,7 @@ class Cache:
         out, lse = (self._by_answer(x) for x in made)
         return out, lse
 
-    def _to_prefix(self, layer: int, q: Tensor) -> Attended:
+    def _to_prefix(self, layer: int, q: Tensor) -> PartialAttention:
         """The same to the prefix, which all answers meet together."""
         together = q.transpose(0, 1).flatten(1, 2)  # (K, R x M, D)
         keys, values = self.prefix[layer][:, None]  # (1, K, S, D)

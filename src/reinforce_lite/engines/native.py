@@ -23,16 +23,17 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from reinforce_lite.engines import packed_linear as packed
-from reinforce_lite.engines.base import completion, cut_at_end, nobody
-from reinforce_lite.engines.kv_cache import Cache
-from reinforce_lite.engines.sampler import draw, precise
-from reinforce_lite.models.forward import common_prefix
+from reinforce_lite.engines.base import cut_at_eos, ignore_progress, make_completion
+from reinforce_lite.engines.kv_cache import KVCache
+from reinforce_lite.engines.packed_linear import make_linear
+from reinforce_lite.engines.sampler import finest_float, sample_tokens
+from reinforce_lite.models.forward import common_prefix_length
 from reinforce_lite.models.logprobs import final_logits
 from reinforce_lite.models.policy import Policy
-from reinforce_lite.models.prefix_tree import Attention, Branch, Tree
+from reinforce_lite.models.prefix_attention import PrefixAttention
+from reinforce_lite.models.prefix_tree import Branch, PrefixTree
 from reinforce_lite.types import Completion, Prompt, Sampling
-from reinforce_lite.utils import seeding as seeds
+from reinforce_lite.utils.seeding import derive_seed
 
 CACHE_BYTES = 768 * 10**6  # of the answers in flight, on a CPU
 CACHE_SHARE = 0.125  # of a device's memory
@@ -53,12 +54,12 @@ class _Answer:
 class NativeEngine:
     """Decodes up to `rows` answers at once."""
 
-    def __init__(self, policy: Policy, rows: int = 256) -> None:
+    def __init__(self, policy: Policy, max_num_seqs: int = 256) -> None:
         """Raises ValueError for a model that `llama.py` does not know."""
         if policy.llama is None:
             raise ValueError(f"the native engine does not know {policy.model.config.model_type} models")
         self.policy = policy
-        self.rows = rows
+        self.max_num_seqs = max_num_seqs
 
     @torch.inference_mode()
     def generate(
@@ -66,14 +67,14 @@ class NativeEngine:
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
-        progress: Callable[[int], None] = nobody,
+        progress: Callable[[int], None] = ignore_progress,
     ) -> list[list[Completion]]:
         """See `Engine.generate`. An answer's draws come from the seed, its prompt and its number alone:
         what else is in the batch changes nothing but rounding."""
         if not prompts:
             return []
         groups = self._groups(prompts, sampling, seed)
-        flight = _Flight(self.policy, self.rows, groups, sampling)
+        flight = _Flight(self.policy, self.max_num_seqs, groups, sampling)
         while flight.begin():
             progress(flight.draw())
             flight.advance()
@@ -83,7 +84,7 @@ class NativeEngine:
         groups, asked = [], Counter[tuple[int, ...]]()
         for prompt in prompts:
             ids = prompt.token_ids
-            source = torch.Generator().manual_seed(seeds.derive(seed, f"answers to {ids}", asked[ids]))
+            source = torch.Generator().manual_seed(derive_seed(seed, f"answers to {ids}", asked[ids]))
             asked[ids] += 1  # a question that is asked twice gets two sets of answers
             shape = (sampling.samples, sampling.max_new_tokens)
             uniforms = torch.rand(shape, generator=source, dtype=torch.float64)
@@ -91,8 +92,8 @@ class NativeEngine:
         return groups
 
     def _completion(self, answer: _Answer) -> Completion:
-        kept, truncated = cut_at_end(answer.ids, self.policy.end_ids)
-        return completion(kept, truncated, answer.logprobs, self.policy.decode)
+        kept, truncated = cut_at_eos(answer.ids, self.policy.eos_token_ids)
+        return make_completion(kept, truncated, answer.logprobs, self.policy.decode)
 
 
 class _Flight:
@@ -106,9 +107,9 @@ class _Flight:
     ) -> None:
         assert policy.llama is not None
         self.policy, self.llama, self.sampling = policy, policy.llama, sampling
-        self.ends = sorted(policy.end_ids)
+        self.ends = sorted(policy.eos_token_ids)
         prompts = [group[0].prompt for group in groups]
-        self.start = common_prefix(prompts)
+        self.start = common_prefix_length(prompts)
         self.prefix: list[Tensor] = []
         if self.start:
             keys: list[Tensor] = []
@@ -119,9 +120,9 @@ class _Flight:
         size = min(self.limit, sampling.samples)
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))
         self.limit = min(self.limit, sum(map(len, groups)))
-        self.linear = packed.linear(self.llama, self.limit)
-        held = prompts_held(len(groups), sampling.samples, self.limit)
-        self.cache = Cache(self.llama, self.prefix, held, longest, self.limit, sampling.max_new_tokens)
+        self.linear = make_linear(self.llama, self.limit)
+        held = prompt_slots(len(groups), sampling.samples, self.limit)
+        self.cache = KVCache(self.llama, self.prefix, held, longest, self.limit, sampling.max_new_tokens)
         self.rows: list[_Answer] = []
         self.states = policy.model.get_input_embeddings().weight.new_empty(0, policy.model.config.hidden_size)
         """(R, H): what each answer's next token is drawn from."""
@@ -160,8 +161,8 @@ class _Flight:
         self, prompts: Sequence[Sequence[int]], start: int, keep: Callable[[int, Tensor], None]
     ) -> Tensor:
         """(prompts, H): each one's last state; `keep` is handed each layer's keys and values."""
-        tree = Tree([Branch(ids) for ids in prompts], start, self.policy.device)
-        attention = Attention(self.llama, tree, self.prefix, keep)
+        tree = PrefixTree([Branch(ids) for ids in prompts], start, self.policy.device)
+        attention = PrefixAttention(self.llama, tree, self.prefix, keep)
         return self.llama(tree.ids, tree.places, attention)[[p[-1] for p in tree.prompts]]
 
     def draw(self) -> int:
@@ -169,10 +170,10 @@ class _Flight:
         written = [len(answer.ids) for answer in self.rows]
         device = self.states.device
         numbers = [answer.uniforms[w] for answer, w in zip(self.rows, written, strict=True)]
-        uniforms = torch.tensor(numbers, dtype=precise(device), device=device)  # (R,)
+        uniforms = torch.tensor(numbers, dtype=finest_float(device), device=device)  # (R,)
         early = torch.tensor([w < self.sampling.min_new_tokens for w in written], device=device)
         logits = final_logits(self.policy.model, self.states, self.linear)  # (R, V)
-        drawn, found = draw(logits.float(), self.sampling, uniforms, self.ends, early)
+        drawn, found = sample_tokens(logits.float(), self.sampling, uniforms, self.ends, early)
         self.tokens = drawn.tolist()
         for answer, token, logprob in zip(self.rows, self.tokens, found.tolist(), strict=True):
             answer.ids.append(token)
@@ -203,7 +204,7 @@ def _room(policy: Policy, sampling: Sampling, longest: int) -> int:
     llama, device = policy.llama, policy.device
     there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     token = 2 * len(llama.layers) * llama.kv_heads * llama.head_size * policy.dtype.itemsize
-    return answers_held(cache_budget(there), token, sampling, longest)
+    return sequences_that_fit(cache_budget(there), token, sampling, longest)
 
 
 def cache_budget(card: int | None) -> float:
@@ -211,13 +212,13 @@ def cache_budget(card: int | None) -> float:
     return float(CACHE_BYTES) if card is None else CACHE_SHARE * card
 
 
-def answers_held(budget: float, token: int, sampling: Sampling, longest: int) -> int:
+def sequences_that_fit(budget: float, token: int, sampling: Sampling, longest: int) -> int:
     """How many answers fit into so many bytes, beside their prompts of up to `longest` tokens; `token` is
     the bytes of one token's keys and values."""
     return max(1, int(budget / token / (sampling.max_new_tokens + longest * min(1.0, 2 / sampling.samples))))
 
 
-def prompts_held(groups: int, samples: int, rows: int) -> int:
+def prompt_slots(groups: int, samples: int, rows: int) -> int:
     """For how many prompts there is room beside `rows` answers in flight, `samples` to each prompt."""
     size = min(rows, samples)  # answers that start together
     return min(groups * ceil(samples / size), rows, 2 * ceil(rows / size))  # some groups are half done

@@ -3,15 +3,15 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from reinforce_lite.engines.base import Engine, nobody
-from reinforce_lite.errors import WontFit
+from reinforce_lite.engines.base import Engine, ignore_progress
+from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.types import Completion, Prompt, Sampling
-from reinforce_lite.utils import memory
+from reinforce_lite.utils.memory import retry_on_oom
 
 logger = logging.getLogger(__name__)
 
 
-class Recovering:
+class OOMRetryEngine:
     """Wraps another engine, and keeps to fewer from then on. A native answer's draws do not depend on what
     else is in flight, so that this changes rounding alone; those of `hf` do, and are other answers."""
 
@@ -19,20 +19,20 @@ class Recovering:
         self.engine = engine
 
     @property
-    def rows(self) -> int:
+    def max_num_seqs(self) -> int:
         """See `Engine`."""
-        return self.engine.rows
+        return self.engine.max_num_seqs
 
-    @rows.setter
-    def rows(self, rows: int) -> None:
-        self.engine.rows = rows
+    @max_num_seqs.setter
+    def max_num_seqs(self, max_num_seqs: int) -> None:
+        self.engine.max_num_seqs = max_num_seqs
 
     def generate(
         self,
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
-        progress: Callable[[int], None] = nobody,
+        progress: Callable[[int], None] = ignore_progress,
     ) -> list[list[Completion]]:
         """See `Engine.generate`. Raises WontFit when one answer at a time is too much."""
         done = 0
@@ -46,11 +46,13 @@ class Recovering:
             count(-done)
             self._halve(len(prompts) * sampling.samples)
 
-        return memory.until_it_fits(lambda: self.engine.generate(prompts, sampling, seed, count), smaller)
+        return retry_on_oom(lambda: self.engine.generate(prompts, sampling, seed, count), smaller)
 
     def _halve(self, asked: int) -> None:
-        flying = min(self.rows, asked)
+        flying = min(self.max_num_seqs, asked)
         if flying == 1:
-            raise WontFit("a single answer does not fit into memory", "see: reinforce-lite plan")
-        self.rows = flying // 2
-        logger.warning("memory ran out while answering: the same answers again, %d at once", self.rows)
+            raise DoesNotFitError("a single answer does not fit into memory", "see: reinforce-lite plan")
+        self.max_num_seqs = flying // 2
+        logger.warning(
+            "memory ran out while answering: the same answers again, %d at once", self.max_num_seqs
+        )

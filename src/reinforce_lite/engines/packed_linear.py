@@ -14,7 +14,7 @@ from torch import Tensor
 from reinforce_lite.models.llama import Linear, Llama
 
 
-def linear(llama: Llama, rows: int) -> Linear:
+def make_linear(llama: Llama, rows: int) -> Linear:
     """What does the products of about `rows` rows fastest, for as long as the weights stay as they are."""
     weights = [
         w
@@ -22,10 +22,10 @@ def linear(llama: Llama, rows: int) -> Linear:
         for w in (layer.qkv.weight, layer.out.weight, layer.gate_up.weight, layer.down.weight)
     ]
     head = llama.model.get_output_embeddings().weight
-    return _Packed([*weights, head], rows) if possible(head) else F.linear
+    return _Packed([*weights, head], rows) if can_pack(head) else F.linear
 
 
-def possible(weight: Tensor) -> bool:
+def can_pack(weight: Tensor) -> bool:
     """Whether torch has the products that take packed weights, which it makes for its own compiler."""
     ops = torch.ops.mkldnn
     return (

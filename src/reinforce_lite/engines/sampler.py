@@ -17,7 +17,7 @@ LIKELY = 64  # a nucleus is hardly ever wider
 BLOCK = 32
 
 
-def draw(
+def sample_tokens(
     logits: Tensor, sampling: Sampling, uniforms: Tensor, ends: Sequence[int], early: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(R,) tokens drawn from (R, V) float32 logits, and their log-probabilities at temperature 1.
@@ -38,7 +38,7 @@ def draw(
     return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - normaliser
 
 
-def precise(device: torch.device) -> torch.dtype:
+def finest_float(device: torch.device) -> torch.dtype:
     """The finest floating point that the device has."""
     return torch.float32 if device.type in ("mps", "xpu") else torch.float64
 
@@ -48,7 +48,7 @@ def _nucleus(scaled: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
 
     `scaled` are logits at the sampling temperature; the largest of each row is 0.
     """
-    fine = precise(scaled.device)
+    fine = finest_float(scaled.device)
     if top_p >= 1:
         return _invert(scaled.softmax(1).to(fine), uniforms)
     likely, tokens = largest(scaled, LIKELY)

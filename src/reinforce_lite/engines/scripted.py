@@ -6,7 +6,7 @@ engine = ScriptedEngine(tokenizer, end_id=2, reply=lambda prompt, sample: "<answ
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reinforce_lite.engines.base import completion, nobody
+from reinforce_lite.engines.base import ignore_progress, make_completion
 from reinforce_lite.types import Completion, Prompt, Sampling
 
 
@@ -16,11 +16,11 @@ class ScriptedEngine:
     A reply longer than `max_new_tokens` is cut, as a policy's would be. Calls are kept in `calls`.
     """
 
-    def __init__(self, tokenizer: Any, end_id: int, reply: Callable[[str, int], str]) -> None:
+    def __init__(self, tokenizer: Any, eos_token_id: int, reply: Callable[[str, int], str]) -> None:
         self.tokenizer = tokenizer
-        self.end_id = end_id
+        self.eos_token_id = eos_token_id
         self.reply = reply
-        self.rows = 256
+        self.max_num_seqs = 256
         self.calls: list[tuple[list[Prompt], Sampling, int]] = []
 
     def generate(
@@ -28,7 +28,7 @@ class ScriptedEngine:
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
-        progress: Callable[[int], None] = nobody,
+        progress: Callable[[int], None] = ignore_progress,
     ) -> list[list[Completion]]:
         """See `Engine.generate`."""
         self.calls.append((list(prompts), sampling, seed))
@@ -38,8 +38,8 @@ class ScriptedEngine:
         self, prompt: Prompt, sample: int, sampling: Sampling, progress: Callable[[int], None]
     ) -> Completion:
         text = self.reply(self.tokenizer.decode(prompt.token_ids), sample)
-        ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id)
+        ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id)
         truncated = len(ids) > sampling.max_new_tokens
         ids = ids[: sampling.max_new_tokens]
         progress(1)
-        return completion(ids, truncated, [0.0] * len(ids), lambda t: str(self.tokenizer.decode(t)))
+        return make_completion(ids, truncated, [0.0] * len(ids), lambda t: str(self.tokenizer.decode(t)))

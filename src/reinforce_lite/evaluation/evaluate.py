@@ -1,17 +1,13 @@
 """Held-out accuracy, strict and lenient, each with its interval, and whether a change is real."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from reinforce_lite.evaluation import reflection
+from reinforce_lite.evaluation.reflection import reflection_rates
+from reinforce_lite.evaluation.statistics import Interval, pass_at_k, wilson_interval
 from reinforce_lite.types import Group, Rollout, Split
-
-Z = 1.959964  # of a 95% interval
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ class Evaluation:
         return line
 
 
-def evaluate(groups: Sequence[Group], step: int | None, split: Split) -> Evaluation:
+def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> Evaluation:
     """Accuracy over all rollouts of the groups (one each when greedy)."""
     rollouts = [r for g in groups for r in g.rollouts]
     samples = len(groups[0].rollouts)
@@ -78,9 +74,11 @@ def evaluate(groups: Sequence[Group], step: int | None, split: Split) -> Evaluat
         reward=fmean(r.reward for r in rollouts),
         mean_tokens=fmean(len(r.completion.token_ids) for r in rollouts),
         truncated=fmean(r.completion.truncated for r in rollouts),
-        reflection=reflection.rates([r.completion.text for r in rollouts]),
+        reflection=reflection_rates([r.completion.text for r in rollouts]),
         pass_at=passed,
-        pass_at_interval={k: wilson(share * len(groups), len(groups)) for k, share in passed.items()},
+        pass_at_interval={
+            k: wilson_interval(share * len(groups), len(groups)) for k, share in passed.items()
+        },
     )
 
 
@@ -94,7 +92,7 @@ def _accuracy(
     """
     verdicts = [[v for r in g.rollouts if (v := right(r)) is not None] for g in groups]
     shares = [fmean(found) for found in verdicts if found]
-    return (fmean(shares), wilson(sum(shares), len(shares))) if shares else (None, None)
+    return (fmean(shares), wilson_interval(sum(shares), len(shares))) if shares else (None, None)
 
 
 def _pass_at(groups: Sequence[Group], samples: int) -> dict[int, float]:
@@ -102,33 +100,4 @@ def _pass_at(groups: Sequence[Group], samples: int) -> dict[int, float]:
         return {}
     right = [sum(r.strict.correct for r in g.rollouts) for g in groups]
     ks = [2**power for power in range(samples.bit_length())]
-    return {k: fmean(pass_at(k, c, samples) for c in right) for k in ks}
-
-
-def pass_at(k: int, right: int, samples: int) -> float:
-    """The chance that one of k answers is right, from `right` of `samples`, without bias.
-
-    1 - C(n - c, k) / C(n, k) with n samples of which c are right (Chen et al. 2021, arXiv:2107.03374).
-    """
-    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
-
-
-def wilson(right: float, n: int) -> Interval:
-    """The 95% score interval of a share (Wilson 1927): honest near 0 and 1, where the usual one fails."""
-    p, zz = right / n, Z * Z
-    middle = (p + zz / (2 * n)) / (1 + zz / n)
-    half = Z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def paired_p(before: Sequence[bool], after: Sequence[bool]) -> float:
-    """The two-sided p-value that nothing changed on the same problems: McNemar's exact test.
-
-    Only problems whose verdict changed count; if nothing changed, each is a fair coin:
-    p = 2 x P(Binomial(won + lost, 1/2) <= min(won, lost)), at most 1.
-    """
-    won = sum(a and not b for b, a in zip(before, after, strict=True))
-    lost = sum(b and not a for b, a in zip(before, after, strict=True))
-    n, few = won + lost, min(won, lost)
-    tail: float = sum(math.comb(n, k) for k in range(few + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    return {k: fmean(pass_at_k(k, c, samples) for c in right) for k in ks}

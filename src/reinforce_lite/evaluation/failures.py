@@ -21,7 +21,7 @@ class Failure:
     completion: str
 
 
-def common(groups: Sequence[Group]) -> list[Failure]:
+def common_failures(groups: Sequence[Group]) -> list[Failure]:
     """The reasons of all wrong answers, by count; ties in the order of their first example."""
     answers = [(group, rollout) for group in groups for rollout in group.rollouts]
     by_reason: dict[str, list[tuple[Group, Rollout]]] = {}
@@ -42,4 +42,4 @@ def reason(rollout: Rollout) -> str:
 
 
 def _example(group: Group, rollout: Rollout) -> tuple[str, str, str]:
-    return group.problem.question, group.problem.answer, rollout.completion.text
+    return group.problem.question, group.problem.gold, rollout.completion.text

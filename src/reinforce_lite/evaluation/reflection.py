@@ -18,7 +18,7 @@ _A = (
     *("recheck", "rethink", "reevaluate", "re-evaluate", "reevaluation", "re-examine", "reexamine"),
     *("try again", "check again", "think again", "go over the steps"),
 )
-LISTS: dict[str, tuple[str, ...]] = {
+REFLECTION_LISTS: dict[str, tuple[str, ...]] = {
     "a": _A,
     "b": (
         *(word for word in _A if word != "try again"),
@@ -29,16 +29,16 @@ LISTS: dict[str, tuple[str, ...]] = {
 PLAIN = str.maketrans({"’": "'", "‑": "-"})  # one character for one, so that places stay
 
 
-def pattern(words: Sequence[str]) -> re.Pattern[str]:
+def keyword_pattern(words: Sequence[str]) -> re.Pattern[str]:
     """Any of the words, in text translated by PLAIN; of two that begin alike the one that stands first."""
     either = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in words)
     return re.compile(rf"(?<![\w-])(?:{either})(?![\w-])", re.IGNORECASE)
 
 
-_PATTERNS = {name: pattern(words) for name, words in LISTS.items()}
+_PATTERNS = {name: keyword_pattern(words) for name, words in REFLECTION_LISTS.items()}
 
 
-def hits(text: str) -> dict[str, list[str]]:
+def find_reflections(text: str) -> dict[str, list[str]]:
     """The words found, lower case and in order, by list; lists without a hit are left out.
 
     >>> hits("Wait, let me check: awaiting nothing.")
@@ -49,10 +49,10 @@ def hits(text: str) -> dict[str, list[str]]:
     return {name: words for name, words in found.items() if words}
 
 
-def rates(texts: list[str]) -> dict[str, float]:
+def reflection_rates(texts: list[str]) -> dict[str, float]:
     """For each list the share of texts with at least one hit."""
-    found = [hits(text) for text in texts]
-    return {name: sum(name in f for f in found) / max(1, len(texts)) for name in LISTS}
+    found = [find_reflections(text) for text in texts]
+    return {name: sum(name in f for f in found) / max(1, len(texts)) for name in REFLECTION_LISTS}
 
 
 def _said(match: re.Match[str]) -> str:

@@ -27,11 +27,11 @@ EPSILON = 1e-8  # keeps a scale of 0 finite: with a clamp, an answer alone again
 class Objective:
     """One member of the family; the meaning of each part is in the function that reads it."""
 
-    baseline: Literal["others", "group", "none"]
-    scale: Literal["others", "group", "none"]
-    clamp: float | None
+    baseline: Literal["leave-one-out", "group", "none"]
+    scale: Literal["leave-one-out", "group", "none"]
+    advantage_clip: float | None
     gradient_samples: Literal["all", "one"]
-    normalize: Literal["constant", "sums", "answers"]
+    loss_normalization: Literal["constant", "sequence-sum", "sequence-mean"]
     logprob_temperature: float | Literal["sampling"]
 
     def temperature(self, sampling: float) -> float:
@@ -40,30 +40,30 @@ class Objective:
 
 
 PRESETS = {
-    "reinforce-lite": Objective("others", "others", 2.0, "all", "constant", "sampling"),
-    "article": Objective("others", "others", 2.0, "one", "sums", 1.0),
-    "rloo": Objective("others", "none", None, "all", "sums", "sampling"),
-    "grpo": Objective("group", "group", None, "all", "answers", "sampling"),
+    "reinforce-lite": Objective("leave-one-out", "leave-one-out", 2.0, "all", "constant", "sampling"),
+    "article": Objective("leave-one-out", "leave-one-out", 2.0, "one", "sequence-sum", 1.0),
+    "rloo": Objective("leave-one-out", "none", None, "all", "sequence-sum", "sampling"),
+    "grpo": Objective("group", "group", None, "all", "sequence-mean", "sampling"),
     "dr-grpo": Objective("group", "none", None, "all", "constant", "sampling"),
-    "monte-carlo": Objective("none", "none", None, "all", "sums", "sampling"),
+    "monte-carlo": Objective("none", "none", None, "all", "sequence-sum", "sampling"),
 }
 
 
-def from_preset(preset: str, **parts: Any) -> Objective:
+def build_objective(preset: str, **parts: Any) -> Objective:
     """A preset with some parts replaced; a part that is None stays the preset's, "none" clamps nothing."""
     given = {name: value for name, value in parts.items() if value is not None}
-    if given.get("clamp") == "none":
-        given["clamp"] = None
+    if given.get("advantage_clip") == "none":
+        given["advantage_clip"] = None
     return replace(PRESETS[preset], **given)
 
 
 def check_group_size(objective: Objective, size: int) -> None:
     """Raises UsageError when a group of `size` answers has no such baseline or scale."""
-    needs = {"others": 3, "group": 2, "none": 1}[objective.scale]
+    needs = {"leave-one-out": 3, "group": 2, "none": 1}[objective.scale]
     needs = max(needs, 1 if objective.baseline == "none" else 2)
     if size < needs:
         raise UsageError(
-            f"rollout.samples_per_prompt is {size}, but baseline {objective.baseline!r} with scale "
+            f"rollout.group_size is {size}, but baseline {objective.baseline!r} with scale "
             f"{objective.scale!r} needs at least {needs} answers to a question",
             "raise it, or choose another objective.baseline and objective.scale",
         )
@@ -80,8 +80,8 @@ def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tens
     """
     r = torch.tensor(rewards, dtype=torch.float64)  # (Q, G)
     a = (r - _baseline(r, objective.baseline)) / _scale(r, objective.scale)
-    if objective.clamp is not None:
-        a = a.clamp(-objective.clamp, objective.clamp)
+    if objective.advantage_clip is not None:
+        a = a.clamp(-objective.advantage_clip, objective.advantage_clip)
     if (objective.baseline, objective.scale) != ("none", "none"):
         a = a.masked_fill((r == r[:, :1]).all(dim=1, keepdim=True), 0.0)
     return a
@@ -89,14 +89,14 @@ def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tens
 
 def _baseline(r: Tensor, kind: str) -> Tensor:
     """others: mean of r over the other G-1 answers; group: over all G; none: 0."""
-    if kind == "others":
+    if kind == "leave-one-out":
         return _others(r).mean(-1)
     return r.mean(-1, keepdim=True) if kind == "group" else torch.zeros_like(r)
 
 
 def _scale(r: Tensor, kind: str) -> Tensor:
     """The standard deviation (unbiased) over the same answers, plus EPSILON; none: 1."""
-    if kind == "others":
+    if kind == "leave-one-out":
         return _others(r).std(-1) + EPSILON
     return r.std(-1, keepdim=True) + EPSILON if kind == "group" else torch.ones_like(r)
 
@@ -125,16 +125,8 @@ def weights(a: Tensor, lengths: Sequence[Sequence[int]], objective: Objective, m
         n = q
     else:
         n = q * g
-    if objective.normalize == "constant":
+    if objective.loss_normalization == "constant":
         return a / (n * max_new_tokens)
-    if objective.normalize == "sums":
+    if objective.loss_normalization == "sequence-sum":
         return a / n
     return a / (n * torch.tensor(lengths, dtype=torch.float64))
-
-
-def loss(logprob_sums: Tensor, w: Tensor) -> Tensor:
-    """REINFORCE: - sum_i w_i sum_t log pi(token_t | before). Both are (N,); the result is a scalar.
-
-    Its gradient is that of the expected reward (Williams 1992), less the baseline's variance.
-    """
-    return -(w.to(logprob_sums) * logprob_sums).sum()

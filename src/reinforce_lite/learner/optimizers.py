@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from reinforce_lite import config
+from reinforce_lite.config import UpdateConfig
 from reinforce_lite.errors import missing_extra
 
 BLOCK = 256
@@ -44,41 +44,41 @@ class Optimizer(Protocol):
         """One update at a learning rate; `seed` is that of its random rounding."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The moments and the count of steps, as flat named tensors; empty before the first step."""
         ...
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
         ...
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Back to how it was before the first step."""
         ...
 
 
-def make(section: config.Update, weights: Mapping[str, Tensor]) -> Optimizer:
+def make_optimizer(config: UpdateConfig, weights: Mapping[str, Tensor]) -> Optimizer:
     """The optimizer of some weights, by name. Raises UsageError when its package is missing."""
-    check(section)
-    return AdamW8bit(weights, section) if section.state == "8-bit" else AdamW(weights, section)
+    check_optimizer(config)
+    return AdamW8bit(weights, config) if config.optimizer_state == "8-bit" else AdamW(weights, config)
 
 
-def check(section: config.Update) -> None:
+def check_optimizer(config: UpdateConfig) -> None:
     """Raises UsageError when the package that the optimizer's state needs is missing."""
-    if section.state == "8-bit" and find_spec("torchao") is None:
-        raise missing_extra("8bit", "update.state = 8-bit")
+    if config.optimizer_state == "8-bit" and find_spec("torchao") is None:
+        raise missing_extra("8bit", "update.optimizer_state = 8-bit")
 
 
 class AdamW:
     """torch's, in the dtype of the weights."""
 
-    def __init__(self, weights: Mapping[str, Tensor], section: config.Update) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], config: UpdateConfig) -> None:
         self.weights = weights
         self.optimizer = torch.optim.AdamW(
             list(weights.values()),
-            lr=section.learning_rate,
-            betas=section.betas,
-            weight_decay=section.weight_decay,
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
             fused=True,
         )
 
@@ -88,19 +88,19 @@ class AdamW:
             group["lr"] = rate
         self.optimizer.step()
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """See `Optimizer`."""
         held = self.optimizer.state
         return {f"{key}/{name}": t for name, w in self.weights.items() for key, t in held.get(w, {}).items()}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Optimizer`."""
         for name, weight in self.weights.items():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}/{name}" in state:  # a fused AdamW counts its steps on the device
                     self.optimizer.state[weight][key] = state[f"{key}/{name}"].to(weight.device)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """See `Optimizer`."""
         self.optimizer.state.clear()
 
@@ -142,8 +142,8 @@ class _Piece:
 class AdamW8bit:
     """torchao's."""
 
-    def __init__(self, weights: Mapping[str, Tensor], section: config.Update) -> None:
-        self.section = section
+    def __init__(self, weights: Mapping[str, Tensor], config: UpdateConfig) -> None:
+        self.config = config
         self.pieces = [piece for name, w in weights.items() for piece in _pieces(name, w)]
 
     @torch.no_grad()
@@ -174,8 +174,8 @@ class AdamW8bit:
             state["exp_avg_sq"],
             None,
             rate,
-            *self.section.betas,
-            self.section.weight_decay,
+            *self.config.betas,
+            self.config.weight_decay,
             EPSILON,
             IS_ADAMW=True,
             BF16_STOCHASTIC_ROUND=numbers.dtype == torch.bfloat16,
@@ -183,7 +183,7 @@ class AdamW8bit:
         if piece.copied:
             piece.weight.view(-1).copy_(numbers)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """See `Optimizer`."""
         found = {f"finer/{piece.name}": piece.numbers for piece in self.pieces if piece.copied}
         for piece in self.pieces:
@@ -191,7 +191,7 @@ class AdamW8bit:
                 found |= {f"{key}{part}/{piece.name}": t for part, t in _parts(held)}
         return found
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Optimizer`."""
         for piece in self.pieces:
             if piece.copied:
@@ -203,7 +203,7 @@ class AdamW8bit:
                 for part, t in _parts(held):
                     t.copy_(state[f"{key}{part}/{piece.name}"])
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """See `Optimizer`."""
         for piece in self.pieces:
             piece.state.clear()
@@ -231,7 +231,7 @@ def piece_sizes(numbers: int) -> list[int]:
     return [BLOCK * (blocks * (i + 1) // pieces - blocks * i // pieces) for i in range(pieces)]
 
 
-def state_bytes(state: str, sizes: Sequence[int], item: int) -> tuple[int, int]:
+def optimizer_state_bytes(state: str, sizes: Sequence[int], item: int) -> tuple[int, int]:
     """What the optimizer of tensors with so many numbers holds, as (moments and counts, finer copies).
 
     `item` is the bytes of a number of the policy. Counted as above; a test compares it with the tensors.

@@ -21,17 +21,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from reinforce_lite import config
-from reinforce_lite.errors import WontFit
-from reinforce_lite.learner import optimizers
-from reinforce_lite.models import forward as passes
-from reinforce_lite.models.forward import Prefix, common_prefix
-from reinforce_lite.models.logprobs import backward
+from reinforce_lite.config import UpdateConfig
+from reinforce_lite.errors import DoesNotFitError
+from reinforce_lite.learner.loss import backward_in_chunks
+from reinforce_lite.learner.optimizers import make_optimizer, optimizer_state_bytes
+from reinforce_lite.models.forward import SharedPrefix, build_forward_pass, common_prefix_length
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.models.prefix_tree import Branch, Ids
 from reinforce_lite.types import Group
-from reinforce_lite.utils import memory
-from reinforce_lite.utils import seeding as seeds
+from reinforce_lite.utils.memory import retry_on_oom
+from reinforce_lite.utils.seeding import derive_seed
 
 PIECE = 2**20
 """Numbers of a bfloat16 gradient that are made float32 at once: a temporary of the whole gradient's size
@@ -41,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Gradient:
+class GradientStats:
     """What a step's backward passes came to; the gradient itself stays with the weights."""
 
     loss: float
@@ -52,7 +51,7 @@ class Gradient:
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class TrainableGroup:
     """The answers to one prompt that are learned from."""
 
     prompt: tuple[int, ...]
@@ -81,40 +80,40 @@ class MicroBatch:
 class Updater:
     """Owns the optimizer and the weights that it moves."""
 
-    def __init__(self, policy: Policy, section: config.Update, temperature: float, seed: int = 0) -> None:
+    def __init__(self, policy: Policy, config: UpdateConfig, temperature: float, seed: int = 0) -> None:
         """`temperature` is the one at which log pi is differentiated; `seed` is that of random rounding."""
         self.policy = policy
-        self.section = section
+        self.config = config
         self.temperature = temperature
         self.seed = seed
-        self.micro_batch_tokens = section.micro_batch_tokens
+        self.micro_batch_tokens = config.micro_batch_tokens
         """Smaller from when memory ran out."""
-        self.passes = passes.of(policy.model, policy.llama, section.activation_checkpointing)
+        self.passes = build_forward_pass(policy.model, policy.llama, config.activation_checkpointing)
         self.params = dict(policy.model.named_parameters())
-        self.masters = self._make_masters()
+        self.master_weights = self._make_master_weights()
         policy.weights = None  # they are the masters now
-        self.optimizer = optimizers.make(section, self.masters)
+        self.optimizer = make_optimizer(config, self.master_weights)
 
-    def _make_masters(self) -> dict[str, Tensor]:
+    def _make_master_weights(self) -> dict[str, Tensor]:
         """The weights that are moved: the policy's own, or finer ones behind bfloat16."""
-        if self.policy.dtype != torch.bfloat16 or self.section.state != "32-bit":
+        if self.policy.dtype != torch.bfloat16 or self.config.optimizer_state != "32-bit":
             return self.params
         fine = self.policy.weights or {}
-        masters = {name: fine[name] if fine else p.detach().float() for name, p in self.params.items()}
+        master_weights = {name: fine[name] if fine else p.detach().float() for name, p in self.params.items()}
         for name, param in self.params.items():
-            param.register_post_accumulate_grad_hook(partial(_hand_over, masters[name]))
-        return masters
+            param.register_post_accumulate_grad_hook(partial(_hand_over, master_weights[name]))
+        return master_weights
 
-    def gradient(self, groups: Sequence[Group], weights: Tensor) -> Gradient:
+    def compute_gradient(self, groups: Sequence[Group], weights: Tensor) -> GradientStats:
         """The loss and its gradient for (Q, G) weights, left with the optimizer's weights.
 
         Where memory runs out it is made again in micro-batches of half the size, which changes rounding
         alone, and they stay so. Raises WontFit when a single answer is too much.
         """
-        answers = live(groups, weights.tolist())
-        return memory.until_it_fits(lambda: self._gradient(answers), lambda: self._halve(answers))
+        answers = trainable_groups(groups, weights.tolist())
+        return retry_on_oom(lambda: self._gradient(answers), lambda: self._halve(answers))
 
-    def _halve(self, answers: Sequence[Live]) -> None:
+    def _halve(self, answers: Sequence[TrainableGroup]) -> None:
         self._drop_gradients()
         start = self._shared([g.prompt for g in answers])
         costs = [
@@ -123,7 +122,7 @@ class Updater:
         least, most = min(map(min, costs)), sum(map(sum, costs))
         self.micro_batch_tokens = min(self.micro_batch_tokens, most)
         if self.micro_batch_tokens <= least:
-            raise WontFit(
+            raise DoesNotFitError(
                 "the update of a single answer does not fit into memory", "see: reinforce-lite plan"
             )
         self.micro_batch_tokens //= 2
@@ -131,10 +130,10 @@ class Updater:
             "memory ran out in the update: the same answers again, %d tokens at once", self.micro_batch_tokens
         )
 
-    def _gradient(self, answers: Sequence[Live]) -> Gradient:
+    def _gradient(self, answers: Sequence[TrainableGroup]) -> GradientStats:
         self._drop_gradients()
         if not answers:
-            return Gradient(0.0, 0.0, 0)
+            return GradientStats(0.0, 0.0, 0)
         prefix = self._prefix([group.prompt for group in answers])
         start = prefix.length if prefix else 0
         loss, tokens = 0.0, start
@@ -143,9 +142,9 @@ class Updater:
             tokens += batch.tokens - start * len(batch.branches)
         if prefix:
             prefix.backward()
-        return Gradient(loss, self._norm(), tokens)
+        return GradientStats(loss, self._norm(), tokens)
 
-    def apply(self, gradient: Gradient, step: int) -> bool:
+    def apply_gradient(self, gradient: GradientStats, step: int) -> bool:
         """Clip the gradient and move the weights; `step` counts from 1. False: nothing was moved.
 
         A step without a live group moves nothing (AdamW's momentum alone would), and neither does a
@@ -153,47 +152,47 @@ class Updater:
         """
         if gradient.tokens == 0 or not math.isfinite(gradient.norm):
             return False
-        clip = min(1.0, self.section.max_grad_norm / (gradient.norm + 1e-6))
+        clip = min(1.0, self.config.max_grad_norm / (gradient.norm + 1e-6))
         torch._foreach_mul_(self._gradients(), clip)
-        self.optimizer.step(self.learning_rate(step), seeds.derive(self.seed, "rounding", step))
+        self.optimizer.step(self.learning_rate(step), derive_seed(self.seed, "rounding", step))
         self._drop_gradients()
-        self.publish()
+        self.sync_policy()
         return True
 
-    def stand_still(self) -> None:
+    def allocate_optimizer_state(self) -> None:
         """An optimizer's step that holds what every step does, and moves nothing. For before the first step:
         `forget` what it leaves."""
-        for master in self.masters.values():
+        for master in self.master_weights.values():
             master.grad = torch.zeros_like(master) if master.grad is None else master.grad.zero_()
         self.optimizer.step(0.0, 0)
         self._drop_gradients()
 
-    def forget(self) -> None:
+    def reset_optimizer(self) -> None:
         """Back to how it was before the first step."""
-        self.optimizer.forget()
+        self.optimizer.reset()
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up from rate / warmup_steps at step 1, then constant: N + N steps equal 2N."""
-        return self.section.learning_rate * min(1.0, step / max(1, self.section.warmup_steps))
+        return self.config.learning_rate * min(1.0, step / max(1, self.config.warmup_steps))
 
-    def _prefix(self, prompts: Sequence[tuple[int, ...]]) -> Prefix | None:
+    def _prefix(self, prompts: Sequence[tuple[int, ...]]) -> SharedPrefix | None:
         """What several prompts begin with, if the model can share it."""
         length = self._shared(prompts)
         return self.passes.prefix(prompts[0][:length]) if length else None
 
     def _shared(self, prompts: Sequence[tuple[int, ...]]) -> int:
-        return common_prefix(prompts) if len(prompts) > 1 else 0
+        return common_prefix_length(prompts) if len(prompts) > 1 else 0
 
-    def _backward(self, batch: MicroBatch, prefix: Prefix | None) -> float:
+    def _backward(self, batch: MicroBatch, prefix: SharedPrefix | None) -> float:
         states = self.passes.states(batch.branches, prefix)  # (K, H)
         device, answers = states.device, batch.answers
         tokens = torch.tensor([t for ids in answers for t in ids], device=device)
         lengths = torch.tensor([len(ids) for ids in answers])
         weights = torch.tensor(batch.weights, dtype=torch.float64).repeat_interleave(lengths)
-        return backward(self.policy.model, states, tokens, weights, self.temperature)
+        return backward_in_chunks(self.policy.model, states, tokens, weights, self.temperature)
 
     def _gradients(self) -> list[Tensor]:
-        return [m.grad for m in self.masters.values() if m.grad is not None]
+        return [m.grad for m in self.master_weights.values() if m.grad is not None]
 
     def _norm(self) -> float:
         gradients = self._gradients()
@@ -201,49 +200,53 @@ class Updater:
         return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype=fine))))
 
     def _drop_gradients(self) -> None:
-        for weights in (self.params, self.masters):
+        for weights in (self.params, self.master_weights):
             for weight in weights.values():
                 weight.grad = None
 
     @torch.no_grad()
-    def publish(self) -> None:
+    def sync_policy(self) -> None:
         """Round finer weights, where there are some, into the policy that samples."""
-        if self.masters is not self.params:
-            torch._foreach_copy_(list(self.params.values()), list(self.masters.values()))
+        if self.master_weights is not self.params:
+            torch._foreach_copy_(list(self.params.values()), list(self.master_weights.values()))
 
     @property
     def state_bytes(self) -> int:
         """The size of `state` once the optimizer has taken a step."""
         sizes, item = [p.numel() for p in self.params.values()], self.policy.dtype.itemsize
-        held = sum(optimizers.state_bytes(self.section.state, sizes, item))
-        own = self.masters is self.params  # else they are the finer copies
+        held = sum(optimizer_state_bytes(self.config.optimizer_state, sizes, item))
+        own = self.master_weights is self.params  # else they are the finer copies
         return held + (sum(p.nbytes for p in self.params.values()) if own else 0)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Everything a resumed run needs to go on bit for bit, as flat named tensors."""
-        weights = {f"weight/{name}": master.detach() for name, master in self.masters.items()}
-        return weights | self.optimizer.state()
+        weights = {f"weight/{name}": master.detach() for name, master in self.master_weights.items()}
+        return weights | self.optimizer.state_dict()
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
         with torch.no_grad():
-            for name, master in self.masters.items():
+            for name, master in self.master_weights.items():
                 master.copy_(state[f"weight/{name}"])
-            self.optimizer.load(state)
-        self.publish()
+            self.optimizer.load_state_dict(state)
+        self.sync_policy()
 
 
-def live(groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> list[Live]:
+def trainable_groups(groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> list[TrainableGroup]:
     """The answers whose weight is not 0, each group's by length: those that attend together are alike."""
     found = []
     for group, row in zip(groups, weights, strict=True):
         answers = [(r.completion.token_ids, w) for r, w in zip(group.rollouts, row, strict=True) if w != 0]
         if answers:
-            found.append(Live(group.prompt.token_ids, sorted(answers, key=lambda answer: len(answer[0]))))
+            found.append(
+                TrainableGroup(group.prompt.token_ids, sorted(answers, key=lambda answer: len(answer[0])))
+            )
     return found
 
 
-def micro_batches(groups: Sequence[Live], budget: int, cost: Callable[[Branch], int]) -> Iterator[MicroBatch]:
+def micro_batches(
+    groups: Sequence[TrainableGroup], budget: int, cost: Callable[[Branch], int]
+) -> Iterator[MicroBatch]:
     """Cut answers into parts that cost at most `budget` tokens, or are a single answer."""
     batch, whole = MicroBatch([], []), 0  # its cost without the branch that is being filled
     for group in groups:

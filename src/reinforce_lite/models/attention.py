@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-Attended = tuple[Tensor, Tensor]
+PartialAttention = tuple[Tensor, Tensor]
 """(B, H, M, D) weighted values, and (B, H, M) the log of the sum of their exponentials, float32 or finer."""
 
 SCORES = 2**24
@@ -32,7 +32,7 @@ products are so small that float32 is several times faster (docs/log.md)."""
 
 def attend(
     q: Tensor, keys: Tensor, values: Tensor, scale: float, bias: Tensor | None = None, causal: bool = False
-) -> Attended:
+) -> PartialAttention:
     """softmax(q keys^T scale + bias) values, for (B, H, M, D) queries and (B, H, S, D) keys and values.
 
     `bias`, of the queries' dtype, broadcasts to (B, H, M, S); -inf hides a key, and every query must see
@@ -52,7 +52,7 @@ def attend(
     return torch.cat(outs, dim=2), torch.cat(sums, dim=2)
 
 
-def merge(parts: Sequence[Attended]) -> Attended:
+def merge(parts: Sequence[PartialAttention]) -> PartialAttention:
     """Attention over the keys of all parts together."""
     if len(parts) == 1:
         return parts[0]
@@ -70,7 +70,7 @@ def attend_backward(
     q: Tensor,
     keys: Tensor,
     values: Tensor,
-    whole: Attended,
+    whole: PartialAttention,
     scale: float,
     causal: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:

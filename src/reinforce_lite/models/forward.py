@@ -30,10 +30,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.llama import Llama
-from reinforce_lite.models.prefix_tree import Attention, Branch, Ids, Tree
+from reinforce_lite.models.prefix_attention import PrefixAttention
+from reinforce_lite.models.prefix_tree import Branch, Ids, PrefixTree
 
 
-class Prefix:
+class SharedPrefix:
     """The beginning that a step's prompts share, computed once; gradients come back to it once.
 
     Its keys and values are cut off from the graph that made them. What is made from them leaves its
@@ -62,14 +63,14 @@ def _collect(total: Tensor, end: Tensor) -> None:
     end.grad = None
 
 
-class Passes(Protocol):
+class ForwardPass(Protocol):
     """A way through the policy."""
 
-    def prefix(self, ids: Ids) -> Prefix | None:
+    def prefix(self, ids: Ids) -> SharedPrefix | None:
         """The beginning that all branches to come share; None where it can't be shared."""
         ...
 
-    def states(self, branches: Sequence[Branch], prefix: Prefix | None) -> Tensor:
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
         """(K, H): for every token of every completion the state that predicts it.
 
         A branch's prompt is whole: it begins with the prefix, if there is one.
@@ -81,13 +82,13 @@ class Passes(Protocol):
         ...
 
 
-def of(model: Any, llama: Llama | None, checkpointing: bool = False) -> Passes:
+def build_forward_pass(model: Any, llama: Llama | None, checkpointing: bool = False) -> ForwardPass:
     """The fastest way that is exact for this model, with or without activation checkpointing."""
     if llama is not None:
-        return TreePasses(llama, checkpointing)
+        return TreeForward(llama, checkpointing)
     if can_share_prompt(model) and not checkpointing:
-        return SharedPasses(model)
-    return WholePasses(model, checkpointing)
+        return SharedPromptForward(model)
+    return FullSequenceForward(model, checkpointing)
 
 
 def can_share_prompt(model: Any) -> bool:
@@ -96,32 +97,36 @@ def can_share_prompt(model: Any) -> bool:
     return kinds == {"full_attention"} and not getattr(model.config, "sliding_window", None)
 
 
-def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
+def common_prefix_length(rows: Sequence[tuple[int, ...]]) -> int:
     """How many tokens all rows begin with, leaving each at least one of its own."""
     first, last = min(rows), max(rows)  # what these two share, all between them share
     shortest = min(map(len, rows)) - 1
     return next((i for i in range(shortest) if first[i] != last[i]), shortest)
 
 
-class TreePasses:
+class TreeForward:
     """All branches at once, through our own forward pass."""
 
     def __init__(self, llama: Llama, checkpointing: bool = False) -> None:
         self.llama = llama
         self.checkpointing = checkpointing
 
-    def prefix(self, ids: Ids) -> Prefix | None:
+    def prefix(self, ids: Ids) -> SharedPrefix | None:
         """See `Passes`."""
-        tree = Tree([Branch(ids)], 0, self.llama.device)
+        tree = PrefixTree([Branch(ids)], 0, self.llama.device)
         made: list[Tensor] = []
-        self.llama(tree.ids, tree.places, Attention(self.llama, tree, keep=lambda _, kv: made.append(kv)))
-        return Prefix(len(ids), made)
+        self.llama(
+            tree.ids, tree.places, PrefixAttention(self.llama, tree, keep=lambda _, kv: made.append(kv))
+        )
+        return SharedPrefix(len(ids), made)
 
-    def states(self, branches: Sequence[Branch], prefix: Prefix | None) -> Tensor:
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
         """See `Passes`."""
         start = prefix.length if prefix else 0
-        tree = Tree([Branch(b.prompt[start:], b.completions) for b in branches], start, self.llama.device)
-        attention = Attention(self.llama, tree, prefix.ends if prefix else ())
+        tree = PrefixTree(
+            [Branch(b.prompt[start:], b.completions) for b in branches], start, self.llama.device
+        )
+        attention = PrefixAttention(self.llama, tree, prefix.ends if prefix else ())
         states = self.llama(tree.ids, tree.places, attention, checkpointing=self.checkpointing)
         return states[tree.predicts]
 
@@ -130,20 +135,20 @@ class TreePasses:
         return len(branch.prompt) + len(branch.completions) * max(map(len, branch.completions))
 
 
-class SharedPasses:
+class SharedPromptForward:
     """Branch after branch through transformers' modules; a prompt's cache serves all its completions."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def prefix(self, ids: Ids) -> Prefix | None:
+    def prefix(self, ids: Ids) -> SharedPrefix | None:
         """See `Passes`."""
         cache = DynamicCache(config=self.model.config)
         self.model.base_model(_row(ids, self.model), past_key_values=cache, use_cache=True)
         assert cache.get_seq_length() == len(ids), "the prefix's keys and values were not kept"
-        return Prefix(len(ids), [t for layer in cache.layers for t in (layer.keys, layer.values)])
+        return SharedPrefix(len(ids), [t for layer in cache.layers for t in (layer.keys, layer.values)])
 
-    def states(self, branches: Sequence[Branch], prefix: Prefix | None) -> Tensor:
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
         """See `Passes`."""
         return torch.cat([self._states(b, prefix) for b in branches])
 
@@ -151,7 +156,7 @@ class SharedPasses:
         """See `Passes`."""
         return len(branch.prompt) + len(branch.completions) * max(map(len, branch.completions))
 
-    def _states(self, branch: Branch, prefix: Prefix | None) -> Tensor:
+    def _states(self, branch: Branch, prefix: SharedPrefix | None) -> Tensor:
         tokens, valid = _pad_right(branch.completions, self.model)  # (R, T) both
         n, p = len(tokens), len(branch.prompt)
         cache = DynamicCache(config=self.model.config)
@@ -178,7 +183,7 @@ class SharedPasses:
         return torch.cat([first, rest], dim=1)[valid]
 
 
-class WholePasses:
+class FullSequenceForward:
     """Every answer with its whole prompt, through transformers' modules."""
 
     def __init__(self, model: Any, checkpointing: bool = False) -> None:
@@ -197,11 +202,11 @@ class WholePasses:
                     checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
                 )
 
-    def prefix(self, ids: Ids) -> Prefix | None:
+    def prefix(self, ids: Ids) -> SharedPrefix | None:
         """See `Passes`: never."""
         return None
 
-    def states(self, branches: Sequence[Branch], prefix: Prefix | None = None) -> Tensor:
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None = None) -> Tensor:
         """See `Passes`."""
         return torch.cat([self._states(b) for b in branches])
 

@@ -33,7 +33,7 @@ Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """`F.linear`, or what gives the same product sooner."""
 
 
-def supports(model: nn.Module) -> bool:
+def supports_model(model: nn.Module) -> bool:
     """Whether this pass computes what the model's own code computes.
 
     Models that bring their own code, adapters, quantized products and attention windows do not.
@@ -53,7 +53,7 @@ def supports(model: nn.Module) -> bool:
     return all(type(m) is nn.Linear and type(m.weight) is nn.Parameter for m in products)
 
 
-def reach(model: nn.Module) -> float:
+def max_exact_length(model: nn.Module) -> float:
     """How many tokens a sequence may have: beyond them Phi-3's rotary embedding depends on the others in
     the batch, and then only transformers' own modules do what they do."""
     rope = _rope(model)

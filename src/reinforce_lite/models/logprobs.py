@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from reinforce_lite.learner import objective
 from reinforce_lite.models.llama import Linear
 
 CHUNK = {"cpu": 2**24, "cuda": 2**27}
@@ -23,30 +22,7 @@ LEAST = 256
 """Tokens of a chunk even so: each adds to the head's whole gradient, which costs the same for one token."""
 
 
-def backward(model: Any, states: Tensor, tokens: Tensor, weights: Tensor, temperature: float) -> float:
-    """The loss of (K,) tokens that (K, H) states predict, and its gradient, left with the weights.
-
-    `weights` (K,) are what each token's log-probability counts. Runs the whole backward pass.
-    """
-    assert len(states) == len(tokens), "an empty completion?"
-    ends = states.detach()
-    gradient = torch.empty_like(ends)
-    size = chunk_tokens(states.device.type, model.config.vocab_size)
-    loss = 0.0
-    for start in range(0, len(tokens), size):
-        part = slice(start, start + size)
-        end = ends[part].requires_grad_()
-        logprobs = token_logprobs(model, end, tokens[part], temperature)
-        chunk = objective.loss(logprobs, weights[part])
-        chunk.backward()  # type: ignore[no-untyped-call]
-        assert end.grad is not None
-        gradient[part] = end.grad
-        loss += float(chunk.detach())
-    states.backward(gradient)  # type: ignore[no-untyped-call]
-    return loss
-
-
-def chunk_tokens(device: str, vocabulary: int) -> int:
+def tokens_per_chunk(device: str, vocabulary: int) -> int:
     """How many tokens' logits are held at once on a device of that type.
 
     >>> chunk_tokens("cpu", 49152), chunk_tokens("cpu", 151936)

@@ -16,13 +16,17 @@ from dataclasses import dataclass
 import torch
 
 from reinforce_lite.config import Config
-from reinforce_lite.engines import hf, native
-from reinforce_lite.engines import packed_linear as packed
+from reinforce_lite.engines import native
+from reinforce_lite.engines.hf import MAX_NUM_SEQS
+from reinforce_lite.engines.native import prompt_slots, sequences_that_fit
+from reinforce_lite.engines.packed_linear import can_pack
 from reinforce_lite.errors import UsageError
-from reinforce_lite.learner import objective, optimizers
+from reinforce_lite.learner import optimizers
+from reinforce_lite.learner.objective import build_objective
+from reinforce_lite.learner.optimizers import optimizer_state_bytes
 from reinforce_lite.models import attention
-from reinforce_lite.models import logprobs as policy
-from reinforce_lite.planner.model_shape import Shape
+from reinforce_lite.models.logprobs import tokens_per_chunk
+from reinforce_lite.planner.model_shape import ModelShape
 from reinforce_lite.types import Sampling
 
 GB = 10**9
@@ -45,46 +49,50 @@ MOMENTS = (ROLLOUT, LOGITS, BACK, STEP)
 
 
 @dataclass(frozen=True, slots=True)
-class Scheme:
+class ParameterScheme:
     """Bytes a parameter; all but the gradients are there from the first step to the last."""
 
     weights: float
     gradients: float
     state: float
     """The optimizer's."""
-    masters: float
+    master_weights: float
     """Finer weights, which the optimizer moves."""
     why: str
 
     @property
     def total(self) -> float:
-        return self.weights + self.gradients + self.state + self.masters
+        return self.weights + self.gradients + self.state + self.master_weights
 
 
 EIGHT = 2 * (1 + 4 / optimizers.BLOCK)
 """Two moments of 8 bits, and a float32 scale for each block of them."""
 SCHEMES = {
-    ("float32", "32-bit"): Scheme(4, 4, 8, 0, "float32 weights, gradients and Adam"),
-    ("float32", "8-bit"): Scheme(4, 4, EIGHT, 0, "float32 weights and gradients, 8-bit Adam"),
-    ("bfloat16", "32-bit"): Scheme(
+    ("float32", "32-bit"): ParameterScheme(4, 4, 8, 0, "float32 weights, gradients and Adam"),
+    ("float32", "8-bit"): ParameterScheme(4, 4, EIGHT, 0, "float32 weights and gradients, 8-bit Adam"),
+    ("bfloat16", "32-bit"): ParameterScheme(
         2, 4, 8, 4, "bfloat16 weights; float32 masters, gradients and Adam behind them"
     ),
-    ("bfloat16", "16-bit"): Scheme(2, 2, 4, 0, "bfloat16 weights, gradients and Adam"),
-    ("bfloat16", "8-bit"): Scheme(
+    ("bfloat16", "16-bit"): ParameterScheme(2, 2, 4, 0, "bfloat16 weights, gradients and Adam"),
+    ("bfloat16", "8-bit"): ParameterScheme(
         2, 2, EIGHT, 0, "bfloat16 weights, stochastically rounded, and gradients; 8-bit Adam"
     ),
 }
-"""What this program keeps (models.py, update.py, optimizers.py), by model.dtype and update.state."""
+"""What this program keeps (models.py, update.py, optimizers.py), by model.dtype and update.optimizer_state."""
 OTHERS = {
-    "article": Scheme(2, 2, 8, 0, "one network: bfloat16 weights and gradients, float32 Adam"),
-    "GRPO": Scheme(4, 2, 8, 0, "the article's, and a frozen reference model in bfloat16 for the KL term"),
-    "PPO": Scheme(4, 4, 16, 0, "the article's twice: a critic of the same size is trained beside it"),
+    "article": ParameterScheme(2, 2, 8, 0, "one network: bfloat16 weights and gradients, float32 Adam"),
+    "GRPO": ParameterScheme(
+        4, 2, 8, 0, "the article's, and a frozen reference model in bfloat16 for the KL term"
+    ),
+    "PPO": ParameterScheme(
+        4, 4, 16, 0, "the article's twice: a critic of the same size is trained beside it"
+    ),
 }
 """What other ways to train the same model keep, whatever else they hold."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Target:
     """Where a run is to happen."""
 
     kind: str
@@ -100,7 +108,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MemoryPart:
     """For example Part("KV cache", 1_509_949_440, (ROLLOUT,), "80 answers in flight …")."""
 
     name: str
@@ -110,34 +118,34 @@ class Part:
     why: str
 
 
-def scheme(settings: Config, place: Place) -> Scheme:
+def parameter_scheme(config: Config, place: Target) -> ParameterScheme:
     """What is kept of each parameter. Raises UsageError for a state that the dtype does not have."""
-    found = SCHEMES.get((place.dtype_name, settings.update.state))
+    found = SCHEMES.get((place.dtype_name, config.update.optimizer_state))
     if found is None:
         raise UsageError(
-            f"update.state {settings.update.state} is for bfloat16; this run computes in {place.dtype_name}",
-            "choose --update.state 32-bit or 8-bit, or --model.dtype bfloat16",
+            f"update.optimizer_state {config.update.optimizer_state} is for bfloat16; this run computes in {place.dtype_name}",
+            "choose --update.optimizer-state 32-bit or 8-bit, or --model.dtype bfloat16",
         )
     return found
 
 
-def parts(settings: Config, shape: Shape, place: Place) -> tuple[Part, ...]:
+def memory_parts(config: Config, shape: ModelShape, place: Target) -> tuple[MemoryPart, ...]:
     """Everything that a run holds at one of MOMENTS."""
     return (
-        *_kept(settings, shape, place),
-        *_rollout(settings, shape, place),
-        *_update(settings, shape, place),
+        *_kept(config, shape, place),
+        *_rollout(config, shape, place),
+        *_update(config, shape, place),
     )
 
 
-def _kept(settings: Config, shape: Shape, place: Place) -> list[Part]:
-    n, kept, dtype = shape.parameters, scheme(settings, place), place.dtype_name
-    state = settings.update.state
-    moments, finer = optimizers.state_bytes(state, shape.sizes, place.dtype.itemsize)
+def _kept(config: Config, shape: ModelShape, place: Target) -> list[MemoryPart]:
+    n, kept, dtype = shape.parameters, parameter_scheme(config, place), place.dtype_name
+    state = config.update.optimizer_state
+    moments, keep_float32 = optimizer_state_bytes(state, shape.sizes, place.dtype.itemsize)
     fine = "float32" if kept.gradients == 4 else dtype
     found = [
         _always("weights", kept.weights * n, f"{dtype}, {kept.weights:g} bytes a parameter"),
-        Part(
+        MemoryPart(
             "gradients",
             round(kept.gradients * n),
             (LOGITS, BACK, STEP),
@@ -149,15 +157,19 @@ def _kept(settings: Config, shape: Shape, place: Place) -> list[Part]:
             f"AdamW's two moments of {state.removesuffix('-bit')} bits, {kept.state:.4g} bytes a parameter, "
             "and a count for each tensor",
         ),
-        _always("master copy", finer, MASTERS[state] if finer else "none: the weights themselves are moved"),
+        _always(
+            "master copy",
+            keep_float32,
+            MASTERS[state] if keep_float32 else "none: the weights themselves are moved",
+        ),
     ]
     if place.kind == "cuda":
         found.append(_always("CUDA itself", CONTEXT, "about; it varies with card and driver"))
     if place.kind == "cpu":
         found.append(_always("Python and libraries", PROCESS, "about; before there is a tensor"))
         why = "about; blocks that are free, and holes between them"
-        found.append(Part("kept for reuse", KEPT, (LOGITS, BACK, STEP), why))
-        found.append(Part("kept in the rollout", KEPT_ROLLOUT, (ROLLOUT,), why))
+        found.append(MemoryPart("kept for reuse", KEPT, (LOGITS, BACK, STEP), why))
+        found.append(MemoryPart("kept in the rollout", KEPT_ROLLOUT, (ROLLOUT,), why))
     return found
 
 
@@ -167,75 +179,75 @@ MASTERS = {
 }
 
 
-def _rollout(settings: Config, shape: Shape, place: Place) -> list[Part]:
-    rows, cache = max((_cache(*c, shape, place, settings) for c in _calls(settings)), key=lambda c: c[1])
+def _rollout(config: Config, shape: ModelShape, place: Target) -> list[MemoryPart]:
+    rows, cache = max((_cache(*c, shape, place, config) for c in _calls(config)), key=lambda c: c[1])
     item = place.dtype.itemsize
     # sampling.draw: the logits, in float32 too, less their peak, and that exponentiated
-    number = item + 8 + (4 if item < 4 else 0) + (17 if settings.rollout.top_p == 1 else 0)
+    number = item + 8 + (4 if item < 4 else 0) + (17 if config.rollout.top_p == 1 else 0)
     found = [
-        Part(
+        MemoryPart(
             "KV cache",
             cache,
             (ROLLOUT,),
             f"{rows} answers in flight, {kv_bytes(shape, place.dtype):,} bytes a token; freed after",
         ),
-        Part("drawing tokens", rows * shape.vocab * number, (ROLLOUT,), "logits of the answers in flight"),
+        MemoryPart(
+            "drawing tokens", rows * shape.vocab * number, (ROLLOUT,), "logits of the answers in flight"
+        ),
     ]
-    if (
-        _native(settings, shape)
-        and place.kind == "cpu"
-        and packed.possible(torch.empty(0, dtype=place.dtype))
-    ):
+    if _native(config, shape) and place.kind == "cpu" and can_pack(torch.empty(0, dtype=place.dtype)):
         laid_out = shape.parameters * item
-        found.append(Part("decoder's weights", laid_out, (ROLLOUT,), "laid out once more for its products"))
+        found.append(
+            MemoryPart("decoder's weights", laid_out, (ROLLOUT,), "laid out once more for its products")
+        )
     return found
 
 
-def kv_bytes(shape: Shape, dtype: torch.dtype) -> int:
+def kv_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
     """Keys and values of one token, in all layers."""
     return 2 * shape.layers * shape.kv_heads * shape.head_size * dtype.itemsize
 
 
-def _calls(settings: Config) -> list[tuple[int, Sampling]]:
+def _calls(config: Config) -> list[tuple[int, Sampling]]:
     """The engine's two kinds of calls, as (questions, how each is answered): a step's and an evaluation's."""
-    r, e = settings.rollout, settings.eval
+    r, e = config.rollout, config.eval
     return [
-        (r.prompts_per_step, Sampling(r.samples_per_prompt, r.max_new_tokens)),
+        (r.prompts_per_step, Sampling(r.group_size, r.max_new_tokens)),
         (max(e.n, e.validation_n), Sampling(1, e.max_new_tokens or r.max_new_tokens)),
     ]
 
 
-def _native(settings: Config, shape: Shape) -> bool:
-    return shape.passes == "tree" and settings.rollout.engine == "native"
+def _native(config: Config, shape: ModelShape) -> bool:
+    return shape.passes == "tree" and config.rollout.engine == "native"
 
 
 def _cache(
-    questions: int, sampling: Sampling, shape: Shape, place: Place, settings: Config
+    questions: int, sampling: Sampling, shape: ModelShape, place: Target, config: Config
 ) -> tuple[int, int]:
     """Answers in flight, and the bytes of their keys and values, as the engine allocates them."""
-    token, prompt = kv_bytes(shape, place.dtype), settings.prompt.max_tokens
-    if not _native(settings, shape):
-        limit = min(settings.rollout.answers_in_flight, hf.ROWS)
+    token, prompt = kv_bytes(shape, place.dtype), config.prompt.max_tokens
+    if not _native(config, shape):
+        limit = min(config.rollout.max_num_seqs, MAX_NUM_SEQS)
         rows = min(questions, max(1, limit // sampling.samples)) * sampling.samples
         return rows, token * rows * (prompt + sampling.max_new_tokens)
     budget = native.cache_budget(place.memory if place.kind == "cuda" else None)
-    rows = min(settings.rollout.answers_in_flight, native.answers_held(budget, token, sampling, prompt))
+    rows = min(config.rollout.max_num_seqs, sequences_that_fit(budget, token, sampling, prompt))
     rows = min(rows, questions * sampling.samples)
-    held = native.prompts_held(questions, sampling.samples, rows)
+    held = prompt_slots(questions, sampling.samples, rows)
     return rows, token * (held * prompt + rows * sampling.max_new_tokens)
 
 
-def _update(settings: Config, shape: Shape, place: Place) -> list[Part]:
-    batch, prefix = _tokens(settings, shape)
-    chunk = policy.chunk_tokens(place.kind, shape.vocab) * shape.vocab
+def _update(config: Config, shape: ModelShape, place: Target) -> list[MemoryPart]:
+    batch, prefix = _tokens(config, shape)
+    chunk = tokens_per_chunk(place.kind, shape.vocab) * shape.vocab
     item = place.dtype.itemsize
     what, temporary = max(_temporaries(batch + prefix, chunk, shape, place), key=lambda found: found[1])
-    again = settings.update.activation_checkpointing
+    again = config.update.activation_checkpointing
     token = kept_per_token(shape, item, again)
     # a prefix is not checkpointed, and the gradients of its keys and values are added up in float32
     whole = kept_per_token(shape, item) + 4 * 2 * shape.layers * shape.kv_heads * shape.head_size
     found = [
-        Part(
+        MemoryPart(
             "activations",
             batch * token + prefix * whole,
             (LOGITS, BACK),
@@ -243,18 +255,20 @@ def _update(settings: Config, shape: Shape, place: Place) -> list[Part]:
             + (f", and {prefix:,} that prompts share, {whole:,} bytes each" if prefix else ""),
         ),
         # policy.py: the logits, in float32 at the temperature, and logsumexp's exponentials of these
-        Part("logit chunks", chunk * (item + 8), (LOGITS,), f"{chunk // shape.vocab:,} tokens at once"),
-        Part("largest temporary", temporary, (BACK,), what),
+        MemoryPart("logit chunks", chunk * (item + 8), (LOGITS,), f"{chunk // shape.vocab:,} tokens at once"),
+        MemoryPart("largest temporary", temporary, (BACK,), what),
     ]
-    if settings.update.state == "8-bit":
+    if config.update.optimizer_state == "8-bit":
         size = min(optimizers.PIECE, shape.largest)
         found.append(
-            Part("optimizer's arithmetic", size * optimizers.PER_NUMBER, (STEP,), f"{size:,} numbers at once")
+            MemoryPart(
+                "optimizer's arithmetic", size * optimizers.PER_NUMBER, (STEP,), f"{size:,} numbers at once"
+            )
         )
     return found
 
 
-def kept_per_token(shape: Shape, item: int, checkpointing: bool = False) -> int:
+def kept_per_token(shape: ModelShape, item: int, checkpointing: bool = False) -> int:
     """Bytes that the backward pass finds, `item` of them a number (see `llama.py`, `tree.py`).
 
     A layer keeps the input of either half (2H), q, k and v ((Q + 2K) D), what attention gave (Q D), gate and
@@ -272,7 +286,7 @@ def kept_per_token(shape: Shape, item: int, checkpointing: bool = False) -> int:
     return layers + h * (4 + 3 * item)
 
 
-def _temporaries(tokens: int, chunk: int, shape: Shape, place: Place) -> list[tuple[str, int]]:
+def _temporaries(tokens: int, chunk: int, shape: ModelShape, place: Target) -> list[tuple[str, int]]:
     """What the backward pass holds for a moment, as (what, bytes) at the three places where that is much."""
     item, h, i = place.dtype.itemsize, shape.hidden, shape.inner
     inner = tokens * (4 * i + 2 * h) * item + 2 * i * h * item
@@ -288,44 +302,42 @@ def _temporaries(tokens: int, chunk: int, shape: Shape, place: Place) -> list[tu
     ]
 
 
-def one_answer(settings: Config) -> int:
+def one_answer(config: Config) -> int:
     """Tokens of one longest answer with its prompt: no micro-batch is cut smaller."""
-    return settings.prompt.max_tokens + settings.rollout.max_new_tokens
+    return config.prompt.max_tokens + config.rollout.max_new_tokens
 
 
-def step_tokens(settings: Config, shape: Shape) -> int:
+def step_tokens(config: Config, shape: ModelShape) -> int:
     """The most that a whole step takes through the policy with gradient."""
-    r, prompt = settings.rollout, settings.prompt.max_tokens
-    parts = objective.from_preset(**settings.objective.model_dump())
-    answers = r.samples_per_prompt if parts.gradient_samples == "all" else 1
-    prompts = 1 if _shares(settings, shape) else answers
+    r, prompt = config.rollout, config.prompt.max_tokens
+    parts = build_objective(**config.objective.model_dump())
+    answers = r.group_size if parts.gradient_samples == "all" else 1
+    prompts = 1 if _shares(config, shape) else answers
     return r.prompts_per_step * (prompts * prompt + answers * r.max_new_tokens)
 
 
-def _shares(settings: Config, shape: Shape) -> bool:
+def _shares(config: Config, shape: ModelShape) -> bool:
     """Whether a prompt passes once for its answers (passes.of)."""
-    return shape.passes == "tree" or (
-        shape.passes == "shared" and not settings.update.activation_checkpointing
-    )
+    return shape.passes == "tree" or (shape.passes == "shared" and not config.update.activation_checkpointing)
 
 
-def _tokens(settings: Config, shape: Shape) -> tuple[int, int]:
+def _tokens(config: Config, shape: ModelShape) -> tuple[int, int]:
     """The most that is kept at once: a micro-batch, and what a step's prompts begin with.
 
     The latter stays for the whole update (passes.Prefix). A token has at least one byte of the text that
     the recipe puts before every question.
     """
-    p, whole = settings.prompt, step_tokens(settings, shape)
-    batch = min(max(settings.update.micro_batch_tokens, one_answer(settings)), whole)
-    if not _shares(settings, shape) or settings.rollout.prompts_per_step == 1:
+    p, whole = config.prompt, step_tokens(config, shape)
+    batch = min(max(config.update.micro_batch_tokens, one_answer(config)), whole)
+    if not _shares(config, shape) or config.rollout.prompts_per_step == 1:
         return batch, 0
     text = p.system + "".join(e.question + p.instruction + e.answer for e in p.examples)
     beginning = min(p.max_tokens, len(text.encode()) + TEMPLATE)
     return batch, min(beginning, whole - batch)
 
 
-def _always(name: str, size: float, why: str) -> Part:
-    return Part(name, round(size), MOMENTS, why)
+def _always(name: str, size: float, why: str) -> MemoryPart:
+    return MemoryPart(name, round(size), MOMENTS, why)
 
 
 def in_gb(size: float) -> str:

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from reinforce_lite.models import embedded, llama
+from reinforce_lite.models.embedded import EMBEDDED_NAME, EMBEDDED_SHAPE
 from reinforce_lite.models.forward import can_share_prompt
-from reinforce_lite.models.policy import quiet, told
+from reinforce_lite.models.llama import max_exact_length, supports_model
+from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """What memory depends on; sizes are in numbers, not in bytes."""
 
     sizes: tuple[int, ...]
@@ -44,26 +45,26 @@ class Shape:
         return max(self.sizes)
 
 
-def read(name: str, trust_remote_code: bool, longest: int) -> Shape:
+def read_shape(name: str, trust_remote_code: bool, longest: int) -> ModelShape:
     """The shape of a model that is to see sequences of up to `longest` tokens.
 
     Raises UsageError when there is no such model, or it would run code of its author's.
     """
-    with quiet(), told(name):
-        if name == embedded.NAME:
-            found: Any = LlamaConfig(**embedded.SHAPE)
+    with quiet_transformers(), explain_load_errors(name):
+        if name == EMBEDDED_NAME:
+            found: Any = LlamaConfig(**EMBEDDED_SHAPE)
         else:
             found = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(found, trust_remote_code=trust_remote_code)
-    return of(model, longest)
+    return shape_of(model, longest)
 
 
-def of(model: Any, longest: int) -> Shape:
+def shape_of(model: Any, longest: int) -> ModelShape:
     """The shape of a model that is there, on any device."""
     c = model.config.get_text_config()
-    own = llama.supports(model) and longest <= llama.reach(model)
-    return Shape(
+    own = supports_model(model) and longest <= max_exact_length(model)
+    return ModelShape(
         sizes=tuple(p.numel() for p in model.parameters()),
         layers=c.num_hidden_layers,
         hidden=c.hidden_size,

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reinforce_lite.errors import UsageError
-from reinforce_lite.report import build as parts
 from reinforce_lite.report import page
-from reinforce_lite.report.build import Part
-from reinforce_lite.runlog.run import Line, Run, replace
-from reinforce_lite.trainer import time_budget as deadline
+from reinforce_lite.report.build import RunReport, build_report
+from reinforce_lite.runlog.run import Line, Run
+from reinforce_lite.utils import clock
+from reinforce_lite.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -30,27 +30,27 @@ QUICK = 2.0  # seconds that a person who stops a run waits without a thought
 AGAIN = 60.0  # seconds, at the least, until a report that failed is tried again
 
 
-def write(runs: Sequence[Run], file: Path) -> list[Line]:
+def write_report(runs: Sequence[Run], file: Path) -> list[Line]:
     """Write the report of one run or several, whole or not at all; returns what it says in numbers.
 
     Raises UsageError, with the file's name, where a run can't be read, and OSError where `file` can't be
     written.
     """
     made = [_part(run, share=len(runs)) for run in runs]
-    replace(file, page.render(made))
+    write_atomically(file, page.render(made))
     return [numbers for numbers, _ in made]
 
 
-def _part(run: Run, share: int) -> Part:
+def _part(run: Run, share: int) -> RunReport:
     try:
-        return parts.of(run, share)
+        return build_report(run, share)
     except OSError as error:
         raise UsageError(f"can't read {error.filename or run.path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:  # of JSON lines it is told by runlog
         raise UsageError(f"{run.path / 'config.toml'} is damaged: {error}") from error
 
 
-class Keeper:
+class ReportRefresher:
     """Keeps a run's report.html fresh while it trains, within SHARE of its time."""
 
     def __init__(self, run: Run) -> None:
@@ -63,7 +63,7 @@ class Keeper:
     @property
     def is_due(self) -> bool:
         """Whether `refresh` would write it now."""
-        return deadline.now() >= self.due
+        return clock.now() >= self.due
 
     @property
     def is_quick(self) -> bool:
@@ -74,15 +74,15 @@ class Keeper:
         """Write the report if it is due or `must` be. A fault is a note: no report is worth a run."""
         if not (self.is_due or must):
             return
-        start, pause = deadline.now(), 0.0
+        start, pause = clock.now(), 0.0
         try:
-            write([self.run], self.run.path / NAME)
+            write_report([self.run], self.run.path / NAME)
             self.said = ""
         except Exception as error:  # a full disk, a file that someone edited: training must go on
             self._say(error)
             pause = AGAIN
-        self.seconds = deadline.now() - start
-        self.due = deadline.now() + max(pause, self.seconds / SHARE)
+        self.seconds = clock.now() - start
+        self.due = clock.now() + max(pause, self.seconds / SHARE)
 
     def _say(self, error: Exception) -> None:
         """Once, until it is another error or one report was written."""

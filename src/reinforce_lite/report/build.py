@@ -7,52 +7,43 @@ So a page needs little memory, however long the run.
 from typing import Any
 
 from reinforce_lite.report import (
-    costs,
-    curves,
-    result,
+    eval_history,
+    selection,
+    serialize,
 )
-from reinforce_lite.report import (
-    eval_history as asked,
-)
-from reinforce_lite.report import (
-    reflection as aha,
-)
-from reinforce_lite.report import (
-    selection as choice,
-)
-from reinforce_lite.report import (
-    serialize as cards,
-)
-from reinforce_lite.report.eval_history import Asked, Key
+from reinforce_lite.report.costs import build_costs
+from reinforce_lite.report.curves import build_curves
+from reinforce_lite.report.eval_history import EvalHistory, Key
 from reinforce_lite.report.excerpts import Excerpts
-from reinforce_lite.report.reflection import Hits
+from reinforce_lite.report.reflection import Hits, build_reflection
+from reinforce_lite.report.result import build_result
 from reinforce_lite.report.run_data import Files, groups, load, whole
 from reinforce_lite.report.selection import Seen
-from reinforce_lite.runlog import health as signs
+from reinforce_lite.runlog.health import find_warnings
 from reinforce_lite.runlog.run import Line, Run
 
-Part = tuple[Line, Line]
+RunReport = tuple[Line, Line]
 """What the page says in numbers, and what it shows beside them."""
 
 
-def of(run: Run, share: int = 1) -> Part:
+def build_report(run: Run, share: int = 1) -> RunReport:
     """Everything a page shows of a run; `share` runs divide the room for answers."""
     files = load(run)
     counted = _Counted(files)
-    shown = choice.of_groups(counted.seen, share)
-    questions = choice.of_questions(counted.asked, share)
+    shown = selection.of_groups(counted.seen, share)
+    questions = selection.of_questions(counted.eval_history, share)
     numbers: Line = {
         "name": run.path.resolve().name,
         "model": files.model,
         "task": files.task,
-        "result": result.of(files, counted.asked),
-        "warnings": list(signs.read(files.steps).values()),
-        "aha": aha.of(files, counted.asked, counted.populations),
-        "cost": costs.of(files),
+        "result": build_result(files, counted.eval_history),
+        "warnings": list(find_warnings(files.steps).values()),
+        "aha": build_reflection(files, counted.eval_history, counted.populations),
+        "cost": build_costs(files),
         "answers": _answers(counted, shown, questions),
     }
     beside: Line = {
-        "curves": curves.of(files),
+        "curves": build_curves(files),
         "excerpts": counted.excerpts.chosen(),
         "groups": _groups(run, shown),
         "asked": _questions(files, questions),
@@ -64,7 +55,7 @@ class _Counted:
     """All answers, counted."""
 
     def __init__(self, files: Files) -> None:
-        self.asked = Asked()
+        self.eval_history = EvalHistory()
         self.excerpts = Excerpts()
         self.populations = {name: Hits() for name in ("untrained", "training", "trained")}
         self.seen: list[Seen] = []
@@ -74,7 +65,7 @@ class _Counted:
 
     def _training(self, run: Run) -> None:
         for place, group in enumerate(groups(run)):
-            self.seen.append(choice.seen(place, group))
+            self.seen.append(selection.seen(place, group))
             for line in group:
                 found = line.get("reflection", {})
                 self.populations["training"].add(found, line["strict"], line["tokens"])
@@ -83,7 +74,7 @@ class _Counted:
     def _evaluations(self, files: Files) -> None:
         for line in whole(files):
             key, step = (line["split"], line["problem_id"]), line["step"]
-            self.asked.marks.setdefault(key, {})[step] = asked.mark(line)
+            self.eval_history.marks.setdefault(key, {})[step] = eval_history.mark(line)
             if step:
                 self.excerpts.add(line)
             self.lines += 1
@@ -91,7 +82,7 @@ class _Counted:
 
     def _first_and_last(self, last: int) -> None:
         """The untrained model's answers beside the last evaluation's, to the same problems."""
-        for marks in self.asked.marks.values():
+        for marks in self.eval_history.marks.values():
             for step, who in {last: "trained", 0: "untrained"}.items():
                 if last in marks and step in marks:
                     found = marks[step]
@@ -104,8 +95,8 @@ def _answers(counted: _Counted, shown: set[int], questions: list[Key]) -> dict[s
         "training": sum(g.size for g in counted.seen),
         "training_shown": sum(g.size for g in counted.seen if g.place in shown),
         "evaluations": counted.lines,
-        "evaluations_shown": sum(len(counted.asked.marks[key]) for key in questions),
-        "questions": len(counted.asked.marks),
+        "evaluations_shown": sum(len(counted.eval_history.marks[key]) for key in questions),
+        "questions": len(counted.eval_history.marks),
         "questions_shown": len(questions),
         "steps": len({g.step for g in counted.seen}),
         "steps_shown": len({g.step for g in counted.seen if g.place in shown}),
@@ -131,16 +122,16 @@ def _groups(run: Run, places: set[int]) -> list[Line]:
 
 
 def _group(group: list[Line]) -> Line:
-    answers = [cards.card(line) for line in group]
-    return {"step": group[0]["step"]} | cards.question(group[0]) | {"answers": answers}
+    answers = [serialize.card(line) for line in group]
+    return {"step": group[0]["step"]} | serialize.question(group[0]) | {"answers": answers}
 
 
 def _questions(files: Files, keys: list[Key]) -> list[Line]:
-    """The chosen held-out problems with the answer of every evaluation, in the order of the choice."""
+    """The chosen held-out problems with the answer of every evaluation, in the order of the selection."""
     found: dict[Key, Line] = {key: {} for key in keys}
     for line in whole(files):
         key = (line["split"], line["problem_id"])
         if key in found:
-            found[key] = found[key] or {"split": key[0]} | cards.question(line) | {"answers": []}
-            found[key]["answers"].append({"step": line["step"]} | cards.card(line))
+            found[key] = found[key] or {"split": key[0]} | serialize.question(line) | {"answers": []}
+            found[key]["answers"].append({"step": line["step"]} | serialize.card(line))
     return list(found.values())

@@ -8,7 +8,7 @@ from reinforce_lite.report.run_data import Files
 PHASES = ("rollout", "reward", "update")
 
 
-def of(files: Files) -> dict[str, Any]:
+def build_costs(files: Files) -> dict[str, Any]:
     """Seconds by phase, bytes, facts in words, and config.toml as text."""
     return {"time": _time(files), "memory": _memory(files), "facts": _facts(files), "config": _config(files)}
 
@@ -34,7 +34,7 @@ def _memory(files: Files) -> dict[str, int | None]:
     peak = told.get("peak_bytes") or files.summary.get("peak_memory_bytes") or max(peaks, default=0)
     return {
         "planned": told.get("planned_bytes") or files.machine.get("planned_bytes"),
-        "probed": told.get("probe_bytes"),
+        "probed": told.get("dry_run_bytes"),
         "measured": peak or None,
     }
 
@@ -42,7 +42,7 @@ def _memory(files: Files) -> dict[str, int | None]:
 def _facts(files: Files) -> dict[str, str]:
     """What to know of the run, in words, in the order of the page."""
     rollout, known = files.config.get("rollout", {}), files.machine | files.summary
-    questions, each = rollout.get("prompts_per_step", 0), rollout.get("samples_per_prompt", 0)
+    questions, each = rollout.get("prompts_per_step", 0), rollout.get("group_size", 0)
     answers = questions * each * len(files.steps)
     tokens = sum(line["completions/mean_length"] * questions * each for line in files.steps)
     of_each = f"{counted(questions, 'question')} with {counted(each, 'answer')} each"

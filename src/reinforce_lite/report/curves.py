@@ -5,7 +5,7 @@ from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
-from reinforce_lite.report import serialize as cards
+from reinforce_lite.report import serialize
 from reinforce_lite.report.run_data import Files
 from reinforce_lite.runlog.run import Line
 
@@ -50,7 +50,7 @@ REFLECTION = tuple(f"reflection/list_{name}" for name in "abc")
 _EVALUATION = ("step", "split", "n", "strict", "strict_interval")
 
 
-def of(files: Files) -> dict[str, Any]:
+def build_curves(files: Files) -> dict[str, Any]:
     """Columns of equal length, with None where a step has no such figure; `seconds` since the start.
 
     The clock counts steps and evaluations; what saving and loading took between them is not in the lines.
@@ -61,7 +61,7 @@ def of(files: Files) -> dict[str, Any]:
     columns = {key: _thin([line.get(key) for line in files.steps], size) for key in keys}
     return {
         "steps": [part[-1]["step"] for part in _parts(files.steps, size)],
-        "seconds": [cards.short(part[-1]) for part in _parts(seconds, size)],
+        "seconds": [serialize.short(part[-1]) for part in _parts(seconds, size)],
         "columns": {key: column for key, column in columns.items() if any(v is not None for v in column)},
         "averaged": size,
         "evals": [_evaluation(e, files, seconds) for e in files.evals],
@@ -88,9 +88,9 @@ def _evaluating(files: Files, step: int) -> float:
 
 
 def _evaluation(evaluation: Line, files: Files, seconds: Sequence[float]) -> Line:
-    shown = {key: cards.short(evaluation[key]) for key in _EVALUATION}
+    shown = {key: serialize.short(evaluation[key]) for key in _EVALUATION}
     ends = dict(zip((line["step"] for line in files.steps), seconds, strict=True))
-    return shown | {"seconds": cards.short(ends.get(evaluation["step"], 0.0))}
+    return shown | {"seconds": serialize.short(ends.get(evaluation["step"], 0.0))}
 
 
 def _parts(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
@@ -103,4 +103,4 @@ def _thin(values: Sequence[float | None], size: int) -> list[float | None]:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return cards.short(fmean(values)) if values else None
+    return serialize.short(fmean(values)) if values else None

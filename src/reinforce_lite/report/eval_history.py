@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from reinforce_lite.evaluation.evaluate import paired_p
-from reinforce_lite.evaluation.reflection import LISTS
-from reinforce_lite.report import serialize as cards
+from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
+from reinforce_lite.evaluation.statistics import mcnemar_p_value
+from reinforce_lite.report import serialize
 from reinforce_lite.runlog.run import Line
 
 Key = tuple[str, str]
@@ -27,7 +27,7 @@ class Mark(NamedTuple):
 
 
 @dataclass(slots=True)
-class Asked:
+class EvalHistory:
     """The marks of every evaluation that is whole: problem, then step."""
 
     marks: dict[Key, dict[int, Mark]] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Asked:
         """
         bits = [(_bit(before, kind), _bit(after, kind)) for before, after in self._pairs(split, step)]
         judged = [(bool(b), bool(a)) for b, a in bits if b is not None and a is not None]
-        return paired_p([b for b, _ in judged], [a for _, a in judged]) if judged else None
+        return mcnemar_p_value([b for b, _ in judged], [a for _, a in judged]) if judged else None
 
     def shares(self, split: str, step: int, name: str) -> tuple[float, float]:
         """The shares of answers with a hit of a keyword list at step 0 and at `step`, same problems."""
@@ -76,8 +76,8 @@ class Asked:
 
 def mark(line: Line) -> Mark:
     """What is kept of a line."""
-    lists = frozenset(line.get("reflection", {})) & frozenset(LISTS)
-    cost = cards.cost(line) + (0 if line["step"] else cards.question_cost(line))
+    lists = frozenset(line.get("reflection", {})) & frozenset(REFLECTION_LISTS)
+    cost = serialize.cost(line) + (0 if line["step"] else serialize.question_cost(line))
     return Mark(line["strict"], line["lenient"], line.get("second_opinion"), lists, line["tokens"], cost)
 
 

@@ -8,7 +8,8 @@ import heapq
 
 from reinforce_lite.errors import UsageError
 from reinforce_lite.evaluation import reflection
-from reinforce_lite.report import serialize as cards
+from reinforce_lite.evaluation.reflection import keyword_pattern
+from reinforce_lite.report import serialize
 from reinforce_lite.runlog.run import Line
 from reinforce_lite.tasks.grading import grade
 
@@ -65,7 +66,7 @@ def _first_hit(line: Line) -> int | None:
     """Where the completion's first hit begins; None when it stands in the turn that was begun for it."""
     words = {word for found in line["reflection"].values() for word in found}
     ordered = sorted(words, key=len, reverse=True)
-    found = reflection.pattern(ordered).search(line["completion"].translate(reflection.PLAIN))
+    found = keyword_pattern(ordered).search(line["completion"].translate(reflection.PLAIN))
     return found.start() if found else None
 
 
@@ -81,12 +82,12 @@ def _excerpt(line: Line, rank: int) -> Line:
     text, at = line["completion"], _first_hit(line) or 0
     start, end = max(0, at - BEFORE), min(len(text), at + AFTER)
     part = ("… " if start else "") + text[start:end] + (" …" if end < len(text) else "")
-    return cards.question(line) | {
+    return serialize.question(line) | {
         "step": line["step"],
         "split": line.get("split", "train"),
-        "answer": cards.text(line["answer"]),
+        "answer": serialize.text(line["answer"]),
         "strict": line["strict"],
         "text": part,
-        "hits": cards.hits(line),
+        "hits": serialize.hits(line),
         "kind": KINDS[rank],
     }

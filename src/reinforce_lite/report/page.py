@@ -13,9 +13,8 @@ from typing import Any
 
 from jinja2 import Environment
 
-from reinforce_lite.report import curves, result
-from reinforce_lite.report import serialize as cards
-from reinforce_lite.report.build import Part
+from reinforce_lite.report import curves, result, serialize
+from reinforce_lite.report.build import RunReport
 from reinforce_lite.runlog.run import Line
 from reinforce_lite.utils.text import harmless, interval, percent
 
@@ -24,7 +23,7 @@ READ = ("name", "aha", "cost", "answers")
 SCRIPTS = ("dom.js", "chart.js", "curves.js", "answers.js", "aha.js", "costs.js", "main.js")
 
 
-def render(made: Sequence[Part]) -> str:
+def render(made: Sequence[RunReport]) -> str:
     """The HTML of one run or several."""
     style, script = _asset("style.css"), "".join(map(_asset, SCRIPTS))
     runs = [numbers for numbers, _ in made]
@@ -34,12 +33,12 @@ def render(made: Sequence[Part]) -> str:
         style=style,
         script=script,
         policy=_policy(style, script),
-        data=cards.encode(_data(made)),
+        data=serialize.encode(_data(made)),
     )
     return page.encode("utf-8", "replace").decode()  # a name from a file system may hold half a character
 
 
-def _data(made: Sequence[Part]) -> dict[str, Any]:
+def _data(made: Sequence[RunReport]) -> dict[str, Any]:
     """What the scripts draw."""
     charts = curves.charts([beside["curves"] for _, beside in made])
     return {"charts": charts, "runs": [{key: n[key] for key in READ} | beside for n, beside in made]}

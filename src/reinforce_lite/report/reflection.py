@@ -8,14 +8,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from reinforce_lite.evaluation.evaluate import wilson
-from reinforce_lite.evaluation.reflection import LISTS
-from reinforce_lite.report.eval_history import Asked
+from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
+from reinforce_lite.evaluation.statistics import wilson_interval
+from reinforce_lite.report.eval_history import EvalHistory
 from reinforce_lite.report.result import p_value
 from reinforce_lite.report.run_data import Files
 from reinforce_lite.utils.text import percent
 
-BEYOND_CHANCE = 0.05 / len(LISTS)  # three lists are three chances to find something (Bonferroni)
+BEYOND_CHANCE = 0.05 / len(REFLECTION_LISTS)  # three lists are three chances to find something (Bonferroni)
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Tally:
         """Accuracy with its 95% interval and mean length; None where nothing was counted."""
         if not self.n:
             return {"n": 0, "strict": None, "interval": None, "tokens": None}
-        interval = wilson(self.right, self.n)
+        interval = wilson_interval(self.right, self.n)
         return {
             "n": self.n,
             "strict": self.right / self.n,
@@ -48,12 +48,12 @@ class Tally:
 class Hits:
     """For each list the answers with a hit and those without."""
 
-    with_hit: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in LISTS})
-    without: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in LISTS})
+    with_hit: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in REFLECTION_LISTS})
+    without: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in REFLECTION_LISTS})
 
     def add(self, lists: Collection[str], right: bool, tokens: int) -> None:
         """Count an answer with a hit of these lists."""
-        for name in LISTS:
+        for name in REFLECTION_LISTS:
             (self.with_hit if name in lists else self.without)[name].add(right, tokens)
 
     def rate(self, name: str) -> float | None:
@@ -70,17 +70,19 @@ class Hits:
         }
 
 
-def of(files: Files, asked: Asked, populations: dict[str, Hits]) -> dict[str, Any]:
+def build_reflection(files: Files, asked: EvalHistory, populations: dict[str, Hits]) -> dict[str, Any]:
     """Sentence, comparison on the same problems, figures by list and population."""
     split, step = _compared(files)
-    compared = {name: _compare(asked, split, step, name) for name in LISTS} if step else {}
+    compared = {name: _compare(asked, split, step, name) for name in REFLECTION_LISTS} if step else {}
     return {
         "sentence": _sentence(compared, split, step, asked.size(split, step) if step else 0),
         "split": split,
         "step": step,
         "compared": compared,
-        "lists": {name: {who: hits.figures(name) for who, hits in populations.items()} for name in LISTS},
-        "words": {name: list(words) for name, words in LISTS.items()},
+        "lists": {
+            name: {who: hits.figures(name) for who, hits in populations.items()} for name in REFLECTION_LISTS
+        },
+        "words": {name: list(words) for name, words in REFLECTION_LISTS.items()},
     }
 
 
@@ -93,7 +95,7 @@ def _compared(files: Files) -> tuple[str, int]:
     return "test", 0
 
 
-def _compare(asked: Asked, split: str, step: int, name: str) -> dict[str, Any]:
+def _compare(asked: EvalHistory, split: str, step: int, name: str) -> dict[str, Any]:
     before, after = asked.shares(split, step, name)
     return {"before": before, "after": after, "p": asked.paired_p(split, step, name)}
 

@@ -5,7 +5,7 @@ A gain counts when McNemar's exact test finds it beyond chance (p < 0.05); stric
 
 from typing import Any
 
-from reinforce_lite.report.eval_history import Asked
+from reinforce_lite.report.eval_history import EvalHistory
 from reinforce_lite.report.run_data import Files
 from reinforce_lite.runlog.run import Line
 from reinforce_lite.utils.text import percent
@@ -16,7 +16,7 @@ VERDICTS = ("strict", "lenient", "second_opinion")
 _FIGURES = ("step", "n", *VERDICTS, *(f"{name}_interval" for name in VERDICTS))
 
 
-def of(files: Files, asked: Asked) -> dict[str, Any]:
+def build_result(files: Files, asked: EvalHistory) -> dict[str, Any]:
     """The result: `kind`, `sentence`, `before` and `after` (the test's figures, or None), `p` and `changes`.
 
     `kind` is better, format, same, worse, unknown (no p), unfinished or nothing; `other` is the verdict that

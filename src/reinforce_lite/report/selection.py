@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from reinforce_lite.report import serialize as cards
-from reinforce_lite.report.eval_history import Asked, Key
+from reinforce_lite.report import serialize
+from reinforce_lite.report.eval_history import EvalHistory, Key
 from reinforce_lite.runlog.run import Line
 
 ANSWERS = 6_000
@@ -40,7 +40,7 @@ def seen(place: int, group: Sequence[Line]) -> Seen:
         len({line["strict"] for line in group}) > 1,
         any(line["truncated"] for line in group),
     )
-    cost = cards.question_cost(group[0]) + sum(map(cards.cost, group))
+    cost = serialize.question_cost(group[0]) + sum(map(serialize.cost, group))
     return Seen(place, group[0]["step"], len(group), cost, worth)
 
 
@@ -73,7 +73,7 @@ def _by_turns(groups: Sequence[Seen], at_random: bool) -> list[int]:
     return places
 
 
-def of_questions(asked: Asked, share: int = 1) -> list[Key]:
+def of_questions(asked: EvalHistory, share: int = 1) -> list[Key]:
     """The held-out problems to show, test first: of every outcome as many, those with a reflection hit first.
 
     Validation problems, asked at every evaluation, get half of the room at most.
@@ -85,7 +85,7 @@ def of_questions(asked: Asked, share: int = 1) -> list[Key]:
     return take(_by_outcome(asked, "test"), costs, left) + often
 
 
-def _by_outcome(asked: Asked, split: str) -> list[list[Key]]:
+def _by_outcome(asked: EvalHistory, split: str) -> list[list[Key]]:
     """A split's problems, a list an outcome, those with a reflection hit first."""
 
     def plain(key: Key) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from reinforce_lite import config
+from reinforce_lite.config import PromptConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.types import Problem, Prompt
 
@@ -31,15 +31,15 @@ _PLAIN = (  # for a model without a chat template
 )
 
 
-class Prompter:
+class PromptBuilder:
     """Builds the prompt of any question for one model and one `[prompt]` section.
 
     Raises UsageError when the chat template loses a part of the prompt.
     """
 
-    def __init__(self, tokenizer: Any, section: config.Prompt) -> None:
+    def __init__(self, tokenizer: Any, config: PromptConfig) -> None:
         self.tokenizer = tokenizer
-        self.section = section
+        self.config = config
         self._controls = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
         self._adds_bos = tokenizer.bos_token_id is not None and (
             tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
@@ -54,21 +54,21 @@ class Prompter:
                 "set prompt.system to nothing, or drop prompt.examples",
             )
         opened = rendered.rstrip().endswith("<think>")  # some templates open the thinking themselves
-        self.begun = ("<think>\n" if opened else "") + section.prefill
+        self.prefill = ("<think>\n" if opened else "") + config.prefill
 
     def __call__(self, question: str) -> Prompt:
         """The prompt of one question."""
         texts = [*self._texts, self._ask(question)]
         parts = [texts[int(p)] if i % 2 else p for i, p in enumerate(self._pieces)]
         outside = [*(i for i in range(len(parts)) if i % 2), len(parts)]  # the prefill is the last part
-        parts.append(self.section.prefill)
+        parts.append(self.config.prefill)
         if any(control in parts[i] for i in outside for control in self._controls):
             ids = [t for i, part in enumerate(parts) for t in self._encode(part, plain=i in outside)]
         else:
             ids = self._encode("".join(parts))
         if self._adds_bos and ids[:1] != [self.tokenizer.bos_token_id]:
             ids = [self.tokenizer.bos_token_id, *ids]
-        return Prompt(tuple(ids), self.begun)
+        return Prompt(tuple(ids), self.prefill)
 
     def fitting(self, problems: Sequence[Problem]) -> list[Problem]:
         """The problems whose prompt is within max_tokens; the others are skipped, and counted aloud."""
@@ -78,27 +78,27 @@ class Prompter:
                 "%d of %d problems are skipped: their prompt is longer than prompt.max_tokens = %d",
                 len(problems) - len(kept),
                 len(problems),
-                self.section.max_tokens,
+                self.config.max_tokens,
             )
         return kept
 
     def _fits(self, question: str) -> bool:
         # No tokenizer makes more tokens than bytes, so most questions need no look.
-        fixed = sum(len(t.encode()) for t in (*self._pieces, *self._texts, self._ask(question), self.begun))
-        return fixed < self.section.max_tokens or len(self(question).token_ids) <= self.section.max_tokens
+        fixed = sum(len(t.encode()) for t in (*self._pieces, *self._texts, self._ask(question), self.prefill))
+        return fixed < self.config.max_tokens or len(self(question).token_ids) <= self.config.max_tokens
 
     def _ask(self, question: str) -> str:
-        return f"{question.strip()}\n{self.section.instruction}".strip()
+        return f"{question.strip()}\n{self.config.instruction}".strip()
 
     def _fixed_texts(self) -> list[str]:
-        system = [self.section.system] if self.section.system else []
-        return system + [t for e in self.section.examples for t in (self._ask(e.question), e.answer)]
+        system = [self.config.system] if self.config.system else []
+        return system + [t for e in self.config.examples for t in (self._ask(e.question), e.answer)]
 
     def _messages(self, system_apart: bool) -> list[dict[str, str]]:
         """The exchange with marks for its texts; the last mark is the question's."""
         marks = [f"\ue000{i}\ue001" for i in range(len(self._texts) + 1)]
         head: list[dict[str, str]] = []
-        if self.section.system:
+        if self.config.system:
             system = marks.pop(0)
             if system_apart:
                 head = [{"role": "system", "content": system}]

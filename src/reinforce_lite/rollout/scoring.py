@@ -35,14 +35,14 @@ class Scorer:
                 "it must return a finite number or a reinforce_lite.Reward for any text",
             ) from error
 
-    def __call__(self, problem: Problem, turn: str) -> tuple[Reward, str]:
-        """The reward of one turn with its strict verdict filled in, and what went wrong, if anything.
+    def __call__(self, problem: Problem, response: str) -> tuple[Reward, str]:
+        """The reward of one response with its strict verdict filled in, and what went wrong, if anything.
 
         Raises ReinforceLiteError when more than a fifth of the calls went wrong.
         """
         self.calls += 1
         try:
-            return _checked(self.task.reward(problem, turn)), ""
+            return _checked(self.task.reward(problem, response)), ""
         except Exception as error:
             self.faults += 1
             self._stop_if_common(error)
@@ -56,8 +56,8 @@ class Scorer:
             ) from error
 
 
-def second_opinion(problem: Problem, turn: str, reward: Reward) -> bool | None:
-    """Whether the turn is right by a verdict that the reward does not pay: the last number in it is the gold.
+def second_opinion(problem: Problem, response: str, reward: Reward) -> bool | None:
+    """Whether the response is right by a verdict that the reward does not pay: the last number in it is the gold.
 
     Our number tasks pay the strict verdict, so this is their lenient one. A reward of a user's own or of
     reasoning-gym is checked in the same way wherever the gold answer is one number: it asks for no answer
@@ -66,8 +66,8 @@ def second_opinion(problem: Problem, turn: str, reward: Reward) -> bool | None:
     """
     if reward.lenient is not None:
         return reward.lenient.correct
-    gold = str(problem.answer)  # an object given as a task is not checked to hold text
-    return grade(turn, gold, mode="lenient").correct if is_number(gold) else None
+    gold = str(problem.gold)  # an object given as a task is not checked to hold text
+    return grade(response, gold, mode="lenient").correct if is_number(gold) else None
 
 
 def _checked(result: object) -> Reward:

@@ -39,7 +39,7 @@ class Change:
         return self.after - self.before
 
 
-def read(lines: Sequence[Line]) -> dict[str, str]:
+def find_warnings(lines: Sequence[Line]) -> dict[str, str]:
     """What shows now, in words, by kind: second_opinion, reward, entropy, idle; usually nothing."""
     found = {
         "second_opinion": second_opinion(lines),
@@ -81,7 +81,7 @@ def reward(lines: Sequence[Line]) -> str:
     if len(rewards) < 2 * STEPS:
         return ""
     best = max(range(len(rewards) - 2 * STEPS + 1), key=lambda start: sum(rewards[start : start + STEPS]))
-    fall = change(rewards[best : best + STEPS], rewards[-STEPS:])
+    fall = compare(rewards[best : best + STEPS], rewards[-STEPS:])
     lowest = min(0.0, *rewards)
     if -fall.rise <= CLEAR * fall.noise or fall.after - lowest >= HALF * (fall.before - lowest):
         return ""
@@ -137,10 +137,10 @@ def over(lines: Sequence[Line], key: str) -> Change:
     """From the first quarter of the lines to the last, at least STEPS each."""
     k = max(STEPS, len(lines) // 4)
     values = [float(line[key]) for line in lines]
-    return change(values[:k], values[-k:])
+    return compare(values[:k], values[-k:])
 
 
-def change(first: Sequence[float], last: Sequence[float]) -> Change:
+def compare(first: Sequence[float], last: Sequence[float]) -> Change:
     """From the mean of `first` to that of `last`, with the noise of the difference."""
     noise = sqrt(_variance(first) / len(first) + _variance(last) / len(last))
     return Change(fmean(first), fmean(last), noise)

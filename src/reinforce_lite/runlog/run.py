@@ -19,12 +19,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from reinforce_lite.config import Config, dump, load
+from reinforce_lite.config import Config, dump_config, load_config
 from reinforce_lite.errors import UsageError
+from reinforce_lite.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path("runs")
+RUNS = Path("runs")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 Line = dict[str, Any]
@@ -38,20 +39,20 @@ class Run:
         self._lock = FileLock(path / ".lock")
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         """Whether there is a run here to go on with."""
         return _is_run(self.path)
 
     @property
-    def how_to_go_on(self) -> str:
+    def resume_hint(self) -> str:
         """What a person whose run has ended early is to do; only a config.toml can be gone on from."""
-        if self.begun:
+        if self.started:
             return f"go on with: reinforce-lite train --run {self.name} --resume"
         return "give the same command again"
 
-    def drop_if_nothing_was_begun(self) -> None:
+    def remove_if_empty(self) -> None:
         """Remove a directory that holds no run, so that its name is free."""
-        if not self.begun:
+        if not self.started:
             (self.path / ".lock").unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # something else lies there
                 self.path.rmdir()
@@ -59,7 +60,7 @@ class Run:
     @property
     def name(self) -> str:
         """What `find` finds it by."""
-        return self.path.name if self.path.parent == ROOT else str(self.path)
+        return self.path.name if self.path.parent == RUNS else str(self.path)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -86,7 +87,7 @@ class Run:
     @property
     def config(self) -> Config:
         """The resolved config that it ran with."""
-        return load(str(self.path / "config.toml"))
+        return load_config(str(self.path / "config.toml"))
 
     def read(self, name: str) -> Iterator[Line]:
         """The lines of NAME.jsonl; one that a kill cut short, perhaps inside a character, ends it."""
@@ -113,21 +114,21 @@ class Run:
 
     def write_config(self, resolved: Config) -> None:
         """Write config.toml."""
-        replace(self.path / "config.toml", dump(resolved))
+        write_atomically(self.path / "config.toml", dump_config(resolved))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
-        replace(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
     def write_machine(self, machine: Mapping[str, Any]) -> None:
         """Write machine.json: where the run goes on, and with what."""
-        replace(self.path / "machine.json", json.dumps(machine, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.path / "machine.json", json.dumps(machine, indent=2, ensure_ascii=False) + "\n")
 
     def command(self, now: str) -> str:
         """The command that began the run, kept in command.txt; `now` is the present one."""
         file = self.path / "command.txt"
         if now and not file.exists():
-            replace(file, now + "\n")
+            write_atomically(file, now + "\n")
         return file.read_text(encoding="utf-8").strip() if file.exists() else ""
 
     def evaluated(self, step: int, split: str) -> bool:
@@ -149,7 +150,7 @@ class Run:
         if (self.path / f"{name}.jsonl").exists():
             kept = (line for line in self.read(name) if wanted(line))
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-            replace(self.path / f"{name}.jsonl", text)
+            write_atomically(self.path / f"{name}.jsonl", text)
 
     def lock(self) -> None:
         """Take the directory for this process. Raises UsageError when another one has it.
@@ -167,14 +168,14 @@ class Run:
         self._lock.release()
 
 
-def create(name: str) -> Run:
+def create_run(name: str) -> Run:
     """A new run directory under runs/. Raises UsageError for a bad name or one that is taken."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name[:60]!r} can't be the name of a run",
             "use up to 100 letters, digits, dots, dashes and underscores, a letter or digit first",
         )
-    path = ROOT / name
+    path = RUNS / name
     if (path / "config.toml").exists():
         raise UsageError(
             f"the run {name} is there already",
@@ -189,36 +190,36 @@ def create(name: str) -> Run:
     return Run(path)
 
 
-def open_for_training(name: str, resume: bool = False) -> Run:
+def open_run(name: str, resume: bool = False) -> Run:
     """A new run, or with `resume` the one of this name if it was begun."""
-    if resume and exists(name):
-        return find(name)
-    run = create(name)
+    if resume and run_exists(name):
+        return find_run(name)
+    run = create_run(name)
     if resume:
         logger.warning("there is no run %s to go on with: a new one begins", name)
     return run
 
 
-def new_name(recipe: str) -> str:
+def new_run_name(recipe: str) -> str:
     """A run's name when none is given: the recipe's and the time."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", recipe).strip("._-") or "run"
     name = f"{plain[:60]}-{time.strftime('%Y%m%d-%H%M%S')}"
-    twins = sum(1 for _ in ROOT.glob(f"{name}*"))
+    twins = sum(1 for _ in RUNS.glob(f"{name}*"))
     return f"{name}-{twins + 1}" if twins else name
 
 
-def find(name: str) -> Run:
+def find_run(name: str) -> Run:
     """An existing run, by its name under runs/ or by path. Raises UsageError when there is none."""
-    for path in (ROOT / name, Path(name)):
+    for path in (RUNS / name, Path(name)):
         if _is_run(path):
             return Run(path)
-    there = ", ".join(sorted(p.parent.name for p in ROOT.glob("*/config.toml"))[-5:])
+    there = ", ".join(sorted(p.parent.name for p in RUNS.glob("*/config.toml"))[-5:])
     raise UsageError(f"there is no run {name!r}", f"the last ones under runs/: {there}" if there else "")
 
 
-def exists(name: str) -> bool:
+def run_exists(name: str) -> bool:
     """Whether there is a run of this name under runs/, or at this path."""
-    return _is_run(ROOT / name) or _is_run(Path(name))
+    return _is_run(RUNS / name) or _is_run(Path(name))
 
 
 def _is_run(path: Path) -> bool:
@@ -228,37 +229,23 @@ def _is_run(path: Path) -> bool:
         return False
 
 
-def trained(name: str, otherwise: Config) -> Config:
+def trained_config(name: str, otherwise: Config) -> Config:
     """The config to answer with as `name`: a run's with its trained model, or `otherwise` with that model.
 
     A folder inside a run, such as its best/, brings that run's config too.
     Raises UsageError for a run that has no trained model yet.
     """
     base, model = otherwise, name
-    if not exists(name) and _is_run(Path(name).parent):
+    if not run_exists(name) and _is_run(Path(name).parent):
         base = Run(Path(name).parent).config
-    elif exists(name):
-        run = find(name)
+    elif run_exists(name):
+        run = find_run(name)
         base, model = run.config, str(run.path / "model")
         if not Path(model).is_dir():
             raise UsageError(
                 f"the run {name} has no trained model yet", f"finish it: train --run {name} --resume"
             )
     return base.model_copy(update={"model": base.model.model_copy(update={"name": model})})
-
-
-def replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all; of several processes at once, the last one's stays."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.new")
-    try:
-        with beside.open("w", encoding="utf-8") as opened:
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
-        beside.replace(file)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _lives(process: str) -> bool:

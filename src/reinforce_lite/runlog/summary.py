@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from reinforce_lite.config import Config
-from reinforce_lite.evaluation.evaluate import paired_p
-from reinforce_lite.runlog import health as signs
+from reinforce_lite.evaluation.statistics import mcnemar_p_value
+from reinforce_lite.runlog.health import find_warnings
 from reinforce_lite.runlog.run import Line, Run
 
 VERDICTS = ("strict", "lenient", "second_opinion")
@@ -14,7 +14,7 @@ VERDICTS = ("strict", "lenient", "second_opinion")
 def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
     """The part of summary.json that the lines of the run hold; rates are over their own phase's time."""
     lines, evals = run.steps, run.evals
-    samples = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+    samples = config.rollout.prompts_per_step * config.rollout.group_size
     tokens = sum(line["completions/mean_length"] * samples for line in lines)
     trained = sum(line["tokens_per_second/update"] * line["time/update"] for line in lines)
     return {
@@ -29,7 +29,7 @@ def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
         "train_tokens_per_second": trained / max(1e-9, _total(lines, "time/update")),
         "best_step": best_step(evals) if evals else None,
         "evals": before_and_after(run, step),
-        "warnings": list(signs.read(lines).values()),
+        "warnings": list(find_warnings(lines).values()),
     }
 
 
@@ -61,7 +61,7 @@ def _paired_p(run: Run, step: int, kind: str) -> float | None:
             verdicts[line["step"]][line["problem_id"]] = line.get(kind)
     before, after = verdicts[0], verdicts[step]
     judged = [i for i in before if before[i] is not None and after[i] is not None]
-    return paired_p([before[i] for i in judged], [after[i] for i in judged]) if judged else None
+    return mcnemar_p_value([before[i] for i in judged], [after[i] for i in judged]) if judged else None
 
 
 def _total(lines: Sequence[Line], key: str) -> float:

@@ -1,6 +1,6 @@
 """Where problems come from: `load` turns the [task] section into a task, `check` looks it over.
 
-Each task is a module of its own here with a `load(section)`; it is imported only when asked for,
+Each task is a module of its own here with a `load(config)`; it is imported only when asked for,
 since some need an optional dependency.
 """
 
@@ -13,24 +13,24 @@ from importlib import import_module
 from itertools import combinations
 from typing import get_args
 
-from reinforce_lite import config
+from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks.base import Task, same
+from reinforce_lite.tasks.base import Task, normalized
 from reinforce_lite.types import Split
 
 NAMES = ("wordmath", "gsm8k", "jsonl", "hub", "gym")
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-def load(section: config.Task) -> Task:
+def load_task(config: TaskConfig) -> Task:
     """The task that a [task] section names; a name that ends in .py is a user's own file."""
-    if section.name.endswith(".py"):
+    if config.name.endswith(".py"):
         module = "python_file"
-    elif section.name in NAMES:
-        module = section.name
+    elif config.name in NAMES:
+        module = config.name
     else:
-        raise _unknown(section.name)
-    task: Task = import_module(f"{__name__}.{module}").load(section)
+        raise _unknown(config.name)
+    task: Task = import_module(f"{__name__}.{module}").load(config)
     return task
 
 
@@ -40,7 +40,7 @@ def _unknown(name: str) -> UsageError:
     return UsageError(f"there is no task {name!r}", f"did you mean {near[0]!r}?" if near else known)
 
 
-def check(task: Task) -> None:
+def check_task(task: Task) -> None:
     """Refuse data that can't measure anything: an empty split, one question in two, an id used twice."""
     for split in SPLITS:
         if not task.problems(split):
@@ -63,8 +63,8 @@ def _check_ids(ids: Iterable[str]) -> None:
 
 
 def _check_apart(task: Task, learned: Split, held_out: Split) -> None:
-    questions = {same(problem.question) for problem in task.problems(learned)}
-    shared = [p.id for p in task.problems(held_out) if same(p.question) in questions]
+    questions = {normalized(problem.question) for problem in task.problems(learned)}
+    shared = [p.id for p in task.problems(held_out) if normalized(p.question) in questions]
     if shared:
         raise UsageError(
             f"{len(shared)} {held_out} questions also stand in {learned}, the first is {shared[0]!r}",
@@ -72,10 +72,10 @@ def _check_apart(task: Task, learned: Split, held_out: Split) -> None:
         )
 
 
-def fingerprint(task: Task) -> str:
+def task_fingerprint(task: Task) -> str:
     """A hash over every id, question and answer, so that a resume can notice changed data."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for problem in task.problems(split):
-            digest.update(json.dumps([split, problem.id, problem.question, problem.answer]).encode() + b"\n")
+            digest.update(json.dumps([split, problem.id, problem.question, problem.gold]).encode() + b"\n")
     return digest.hexdigest()

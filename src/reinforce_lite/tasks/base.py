@@ -40,11 +40,11 @@ class NumberTask:
 
 def number_reward(problem: Problem, completion: str) -> Reward:
     """1 for a right final number, 0 otherwise, with the strict and the lenient verdict."""
-    strict = grade(completion, problem.answer, mode="strict")
-    lenient = grade(completion, problem.answer, mode="lenient")
+    strict = grade(completion, problem.gold, mode="strict")
+    lenient = grade(completion, problem.gold, mode="lenient")
     return Reward(float(strict.correct), strict, lenient)
 
 
-def same(question: str) -> str:
+def normalized(question: str) -> str:
     """What two writings of one question have in common: spaces and line ends don't count."""
     return " ".join(question.split())

@@ -41,7 +41,7 @@ _GROUPED = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """The answer blocks of a turn."""
+    """The answer blocks of a response."""
 
     texts: list[str]
     """Of each closed block outside the thinking."""
@@ -52,7 +52,7 @@ class Blocks:
 
 
 def grade(completion: str, gold: str | int | float, mode: Literal["strict", "lenient"]) -> Verdict:
-    """Judge the assistant's whole turn, the begun part included, against the gold answer.
+    """Judge the assistant's whole response, the begun part included, against the gold answer.
 
     Raises UsageError when `gold` is not one number, ValueError for another mode.
     """
@@ -66,8 +66,8 @@ def grade(completion: str, gold: str | int | float, mode: Literal["strict", "len
     raise ValueError(f"mode is 'strict' or 'lenient', not {mode!r}")
 
 
-def _grade_strict(turn: str, gold: Fraction) -> Verdict:
-    blocks = find_blocks(turn)
+def _grade_strict(response: str, gold: Fraction) -> Verdict:
+    blocks = find_blocks(response)
     if not blocks.texts:
         return Verdict(False, None, _why_none(blocks))
     values: set[Fraction] = set()
@@ -81,9 +81,9 @@ def _grade_strict(turn: str, gold: Fraction) -> Verdict:
     return _compare(values.pop(), gold, blocks.texts[-1])
 
 
-def _grade_lenient(turn: str, gold: Fraction) -> Verdict:
+def _grade_lenient(response: str, gold: Fraction) -> Verdict:
     last = None
-    for last in _NUMBER.finditer(turn):  # noqa: B007 -- only the last one is wanted
+    for last in _NUMBER.finditer(response):  # noqa: B007 -- only the last one is wanted
         pass
     if last is None:
         return Verdict(False, None, "no number")
@@ -107,15 +107,15 @@ def _why_none(blocks: Blocks) -> str:
     return "no answer block outside the thinking"
 
 
-def find_blocks(turn: str) -> Blocks:
-    """The <answer> blocks of a turn, in one pass over its tags.
+def find_blocks(response: str) -> Blocks:
+    """The <answer> blocks of a response, in one pass over its tags.
 
     An unclosed <think> reaches to the end. A block that a think tag cuts through is no block.
     """
     texts: list[str] = []
     start: int | None = None
     thinking = in_thinking = False
-    for tag in _TAG.finditer(turn):
+    for tag in _TAG.finditer(response):
         closes, name = tag[1] == "/", tag[2]
         if name == "think":
             if thinking == closes:  # a stray </think>, or a <think> inside a <think>, changes nothing
@@ -126,14 +126,14 @@ def find_blocks(turn: str) -> Blocks:
             if thinking:
                 in_thinking = True
             else:
-                texts.append(turn[start : tag.start()])
+                texts.append(response[start : tag.start()])
             start = None
     return Blocks(texts, in_thinking, unclosed=start is not None and not thinking)
 
 
-def single_answer(turn: str) -> tuple[str | None, str]:
+def single_answer(response: str) -> tuple[str | None, str]:
     """The one text that all answer blocks hold, for tasks with a scorer of their own, and why if none."""
-    blocks = find_blocks(turn)
+    blocks = find_blocks(response)
     if not blocks.texts:
         return None, _why_none(blocks)
     texts = {text.strip() for text in blocks.texts}

@@ -14,13 +14,13 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
-from reinforce_lite import config
+from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError, missing_extra
-from reinforce_lite.tasks.base import same
+from reinforce_lite.tasks.base import normalized
 from reinforce_lite.tasks.grading import single_answer
 from reinforce_lite.tasks.tables import short_hash
 from reinforce_lite.types import Problem, Reward, Split, Verdict
-from reinforce_lite.utils import seeding as seeds
+from reinforce_lite.utils.seeding import derive_seed
 
 SIZES: dict[Split, int] = {"train": 2_000, "validation": 100, "test": 400}
 # A question belongs to the first part that it comes up in: the measure first.
@@ -58,10 +58,10 @@ _DATA = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict)
 _VALUES = (*_SUMS, *_DATA, ast.Compare, ast.cmpop, ast.BoolOp, ast.boolop)
 
 
-def load(section: config.Task) -> "GymTask":
-    """The reasoning-gym task named `section.path`, made with `section.params`."""
-    _check_name(section.path)
-    task = GymTask(section.path, section.params, section.seed)
+def load(config: TaskConfig) -> "GymTask":
+    """The reasoning-gym task named `config.path`, made with `config.params`."""
+    _check_name(config.path)
+    task = GymTask(config.path, config.params, config.seed)
     _ = task.scorer  # finds bad params now
     return task
 
@@ -78,7 +78,7 @@ class GymTask:
     def problems(self, split: Split) -> Sequence[Problem]:
         if split not in self._made:
             held_out = _BEFORE[split]
-            seen = {same(problem.question) for part in held_out for problem in self.problems(part)}
+            seen = {normalized(problem.question) for part in held_out for problem in self.problems(part)}
             self._made[split] = tuple(
                 _new(_entries(self.name, self.params, self.seed, split), self.name, seen)
             )
@@ -87,7 +87,7 @@ class GymTask:
     def reward(self, problem: Problem, completion: str) -> Reward:
         """The scorer's own value for the one text in the answer blocks; 1 or more is right."""
         answer, reason = single_answer(completion)
-        if answer is not None and not harmless(answer, _source(problem, self.name)):
+        if answer is not None and not is_harmless(answer, _source(problem, self.name)):
             answer, reason = None, "an answer that would run as code"
         if answer is None:
             return Reward(0.0, strict=Verdict(False, None, reason))
@@ -123,7 +123,7 @@ def _gym() -> Any:
 
 def _create(name: str, params: Mapping[str, Any], seed: int, split: Split) -> Any:
     # Some of them seed numpy with seed + index, which must stay below 2^32.
-    seed = seeds.derive(seed, f"gym-{split}") % 2**31
+    seed = derive_seed(seed, f"gym-{split}") % 2**31
     try:
         return _gym().create_dataset(name, size=SIZES[split], seed=seed, **params)
     except Exception as error:  # each of its tasks checks its params in a way of its own
@@ -148,13 +148,13 @@ def _refused(name: str, error: Exception) -> UsageError:
 def _new(entries: Iterable[dict[str, Any]], name: str, seen: set[str]) -> Iterator[Problem]:
     """A problem of each entry whose question has not been seen."""
     for entry in entries:
-        question = same(entry["question"])
+        question = normalized(entry["question"])
         if question not in seen:
             seen.add(question)
             yield Problem(
                 id=f"gym-{name}-{short_hash(question)}",
                 question=entry["question"],
-                answer=entry["answer"] or "",  # None where many answers are right
+                gold=entry["answer"] or "",  # None where many answers are right
                 info=entry,
             )
 
@@ -164,7 +164,7 @@ def _source(problem: Problem, name: str) -> str:
     return str(problem.info.get("metadata", {}).get("source_dataset", name))
 
 
-def harmless(answer: str, scorer: str) -> bool:
+def is_harmless(answer: str, scorer: str) -> bool:
     """Can this text do no more than state a value, if the scorer evaluates it?
 
     >>> harmless("[[1, 2], [3, 4]]", "binary_matrix"), harmless("sin(x)*2", "simple_integration")

@@ -14,40 +14,41 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from reinforce_lite import config
+from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError, missing_extra
-from reinforce_lite.tasks import tables as rows
+from reinforce_lite.tasks import tables
 from reinforce_lite.tasks.base import NumberTask
+from reinforce_lite.tasks.tables import read_problems, split_train
 from reinforce_lite.types import Problem
 
 
-def load(section: config.Task) -> NumberTask:
-    """The task in the data set `section.path`."""
-    if not section.path:
+def load(config: TaskConfig) -> NumberTask:
+    """The task in the data set `config.path`."""
+    if not config.path:
         raise UsageError("the hub task needs a data set", "for example --task.path openai/gsm8k:main")
-    found = tables(section.path)
-    if section.split not in found:
-        near = get_close_matches(section.split, found, n=1)
+    found = load_tables(config.path)
+    if config.split not in found:
+        near = get_close_matches(config.split, found, n=1)
         raise UsageError(
-            f"{section.path} has no split {section.split!r}",
+            f"{config.path} has no split {config.split!r}",
             f"did you mean {near[0]!r}?" if near else f"it has {', '.join(found)}",
         )
 
     def part(name: str) -> tuple[Problem, ...]:
-        return rows.problems(_with_split(name, found[name], section.columns), section.columns)
+        return read_problems(_with_split(name, found[name], config.columns), config.columns)
 
-    given = {name: part(name) for name in ("validation", "test") if name in found and name != section.split}
-    return rows.split(
-        part(section.split), given.get("validation", ()), given.get("test", ()), seed=section.seed
+    given = {name: part(name) for name in ("validation", "test") if name in found and name != config.split}
+    return split_train(
+        part(config.split), given.get("validation", ()), given.get("test", ()), seed=config.seed
     )
 
 
-def tables(path: str) -> dict[str, rows.Table]:
+def load_tables(path: str) -> dict[str, tables.Table]:
     """Every split of a data set, its rows numbered from 0."""
     data = _fetch(path)
     stem = Path(path.partition(":")[0]).name
     return {
-        name: rows.Table(f"{path}, {name}", f"{stem}-{name}", enumerate(split), unit="row")
+        name: tables.Table(f"{path}, {name}", f"{stem}-{name}", enumerate(split), unit="row")
         for name, split in data.items()
     }
 
@@ -82,7 +83,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _with_split(name: str, table: rows.Table, columns: Mapping[str, str]) -> rows.Table:
+def _with_split(name: str, table: tables.Table, columns: Mapping[str, str]) -> tables.Table:
     """The ids with their split before them: many data sets count from 0 in each."""
     column = columns.get("id", "id")
 
@@ -91,4 +92,4 @@ def _with_split(name: str, table: rows.Table, columns: Mapping[str, str]) -> row
             known = row.get(column)
             yield number, row if known is None else row | {column: f"{name}-{known}"}
 
-    return rows.Table(table.name, table.stem, prefixed(), table.unit)
+    return tables.Table(table.name, table.stem, prefixed(), table.unit)

@@ -5,7 +5,7 @@
     reinforce-lite train --task.name jsonl --task.path problems.jsonl
 
 A folder holds train.jsonl, test.jsonl and maybe validation.jsonl. Which rows are accepted is told
-in `rows.py`.
+in `tables.py`.
 """
 
 import json
@@ -13,36 +13,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reinforce_lite import config
+from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks import tables as rows
+from reinforce_lite.tasks import tables
 from reinforce_lite.tasks.base import NumberTask
+from reinforce_lite.tasks.tables import read_problems, split_train
 from reinforce_lite.types import Problem
 
 _BOM = b"\xef\xbb\xbf"
 
 
-def load(section: config.Task) -> NumberTask:
-    """The task in the file or folder `section.path`."""
-    if not section.path:
+def load(config: TaskConfig) -> NumberTask:
+    """The task in the file or folder `config.path`."""
+    if not config.path:
         raise UsageError("the jsonl task needs a file or folder", "for example --task.path problems.jsonl")
-    path = Path(section.path).expanduser()
+    path = Path(config.path).expanduser()
 
     def part(file: Path) -> tuple[Problem, ...]:
-        return rows.problems(table(file), section.columns)
+        return read_problems(read_table(file), config.columns)
 
     if not path.is_dir():
-        return rows.split(part(path), seed=section.seed)
+        return split_train(part(path), seed=config.seed)
     validation = path / "validation.jsonl"
-    return rows.split(
+    return split_train(
         part(path / "train.jsonl"),
         part(validation) if validation.exists() else (),
         part(path / "test.jsonl"),
-        seed=section.seed,
+        seed=config.seed,
     )
 
 
-def table(path: Path) -> rows.Table:
+def read_table(path: Path) -> tables.Table:
     """A file's lines, the blank ones left out, numbered from 1."""
     try:
         data = path.read_bytes()
@@ -51,7 +52,7 @@ def table(path: Path) -> rows.Table:
             f"can't read {path}: {error.strerror}",
             "a folder needs train.jsonl and test.jsonl; task.path may also be one file",
         ) from None
-    return rows.Table(name=str(path), stem=path.stem, rows=_lines(data.removeprefix(_BOM)))
+    return tables.Table(name=str(path), stem=path.stem, rows=_lines(data.removeprefix(_BOM)))
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, Any]]:
@@ -65,6 +66,6 @@ def _parse(line: bytes) -> Any:
     try:
         return json.loads(line.decode())
     except UnicodeDecodeError:
-        return rows.BadRow("not UTF-8", "save the file as UTF-8")
+        return tables.BadRow("not UTF-8", "save the file as UTF-8")
     except (ValueError, RecursionError):  # ValueError also for an int of more than 4,300 digits
-        return rows.BadRow("not JSON", "each line is one JSON object")
+        return tables.BadRow("not JSON", "each line is one JSON object")

@@ -3,10 +3,10 @@
     from reinforce_lite.records import Problem
 
     def problems(split):                      # "train", "validation" or "test"
-        return [Problem(id="1", question="What is 6 * 12?", answer="72")]
+        return [Problem(id="1", question="What is 6 * 12?", gold="72")]
 
     def reward(problem, completion):          # the assistant's whole turn, as text
-        return float(problem.answer in completion)
+        return float(problem.gold in completion)
 
 A module-level object `task` with these two does as well. For number answers,
 `from reinforce_lite.tasks.base import number_reward as reward` is the reward of our own tasks.
@@ -22,15 +22,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from reinforce_lite import config
+from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.tables import short_hash
 from reinforce_lite.types import Problem, Reward, Split
 
 
-def load(section: config.Task) -> "FileTask":
-    """The task in the Python file `section.name`."""
-    path = Path(section.name).expanduser()
+def load(config: TaskConfig) -> "FileTask":
+    """The task in the Python file `config.name`."""
+    path = Path(config.name).expanduser()
     return FileTask(path, _user_task(_module(path), path))
 
 
@@ -112,7 +112,7 @@ def _user_task(module: ModuleType, path: Path) -> Any:
 def _fault(problem: object) -> str:
     if not isinstance(problem, Problem):
         return f"is of type {type(problem).__name__}, not Problem"
-    for name in ("id", "question", "answer"):
+    for name in ("id", "question", "gold"):
         kind = type(getattr(problem, name))
         if not issubclass(kind, str):
             return f"has its {name} of type {kind.__name__}, not text"

@@ -11,10 +11,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks.base import NumberTask, same
+from reinforce_lite.tasks.base import NumberTask, normalized
 from reinforce_lite.tasks.grading import SHOWN, parse_number
 from reinforce_lite.types import Problem
-from reinforce_lite.utils import seeding as seeds
+from reinforce_lite.utils.seeding import hash_fraction
 
 COLUMNS = ("question", "answer", "solution", "id")
 REPORTED = 10  # bad rows named in one report
@@ -45,7 +45,7 @@ class Table:
     """What the number counts."""
 
 
-def problems(table: Table, columns: Mapping[str, str]) -> tuple[Problem, ...]:
+def read_problems(table: Table, columns: Mapping[str, str]) -> tuple[Problem, ...]:
     """The table's problems in their order, each question once; raises one UsageError for all bad rows."""
     check_columns(columns)
     found: dict[str, tuple[int, Problem]] = {}
@@ -54,10 +54,10 @@ def problems(table: Table, columns: Mapping[str, str]) -> tuple[Problem, ...]:
     for number, row in table.rows:
         try:
             problem = _problem(row, columns, table.stem)
-            before = found.get(same(problem.question))
+            before = found.get(normalized(problem.question))
             if before is None:
                 _claim(problem.id, number, ids)
-                found[same(problem.question)] = number, problem
+                found[normalized(problem.question)] = number, problem
             else:
                 _check_equal(problem, before[1], before[0], table.unit)
         except BadRow as why:
@@ -80,7 +80,7 @@ def check_columns(columns: Mapping[str, str]) -> None:
             )
 
 
-def split(
+def split_train(
     train: tuple[Problem, ...],
     validation: tuple[Problem, ...] = (),
     test: tuple[Problem, ...] = (),
@@ -93,7 +93,7 @@ def split(
     """
     for_test = 0.0 if test else HELD_OUT
     for_validation = 0.0 if validation else VALIDATION if test else HELD_OUT
-    places = [(seeds.share(f"held-out/{seed}/{same(p.question)}"), p) for p in train]
+    places = [(hash_fraction(f"held-out/{seed}/{normalized(p.question)}"), p) for p in train]
     return NumberTask(
         train=tuple(p for place, p in places if place >= for_test + for_validation),
         validation=validation
@@ -117,9 +117,9 @@ def _problem(row: Any, columns: Mapping[str, str], stem: str) -> Problem:
             "other answers need a task of your own: --task.name ./my_task.py",
         )
     return Problem(
-        id=_id(row, columns) or f"{stem}-{short_hash(same(question))}",
+        id=_id(row, columns) or f"{stem}-{short_hash(normalized(question))}",
         question=question,
-        answer=gold,
+        gold=gold,
         solution=steps.strip() or str(row.get(columns.get("solution", "solution")) or ""),
     )
 
@@ -157,7 +157,7 @@ def _claim(name: str, number: int, ids: dict[str, int]) -> None:
 
 
 def _check_equal(problem: Problem, first: Problem, number: int, unit: str) -> None:
-    if parse_number(problem.answer) != parse_number(first.answer):
+    if parse_number(problem.gold) != parse_number(first.gold):
         raise BadRow(
             f"the question of {unit} {number} with another answer",
             "keep the right one of two answers to a question",

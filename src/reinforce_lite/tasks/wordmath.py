@@ -3,7 +3,7 @@
     reinforce-lite train --task.name wordmath --task.level 2
 
 A story follows one count from an opening through some events to a question. It is made in three
-stations: a plan, numbers for it, and words (`stories.py`).
+pipeline: a plan, numbers for it, and words (`stories.py`).
 
     have, gain, share ──▶ 12 + 6 = 18, 18 / 3 = 6 ──▶ "Ana has 12 shells. She finds 6 more shells. …"
 
@@ -18,12 +18,12 @@ from functools import cache, lru_cache, partial
 from itertools import permutations
 from typing import Literal, NamedTuple
 
-from reinforce_lite import config
+from reinforce_lite.config import TaskConfig
 from reinforce_lite.tasks.base import number_reward
 from reinforce_lite.tasks.tables import short_hash
 from reinforce_lite.tasks.wordmath_stories import Beat, Dice, Misfit, tell, worlds
 from reinforce_lite.types import Problem, Reward, Split
-from reinforce_lite.utils import seeding as seeds
+from reinforce_lite.utils.seeding import derive_seed, hash_fraction
 
 SIZES: dict[Split, int] = {"train": 4_000, "validation": 400, "test": 1_000}
 TRAIN, VALIDATION = 0.7, 0.1  # of all steps; the rest is test's
@@ -74,15 +74,15 @@ class WordMath:
         return number_reward(problem, completion)
 
 
-def load(section: config.Task) -> WordMath:
-    """Word problems of the section's level and seed."""
-    return WordMath(section.level, section.seed)
+def load(config: TaskConfig) -> WordMath:
+    """Word problems of the config's level and seed."""
+    return WordMath(config.level, config.seed)
 
 
 @lru_cache(maxsize=16)
 def generate(level: int, seed: int, split: Split) -> tuple[Problem, ...]:
     """A split's problems: the four operations take turns, and no question comes twice."""
-    dice = Dice(seeds.derive(seed, f"wordmath-{level}-{split}"))
+    dice = Dice(derive_seed(seed, f"wordmath-{level}-{split}"))
     numbers = Numbers(dice, LEVELS[level], partial(_owns, seed, split))
     turns = list(OPERATIONS)
     found: dict[str, Problem] = {}
@@ -107,7 +107,7 @@ def _problem(level: int, operation: str, numbers: "Numbers", found: Container[st
             return Problem(
                 id=f"wordmath-{level}-{short_hash(question)}",
                 question=question,
-                answer=str(steps[-1].result),
+                gold=str(steps[-1].result),
                 solution="\n".join(map(str, steps)),
             )
     return None
@@ -144,7 +144,7 @@ def _owns(seed: int, split: Split, left: int, operation: str, right: int) -> boo
     """Is this step the split's? 3 + 5 is 5 + 3, and 3 * 5 is 5 * 3."""
     if operation in "+*":
         left, right = sorted((left, right))
-    place = seeds.share(f"wordmath/{seed}/{left}{operation}{right}")
+    place = hash_fraction(f"wordmath/{seed}/{left}{operation}{right}")
     owner = "train" if place < TRAIN else "validation" if place < TRAIN + VALIDATION else "test"
     return owner == split
 

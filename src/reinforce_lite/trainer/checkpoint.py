@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reinforce_lite.errors import ReinforceLiteError
+from reinforce_lite.config import Config, config_value
+from reinforce_lite.engines.base import Engine
+from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.runlog.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +43,10 @@ class Checkpoint:
     meta: dict[str, Any]
 
 
-def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Write `folder`/step-N, then drop all but the last two. Raises ReinforceLiteError on a full disk."""
     target, beside = folder / f"step-{step}", folder / f".step-{step}"
-    clean(folder)
+    remove_leftovers(folder)
     try:
         beside.mkdir(parents=True)
         save_file({name: t.contiguous() for name, t in tensors.items()}, beside / "state.safetensors")
@@ -57,14 +62,14 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict[str, An
             f"the checkpoint of step {step} can't be written: {getattr(error, 'strerror', None) or error}",
             "the one before is intact; make room and go on with --resume",
         ) from error
-    for old in steps(folder)[:-KEPT]:
+    for old in checkpoint_steps(folder)[:-KEPT]:
         shutil.rmtree(folder / f"step-{old}")
 
 
-def latest(folder: Path) -> Checkpoint | None:
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; one that is damaged is named and the one before taken."""
-    clean(folder)
-    for step in reversed(steps(folder)):
+    remove_leftovers(folder)
+    for step in reversed(checkpoint_steps(folder)):
         place = folder / f"step-{step}"
         try:
             meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
@@ -77,12 +82,12 @@ def latest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def steps(folder: Path) -> list[int]:
+def checkpoint_steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, in order."""
     return sorted(int(found[1]) for p in folder.glob("*") if (found := _NAME.fullmatch(p.name)))
 
 
-def clean(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what a kill left half written."""
     for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover)
@@ -99,3 +104,73 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    """The last step that a checkpoint holds; 0: none does."""
+    seconds: float = 0.0
+    """Spent up to there."""
+    dry_run_bytes: int | None = None
+    """The peak of the largest step, which is tried before the first; None: it was not tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resuming:
+    """Says what a checkpoint says of the run, and brings a run back to it."""
+
+    run: Run
+    config: Config
+    updater: Updater
+    engine: Engine
+    data: str
+    """The fingerprint of the task's problems."""
+    versions: Mapping[str, str]
+
+    @property
+    def at_once(self) -> dict[str, int]:
+        """How much may pass at once, which is less from when memory ran out."""
+        return {
+            "memory/micro_batch_tokens": self.updater.micro_batch_tokens,
+            "memory/max_num_seqs": self.engine.max_num_seqs,
+        }
+
+    def meta(self, seconds: float, dry_run_bytes: int | None) -> dict[str, Any]:
+        """What a checkpoint says of a run that has taken so long."""
+        said = {"data": self.data, "seconds": seconds, "versions": self.versions}
+        return said | {"dry_run_bytes": dry_run_bytes, "at_once": self.at_once}
+
+    def resume(self) -> Progress:
+        """Take weights, optimizer state and sizes from the last checkpoint, and the logs back to it.
+
+        Raises UsageError where the task's problems are no longer those of the run.
+        """
+        found = latest_checkpoint(self.run.path / "checkpoints")
+        if found is None:
+            self.run.rewind(0)
+            return Progress()
+        if found.meta["data"] != self.data:
+            raise UsageError(
+                f"the task's problems have changed since {self.run.path} was begun",
+                "restore them, or begin a new run",
+            )
+        if found.meta["versions"] != self.versions:
+            logger.warning("versions differ from those the run was begun with: it may not be bit for bit")
+        self.updater.load_state_dict(found.tensors)
+        self._go_on_as_small(found.meta.get("at_once", {}))
+        self.run.rewind(found.step)
+        return Progress(found.step, found.meta["seconds"], found.meta.get("dry_run_bytes"))
+
+    def _go_on_as_small(self, at_once: Mapping[str, int]) -> None:
+        """As the checkpoint was left, but where the config has another size now."""
+
+        def same(key: str) -> bool:
+            return bool(config_value(self.run.config, key) == config_value(self.config, key))
+
+        if at_once and same("update.micro_batch_tokens"):
+            self.updater.micro_batch_tokens = at_once["memory/micro_batch_tokens"]
+        if at_once and same("rollout.max_num_seqs"):
+            self.engine.max_num_seqs = at_once["memory/max_num_seqs"]

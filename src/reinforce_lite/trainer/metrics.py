@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from reinforce_lite.evaluation import reflection
-from reinforce_lite.learner.updater import Gradient
+from reinforce_lite.evaluation.reflection import find_reflections, reflection_rates
+from reinforce_lite.learner.updater import GradientStats
 from reinforce_lite.runlog.run import Line
 from reinforce_lite.types import Group, Rollout
 
@@ -12,7 +12,7 @@ from reinforce_lite.types import Group, Rollout
 def step_line(
     step: int,
     groups: Sequence[Group],
-    gradient: Gradient,
+    gradient: GradientStats,
     updated: bool,
     learning_rate: float,
     seconds: dict[str, float],
@@ -28,7 +28,7 @@ def step_line(
     tokens = sum(len(c.token_ids) for c in completions)
     lenient = [r.lenient.correct for r in rollouts if r.lenient is not None]
     second = [r.second_opinion for r in rollouts if r.second_opinion is not None]
-    found = reflection.rates([r.completion.text for r in rollouts])
+    found = reflection_rates([r.completion.text for r in rollouts])
     return {
         "step": step,
         "reward": fmean(r.reward for r in rollouts),
@@ -70,7 +70,7 @@ def _rollout_line(step: int, group: Group, sample: int, rollout: Rollout, advant
         "problem_id": group.problem.id,
         "sample": sample,
         "question": group.problem.question,
-        "gold": _text(group.problem.answer),
+        "gold": _text(group.problem.gold),
         "completion": rollout.completion.text,
         "answer": _text(rollout.strict.answer),
         "reason": _text(rollout.strict.reason),
@@ -81,7 +81,7 @@ def _rollout_line(step: int, group: Group, sample: int, rollout: Rollout, advant
         "advantage": advantage,
         "tokens": len(rollout.completion.token_ids),
         "truncated": rollout.completion.truncated,
-        "reflection": reflection.hits(rollout.completion.text),
+        "reflection": find_reflections(rollout.completion.text),
     }
     return line | ({"fault": rollout.fault} if rollout.fault else {})
 

@@ -3,32 +3,31 @@
 import shutil
 from collections.abc import Sequence
 
-from reinforce_lite import config
+from reinforce_lite.config import Config, config_differences
 from reinforce_lite.errors import UsageError
-from reinforce_lite.planner import plan
+from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer import checkpoint
 from reinforce_lite.types import Problem
 
-SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers", *plan.SMALLER})
+SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers", *MEMORY_KEYS})
 """The last of these may have to change when memory runs out."""
 
 
-def greedy(settings: config.Config) -> None:
+def check_eval(config: Config) -> None:
     """Evaluations during training are one greedy answer."""
-    if settings.eval.samples > 1:
+    if config.eval.samples > 1:
         raise UsageError(
             "eval.samples is read by `eval` only: evaluations during training are one greedy answer",
-            "leave it out, and after training: reinforce-lite eval RUN --eval.samples "
-            f"{settings.eval.samples}",
+            f"leave it out, and after training: reinforce-lite eval RUN --eval.samples {config.eval.samples}",
         )
 
 
-def same_config(settings: config.Config, run: Run) -> None:
+def check_same_config(config: Config, run: Run) -> None:
     """A run goes on with the config that it was begun with."""
-    if not run.begun:
+    if not run.started:
         return
-    changed = config.differences(run.config, settings, SAFE_TO_CHANGE)
+    changed = config_differences(run.config, config, SAFE_TO_CHANGE)
     if changed:
         raise UsageError(
             f"this is not the run that was begun in {run.path}: {'; '.join(changed)}",
@@ -36,17 +35,17 @@ def same_config(settings: config.Config, run: Run) -> None:
         )
 
 
-def enough(problems: Sequence[Problem], settings: config.Config) -> None:
+def check_enough_problems(problems: Sequence[Problem], config: Config) -> None:
     """A step's questions differ."""
-    if len(problems) < settings.rollout.prompts_per_step:
+    if len(problems) < config.rollout.prompts_per_step:
         raise UsageError(
             f"the task has {len(problems)} training problems, fewer than one step needs "
-            f"({settings.rollout.prompts_per_step})",
+            f"({config.rollout.prompts_per_step})",
             "add problems, or lower rollout.prompts_per_step",
         )
 
 
-def room(run: Run, state_bytes: int, model_bytes: int) -> None:
+def check_disk_space(run: Run, state_bytes: int, model_bytes: int) -> None:
     """The checkpoints and models of the run fit on the disk."""
     needed = (checkpoint.KEPT + 1) * state_bytes + 3 * model_bytes
     there = shutil.disk_usage(run.path).free

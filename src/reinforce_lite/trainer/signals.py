@@ -21,7 +21,7 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
-class Interrupts:
+class SignalGuard:
     """Handles SIGINT and SIGTERM while `listening()`."""
 
     def __init__(self) -> None:

@@ -4,10 +4,11 @@ A run that was given some hours ends within them, evaluated and saved: what the 
 took when they were last measured is set aside. Every moment is in seconds of `now`.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from reinforce_lite.utils import clock
 
 MARGIN = 1.2  # what is measured varies
 LEAVING = 3.0  # seconds to end the process
@@ -15,30 +16,8 @@ TRYING = 900.0  # seconds: with less than these no largest step is tried beforeh
 DISK = 100e6  # bytes a second, until a save was measured
 
 
-def now() -> float:
-    """Seconds on a clock that never jumps."""
-    return time.perf_counter()
-
-
-class Clock:
-    """Times the phases of a step, in seconds."""
-
-    def __init__(self) -> None:
-        self.start = self.last = now()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        """End a phase."""
-        moment = now()
-        self.laps[name], self.last = moment - self.last, moment
-
-    @property
-    def total(self) -> float:
-        return now() - self.start
-
-
 @dataclass(slots=True)
-class Deadline:
+class TimeBudget:
     """What things take, and when all must be done."""
 
     end: float | None
@@ -58,7 +37,7 @@ class Deadline:
         saves: Mapping[str, int],
         evaluations: Mapping[str, float],
         steps: Sequence[float],
-    ) -> "Deadline":
+    ) -> "TimeBudget":
         """So many hours from `began`; `saves` are in bytes, and `evaluations` and `steps` what a run that
         goes on measured before."""
         guesses = {name: size / DISK for name, size in saves.items()}
@@ -67,30 +46,33 @@ class Deadline:
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
         """Note what something takes."""
-        start = now()
+        start = clock.now()
         yield
-        self.taken[name] = now() - start
+        self.taken[name] = clock.now() - start
 
     @property
-    def leaves_time_to_try(self) -> bool:
+    def allows_dry_run(self) -> bool:
         """Whether the largest step may be tried before the first: it can take as long as several."""
-        return self.end is None or self.end - now() >= TRYING
+        return self.end is None or self.end - clock.now() >= TRYING
 
     @property
     def closing(self) -> float:
         """Seconds that the last evaluations and saves need."""
         return MARGIN * sum(self.taken.values()) + LEAVING
 
-    def leaves_a_step(self, due: Sequence[str] = ()) -> bool:
+    def allows_step(self, due: Sequence[str] = ()) -> bool:
         """Whether what is `due` before it, one more step, and the closing fit. A first step is guessed to
         take as long as the one that was tried, or as the evaluations before it."""
         if self.end is None:
             return True
         step = max(self.steps[-5:], default=self.largest or sum(self.taken.values()))
-        return now() + MARGIN * (sum(self.taken.get(d, 0.0) for d in due) + step) + self.closing <= self.end
+        return (
+            clock.now() + MARGIN * (sum(self.taken.get(d, 0.0) for d in due) + step) + self.closing
+            <= self.end
+        )
 
     def left(self, steps: int) -> float:
         """Seconds to the end of a run that has so many steps to go."""
         recent = self.steps[-10:] or [self.largest]
         needed = steps * sum(recent) / len(recent) + sum(self.taken.values())
-        return needed if self.end is None else max(0.0, min(needed, self.end - now()))
+        return needed if self.end is None else max(0.0, min(needed, self.end - clock.now()))

@@ -1,4 +1,4 @@
-"""The loop. It walks the road once a step; everything else is wiring.
+"""The loop. It walks the pipeline once a step; everything else is wiring.
 
     problems ─▶ rollout.sample ─▶ rollout.score ─▶ objective.advantages ─▶ objective.weights
         ▲                                                                        │
@@ -16,48 +16,50 @@ from typing import Any
 
 import torch
 
-from reinforce_lite import config, report, tasks
-from reinforce_lite import pipeline as road
-from reinforce_lite.callbacks import trackers
-from reinforce_lite.callbacks.console import Screen, Silent
-from reinforce_lite.errors import ReinforceLiteError, Stopped, WontFit
-from reinforce_lite.evaluation import evaluate as evaluation
-from reinforce_lite.learner import objective, optimizers
+from reinforce_lite.callbacks.base import Callback, Silent
+from reinforce_lite.callbacks.trackers import with_trackers
+from reinforce_lite.config import Config, option_flag
+from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, StoppedError
+from reinforce_lite.evaluation.evaluate import evaluate_groups
+from reinforce_lite.learner import objective
+from reinforce_lite.learner.objective import build_objective
+from reinforce_lite.learner.optimizers import check_optimizer
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.planner import plan
-from reinforce_lite.rollout import collect as rollout
+from reinforce_lite.pipeline import build_pipeline
+from reinforce_lite.planner.plan import MEMORY_KEYS, check_fits, plan_unchanged
+from reinforce_lite.report import ReportRefresher
+from reinforce_lite.rollout.collect import sample_completions, score_groups, select_problems
 from reinforce_lite.runlog import summary
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.tasks import task_fingerprint
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.trainer import (
-    checkpoint,
-)
-from reinforce_lite.trainer import (
-    dry_run as rehearsal,
-)
-from reinforce_lite.trainer import (
-    preflight as checks,
-)
-from reinforce_lite.trainer import (
-    time_budget as deadline,
-)
+from reinforce_lite.trainer.checkpoint import Resuming, checkpoint_steps
+from reinforce_lite.trainer.dry_run import dry_run
 from reinforce_lite.trainer.export import Saves
 from reinforce_lite.trainer.metrics import rollout_lines, step_line
-from reinforce_lite.trainer.resume import Resuming
-from reinforce_lite.trainer.signals import Interrupted, Interrupts
+from reinforce_lite.trainer.preflight import (
+    check_disk_space,
+    check_enough_problems,
+    check_eval,
+    check_same_config,
+)
+from reinforce_lite.trainer.signals import Interrupted, SignalGuard
+from reinforce_lite.trainer.time_budget import TimeBudget
 from reinforce_lite.types import Split
-from reinforce_lite.utils import environment as machine
-from reinforce_lite.utils import memory
-from reinforce_lite.utils import seeding as seeds
+from reinforce_lite.utils import clock, memory
+from reinforce_lite.utils.clock import Clock
+from reinforce_lite.utils.environment import describe_machine
+from reinforce_lite.utils.memory import is_out_of_memory, limit_fragmentation, release_cached_memory
+from reinforce_lite.utils.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
 
 
 def train(
-    settings: config.Config,
+    config: Config,
     run: Run,
     task: Task | None = None,
-    screen: Screen | None = None,
+    screen: Callback | None = None,
     command: str = "",
     began: float | None = None,
 ) -> Run:
@@ -67,68 +69,71 @@ def train(
     Raises UsageError for a config or data that differ from the checkpoint's, WontFit where memory is too
     small, Stopped after a signal.
     """
+    limit_fragmentation()
     run.lock()
     try:
-        checks.greedy(settings)
-        listener = trackers.listener(settings, run, screen or Silent())
-        checks.same_config(settings, run)
+        check_eval(config)
+        listener = with_trackers(config, run, screen or Silent())
+        check_same_config(config, run)
         done = run.summary
-        if done.get("stopped") == "steps" and done["steps"] >= settings.train.steps:
+        if done.get("stopped") == "steps" and done["steps"] >= config.train.steps:
             logger.warning("%s is finished: %d steps are done", run.path, done["steps"])
         else:
-            Trainer(settings, run, task, listener, command, began).run_to_the_end()
+            Trainer(config, run, task, listener, command, began).run_to_the_end()
     except Exception as error:
-        if not memory.ran_out(error):
+        if not is_out_of_memory(error):
             raise
-        raise WontFit("memory ran out where no smaller piece helps", "see: reinforce-lite plan") from error
+        raise DoesNotFitError(
+            "memory ran out where no smaller piece helps", "see: reinforce-lite plan"
+        ) from error
     finally:
         run.unlock()
-        run.drop_if_nothing_was_begun()
+        run.remove_if_empty()
     return run
 
 
 class Trainer:
-    """One run: the road, the updater, and how far it has come."""
+    """One run: the pipeline, the updater, and how far it has come."""
 
     def __init__(
         self,
-        settings: config.Config,
+        config: Config,
         run: Run,
         task: Task | None,
-        screen: Screen,
+        screen: Callback,
         command: str,
         began: float | None = None,
     ) -> None:
-        self.config = settings
+        self.config = config
         self.run = run
         self.screen = screen
         self.command = command
-        self.started = deadline.now() if began is None else began
-        self.objective = objective.from_preset(**settings.objective.model_dump())
-        objective.check_group_size(self.objective, settings.rollout.samples_per_prompt)
-        self.plan = plan.as_it_is(settings)
-        plan.check(self.plan)
-        optimizers.check(settings.update)
-        self.road = road.build(settings, task)
-        self.problems = self.road.problems("train")
-        checks.enough(self.problems, settings)
-        temperature = self.objective.temperature(settings.rollout.temperature)
-        self.updater = Updater(self.road.policy, settings.update, temperature, settings.train.seed)
-        self.interrupts = Interrupts()
-        self.machine = machine.describe(self.road.policy.device, self.road.policy.dtype)
-        data, versions = tasks.fingerprint(self.road.task), self.machine["versions"]
-        self.resuming = Resuming(run, settings, self.updater, self.road.engine, data, versions)
+        self.started = clock.now() if began is None else began
+        self.objective = build_objective(**config.objective.model_dump())
+        objective.check_group_size(self.objective, config.rollout.group_size)
+        self.plan = plan_unchanged(config)
+        check_fits(self.plan)
+        check_optimizer(config.update)
+        self.pipeline = build_pipeline(config, task)
+        self.problems = self.pipeline.problems("train")
+        check_enough_problems(self.problems, config)
+        temperature = self.objective.temperature(config.rollout.temperature)
+        self.updater = Updater(self.pipeline.policy, config.update, temperature, config.train.seed)
+        self.interrupts = SignalGuard()
+        self.machine = describe_machine(self.pipeline.policy.device, self.pipeline.policy.dtype)
+        data, versions = task_fingerprint(self.pipeline.task), self.machine["versions"]
+        self.resuming = Resuming(run, config, self.updater, self.pipeline.engine, data, versions)
         came = self.resuming.resume()
-        self.step, self.seconds_before, self.probe_bytes = came.step, came.seconds, came.probe_bytes
+        self.step, self.seconds_before, self.dry_run_bytes = came.step, came.seconds, came.dry_run_bytes
         self.num_tokens = max((line["num_tokens"] for line in run.read("steps")), default=0)
         self.deadline = self._deadline()
-        self.saves = Saves(run, settings, self.road.policy, self.updater, self.deadline, command)
-        self.keeper = report.Keeper(run)
+        self.saves = Saves(run, config, self.pipeline.policy, self.updater, self.deadline, command)
+        self.keeper = ReportRefresher(run)
         self.ending = self.finished = False
 
     def run_to_the_end(self) -> None:
         """The loop. Raises Stopped after a signal, with the state saved."""
-        checks.room(self.run, self.updater.state_bytes, self._model_bytes)
+        check_disk_space(self.run, self.updater.state_bytes, self._model_bytes)
         with self.interrupts.listening():
             try:
                 with self.screen:
@@ -139,12 +144,14 @@ class Trainer:
     def _loop_and_save(self) -> None:
         """The loop; cut short, it saves all before the screen is left: trackers may take long to end."""
         try:
-            self.screen.started(self.config, self.run, self.step, str(self.road.policy.device), self._left)
+            self.screen.started(
+                self.config, self.run, self.step, str(self.pipeline.policy.device), self._left
+            )
             self._loop()
         except Interrupted as signalled:
             self._stop(signalled.signum)
         except ReinforceLiteError as error:
-            if isinstance(error, WontFit) and self.step:
+            if isinstance(error, DoesNotFitError) and self.step:
                 self._save_before(error)
             self._report_if_quick()
             raise
@@ -152,7 +159,7 @@ class Trainer:
     def _loop(self) -> None:
         self.saves.last_if_best(self.step)
         (self.run.path / "summary.json").unlink(missing_ok=True)
-        if self.step == 0 and self.deadline.leaves_time_to_try:
+        if self.step == 0 and self.deadline.allows_dry_run:
             self._rehearse()
         self._begin()
         if self.step:
@@ -165,21 +172,21 @@ class Trainer:
 
     def _begin(self) -> None:
         """Write what the run is. From here on it can be gone on with."""
-        if not self.run.begun:
+        if not self.run.started:
             self.run.command(self.command)
         self.run.write_machine(self.machine | {"planned_bytes": self.plan.total})
         self.run.write_config(self.config)
 
-    def _deadline(self) -> deadline.Deadline:
+    def _deadline(self) -> TimeBudget:
         model = self._model_bytes
         saves = {"checkpoint": self.updater.state_bytes, "model": model, "best": model}
         evaluations = {e["split"]: e["seconds"] for e in self.run.evals}
         steps = [line["step_time"] for line in self.run.steps]
-        return deadline.Deadline.of(self.config.train.hours, self.started, saves, evaluations, steps)
+        return TimeBudget.of(self.config.train.hours, self.started, saves, evaluations, steps)
 
     @property
     def _model_bytes(self) -> int:
-        policy = self.road.policy
+        policy = self.pipeline.policy
         parameters: int = sum(p.numel() for p in policy.model.parameters())
         return policy.dtype.itemsize * parameters
 
@@ -189,48 +196,50 @@ class Trainer:
 
     def _rehearse(self) -> None:
         """One step of the largest kind that may come, so that memory runs out now rather than later."""
-        start = deadline.now()
+        start = clock.now()
         self.screen.phase("trying the largest step", 0)
-        rehearsal.run(self.road, self.problems, self.updater, self.objective)
-        self.probe_bytes = memory.peak_bytes(self.road.policy.device)
-        memory.give_back()
+        dry_run(self.pipeline, self.problems, self.updater, self.objective)
+        self.dry_run_bytes = memory.peak_bytes(self.pipeline.policy.device)
+        release_cached_memory()
         self.interrupts.check()
-        self.deadline.largest = deadline.now() - start
+        self.deadline.largest = clock.now() - start
 
     def _take_step(self, step: int) -> None:
-        clock = deadline.Clock()
-        problems = rollout.questions(
+        phases = Clock()
+        problems = select_problems(
             self.problems, self.config.rollout.prompts_per_step, step, self.config.train.seed
         )
-        seed = seeds.derive(self.config.train.seed, "rollout", step)
-        sampling = self.road.sampling(greedy=False)
+        seed = derive_seed(self.config.train.seed, "rollout", step)
+        sampling = self.pipeline.sampling(greedy=False)
         self.screen.phase("answering", len(problems) * sampling.samples)
-        sampled = rollout.sample(
-            problems, self.road.prompter, self.road.engine, sampling, seed, self.screen.advance
+        sampled = sample_completions(
+            problems, self.pipeline.prompter, self.pipeline.engine, sampling, seed, self.screen.advance
         )
-        memory.give_back()
-        clock.lap("rollout")
-        groups = rollout.score(problems, sampled, self.road.scorer)
+        release_cached_memory()
+        phases.lap("rollout")
+        groups = score_groups(problems, sampled, self.pipeline.scorer)
         self.interrupts.check()
-        clock.lap("reward")
+        phases.lap("reward")
         self.screen.phase("learning", 0)
         advantages = objective.advantages([g.rewards for g in groups], self.objective)
         lengths = [[len(r.completion.token_ids) for r in g.rollouts] for g in groups]
         weights = objective.weights(advantages, lengths, self.objective, sampling.max_new_tokens)
         weights *= torch.tensor([[not r.fault for r in g.rollouts] for g in groups])
-        gradient = self.updater.gradient(groups, weights)
+        gradient = self.updater.compute_gradient(groups, weights)
         with self.interrupts.whole():
-            updated = self.updater.apply(gradient, step)
-            clock.lap("update")
-            line = step_line(step, groups, gradient, updated, self.updater.learning_rate(step), clock.laps)
+            updated = self.updater.apply_gradient(gradient, step)
+            phases.lap("update")
+            line = step_line(step, groups, gradient, updated, self.updater.learning_rate(step), phases.laps)
             self.num_tokens += line.pop("tokens")
-            line |= {"num_tokens": self.num_tokens, "step_time": clock.total}
-            line |= {"memory/peak_bytes": memory.peak_bytes(self.road.policy.device)} | self.resuming.at_once
+            line |= {"num_tokens": self.num_tokens, "step_time": phases.total}
+            line |= {
+                "memory/peak_bytes": memory.peak_bytes(self.pipeline.policy.device)
+            } | self.resuming.at_once
             self.run.append("rollouts", *rollout_lines(step, groups, advantages.tolist()))
             self.run.append("steps", line)
             self.step = step
-        memory.give_back()
-        self.deadline.steps.append(clock.total)
+        release_cached_memory()
+        self.deadline.steps.append(phases.total)
         self.screen.stepped(line, groups)
 
     def _settle(self) -> None:
@@ -243,7 +252,7 @@ class Trainer:
             "checkpoint": self.step > 0 and self.step % self.config.train.save_every == 0,
             "report": self.keeper.is_due,
         }
-        self.ending = self.step >= self.config.train.steps or not self.deadline.leaves_a_step(
+        self.ending = self.step >= self.config.train.steps or not self.deadline.allows_step(
             [name for name, is_due in due.items() if is_due]
         )
         if due["validation"] or self.ending:
@@ -263,33 +272,33 @@ class Trainer:
         """For a run that is cut short, and must end within seconds."""
         if self.keeper.is_quick:
             self._report(must=True)
-        elif self.run.begun:
+        elif self.run.started:
             logger.warning("for a report of how far it came: reinforce-lite report %s", self.run.name)
 
     def _evaluate(self, split: Split, n: int) -> None:
         if self.run.evaluated(self.step, split):
             return
-        start = deadline.now()
-        problems = self.road.problems(split, n)
+        start = clock.now()
+        problems = self.pipeline.problems(split, n)
         self.screen.phase(f"evaluating on {split}", len(problems))
-        groups = self.road.answer(problems, self.screen.advance)
-        result = evaluation.evaluate(groups, self.step, split)
-        memory.give_back()
+        groups = self.pipeline.answer(problems, self.screen.advance)
+        result = evaluate_groups(groups, self.step, split)
+        release_cached_memory()
         lines = [line | {"split": split} for line in rollout_lines(self.step, groups, None)]
         with self.interrupts.whole():
             if split == "validation":
                 self.saves.best(self.step, result.line())
             self.run.append("eval_rollouts", *lines)
-            self.deadline.taken[split] = deadline.now() - start
+            self.deadline.taken[split] = clock.now() - start
             self.run.append("evals", result.line() | {"seconds": self.deadline.taken[split]})
         self.screen.evaluated(result)
 
     def _save_checkpoint(self) -> None:
-        if self.step in checkpoint.steps(self.run.path / "checkpoints"):
+        if self.step in checkpoint_steps(self.run.path / "checkpoints"):
             return
         self.screen.phase("saving", 0)
         with self.interrupts.whole():
-            self.saves.checkpoint(self.step, self.resuming.meta(self._seconds(), self.probe_bytes))
+            self.saves.checkpoint(self.step, self.resuming.meta(self._seconds(), self.dry_run_bytes))
 
     def _stop(self, signum: int) -> None:
         """After a signal: save the last finished step and say how to go on; a run that is done stays so."""
@@ -297,20 +306,20 @@ class Trainer:
         if self.finished:
             return
         how = "before anything was begun"
-        if self.run.begun:
+        if self.run.started:
             how = f"after step {self.step}; everything is saved"
             if self.step:
                 self._save_checkpoint()
             self.run.write_summary(self._summary("signal"))
             self._report_if_quick()
-        raise Stopped(signum, f"stopped by {signal.Signals(signum).name} {how}", self.run.how_to_go_on)
+        raise StoppedError(signum, f"stopped by {signal.Signals(signum).name} {how}", self.run.resume_hint)
 
-    def _save_before(self, error: WontFit) -> None:
+    def _save_before(self, error: DoesNotFitError) -> None:
         """Save the last finished step, and say how to go on from it with less memory."""
         self._save_checkpoint()
         error.remedy = (
             f"step {self.step} is saved: go on with reinforce-lite train --run {self.run.name} "
-            f"--resume and one of {', '.join(map(config.option, plan.SMALLER))}"
+            f"--resume and one of {', '.join(map(option_flag, MEMORY_KEYS))}"
         )
 
     def _finish(self) -> None:
@@ -334,20 +343,20 @@ class Trainer:
         self.finished = True
 
     def _summary(self, stopped: str) -> dict[str, Any]:
-        peak = memory.peak_bytes(self.road.policy.device)
+        peak = memory.peak_bytes(self.pipeline.policy.device)
         return summary.summarize(self.run, self.config, self.step) | {
             "seconds": round(self._seconds(), 1),
             "stopped": stopped,
             "peak_memory_bytes": peak,
             "memory": {
                 "planned_bytes": self.plan.total,
-                "probe_bytes": self.probe_bytes,
+                "dry_run_bytes": self.dry_run_bytes,
                 "peak_bytes": peak,
             },
-            "reward_faults": self.road.scorer.faults,
+            "reward_faults": self.pipeline.scorer.faults,
             "machine": self.machine["system"],
             **{key: self.machine[key] for key in ("versions", "device", "dtype")},
         }
 
     def _seconds(self) -> float:
-        return self.seconds_before + deadline.now() - self.started
+        return self.seconds_before + clock.now() - self.started

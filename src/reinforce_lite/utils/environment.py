@@ -12,7 +12,7 @@ import torch
 from reinforce_lite.utils import memory
 
 
-def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """The machine in names and numbers; `gpu` and its memory where the device is a card."""
     found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
@@ -23,10 +23,14 @@ def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     if device.type in ("cuda", "xpu"):
         card = getattr(torch, device.type).get_device_properties(device)
         found |= {"gpu": card.name, "gpu_memory_bytes": card.total_memory}
-    return found | {"versions": versions(), "device": str(device), "dtype": str(dtype).removeprefix("torch.")}
+    return found | {
+        "versions": package_versions(),
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """What a result depends on."""
     names = ["reinforce-lite", "torch", "transformers", "tokenizers"]
     names += ["torchao"] if find_spec("torchao") else []

@@ -28,7 +28,7 @@ OUT = ("out of memory", "can't allocate memory", "not enough memory", "alloc_fai
 """What errors say that have no type of their own: a processor's, Metal's, CUDA's libraries'."""
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is torch's, or Python's, way to say that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
@@ -36,7 +36,7 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in said for words in OUT)
 
 
-def until_it_fits(job: Callable[[], Made], smaller: Callable[[], None]) -> Made:
+def retry_on_oom(job: Callable[[], Made], smaller: Callable[[], None]) -> Made:
     """What `job` makes; each time that memory runs out, `smaller` is called and the job done again.
 
     `smaller` raises WontFit when there is nothing left to make smaller. It is called when the error, and with
@@ -46,9 +46,9 @@ def until_it_fits(job: Callable[[], Made], smaller: Callable[[], None]) -> Made:
         try:
             return job()
         except Exception as error:  # what torch raises has no type of its own on every device
-            if not ran_out(error):
+            if not is_out_of_memory(error):
                 raise
-        give_back()
+        release_cached_memory()
         smaller()
 
 
@@ -65,7 +65,7 @@ PRIMITIVES = 100
 """Products that oneDNN keeps compiled, each for sizes of its own."""
 
 
-def give_back() -> None:
+def release_cached_memory() -> None:
     """Return to the system what glibc and torch keep for the next tensors.
 
     For between rollout and update and after an evaluation: the next blocks are of other sizes, which would
@@ -77,7 +77,7 @@ def give_back() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def keep_small() -> None:
+def limit_fragmentation() -> None:
     """Keep a process from growing step by step; before the first product.
 
     Steps are never of the same length, so blocks that were freed leave holes that the next step's tensors do

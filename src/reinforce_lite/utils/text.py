@@ -16,13 +16,13 @@ def harmless(text: str) -> str:
     return "".join(map(show, text))
 
 
-def short(text: str, limit: int = 240) -> str:
+def shorten(text: str, limit: int = 240) -> str:
     """A text in one harmless line, cut at `limit` characters."""
     line = " ".join(harmless(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def spark(values: Sequence[float], width: int = 40) -> str:
+def sparkline(values: Sequence[float], width: int = 40) -> str:
     """Values between 0 and 1 as a line of bars, averaged down to `width`.
 
     >>> spark([0, 0.5, 1])
@@ -41,7 +41,7 @@ def interval(bounds: Sequence[float]) -> str:
     return f"({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)"
 
 
-def clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
