@@ -1,4 +1,4 @@
-"""A tiny random model with a toy tokenizer: every stage runs in milliseconds, without a download."""
+"""Fixtures that all tests share."""
 
 import os
 
@@ -8,61 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from helpers.tiny import make_model, make_tokenizer
 from reinforce_lite.models.policy import Policy, load_policy
-from reinforce_lite.types import Problem, Reward
-
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-END = 2  # <|im_end|>, which is also the padding
-
-
-def make_tokenizer(chat_template: str | None = CHATML) -> Any:
-    """One token a byte, and three control tokens: ids 0, 1 and 2."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    controls = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocab = {token: i for i, token in enumerate([*controls, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-    )
-    fast.chat_template = chat_template
-    return fast
-
-
-def make_model(seed: int = 0, **changes: Any) -> Any:
-    """Two layers, 16 wide, grouped-query attention, tied head: the architecture of the real one.
-
-    Weights are drawn wide, so that log-probabilities differ and tests of them can fail.
-    """
-    settings: dict[str, Any] = {
-        "vocab_size": 259,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": True,
-        "initializer_range": 0.4,
-        "bos_token_id": 1,
-        "eos_token_id": END,
-        "pad_token_id": END,
-    }
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +35,7 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class ToyTask:
-    """Problems with rewards that vary without sense but always alike: the share of vowels, coarsely."""
-
-    def problems(self, split: str) -> list[Problem]:
-        return [Problem(f"{split}-{i}", f"{split} question {i}?", str(i)) for i in range(12)]
-
-    def reward(self, problem: Problem, completion: str) -> Reward:
-        odd = sum(map(ord, completion)) % 3 == 0
-        return Reward(float(odd))
+@pytest.fixture
+def settings(model_folder: Path, in_tmp: Path) -> dict[str, Any]:
+    """Overrides that put the tiny model into any recipe; runs go under an empty folder."""
+    return {"model.name": str(model_folder)}

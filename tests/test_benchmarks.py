@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from helpers.paths import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 
 
 def test_the_gpu_benchmark_in_its_tiny_mode(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ToyTask
 
+from helpers.paths import RECIPE, ROOT
+from helpers.tiny import ToyTask
 from reinforce_lite import api
 
-ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 
 
@@ -24,7 +24,7 @@ def documented(title: str) -> set[str]:
 
 def test_every_metric_is_documented(model_folder: Path, in_tmp: Path) -> None:
     settings: dict[str, Any] = {"train.steps": 1, "model.name": str(model_folder)}
-    run = api.train(str(ROOT / "tests" / "tiny.toml"), settings, task=ToyTask(), run="a", quiet=True)
+    run = api.train(RECIPE, settings, task=ToyTask(), run="a", quiet=True)
     assert documented("steps.jsonl") == set(run.steps[0])
     sampled = api.evaluate("a", {"eval.samples": 1}, task=ToyTask(), quiet=True).line()
     pass_at = {"pass@1", "pass@1_interval"}

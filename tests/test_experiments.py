@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from helpers.paths import RECIPE, ROOT
 from reinforce_lite.runlog.run import Run
 
-ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
 KEPT = ROOT / "docs" / "results"
 NAMES = ["quickstart", "parts", "word_problems", "against_trl", "gsm8k"]
@@ -54,7 +54,7 @@ def options(model_folder: Path, in_tmp: Path) -> tuple[str, ...]:
     problems = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(40)]
     Path("sums.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
     return (
-        *(str(ROOT / "tests" / "tiny.toml"), "--train.steps", "3", "--prompt.max-tokens", "300"),
+        *(RECIPE, "--train.steps", "3", "--prompt.max-tokens", "300"),
         *("--task.name", "jsonl", "--task.path", "sums.jsonl", "--model.name", str(model_folder)),
     )
 

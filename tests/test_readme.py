@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.paths import ROOT
 from reinforce_lite.cli.app import main
 from reinforce_lite.config import recipe_names
 from reinforce_lite.learner.objective import PRESETS
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = shlex.split(
     "--train.steps 1 --rollout.prompts-per-step 2 --rollout.max-new-tokens 6 --eval.n 4 --eval.validation-n 2 "

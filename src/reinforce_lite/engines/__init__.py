@@ -9,8 +9,9 @@ logger = logging.getLogger(__name__)
 
 
 def make_engine(name: str, policy: Policy, max_num_seqs: int = 256) -> Engine:
-    """The engine of this name over the policy's own weights, with up to `max_num_seqs` answers in flight; `hf` where
-    native does not know the model."""
+    """The engine of this name over the policy's own weights, `hf` where native does not know the model.
+
+    At most `max_num_seqs` sequences are decoded concurrently."""
     from reinforce_lite.engines import hf, native
     from reinforce_lite.engines.hf import MAX_NUM_SEQS
     from reinforce_lite.engines.oom_retry import OOMRetryEngine

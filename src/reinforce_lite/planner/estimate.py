@@ -78,7 +78,7 @@ SCHEMES = {
         2, 2, EIGHT, 0, "bfloat16 weights, stochastically rounded, and gradients; 8-bit Adam"
     ),
 }
-"""What this program keeps (models.py, update.py, optimizers.py), by model.dtype and update.optimizer_state."""
+"""What this program keeps, by model.dtype and update.optimizer_state."""
 OTHERS = {
     "article": ParameterScheme(2, 2, 8, 0, "one network: bfloat16 weights and gradients, float32 Adam"),
     "GRPO": ParameterScheme(
@@ -123,7 +123,8 @@ def parameter_scheme(config: Config, place: Target) -> ParameterScheme:
     found = SCHEMES.get((place.dtype_name, config.update.optimizer_state))
     if found is None:
         raise UsageError(
-            f"update.optimizer_state {config.update.optimizer_state} is for bfloat16; this run computes in {place.dtype_name}",
+            f"update.optimizer_state {config.update.optimizer_state} is for bfloat16; "
+            f"this run computes in {place.dtype_name}",
             "choose --update.optimizer-state 32-bit or 8-bit, or --model.dtype bfloat16",
         )
     return found

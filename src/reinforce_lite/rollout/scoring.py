@@ -57,7 +57,7 @@ class Scorer:
 
 
 def second_opinion(problem: Problem, response: str, reward: Reward) -> bool | None:
-    """Whether the response is right by a verdict that the reward does not pay: the last number in it is the gold.
+    """Whether the response is right by a verdict that the reward does not pay: its last number is the gold.
 
     Our number tasks pay the strict verdict, so this is their lenient one. A reward of a user's own or of
     reasoning-gym is checked in the same way wherever the gold answer is one number: it asks for no answer

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ToyTask
 from rich.console import Console
 
+from helpers.paths import RECIPE
+from helpers.tiny import ToyTask
 from reinforce_lite import api
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.console import LineConsole, LiveConsole
@@ -17,8 +18,6 @@ from reinforce_lite.tasks.base import number_reward
 from reinforce_lite.tasks.grading import is_number
 from reinforce_lite.trainer import trainer
 from reinforce_lite.types import Problem, Reward, Verdict
-
-RECIPE = str(Path(__file__).parent / "tiny.toml")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import END, ToyTask, make_model, make_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import reinforce_lite as rl
+from helpers.paths import RECIPE
+from helpers.tiny import END, ToyTask, make_model, make_tokenizer
 from reinforce_lite import api, report
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
@@ -29,14 +30,6 @@ from reinforce_lite.trainer.checkpoint import checkpoint_steps, latest_checkpoin
 from reinforce_lite.types import Problem, Reward, Verdict
 
 TIMES = ("time/", "tokens_per_second/", "step_time", "memory/", "seconds")
-
-
-RECIPE = str(Path(__file__).parent / "tiny.toml")
-
-
-@pytest.fixture
-def settings(model_folder: Path, in_tmp: Path) -> dict[str, Any]:
-    return {"model.name": str(model_folder)}
 
 
 def train(settings: dict[str, Any], name: str, **kwargs: Any) -> Run:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
 
+from helpers import run_files as runs
 from reinforce_lite.cli.app import main
 
 FAST = ["--model.dtype", "float32", "--train.steps", "2", "--rollout.prompts-per-step", "2"]

@@ -11,9 +11,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import ToyTask
 from rich.console import Console
 
+from helpers.paths import RECIPE, ROOT
+from helpers.tiny import ToyTask
 from reinforce_lite import api
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks import trackers
@@ -26,7 +27,6 @@ from reinforce_lite.runlog.run import create_run
 from reinforce_lite.trainer import trainer
 from reinforce_lite.trainer.checkpoint import checkpoint_steps
 
-RECIPE = str(Path(__file__).parent / "tiny.toml")
 SMALL = {"train.steps": 3, "train.save_every": 1, "eval.every": 2}
 
 
@@ -292,7 +292,7 @@ def test_the_screen_hears_everything_as_without_trackers(
 
 
 def test_every_tracker_has_its_extra() -> None:
-    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    text = (ROOT / "pyproject.toml").read_text()
     for name in trackers.TRACKERS:
         assert f'\n{name} = ["{name}>=' in text
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM
 
+from helpers.tiny import make_model, make_tokenizer
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.models import embedded
 from reinforce_lite.models.device import pick_device, pick_dtype

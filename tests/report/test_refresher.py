@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runs
 
+from helpers import run_files as runs
 from reinforce_lite import report
 from reinforce_lite.report import ReportRefresher
 

@@ -3,8 +3,8 @@
 import logging
 
 import pytest
-from conftest import CHATML, make_tokenizer
 
+from helpers.tiny import CHATML, make_tokenizer
 from reinforce_lite.config import ExampleConfig, PromptConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.rollout.prompts import PromptBuilder

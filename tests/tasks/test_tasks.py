@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from helpers.paths import ROOT
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks import check_task, gym, load_task, task_fingerprint
@@ -17,7 +18,7 @@ from reinforce_lite.tasks.gym import is_harmless
 from reinforce_lite.tasks.python_file import FileTask
 from reinforce_lite.types import Problem, Reward, Split
 
-GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k"
+GSM8K = ROOT.parent / "shared" / "data" / "gsm8k"
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 

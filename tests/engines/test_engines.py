@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import END, make_tokenizer
 
+from helpers.tiny import END, make_tokenizer
 from reinforce_lite.config import load_config
 from reinforce_lite.engines.base import cut_at_eos
 from reinforce_lite.engines.hf import HFEngine

@@ -1,8 +1,8 @@
 """Hits counted by hand, with traps: 30 answers on the road from a problem to the lines of a run."""
 
 import pytest
-from conftest import END, make_tokenizer
 
+from helpers.tiny import END, make_tokenizer
 from reinforce_lite.config import ExampleConfig, PromptConfig
 from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.evaluation.evaluate import evaluate_groups

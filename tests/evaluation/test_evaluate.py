@@ -5,8 +5,9 @@ from math import comb
 from pathlib import Path
 
 import pytest
-from conftest import END, ToyTask, make_tokenizer
 
+from helpers.paths import RECIPE
+from helpers.tiny import END, ToyTask, make_tokenizer
 from reinforce_lite.config import load_config
 from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.evaluation.evaluate import evaluate_groups
@@ -124,7 +125,7 @@ def test_the_second_opinion_is_measured_where_there_is_one() -> None:
 
 
 def test_one_answer_is_greedy_and_several_are_drawn_as_in_training(model_folder: Path) -> None:
-    recipe = str(Path(__file__).parent / "tiny.toml")
+    recipe = RECIPE
     settings = load_config(recipe, {"model.name": str(model_folder), "eval.max_new_tokens": 5})
     pipeline = build_pipeline(settings, ToyTask())
     pipeline.engine = engine = ScriptedEngine(make_tokenizer(), END, lambda prompt, sample: "x")

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import runs
-from conftest import ToyTask
-from runs import answer, asked, step
-from test_report import HOSTILE, hostile
 
+from helpers import run_files as runs
+from helpers.paths import RECIPE
+from helpers.run_files import HOSTILE, answer, asked, hostile, step
+from helpers.tiny import ToyTask
 from reinforce_lite import api
 from reinforce_lite.report import write_report
 from reinforce_lite.runlog.run import Run
@@ -328,7 +328,7 @@ def test_no_memory_known_is_no_empty_figure(show, tmp_path: Path) -> None:
 
 def test_a_real_run(show, in_tmp: Path, model_folder: Path) -> None:
     """Whatever training writes, the page can show: 10 steps of 5 questions with 4 answers, every 3 steps checked."""
-    recipe, settings = str(Path(__file__).parent / "tiny.toml"), {"model.name": str(model_folder)}
+    recipe, settings = RECIPE, {"model.name": str(model_folder)}
     run = api.train(recipe, settings, task=ToyTask(), run="real", quiet=True)
     one = show(run)
     after = run.summary["evals"]["after"]["strict"]

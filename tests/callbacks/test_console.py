@@ -4,9 +4,9 @@ import io
 from pathlib import Path
 
 import pytest
-from conftest import ToyTask
 from rich.console import Console
 
+from helpers.tiny import ToyTask
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks import console as screen
 from reinforce_lite.callbacks.console import LineConsole, LiveConsole

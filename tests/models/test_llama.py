@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import END, make_model
-from test_policy import BRANCHES, plain_of, relative_difference, tokens_of
-from test_update import make_groups, some_weights
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -24,6 +21,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from helpers.groups import make_groups, some_weights
+from helpers.plain import BRANCHES, plain_of, relative_difference, tokens_of
+from helpers.tiny import END, make_model
 from reinforce_lite.config import UpdateConfig
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.learner.loss import backward_in_chunks

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runs
-from runs import answer, asked, step
 
+from helpers import run_files as runs
+from helpers.run_files import HOSTILE, answer, asked, hostile, step
 from reinforce_lite import report
 from reinforce_lite.cli.app import main
 from reinforce_lite.report import (
@@ -598,36 +598,6 @@ def test_memory_of_older_and_unfinished_runs(tmp_path: Path) -> None:
 
 # The page
 
-HOSTILE = "</script><img src=x onerror=window.__hit=1><!--\x1b[31m\x00\u202e\ud83d\u2028<script>window.__hit=2</script>"
-
-
-def hostile(path: Path) -> Run:
-    """The text stands wherever a model or a user can put it."""
-    lines = [
-        answer(
-            1,
-            "p",
-            s == 0,
-            s,
-            question=HOSTILE,
-            completion=f"Wait {HOSTILE}",
-            answer=HOSTILE,
-            gold=HOSTILE,
-            reason=HOSTILE,
-            fault=HOSTILE,
-        )
-        for s in (0, 1)
-    ]
-    tests = [
-        asked(at, [at > 0] * 8, completion=f"Wait {HOSTILE}", question=HOSTILE, answer=HOSTILE, gold=HOSTILE)
-        for at in (0, 1)
-    ]
-    run = runs.write(path, [step(1)], lines, tests, stopped="steps", machine=HOSTILE.replace("\ud83d", ""))
-    config = (run.path / "config.toml").read_text(encoding="utf-8")
-    config = config.replace("smollm2-135m", "<img src=x onerror=window.__hit=3>")
-    (run.path / "config.toml").write_text(config, encoding="utf-8")
-    return run
-
 
 def test_no_text_becomes_html(tmp_path: Path) -> None:
     write_report([hostile(tmp_path / "<b>a")], tmp_path / "report.html")
@@ -744,4 +714,4 @@ def test_bad_usage(args: list[str], said: str, in_tmp: Path, capsys: pytest.Capt
 
 
 def test_the_lists_of_the_page_are_those_that_are_counted() -> None:
-    assert tuple(f"reflection/list_{name}" for name in aha.LISTS) == curves.REFLECTION
+    assert tuple(f"reflection/list_{name}" for name in reflection.REFLECTION_LISTS) == curves.REFLECTION

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
-from test_update import make_groups, some_weights
 from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM
 
+from helpers.groups import make_groups, some_weights
+from helpers.tiny import make_model, make_tokenizer
 from reinforce_lite.cli.app import main
 from reinforce_lite.config import (
     Config,

@@ -209,3 +209,34 @@ def _step_of(at: int, lines: Sequence[Line], random: Random) -> Line:
             **{f"reflection/list_{x}": sum(x in line["reflection"] for line in lines) / n for x in "abc"},
         },
     )
+
+
+HOSTILE = "</script><img src=x onerror=window.__hit=1><!--\x1b[31m\x00\u202e\ud83d\u2028<script>window.__hit=2</script>"
+
+
+def hostile(path: Path) -> Run:
+    """The text stands wherever a model or a user can put it."""
+    lines = [
+        answer(
+            1,
+            "p",
+            s == 0,
+            s,
+            question=HOSTILE,
+            completion=f"Wait {HOSTILE}",
+            answer=HOSTILE,
+            gold=HOSTILE,
+            reason=HOSTILE,
+            fault=HOSTILE,
+        )
+        for s in (0, 1)
+    ]
+    tests = [
+        asked(at, [at > 0] * 8, completion=f"Wait {HOSTILE}", question=HOSTILE, answer=HOSTILE, gold=HOSTILE)
+        for at in (0, 1)
+    ]
+    run = write(path, [step(1)], lines, tests, stopped="steps", machine=HOSTILE.replace("\ud83d", ""))
+    config = (run.path / "config.toml").read_text(encoding="utf-8")
+    config = config.replace("smollm2-135m", "<img src=x onerror=window.__hit=3>")
+    (run.path / "config.toml").write_text(config, encoding="utf-8")
+    return run

@@ -2,14 +2,13 @@
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ToyTask
 from rich.console import Console
-from test_trainer import RECIPE
 
+from helpers.paths import RECIPE
+from helpers.tiny import ToyTask
 from reinforce_lite import api, report
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
@@ -40,11 +39,6 @@ class Wall:
             return job(*args, **kwargs)
 
         return slow
-
-
-@pytest.fixture
-def settings(model_folder: Path, in_tmp: Path) -> dict[str, Any]:
-    return {"model.name": str(model_folder)}
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ToyTask
 from safetensors.torch import load_file
 
+from helpers.paths import RECIPE
+from helpers.tiny import ToyTask
 from reinforce_lite import api
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import Silent
@@ -26,8 +27,6 @@ from reinforce_lite.trainer import trainer
 from reinforce_lite.trainer.checkpoint import latest_checkpoint
 from reinforce_lite.trainer.dry_run import dry_run, groups_that_fill
 from reinforce_lite.types import Group, Problem, Prompt, Sampling
-
-RECIPE = str(Path(__file__).parent / "tiny.toml")
 
 
 @pytest.fixture

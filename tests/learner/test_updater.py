@@ -6,52 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import END, make_model, make_tokenizer
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from helpers.groups import REWARDS, make_groups, save_wide, some_weights
+from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.config import UpdateConfig
 from reinforce_lite.errors import DoesNotFitError
-from reinforce_lite.learner.objective import PRESETS, advantages, weights
 from reinforce_lite.learner.updater import TrainableGroup, Updater, micro_batches, trainable_groups
 from reinforce_lite.models import logprobs as policy_module
 from reinforce_lite.models import prefix_tree as tree
 from reinforce_lite.models.forward import SharedPrefix
 from reinforce_lite.models.policy import Policy, load_policy
-from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
-
-LENGTHS = [[3, 5, 1, 4], [2, 2, 6, 3], [4, 1, 1, 2]]
-REWARDS = [
-    [1.0, 0.0, 0.0, 1.0],
-    [0.0, 0.0, 0.0, 0.0],
-    [1.0, 1.0, 0.0, 1.0],
-]  # the middle group teaches nothing
-
-
-def save_wide(folder: Path, **changes: Any) -> str:
-    """A model whose tensors are large enough for 8 bits, with weights of a real one's width, so that rounding
-    stays small."""
-    wide = {"hidden_size": 64, "vocab_size": 320, "head_dim": 32, "initializer_range": 0.1}
-    make_model(**(wide | changes)).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-def make_groups(rewards: list[list[float]] = REWARDS) -> list[Group]:
-    groups = []
-    for q, (row, lengths) in enumerate(zip(rewards, LENGTHS, strict=True)):
-        rollouts = []
-        for i, (reward, length) in enumerate(zip(row, lengths, strict=True)):
-            ids = (*(20 + 7 * q + 3 * i + t for t in range(length - 1)), END)
-            completion = Completion(ids, "", False, (0.0,) * length)
-            rollouts.append(Rollout(completion, "", reward, Verdict(reward == 1, None, ""), None))
-        prompt = Prompt((1, *range(30 + q, 36 + 2 * q), END, 40))
-        groups.append(Group(Problem(str(q), "", ""), prompt, tuple(rollouts)))
-    return groups
-
-
-def some_weights(preset: str = "reinforce-lite") -> Tensor:
-    return weights(advantages(REWARDS, PRESETS[preset]), LENGTHS, PRESETS[preset], max_new_tokens=8)
 
 
 def independent_loss(model: torch.nn.Module, preset: str, temperature: float) -> Tensor:
