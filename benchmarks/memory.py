@@ -127,7 +127,7 @@ def on_a_processor(arguments: argparse.Namespace, **values: Any) -> Figures:
     measured = phases(updater, lambda: rehearsal.groups(pipeline, problems))
     release_cached_memory()
     with peak("evaluation", measured, pipeline.policy.device):
-        pipeline.answer(pipeline.problems("test", 4 if arguments.tiny else settings.eval.n))
+        pipeline.eval_groups(pipeline.problems("test", 4 if arguments.tiny else settings.eval.n))
     measured["rollout"] = max(measured["rollout"], measured.pop("evaluation"))
     held = subprocess.run([sys.executable, "-c", EMPTY], capture_output=True, check=True).stdout
     empty = 1024 * int(held)

@@ -47,7 +47,7 @@ def ours_forced(arguments: argparse.Namespace) -> Figures:
     built = pipeline(arguments, {"rollout.min_new_tokens": LENGTH})
     preset = build_objective("reinforce-lite")
     updater = Updater(built.policy, built.config.update, built.config.rollout.temperature)
-    sampling = built.sampling(greedy=False)
+    sampling = built.sampling()
     problems = built.problems("train", 8)
     seconds = []
     for step in range(1, 5):

@@ -52,7 +52,7 @@ def main() -> None:
     print(f"| prompt | strict | lenient | prompt tokens |\n| --- | --- | --- | --- |  ({N} problems)")
     for name, keys in prompts.items():
         pipeline.prompter = PromptBuilder(pipeline.policy.tokenizer, PromptConfig(**keys))
-        result = evaluate_groups(pipeline.answer(problems), None, "train")
+        result = evaluate_groups(pipeline.eval_groups(problems), None, "train")
         tokens = len(pipeline.prompter(problems[0].question).token_ids)
         print(f"| {name} | {result.strict:.1%} | {result.lenient:.1%} | {tokens} |", flush=True)
 

@@ -233,7 +233,7 @@ def named(described: Mapping[str, Any]) -> str:
 def tested(settings: Config, step: int) -> Kept:
     """The verdicts on the greedy answers of `settings.model` to the test problems, and what made them."""
     pipeline = build_pipeline(settings)
-    groups = pipeline.answer(pipeline.problems("test", settings.eval.n))
+    groups = pipeline.eval_groups(pipeline.problems("test", settings.eval.n))
     lines = [line | {"split": "test"} for line in rollout_lines(step, groups, None)]
     return {
         "machine": named(describe_machine(pipeline.policy.device, pipeline.policy.dtype)),

@@ -39,3 +39,9 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def settings(model_folder: Path, in_tmp: Path) -> dict[str, Any]:
     """Overrides that put the tiny model into any recipe; runs go under an empty folder."""
     return {"model.name": str(model_folder)}
+
+
+@pytest.fixture
+def no_spare_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a run on a CPU take its dry run, which it omits where memory is plentiful."""
+    monkeypatch.setattr("reinforce_lite.trainer.trainer.available_bytes", lambda: 0)

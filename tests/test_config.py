@@ -38,6 +38,12 @@ def test_precedence_is_overrides_then_file_then_defaults(tmp_path: Path) -> None
         ("[objective]\npreset = 'ppo'", "objective.preset", ""),
         ("steps = 7", "there is no key 'steps'", ""),
         ("[train", "not a TOML file", ""),
+        ("[rollout]\nsamples_per_prompt = 8", "is now called rollout.group_size", ""),
+        ("[rollout]\nanswers_in_flight = 8", "is now called rollout.max_num_seqs", ""),
+        ("[objective]\nclamp = 2", "is now called objective.advantage_clip", ""),
+        ("[objective]\nnormalize = 'sums'", "is now called objective.loss_normalization", ""),
+        ("[update]\nstate = '8-bit'", "is now called update.optimizer_state", ""),
+        ("[eval]\nsamples = 8", "is now called the option --samples", ""),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, cause: str, remedy: str) -> None:

@@ -3,27 +3,63 @@
     import reinforce_lite as rl
 
     run = rl.train("quickstart", {"train.steps": 10})
-    rl.evaluate(str(run.path))
+    print(run.before, run.after)
+    rl.evaluate(run.name)
 
-A task of one's own is an object (or a Python file) with `problems(split)` and
-`reward(problem, completion)`; Problem and Reward are what they give.
+A task of your own is an object or a Python file with `problems(split)` and `reward(problem, completion)`.
+What is listed in `__all__` is public; everything else may change (docs/api.md).
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from reinforce_lite.config import Config
+from reinforce_lite.tasks.base import Task, number_reward
+from reinforce_lite.tasks.grading import grade
 from reinforce_lite.types import Problem, Reward, Verdict
 from reinforce_lite.utils.logs import quiet_dependencies
 
 if TYPE_CHECKING:
-    from reinforce_lite.api import evaluate, train
+    from reinforce_lite.api import evaluate, load, train
+    from reinforce_lite.engines.scripted import ScriptedEngine
+    from reinforce_lite.evaluation.evaluate import Evaluation
+    from reinforce_lite.runlog.run import Run
 
-__all__ = ["Problem", "Reward", "Verdict", "evaluate", "train"]
+__all__ = [
+    "Config",
+    "Evaluation",
+    "Problem",
+    "Reward",
+    "Run",
+    "ScriptedEngine",
+    "Task",
+    "Verdict",
+    "evaluate",
+    "grade",
+    "load",
+    "number_reward",
+    "train",
+]
+
+try:
+    __version__ = version("reinforce-lite")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0.0.0"
+
+_LAZY = {
+    "train": "api",
+    "evaluate": "api",
+    "load": "api",
+    "Evaluation": "evaluation.evaluate",
+    "Run": "runlog.run",
+    "ScriptedEngine": "engines.scripted",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`train` and `evaluate` import torch, so they are fetched when first asked for."""
-    if name in ("train", "evaluate"):
-        quiet_dependencies()
-        return getattr(import_module("reinforce_lite.api"), name)
-    raise AttributeError(f"module 'reinforce_lite' has no attribute {name!r}")
+    """Imports what needs torch when it is first asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'reinforce_lite' has no attribute {name!r}")
+    quiet_dependencies()
+    return getattr(import_module(f"reinforce_lite.{_LAZY[name]}"), name)

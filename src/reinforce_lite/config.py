@@ -1,7 +1,7 @@
-"""What a run is: a few small sections, from a recipe file and the command line.
+"""The configuration of a run: a few small sections, from a recipe file and the command line.
 
-Precedence: command line, recipe file, the defaults below. An unknown key is an error that names
-the nearest known one. Recipes are TOML with one table a section; `recipes/` holds the shipped ones.
+Precedence: command line, recipe file, the defaults below. An unknown key is an error that names the nearest
+known one. Recipes are TOML files with one table per section; `recipes/` holds the shipped ones.
 """
 
 import tomllib
@@ -16,13 +16,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from reinforce_lite.errors import UsageError
 
+RENAMED = {
+    "rollout.samples_per_prompt": "rollout.group_size",
+    "rollout.answers_in_flight": "rollout.max_num_seqs",
+    "objective.clamp": "objective.advantage_clip",
+    "objective.normalize": "objective.loss_normalization",
+    "update.state": "update.optimizer_state",
+    "eval.samples": "the option --samples of `eval`",
+}
+"""Keys of version 0.1 and what they are called now."""
+
 Positive = Annotated[int, Field(gt=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """A table of a recipe: immutable, and closed to unknown keys."""
+    """A table of a recipe: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -31,33 +41,33 @@ class ModelConfig(Section):
     name: str = "smollm2-135m"
     """The embedded smollm2-135m, a Hugging Face hub name, or a local folder."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """What products are computed in; auto is bfloat16 where the device has units for it.
-    update.optimizer_state says what the optimizer has beside it."""
+    """The dtype of the forward and backward pass; auto is bfloat16 where the device computes it faster.
+    update.optimizer_state says what the optimizer keeps in addition."""
     device: Literal["auto", "cuda", "xpu", "mps", "cpu"] = "auto"
-    """auto takes the first that is there, in this order."""
+    """auto takes the first available one, in this order."""
     trust_remote_code: bool = False
-    """Allow a model that brings its own Python code or pickled weights: both run as you."""
+    """Allow a model that brings its own Python code or pickled weights: both run with your rights."""
 
 
 class TaskConfig(Section):
     name: str = "wordmath"
     """wordmath, gsm8k, jsonl, hub, gym, or a Python file of your own (./my_task.py)."""
     path: str = ""
-    """Where it is: a file or folder (gsm8k, jsonl), a data set's name (hub), a task's name (gym)."""
+    """Where the data is: a file or folder (gsm8k, jsonl), a dataset's name (hub), a task's name (gym)."""
     split: str = "train"
     """hub: the split to train on."""
     columns: dict[str, str] = {}
-    """jsonl and hub: the names of the question and answer columns, where they differ."""
+    """jsonl and hub: the names of the columns `question` and `answer` where they differ."""
     level: Annotated[int, Field(ge=1, le=4)] = 1
     """wordmath: 1 (one step, small numbers) to 4 (several steps, larger numbers, distractors)."""
     params: dict[str, int | float | bool | str] = {}
-    """gym: parameters of the task."""
+    """gym: the parameters of the reasoning-gym task."""
     seed: int = 0
-    """Of procedural problems and of held-out parts."""
+    """Of generated problems and of held-out splits."""
 
 
 class ExampleConfig(Section):
-    """A worked example, shown as an earlier exchange."""
+    """A worked example, shown as an earlier exchange of the conversation."""
 
     question: str
     answer: str
@@ -65,30 +75,30 @@ class ExampleConfig(Section):
 
 class PromptConfig(Section):
     system: str = ""
-    """The system line; empty leaves it to the model's chat template."""
+    """The system message; empty leaves it to the model's chat template."""
     instruction: str = (
         "Show your work in <think> </think> tags, then return the final number in <answer> </answer> tags."
     )
-    """Follows the question."""
+    """The text after the question."""
     prefill: str = ""
-    """The assistant's turn, begun for it."""
+    """The beginning of the assistant's response, written for it."""
     examples: tuple[ExampleConfig, ...] = ()
     """Worked examples before the question."""
     max_tokens: Positive = 1024
-    """A longer prompt is skipped and counted, never cut."""
+    """Problems with a longer prompt are skipped and counted, never cut."""
 
 
 class RolloutConfig(Section):
     engine: Literal["native", "hf"] = "native"
-    """native: our own decoder; hf: transformers' generate, slower, for any model."""
+    """native: our own decoder; hf: transformers' generate, slower, for any causal language model."""
     prompts_per_step: Positive = 8
-    """Questions in a step."""
+    """Questions per step."""
     group_size: Positive = 10
-    """Answers to each (the group's size, G)."""
+    """Completions per question (G)."""
     max_new_tokens: Positive = 256
     min_new_tokens: NotNegative = 0
     max_num_seqs: Positive = 256
-    """At most so many are decoded at once; memory may allow fewer."""
+    """The most sequences decoded concurrently; memory may allow fewer."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
 
@@ -100,46 +110,47 @@ class RolloutConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """The preset names one of the family; any other key replaces that part of it."""
+    """The preset names a member of the family; every other key replaces one part of it."""
 
     preset: Literal["reinforce-lite", "article", "rloo", "grpo", "dr-grpo", "monte-carlo"] = "reinforce-lite"
     baseline: Literal["leave-one-out", "group", "none"] | None = None
-    """Subtracted from each reward: the mean of the other answers, of the whole group, or nothing."""
+    """Subtracted from each reward: the mean of the group's other rewards, of all of them, or nothing."""
     scale: Literal["leave-one-out", "group", "none"] | None = None
-    """Divides what is left: the standard deviation of the same."""
+    """Divides the difference: the standard deviation of the same rewards."""
     advantage_clip: Annotated[float, Field(gt=0)] | Literal["none"] | None = None
-    """Advantages are held within plus and minus this. With scale `others` and no clamp, an answer unlike all
-    others (their deviation is 0) drowns the rest of its step."""
+    """Advantages are clipped to plus and minus this. With the leave-one-out scale and no clip, one completion
+    that differs from all others (their deviation is 0) outweighs the rest of its step."""
     gradient_samples: Literal["all", "one"] | None = None
-    """Take the gradient of every answer, or of one a question."""
+    """Take the gradient of every completion, or of one per question."""
     loss_normalization: Literal["constant", "sequence-sum", "sequence-mean"] | None = None
-    """Divide by questions x answers x max_new_tokens; average the answers' sums; or their means."""
+    """constant: divide by questions x completions x max_new_tokens; sequence-sum: average the sums over each
+    completion's tokens; sequence-mean: average their means."""
     logprob_temperature: Annotated[float, Field(gt=0)] | Literal["sampling"] | None = None
-    """Whose log-probability is differentiated: the policy's at this temperature."""
+    """The temperature of the log-probabilities that are differentiated; `sampling` is the rollout's."""
 
 
 class UpdateConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     warmup_steps: NotNegative = 0
-    """The rate rises in a line over so many steps and is constant after."""
+    """Steps over which the learning rate rises linearly; it is constant afterwards."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     micro_batch_tokens: Positive = 16384
-    """Tokens, prompt included, that pass through the policy at once with gradient."""
+    """The most tokens, prompts included, in one forward and backward pass."""
     activation_checkpointing: bool = False
-    """Keep each layer's input alone for the way back and make the rest again: far less memory, and about a
+    """Keep only each layer's input for the backward pass and recompute the rest: far less memory for about a
     third more time in the update."""
     optimizer_state: Literal["32-bit", "16-bit", "8-bit"] = "32-bit"
-    """32-bit: float32 AdamW, and float32 weights behind a bfloat16 policy. 8-bit: moments of 8 bits, and the
-    policy's own weights stochastically rounded (needs torchao). 16-bit: all in bfloat16, as the first
-    implementation had it; small updates are lost."""
+    """32-bit: float32 AdamW, with float32 master weights of a bfloat16 policy. 8-bit: 8-bit moments, and the
+    policy's own weights stochastically rounded (needs torchao). 16-bit: everything in bfloat16, as in the
+    first implementation; small updates are lost to rounding."""
 
 
 class TrainConfig(Section):
     steps: Positive = 100
     hours: Annotated[float, Field(gt=0)] | None = None
-    """End within so many hours of the start, evaluated and saved, if that comes before the last step."""
+    """End within this many hours, evaluated and saved, if that comes before the last step."""
     seed: int = 0
     save_every: Positive = 10
     """Steps between checkpoints."""
@@ -147,28 +158,25 @@ class TrainConfig(Section):
 
 class EvalConfig(Section):
     n: Positive = 200
-    """Test problems, before and after."""
+    """Test problems, evaluated before and after training."""
     validation_n: Positive = 64
-    """Validation problems, during training; they choose the best step."""
+    """Validation problems, evaluated during training; they choose the best step."""
     every: Positive = 10
     """Steps between evaluations on validation."""
     max_new_tokens: Positive | None = None
-    """As in training when not given."""
-    samples: Positive = 1
-    """`eval` only: answers to each problem. One is greedy; more are sampled as in training, for pass@k.
-    Evaluations during training are always one greedy answer."""
+    """Of an evaluation's completions; rollout.max_new_tokens when not given."""
 
 
 class LogConfig(Section):
     trackers: tuple[Literal["trackio", "wandb", "tensorboard"], ...] = ()
-    """Also send the metrics there, each with the extra of its name; by default nothing is sent anywhere."""
+    """Send the metrics there too; each needs the extra of its name. By default nothing is sent anywhere."""
 
 
 class Config(Section):
-    """A whole run."""
+    """The configuration of a whole run."""
 
     recipe: str = "custom"
-    """The recipe's name, for the record."""
+    """The recipe's name, which summaries and reports show."""
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     prompt: PromptConfig = PromptConfig()
@@ -181,7 +189,7 @@ class Config(Section):
 
 
 def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Config:
-    """A shipped recipe's name or a TOML file, with `{"section.key": value}` laid over it.
+    """A shipped recipe or a TOML file, with the overrides `{"section.key": value}` applied.
 
     Raises UsageError for an unknown recipe, a file that is not TOML, an unknown key or a bad value.
     """
@@ -192,7 +200,7 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Conf
 
 
 def override_config(base: Config, overrides: Mapping[str, Any]) -> Config:
-    """A config with `{"section.key": value}` laid over it; errors as `load`."""
+    """The config with `{"section.key": value}` applied; raises as `load_config` does."""
     values = base.model_dump()
     for dotted, value in overrides.items():
         section, _, key = dotted.partition(".")
@@ -203,7 +211,7 @@ def override_config(base: Config, overrides: Mapping[str, Any]) -> Config:
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
-    """Check a recipe's values; `source` names where they came from."""
+    """A validated config; `source` says in errors where the values came from. Raises UsageError."""
     _check_names(values, source)
     try:
         return Config.model_validate(values)
@@ -221,29 +229,29 @@ def recipe_names() -> list[str]:
 
 
 def dump_config(config: Config) -> str:
-    """The config as TOML, which `load` reads back as the same config."""
+    """The config as TOML; `load_config` reads back the same config."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
 def config_value(config: Config, dotted: str) -> Any:
-    """A value by its name, as in `value(config, "train.steps")`."""
+    """A value by its dotted name, as in `config_value(config, "train.steps")`."""
     section, _, key = dotted.partition(".")
     return getattr(getattr(config, section), key)
 
 
 def option_flag(dotted: str) -> str:
-    """A key as the command line has it.
+    """A key as an option of the command line.
 
-    >>> option("train.save_every")
+    >>> option_flag("train.save_every")
     '--train.save-every'
     """
     return f"--{dotted.replace('_', '-')}"
 
 
-def config_differences(old: Config, new: Config, but: frozenset[str] = frozenset()) -> list[str]:
-    """Each key that differs, as "section.key: old -> new", leaving out the keys named in `but`."""
+def config_differences(old: Config, new: Config, ignored: frozenset[str] = frozenset()) -> list[str]:
+    """Every key that differs, as "section.key: old -> new", except the `ignored` keys."""
     a, b = _flat(old), _flat(new)
-    return [f"{key}: {a[key]!r} -> {b[key]!r}" for key in a if a[key] != b[key] and key not in but]
+    return [f"{key}: {a[key]!r} -> {b[key]!r}" for key in a if a[key] != b[key] and key not in ignored]
 
 
 def _flat(config: Config) -> dict[str, Any]:
@@ -276,6 +284,8 @@ def _check_names(values: Mapping[str, Any], source: str) -> None:
             raise _unknown(name, list(Config.model_fields), source)
         known: dict[str, Any] = getattr(field.annotation, "model_fields", {})
         for key in section if known and isinstance(section, Mapping) else ():
+            if (old := f"{name}.{key}") in RENAMED and key not in known:
+                raise UsageError(f"{source}: the key {old} is now called {RENAMED[old]}", "rename it")
             if key not in known:
                 raise _unknown(f"{name}.{key}", [f"{name}.{k}" for k in known], source)
 

@@ -1,7 +1,7 @@
-"""Everything that a run is made of, built from its config: shared by train, eval and ask."""
+"""The parts of a run, assembled from its config: shared by train, eval and ask."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
@@ -20,7 +20,7 @@ from reinforce_lite.utils.seeding import derive_seed
 
 @dataclass(slots=True)
 class Pipeline:
-    """The pipeline from a problem to a scored group, and the policy that they share."""
+    """The road from a problem to a scored group, and the policy that travels it."""
 
     config: Config
     policy: Policy
@@ -28,28 +28,25 @@ class Pipeline:
     prompter: PromptBuilder
     engine: Engine
     scorer: Scorer
-    _found: dict[tuple[Split, int | None], list[Problem]] = field(default_factory=dict)
+    _problems: dict[tuple[Split, int | None], list[Problem]] = field(default_factory=dict)
 
     def problems(self, split: Split, n: int | None = None) -> list[Problem]:
-        """The first `n` problems of a split, without those whose prompt is too long; all by default.
+        """The first `n` problems of a split (default: all), without those whose prompt is too long.
 
-        Raises UsageError when none is left.
+        Raises UsageError when none remains.
         """
-        if (split, n) not in self._found:
-            self._found[split, n] = self.prompter.fitting(self.task.problems(split)[:n])
-        if not self._found[split, n]:
+        if (split, n) not in self._problems:
+            self._problems[split, n] = self.prompter.fitting(self.task.problems(split)[:n])
+        if not self._problems[split, n]:
             raise UsageError(
                 f"no {split} problem has a prompt of at most {self.config.prompt.max_tokens} tokens",
                 "raise prompt.max_tokens, or give fewer worked examples",
             )
-        return self._found[split, n]
+        return self._problems[split, n]
 
-    def sampling(self, greedy: bool) -> Sampling:
-        """How completions are drawn: one greedy answer to be measured, or a group to be trained on."""
+    def sampling(self) -> Sampling:
+        """How a group is sampled in training."""
         rollout = self.config.rollout
-        if greedy:
-            limit = self.config.eval.max_new_tokens or rollout.max_new_tokens
-            return Sampling(samples=1, max_new_tokens=limit, temperature=0.0)
         return Sampling(
             samples=rollout.group_size,
             max_new_tokens=rollout.max_new_tokens,
@@ -58,21 +55,29 @@ class Pipeline:
             top_p=rollout.top_p,
         )
 
-    def answer(
+    def eval_sampling(self, samples: int = 1) -> Sampling:
+        """How an evaluation samples: one greedy completion, or several at training's temperature and top-p.
+        rollout = self.config.rollout
+        limit = self.config.eval.max_new_tokens or rollout.max_new_tokens
+        if samples == 1:
+            return Sampling(samples=1, max_new_tokens=limit, temperature=0.0)
+        return Sampling(samples, limit, temperature=rollout.temperature, top_p=rollout.top_p)
+
+    def eval_groups(
         self, problems: Sequence[Problem], progress: Callable[[int], None] = ignore_progress, samples: int = 1
     ) -> list[Group]:
-        """Scored answers to each problem: one greedy, or several at the rollout's temperature and top-p."""
+        """Scored completions of each problem, as an evaluation samples them."""
         seed = derive_seed(self.config.train.seed, "evaluation")
-        sampling = self.sampling(greedy=True)
-        if samples > 1:
-            drawn = self.config.rollout
-            sampling = replace(sampling, samples=samples, temperature=drawn.temperature, top_p=drawn.top_p)
+        sampling = self.eval_sampling(samples)
         sampled = sample_completions(problems, self.prompter, self.engine, sampling, seed, progress)
         return score_groups(problems, sampled, self.scorer)
 
 
 def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
-    """Load the task, then the model: a fault in the data is found before a weight is read."""
+    """Load the task, then the model: a fault in the data is found before a weight is read.
+
+    Raises UsageError for a task, reward, model or context length that cannot work.
+    """
     task = task or load_task(config.task)
     check_task(task)
     scorer = Scorer(task)
@@ -89,15 +94,16 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
 
 def _check_context(policy: Policy, config: Config) -> None:
     limit = getattr(policy.model.config, "max_position_embeddings", None)
-    asked = longest(config)
-    if limit and asked > limit:
+    requested = longest(config)
+    if limit and requested > limit:
         raise UsageError(
-            f"prompts of {config.prompt.max_tokens} and answers of {asked - config.prompt.max_tokens} tokens "
-            f"do not fit into the {limit} tokens that {policy.name} can see",
+            f"prompts of {config.prompt.max_tokens} and completions of "
+            f"{requested - config.prompt.max_tokens} tokens do not fit into the {limit} tokens of context that "
+            f"{policy.name} has",
             "lower prompt.max_tokens or rollout.max_new_tokens",
         )
 
 
 def longest(config: Config) -> int:
-    """The most tokens that a prompt and its answer may have together."""
+    """The most tokens that a prompt and its completion may have together."""
     return config.prompt.max_tokens + max(config.rollout.max_new_tokens, config.eval.max_new_tokens or 0)

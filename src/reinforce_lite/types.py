@@ -107,6 +107,16 @@ class Group:
         """G rewards, in the order of the rollouts."""
         return [r.reward for r in self.rollouts]
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion."""
+        return [len(r.completion.token_ids) for r in self.rollouts]
+
+    @property
+    def usable(self) -> list[bool]:
+        """Whether each reward is one: False where the reward function failed."""
+        return [not r.fault for r in self.rollouts]
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

@@ -1,6 +1,7 @@
 """What a person sees: nothing that a model writes may act on the terminal."""
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ from rich.console import Console
 
 from helpers.tiny import ToyTask
 from reinforce_lite.api import resolve_config
-from reinforce_lite.callbacks import console as screen
+from reinforce_lite.callbacks import console as console_module
+from reinforce_lite.callbacks.base import SAMPLING
 from reinforce_lite.callbacks.console import LineConsole, LiveConsole
 from reinforce_lite.runlog.run import create_run
 from reinforce_lite.trainer import trainer
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
+from reinforce_lite.utils import clock
 from reinforce_lite.utils.text import harmless, sparkline
 
 
@@ -37,12 +40,12 @@ def group(turns: dict[str, bool]) -> Group:
 
 
 def test_one_question_with_a_right_and_a_wrong_answer() -> None:
-    found = screen.right_and_wrong(
+    found = console_module.right_and_wrong(
         [group({"a": True, "b": True}), group({"c": False, "d": True, "e": False})]
     )
     assert found is not None
     assert (found[1].response, found[2].response) == ("d", "c")
-    assert screen.right_and_wrong([group({"a": False})]) is None
+    assert console_module.right_and_wrong([group({"a": False})]) is None
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -67,7 +70,8 @@ def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: P
         "before",
         "runs/a/model",
         "runs/a/report.html",
-        "reinforce-lite ask a",
+        "ask a",
+        "train --run a --resume --train.steps 4",
     ):
         assert part in text
     assert "step 0: test strict" in text
@@ -79,15 +83,15 @@ def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: P
     assert run.summary["steps"] == 2
 
 
-def test_the_live_display_counts_answers() -> None:
+def test_live_console_counts_completions() -> None:
     show = LiveConsole(Console(file=io.StringIO(), force_terminal=True, width=120))
-    show.phase("answering", 64)
+    show.phase("sampling", 64)
     show.advance(16)
     show.console.print(show._draw())
     text = show.console.file.getvalue()  # type: ignore[attr-defined]
-    assert "answering" in text
+    assert "sampling" in text
     assert "16/64" in text
-    assert "answers a second" in text
+    assert "per second" in text
 
 
 def test_the_table_says_whether_the_change_is_real() -> None:
@@ -109,19 +113,59 @@ def test_the_table_says_whether_the_change_is_real() -> None:
         "paired_p": {"strict": 1e-9, "lenient": 0.4},
     }
     console = Console(file=io.StringIO(), width=120)
-    console.print(screen.before_after_table(evals))
+    console.print(console_module.before_after_table(evals))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "+50.0 points (significant, p = 1e-09)" in text
     assert "+2.0 points (not significant, p = 0.4)" in text
 
 
-def test_lines_tell_of_long_phases_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 0, 10, 20 and 40 seconds; a line every 15."""
-    times = iter([0.0, 0.0, 10.0, 20.0, 20.0, 21.0, 40.0, 40.0])
-    monkeypatch.setattr(screen.time, "monotonic", lambda: next(times))
-    show = LineConsole(Console(file=io.StringIO(), width=120))
-    show.phase("answering", 200)
-    for finished in (50, 30, 0, 20, 20):
+def lines_of(console: LineConsole) -> list[str]:
+    return console.console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock: its only element is the time."""
+    time = [100.0]
+    monkeypatch.setattr(clock, "now", lambda: time[0])
+    return time
+
+
+def line_console() -> LineConsole:
+    return LineConsole(Console(file=io.StringIO(), width=120))
+
+
+def test_line_console_announces_each_phase() -> None:
+    show = line_console()
+    show.phase("loading x")
+    show.phase("evaluating on test", 8)
+    assert lines_of(show) == ["  loading x ...", "  evaluating on test (8 completions) ..."]
+
+
+def test_line_console_is_never_silent_for_longer_than_a_heartbeat(wall: list[float]) -> None:
+    """A phase of 200 completions from second 0; looked at after 4, 12, 15 and 31 seconds."""
+    show = line_console()
+    show.phase("evaluating", 200)
+    for seconds, finished in ((4, 50), (12, 30), (15, 0), (31, 20)):
+        wall[0] = 100.0 + seconds
         show.advance(finished)
-    text = show.console.file.getvalue()  # type: ignore[attr-defined]
-    assert text.split() == ["answering:", "80/200", "answering:", "120/200"]
+    assert lines_of(show)[1:] == ["  evaluating: 80 of 200, 12 s", "  evaluating: 100 of 200, 31 s"]
+
+
+def test_line_console_beats_by_itself(wall: list[float]) -> None:
+    show = line_console()
+    with show:
+        show.phase("updating")
+        wall[0] += 11
+        deadline = time.monotonic() + 10
+        while len(lines_of(show)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert lines_of(show)[1:] == ["  updating: 11 s"]
+
+
+def test_line_console_leaves_out_the_phases_of_quick_steps() -> None:
+    show = line_console()
+    show.slow_steps = False
+    show.phase(SAMPLING, 64)
+    show.phase("saving a checkpoint")
+    assert lines_of(show) == ["  saving a checkpoint ..."]

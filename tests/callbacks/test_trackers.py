@@ -36,7 +36,7 @@ class Fake(ModuleType):
     def __init__(self, name: str, fails_at: int = 0) -> None:
         super().__init__(name)
         self.fails_at = fails_at
-        self.begun: list[dict[str, Any]] = []
+        self.started: list[dict[str, Any]] = []
         self.sent: list[tuple[int, dict[str, float]]] = []
         self.calls = 0
         self.finished = 0
@@ -46,7 +46,7 @@ class Fake(ModuleType):
 
     def init(self, *names: str, **settings: Any) -> "Fake":
         print("* a tracker's greeting")
-        self.begun.append(settings | ({"project": names[0]} if names else {}))
+        self.started.append(settings | ({"project": names[0]} if names else {}))
         return self
 
     def Settings(self, **settings: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def test_the_lines_are_sent_under_their_own_names(settings: dict[str, Any], fake
 
 def test_they_are_told_what_the_run_is(settings: dict[str, Any], fakes: dict[str, Fake]) -> None:
     train(settings)
-    wandb, trackio = fakes["wandb"].begun[0], fakes["trackio"].begun[0]
+    wandb, trackio = fakes["wandb"].started[0], fakes["trackio"].started[0]
     assert wandb["project"] == trackio["project"] == "reinforce-lite"
     assert wandb["name"] == "a"
     assert wandb["id"] == trackio["name"]
@@ -123,13 +123,13 @@ def test_a_resumed_run_goes_on_and_another_of_its_name_does_not(
     train(settings | {"train.steps": 4}, resume=True)
     (in_tmp / "runs" / "a").rename(in_tmp / "moved")
     train(settings)
-    first, again, other = (begun["id"] for begun in fakes["wandb"].begun)
+    first, again, other = (settings["id"] for settings in fakes["wandb"].started)
     assert first == again != other
 
 
 def test_nothing_is_sent_when_none_is_named(settings: dict[str, Any], fakes: dict[str, Fake]) -> None:
     train(settings | {"log.trackers": []})
-    assert all(fake.begun == fake.sent == [] for fake in fakes.values())
+    assert all(fake.started == fake.sent == [] for fake in fakes.values())
     assert not (Path("runs/a") / "tracker_mark").exists()
 
 
@@ -176,7 +176,7 @@ def test_one_that_does_not_start_ends_the_command_before_any_work(
     assert len(run.steps) == 3
     with pytest.raises(UsageError) as caught:
         train(settings | {"train.steps": 4}, resume=True)
-    assert caught.value.remedy.endswith("then go on with: reinforce-lite train --run a --resume")
+    assert caught.value.remedy.endswith("train --run a --resume")
 
 
 def after_two_steps(monkeypatch: pytest.MonkeyPatch, happens: Any) -> None:
@@ -218,7 +218,7 @@ def test_a_signal_while_they_start_begins_nothing(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, fakes: dict[str, Fake]
 ) -> None:
     monkeypatch.setattr(fakes["trackio"], "init", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(StoppedError, match="before anything was begun") as caught:
+    with pytest.raises(StoppedError, match="before the run was started") as caught:
         train(settings)
     assert caught.value.remedy == "give the same command again"
     assert not list(Path("runs/a").glob("*.json"))

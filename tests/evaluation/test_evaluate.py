@@ -130,8 +130,8 @@ def test_one_answer_is_greedy_and_several_are_drawn_as_in_training(model_folder:
     pipeline = build_pipeline(settings, ToyTask())
     pipeline.engine = engine = ScriptedEngine(make_tokenizer(), END, lambda prompt, sample: "x")
     problems = pipeline.problems("test", 2)
-    assert [len(g.rollouts) for g in pipeline.answer(problems)] == [1, 1]
-    assert [len(g.rollouts) for g in pipeline.answer(problems, samples=8)] == [8, 8]
+    assert [len(g.rollouts) for g in pipeline.eval_groups(problems)] == [1, 1]
+    assert [len(g.rollouts) for g in pipeline.eval_groups(problems, samples=8)] == [8, 8]
     (_, greedy, seed), (_, drawn, again) = engine.calls
     assert greedy == Sampling(samples=1, max_new_tokens=5, temperature=0.0)
     assert drawn == Sampling(samples=8, max_new_tokens=5, temperature=0.7, top_p=0.9)

@@ -13,14 +13,12 @@ from helpers import run_files as runs
 from helpers.run_files import HOSTILE, answer, asked, hostile, step
 from reinforce_lite import report
 from reinforce_lite.cli.app import main
+from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
 from reinforce_lite.report import (
     ReportRefresher,
     curves,
     result,
     write_report,
-)
-from reinforce_lite.report import (
-    reflection as aha,
 )
 from reinforce_lite.report import (
     selection as choice,
@@ -714,4 +712,4 @@ def test_bad_usage(args: list[str], said: str, in_tmp: Path, capsys: pytest.Capt
 
 
 def test_the_lists_of_the_page_are_those_that_are_counted() -> None:
-    assert tuple(f"reflection/list_{name}" for name in reflection.REFLECTION_LISTS) == curves.REFLECTION
+    assert tuple(f"reflection/list_{name}" for name in REFLECTION_LISTS) == curves.REFLECTION

@@ -154,7 +154,7 @@ def test_a_single_answer_that_does_not_fit_is_said(policy: Policy, monkeypatch: 
 def test_it_runs_out_before_training_or_never(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit status 3, the plan on standard error, and nothing was begun."""
+    """Exit status 3, the plan on standard error, and nothing was started."""
     (Path("mine.jsonl")).write_text(
         "".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(100))
     )
@@ -209,7 +209,7 @@ def test_where_nothing_helps_the_last_step_is_saved(
     saved = latest_checkpoint(Path("runs/cut/checkpoints"))
     assert saved is not None
     assert saved.step == 3
-    assert "step 3 is saved: go on with reinforce-lite train --run cut --resume" in caught.value.remedy
+    assert "train --run cut --resume" in caught.value.remedy
     smaller = {"update.activation_checkpointing": True, "update.micro_batch_tokens": 100}
     asked = settings | {"train.steps": 4} | smaller
     resumed = api.train(RECIPE, asked, task=ToyTask(), run="cut", resume=True, quiet=True)

@@ -17,7 +17,7 @@ from reinforce_lite.callbacks.console import final_summary
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.report import write_report
 from reinforce_lite.runlog.run import Run, create_run, find_run
-from reinforce_lite.trainer import export, trainer
+from reinforce_lite.trainer import checkpoint, export, trainer
 from reinforce_lite.trainer.checkpoint import checkpoint_steps
 from reinforce_lite.trainer.time_budget import TimeBudget
 from reinforce_lite.utils import clock
@@ -61,17 +61,17 @@ def test_is_there_time_for_another_step_by_hand(wall: Wall) -> None:
 
 def test_saves_are_guessed_until_they_are_measured(wall: Wall) -> None:
     """1 GB at 100 MB/s is 10 s; an hour is 3600 s."""
-    ahead = TimeBudget.of(0.5, 900.0, {"checkpoint": 10**9}, {"test": 5.0}, [])
-    assert ahead.taken == {"checkpoint": 10.0, "test": 5.0}
+    ahead = TimeBudget.create(0.5, 900.0, {"checkpoint": 10**9}, {"test": 5.0}, [])
+    assert ahead.durations == {"checkpoint": 10.0, "test": 5.0}
     assert ahead.end == 900 + 1800
 
 
 def test_what_is_left_by_hand(wall: Wall) -> None:
     ahead = TimeBudget(None, {"test": 7.0}, [99.0, *[2.0] * 10])
-    assert ahead.left(30) == 30 * 2 + 7
+    assert ahead.eta(30) == 30 * 2 + 7
     ahead.end = wall.time + 40
-    assert ahead.left(30) == pytest.approx(40, abs=0.01)
-    assert ahead.left(10) == 27
+    assert ahead.eta(30) == pytest.approx(40, abs=0.01)
+    assert ahead.eta(10) == 27
 
 
 def run_for(
@@ -88,14 +88,15 @@ def run_for(
         (pipeline_module, "load_policy", 1.0),
         (trainer, "dry_run", 20.0),
         (trainer, "sample_completions", 1.0),
-        (Pipeline, "answer", 0.5),
-        (export, "save_checkpoint", 0.3),
+        (Pipeline, "eval_groups", 0.5),
+        (checkpoint, "save_checkpoint", 0.3),
         (export, "save_policy", 0.3),
         (report, "write_report", reports),
     ):
         monkeypatch.setattr(owner, name, wall.spend(getattr(owner, name), seconds * slower))
+    monkeypatch.setattr(trainer, "available_bytes", lambda: 0)  # so that there is a dry run where time allows
     given = resolve_config(RECIPE, settings | {"train.hours": hours, "train.steps": 1000}, ToyTask())
-    return trainer.train(given, create_run("timed"), ToyTask(), Silent(), began=wall.time)
+    return trainer.train(given, create_run("timed"), ToyTask(), Silent(), start=wall.time)
 
 
 @pytest.mark.parametrize(("slower", "at_least"), [(1, 80), (10, 3)])
@@ -120,7 +121,7 @@ def test_a_run_ends_in_time_evaluated_and_saved(
     assert checkpoint_steps(run.path / "checkpoints")[-1] == done
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(final_summary(run))
-    assert f"ended after {done} of 1000 steps" in " ".join(console.export_text().split())
+    assert f"after {done} of 1000 steps" in " ".join(console.export_text().split())
 
 
 def test_a_run_without_time_for_a_step_says_so(
@@ -130,8 +131,8 @@ def test_a_run_without_time_for_a_step_says_so(
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(final_summary(run))
     words = " ".join(console.export_text().split())
-    assert "ended after 0 of 1000 steps: no other fitted into its hours" in words
-    assert "go on with: reinforce-lite train --run timed --resume --train.hours" in words
+    assert "after 0 of 1000 steps" in words
+    assert "train --run timed --resume --train.hours" in words
     assert "no step was better" not in words
 
 
@@ -154,7 +155,7 @@ def test_the_first_report_of_a_run_that_goes_on_is_counted(
     monkeypatch.setattr(report, "write_report", wall.spend(write_report, 30.0))
     longer = resolve_config(RECIPE, settings | {"train.hours": 64 / 3600, "train.steps": 1000}, ToyTask())
     began = wall.time
-    trainer.train(longer, find_run("timed"), ToyTask(), Silent(), began=wall.time)
+    trainer.train(longer, find_run("timed"), ToyTask(), Silent(), start=wall.time)
     assert wall.time - began <= 64
 
 
@@ -164,7 +165,7 @@ def test_steps_come_first_when_they_do(
     settings: dict[str, Any],
 ) -> None:
     given = resolve_config(RECIPE, settings | {"train.hours": 100.0, "train.steps": 2}, ToyTask())
-    run = trainer.train(given, create_run("short"), ToyTask(), Silent(), began=wall.time)
+    run = trainer.train(given, create_run("short"), ToyTask(), Silent(), start=wall.time)
     assert run.summary["stopped"] == "steps"
     assert run.summary["steps"] == 2
     assert run.summary["memory"]["dry_run_bytes"] > 0
@@ -179,7 +180,7 @@ def test_a_run_that_ran_out_of_time_goes_on(
     first = run_for(0.005, 1, wall, monkeypatch, settings)
     assert 0 < first.summary["steps"] < 10
     longer = resolve_config(RECIPE, settings | {"train.hours": 1.0, "train.steps": 10}, ToyTask())
-    again = trainer.train(longer, find_run("timed"), ToyTask(), Silent(), began=wall.time)
+    again = trainer.train(longer, find_run("timed"), ToyTask(), Silent(), start=wall.time)
     assert again.summary["stopped"] == "steps"
     plain = api.train(RECIPE, settings | {"train.steps": 10}, task=ToyTask(), run="plain", quiet=True)
     keys = ("step", "reward", "loss", "grad_norm")

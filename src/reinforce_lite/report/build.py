@@ -20,6 +20,7 @@ from reinforce_lite.report.result import build_result
 from reinforce_lite.report.run_data import Files, groups, load, whole
 from reinforce_lite.report.selection import Seen
 from reinforce_lite.runlog.health import find_warnings
+from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Line, Run
 
 RunReport = tuple[Line, Line]
@@ -37,7 +38,7 @@ def build_report(run: Run, share: int = 1) -> RunReport:
         "model": files.model,
         "task": files.task,
         "result": build_result(files, counted.eval_history),
-        "warnings": list(find_warnings(files.steps).values()),
+        "warnings": list(find_warnings([StepMetrics.from_record(s) for s in files.steps]).values()),
         "aha": build_reflection(files, counted.eval_history, counted.populations),
         "cost": build_costs(files),
         "answers": _answers(counted, shown, questions),

@@ -56,7 +56,7 @@ def _facts(files: Files) -> dict[str, str]:
         "seed": str(files.config.get("train", {}).get("seed", "")),
         "machine": ", ".join(_machine(files) + [str(known[k]) for k in ("device", "dtype") if known.get(k)]),
         "versions": ", ".join(f"{name} {v}" for name, v in (known.get("versions") or {}).items()),
-        "command": files.run.command(""),
+        "command": files.run.first_command(""),
     }
     return {name: text for name, text in facts.items() if text}
 

@@ -1,156 +1,159 @@
-"""Signs that a run goes wrong, read from its step lines and said in plain words.
+"""Signs that a run is going wrong, read from its step metrics and told in plain words.
 
-    read(run.steps)  ->  {"second_opinion": "over steps 1 to 80 the reward rose from 0.20 to 0.90, but ..."}
+    find_warnings(steps)  ->  {"second_opinion": "over steps 1 to 80 the reward rose ..."}
 
-Steps differ in their questions, so two stretches of steps are compared by their means and by the noise of
-the difference: the square root of the two variances over their numbers of steps. A change is clear when it
-is larger than CLEAR times its noise, which at ten steps a side leaves chance 1 in 100. That is for one look:
-signs are read after every step, so over a run chance gets many tries: of 200 simulated runs of 100 steps in
-which nothing changed 31 warned of the second opinion at some step. A warning is a reason to read answers, no
-verdict.
+Every step asks different questions, so two windows of steps are compared by their means and by the noise of
+the difference: the square root of the sum of the two variances, each divided by its number of steps. A change
+counts when it exceeds T_99 times that noise, which for a single look at ten steps against ten happens by
+chance once in 100. The warnings are looked for after every step, so over a run chance gets many tries: in 200
+simulated runs of 100 steps in which nothing changed, 31 warned of the second opinion at some step. A warning
+is a reason to read completions, not a verdict.
 
-Left out on purpose: doing anything about it. The run goes on, and the best model on validation is kept
-whatever happens.
+Omitted on purpose: acting on a warning. The run continues, and the best model on validation is kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import fmean
-from typing import Any
+from statistics import fmean, variance
 
-STEPS = 10  # the shortest stretch that means something
-CLEAR = 2.9  # Student's t for 99% at 2 x 10 steps
-HALF, MOST, TENTH, NEARLY_ALL = 0.5, 0.75, 0.1, 0.9
+from reinforce_lite.runlog.records import StepMetrics
 
-Line = Mapping[str, Any]
+WINDOW = 10
+"""Steps of the shortest window that means something."""
+T_99 = 2.9
+"""Student's t for 99% at two windows of ten steps."""
+COLLAPSED_REWARD = 0.5
+"""Of the best window's reward."""
+COLLAPSED_ENTROPY = 0.1
+"""Of the first window's entropy."""
+MOSTLY_NO_SIGNAL = 0.75
+RARELY_RIGHT = 0.1
+NEARLY_ALWAYS_RIGHT = 0.9
+MOSTLY_CLIPPED = 0.5
+
+Steps = Sequence[StepMetrics]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From one stretch of steps to another."""
+    """The mean of a metric in an earlier and in a later window."""
 
     before: float
     after: float
     noise: float
+    """Standard error of the difference."""
 
     @property
     def rise(self) -> float:
         return self.after - self.before
 
 
-def find_warnings(lines: Sequence[Line]) -> dict[str, str]:
-    """What shows now, in words, by kind: second_opinion, reward, entropy, idle; usually nothing."""
-    found = {
-        "second_opinion": second_opinion(lines),
-        "reward": reward(lines),
-        "entropy": entropy(lines),
-        "idle": idle(lines),
+def find_warnings(steps: Steps) -> dict[str, str]:
+    """The warnings that hold now, by kind: second_opinion, reward, entropy, no_signal. Usually none."""
+    warnings = {
+        "second_opinion": second_opinion_warning(steps),
+        "reward": reward_warning(steps),
+        "entropy": entropy_warning(steps),
+        "no_signal": no_signal_warning(steps),
     }
-    return {kind: words for kind, words in found.items() if words}
+    return {kind: text for kind, text in warnings.items() if text}
 
 
-def second_opinion(lines: Sequence[Line]) -> str:
-    """The reward clearly rose and the second opinion's accuracy did not rise by more than its noise.
+def second_opinion_warning(steps: Steps) -> str:
+    """The reward clearly rose while the second opinion's accuracy did not rise by more than its noise.
 
-    The first quarter of the steps against the last, at least STEPS each; over the whole run, then over its
-    later half.
+    Compares the first quarter of the steps with the last, at least WINDOW each: over the whole run, then over
+    its second half.
     """
-    judged = [line for line in lines if line.get("accuracy/second_opinion") is not None]
+    judged = [step for step in steps if step.second_opinion is not None]
     for part in (judged, judged[len(judged) // 2 :]):
-        if len(part) < 2 * STEPS:
+        if len(part) < 2 * WINDOW:
             continue
-        paid, second = over(part, "reward"), over(part, "accuracy/second_opinion")
-        if paid.rise > CLEAR * paid.noise and second.rise <= second.noise:
+        reward = first_to_last_quarter([s.reward for s in part])
+        second = first_to_last_quarter([s.second_opinion or 0.0 for s in part])
+        if reward.rise > T_99 * reward.noise and second.rise <= second.noise:
             return (
-                f"over steps {part[0]['step']} to {part[-1]['step']} the reward rose from {paid.before:.2f} "
-                f"to {paid.after:.2f}, but accuracy by a second opinion, which is not paid, went from "
-                f"{second.before:.0%} to {second.after:.0%}: the model may be learning the form, or a gap in "
-                "the reward; read some answers that were paid"
+                f"over steps {part[0].step} to {part[-1].step} the reward rose from {reward.before:.2f} to "
+                f"{reward.after:.2f}, but accuracy by a second opinion, which the reward does not pay for, "
+                f"went from {second.before:.0%} to {second.after:.0%}: the model may be learning the format, "
+                "or exploiting a gap in the reward; read some rewarded completions"
             )
     return ""
 
 
-def reward(lines: Sequence[Line]) -> str:
-    """The mean reward of the last STEPS steps is clearly below that of the best STEPS in a row before, and
-    below half of it.
+def reward_warning(steps: Steps) -> str:
+    """The mean reward of the last WINDOW steps is clearly below that of the best window before, and below
+    half of it.
 
     Where rewards are negative, half is counted from the lowest.
     """
-    rewards = [float(line["reward"]) for line in lines]
-    if len(rewards) < 2 * STEPS:
+    rewards = [step.reward for step in steps]
+    if len(rewards) < 2 * WINDOW:
         return ""
-    best = max(range(len(rewards) - 2 * STEPS + 1), key=lambda start: sum(rewards[start : start + STEPS]))
-    fall = compare(rewards[best : best + STEPS], rewards[-STEPS:])
+    starts = range(len(rewards) - 2 * WINDOW + 1)
+    best = max(starts, key=lambda start: sum(rewards[start : start + WINDOW]))
+    fall = compare(rewards[best : best + WINDOW], rewards[-WINDOW:])
     lowest = min(0.0, *rewards)
-    if -fall.rise <= CLEAR * fall.noise or fall.after - lowest >= HALF * (fall.before - lowest):
+    if -fall.rise <= T_99 * fall.noise or fall.after - lowest >= COLLAPSED_REWARD * (fall.before - lowest):
         return ""
     return (
-        f"the reward collapsed: {fall.before:.2f} over steps {lines[best]['step']} to "
-        f"{lines[best + STEPS - 1]['step']}, {fall.after:.2f} over the last {STEPS}; stop it, and try a "
+        f"the reward collapsed: {fall.before:.2f} over steps {steps[best].step} to "
+        f"{steps[best + WINDOW - 1].step}, {fall.after:.2f} over the last {WINDOW}; stop the run and try a "
         "lower update.learning_rate (the best model on validation is kept)"
     )
 
 
-def entropy(lines: Sequence[Line]) -> str:
-    """The last STEPS steps' entropy is below a tenth of the first's, while answers are still often wrong."""
-    if len(lines) < 2 * STEPS:
+def entropy_warning(steps: Steps) -> str:
+    """The last WINDOW steps' entropy is below a tenth of the first's while completions are still often
+    wrong.
+    """
+    if len(steps) < 2 * WINDOW:
         return ""
-    first, last = lines[:STEPS], lines[-STEPS:]
-    before, after = mean(first, "entropy"), mean(last, "entropy")
-    if after >= TENTH * before or mean(last, "accuracy/strict") >= NEARLY_ALL:
+    before, after = (fmean(s.entropy for s in part) for part in (steps[:WINDOW], steps[-WINDOW:]))
+    if after >= COLLAPSED_ENTROPY * before or fmean(s.strict for s in steps[-WINDOW:]) >= NEARLY_ALWAYS_RIGHT:
         return ""
     return (
-        f"the entropy collapsed: {before:.3f} nats a token over the first {STEPS} steps, {after:.3f} over "
-        f"the last {STEPS}; the answers to a question are nearly the same, and teach little; try a lower "
-        "update.learning_rate or a higher rollout.temperature"
+        f"the entropy collapsed: {before:.3f} nats per token over the first {WINDOW} steps, {after:.3f} over "
+        f"the last {WINDOW}; the completions of a question are nearly identical and teach little; try a "
+        "lower update.learning_rate or a higher rollout.temperature"
     )
 
 
-def idle(lines: Sequence[Line]) -> str:
-    """Over all steps MOST groups or more taught nothing, and fewer than a TENTH of the answers were right.
+def no_signal_warning(steps: Steps) -> str:
+    """Over all steps most groups had no signal, and few completions were right.
 
-    Why is told by what shows: answers that are cut, right ones in another form, or neither.
+    The advice depends on what is seen: clipped completions, right ones in another format, or neither.
     """
-    if len(lines) < STEPS:
+    if len(steps) < WINDOW:
         return ""
-    taught_nothing, right = mean(lines, "frac_reward_zero_std"), mean(lines, "accuracy/strict")
-    if taught_nothing < MOST or right >= TENTH:
+    no_signal, right = fmean(s.no_signal_ratio for s in steps), fmean(s.strict for s in steps)
+    if no_signal < MOSTLY_NO_SIGNAL or right >= RARELY_RIGHT:
         return ""
-    seconds = [line["accuracy/second_opinion"] for line in lines]
-    second = fmean(seconds) if seconds and None not in seconds else 0.0
-    if mean(lines, "completions/clipped_ratio") >= HALF:
-        why = "most answers are cut; try a higher rollout.max_new_tokens"
-    elif second >= TENTH:
-        why = (
-            f"{second:.0%} are by a second opinion, so it is the form that is missing; show it in the prompt"
+    opinions = [s.second_opinion for s in steps if s.second_opinion is not None]
+    second = fmean(opinions) if len(opinions) == len(steps) else 0.0
+    if fmean(s.clipped_ratio for s in steps) >= MOSTLY_CLIPPED:
+        advice = "most completions are cut at the limit; try a higher rollout.max_new_tokens"
+    elif second >= RARELY_RIGHT:
+        advice = (
+            f"{second:.0%} are right by a second opinion, so only the format is missing; show it in the "
+            "prompt"
         )
     else:
-        why = "the task is too hard as it is; try easier problems, worked examples, a larger model"
+        advice = "the task is too hard as it is; try easier problems, worked examples or a larger model"
     return (
-        f"in {len(lines)} steps {taught_nothing:.0%} of the groups taught nothing, and {right:.0%} of the "
-        f"answers were right: {why}"
+        f"in {len(steps)} steps {no_signal:.0%} of the groups had no signal and {right:.0%} of the "
+        f"completions were right: {advice}"
     )
 
 
-def over(lines: Sequence[Line], key: str) -> Change:
-    """From the first quarter of the lines to the last, at least STEPS each."""
-    k = max(STEPS, len(lines) // 4)
-    values = [float(line[key]) for line in lines]
-    return compare(values[:k], values[-k:])
+def first_to_last_quarter(values: Sequence[float]) -> Change:
+    """From the first quarter of the values to the last, at least WINDOW each."""
+    size = max(WINDOW, len(values) // 4)
+    return compare(values[:size], values[-size:])
 
 
 def compare(first: Sequence[float], last: Sequence[float]) -> Change:
     """From the mean of `first` to that of `last`, with the noise of the difference."""
-    noise = sqrt(_variance(first) / len(first) + _variance(last) / len(last))
+    noise = sqrt(variance(first) / len(first) + variance(last) / len(last))
     return Change(fmean(first), fmean(last), noise)
-
-
-def mean(lines: Sequence[Line], key: str) -> float:
-    return fmean(line[key] for line in lines)
-
-
-def _variance(values: Sequence[float]) -> float:
-    """Unbiased."""
-    middle = fmean(values)
-    return sum((v - middle) ** 2 for v in values) / (len(values) - 1)

@@ -1,10 +1,11 @@
 """Save and resume, exactly and atomically.
 
     checkpoints/step-N/state.safetensors   the weights that the optimizer moves, and its moments
-    checkpoints/step-N/meta.json           the step, the state's hash, and what resuming.py says of the run
+    checkpoints/step-N/meta.json           the step, the state's hash, data fingerprint, versions, sizes,
+    seconds
 
-A checkpoint is written beside its place, flushed to the disk and renamed, so it is whole or not
-there. No random state is kept: every draw is seeded by the step that makes it.
+A checkpoint is written to a temporary folder, flushed to the disk and renamed, so it is complete or absent.
+No random state is saved: every draw is seeded by the step that makes it.
 """
 
 import hashlib
@@ -111,16 +112,16 @@ class Progress:
     """How far a run has come."""
 
     step: int = 0
-    """The last step that a checkpoint holds; 0: none does."""
+    """The last step with a checkpoint; 0: there is none."""
     seconds: float = 0.0
-    """Spent up to there."""
+    """Spent up to that step."""
     dry_run_bytes: int | None = None
-    """The peak of the largest step, which is tried before the first; None: it was not tried."""
+    """Peak memory of the dry run; None: there was none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Resuming:
-    """Says what a checkpoint says of the run, and brings a run back to it."""
+class Checkpointer:
+    """Saves what a resumed run continues from, and restores it."""
 
     run: Run
     config: Config
@@ -131,46 +132,54 @@ class Resuming:
     versions: Mapping[str, str]
 
     @property
-    def at_once(self) -> dict[str, int]:
-        """How much may pass at once, which is less from when memory ran out."""
-        return {
-            "memory/micro_batch_tokens": self.updater.micro_batch_tokens,
-            "memory/max_num_seqs": self.engine.max_num_seqs,
+    def folder(self) -> Path:
+        return self.run.path / "checkpoints"
+
+    def saved(self, step: int) -> bool:
+        """Whether this step has a checkpoint."""
+        return step in checkpoint_steps(self.folder)
+
+    def save(self, progress: Progress) -> None:
+        """Write the checkpoint of a step, after the log lines that it claims. Raises ReinforceLiteError."""
+        self.run.sync()
+        meta = {
+            "data": self.data,
+            "seconds": progress.seconds,
+            "versions": dict(self.versions),
+            "dry_run_bytes": progress.dry_run_bytes,
+            "micro_batch_tokens": self.updater.micro_batch_tokens,
+            "max_num_seqs": self.engine.max_num_seqs,
         }
+        save_checkpoint(self.folder, progress.step, self.updater.state_dict(), meta)
 
-    def meta(self, seconds: float, dry_run_bytes: int | None) -> dict[str, Any]:
-        """What a checkpoint says of a run that has taken so long."""
-        said = {"data": self.data, "seconds": seconds, "versions": self.versions}
-        return said | {"dry_run_bytes": dry_run_bytes, "at_once": self.at_once}
-
-    def resume(self) -> Progress:
-        """Take weights, optimizer state and sizes from the last checkpoint, and the logs back to it.
+    def restore(self) -> Progress:
+        """Load weights, optimizer state and sizes from the last checkpoint, and rewind the logs to it.
 
         Raises UsageError where the task's problems are no longer those of the run.
         """
-        found = latest_checkpoint(self.run.path / "checkpoints")
-        if found is None:
+        checkpoint = latest_checkpoint(self.folder)
+        if checkpoint is None:
             self.run.rewind(0)
             return Progress()
-        if found.meta["data"] != self.data:
+        meta = checkpoint.meta
+        if meta["data"] != self.data:
             raise UsageError(
-                f"the task's problems have changed since {self.run.path} was begun",
-                "restore them, or begin a new run",
+                f"the task's problems have changed since {self.run.path} was started",
+                "restore them, or start a new run",
             )
-        if found.meta["versions"] != self.versions:
-            logger.warning("versions differ from those the run was begun with: it may not be bit for bit")
-        self.updater.load_state_dict(found.tensors)
-        self._go_on_as_small(found.meta.get("at_once", {}))
-        self.run.rewind(found.step)
-        return Progress(found.step, found.meta["seconds"], found.meta.get("dry_run_bytes"))
+        if meta["versions"] != self.versions:
+            logger.warning("package versions differ from the run's: it may not continue bit for bit")
+        self.updater.load_state_dict(checkpoint.tensors)
+        self._restore_sizes(meta)
+        self.run.rewind(checkpoint.step)
+        return Progress(checkpoint.step, meta["seconds"], meta["dry_run_bytes"])
 
-    def _go_on_as_small(self, at_once: Mapping[str, int]) -> None:
-        """As the checkpoint was left, but where the config has another size now."""
+    def _restore_sizes(self, meta: Mapping[str, Any]) -> None:
+        """Sizes that were halved when memory ran out stay halved, unless the config was changed since."""
+        if self._unchanged("update.micro_batch_tokens"):
+            self.updater.micro_batch_tokens = meta["micro_batch_tokens"]
+        if self._unchanged("rollout.max_num_seqs"):
+            self.engine.max_num_seqs = meta["max_num_seqs"]
 
-        def same(key: str) -> bool:
-            return bool(config_value(self.run.config, key) == config_value(self.config, key))
-
-        if at_once and same("update.micro_batch_tokens"):
-            self.updater.micro_batch_tokens = at_once["memory/micro_batch_tokens"]
-        if at_once and same("rollout.max_num_seqs"):
-            self.engine.max_num_seqs = at_once["memory/max_num_seqs"]
+    def _unchanged(self, key: str) -> bool:
+        return bool(config_value(self.run.config, key) == config_value(self.config, key))

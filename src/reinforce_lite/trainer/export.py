@@ -1,52 +1,45 @@
-"""The models and checkpoints of a run on the disk, and the time that each takes."""
+"""The models of a run on the disk: model/, best/, and the card that each carries."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from reinforce_lite.config import Config
-from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.models.policy import Policy, save_policy
-from reinforce_lite.runlog.run import Line, Run
-from reinforce_lite.trainer.checkpoint import save_checkpoint
-from reinforce_lite.trainer.time_budget import TimeBudget
+from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.run import Run
 
 
-@dataclass(slots=True)
-class Saves:
-    """Writes into a run's directory; what it took is left with the deadline."""
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """Writes model folders into the run directory."""
 
     run: Run
     config: Config
     policy: Policy
-    updater: Updater
-    deadline: TimeBudget
     command: str
+    """The command of this process; the card shows the one that started the run."""
 
-    def model(self, folder: str, step: int, evals: list[Line]) -> None:
-        """Save model/ or best/, with a card that has these evaluations."""
-        with self.deadline.timing(folder):
-            text = model_card(self.config, evals, step, self.run.command(self.command))
-            save_policy(self.policy, self.run.path / folder, text)
+    def save(self, folder: str, step: int, evals: Sequence[Record]) -> None:
+        """Write model/ or best/, with a card that shows these evaluations."""
+        card = model_card(self.config, evals, step, self.run.first_command(self.command))
+        save_policy(self.policy, self.run.path / folder, card)
 
-    def best(self, step: int, result: Line) -> None:
-        """Save best/ when this validation beats every earlier one, the untrained model's included."""
-        earlier = [e["reward"] for e in self.run.read("evals") if e["split"] == "validation"]
-        if step and all(result["reward"] > reward for reward in earlier):
-            self.model("best", step, [*self.run.evals, result])
+    def is_best(self, step: int, result: Record) -> bool:
+        """Whether this validation beats every earlier one, the untrained model's included."""
+        earlier = [e["reward"] for e in self.run.evals if e["split"] == "validation"]
+        return step > 0 and all(result["reward"] > reward for reward in earlier)
 
-    def last_if_best(self, step: int) -> None:
-        """When a finished run gets more steps: its model/ will be replaced, and may be the best so far."""
+    def keep_best(self, step: int) -> None:
+        """Before a finished run continues: its model/ will be replaced, and may be the best so far."""
         model, best = self.run.path / "model", self.run.path / "best"
         if self.run.summary.get("best_step") == step > 0 and model.is_dir() and not best.is_dir():
             shutil.copytree(model, best)
 
-    def checkpoint(self, step: int, meta: dict[str, Any]) -> None:
-        """Save what a resumed run goes on from, after the lines that it belongs to."""
-        with self.deadline.timing("checkpoint"):
-            self.run.sync()
-            save_checkpoint(self.run.path / "checkpoints", step, self.updater.state_dict(), meta)
+    def drop_best(self) -> None:
+        """Remove best/ where model/ is the best."""
+        shutil.rmtree(self.run.path / "best", ignore_errors=True)
 
 
 _CARD = """---
@@ -59,19 +52,19 @@ tags: [reinforce-lite, reinforcement-learning]
 
 - **Base model:** {base}
 - **Data:** {data}
-- **Objective:** {objective}, {samples} answers to each of {prompts} questions a step
+- **Objective:** {objective}, {samples} completions for each of {prompts} questions per step
 - **Steps:** {steps}, seed {seed}
 - **Command:** `{command}`
 
 {table}
 
-Strict: the one number in the answer block equals the gold answer. Lenient: the last number anywhere
-does. A gain in strict alone is learning of the format. Answers are greedy; intervals are 95% (Wilson).
+Strict: the one number in the answer block equals the gold. Lenient: the last number anywhere does. A gain in
+strict alone is format learning. Completions are greedy; intervals are 95% (Wilson).
 """
 
 
-def model_card(config: Config, evals: list[Line], step: int, command: str) -> str:
-    """The card's text for the model of this step."""
+def model_card(config: Config, evals: Sequence[Record], step: int, command: str) -> str:
+    """The README.md of the model of this step, with the evaluations at step 0 and at this step."""
     base = "HuggingFaceTB/SmolLM2-135M-Instruct" if config.model.name == EMBEDDED_NAME else config.model.name
     parts = config.objective.model_dump(exclude_none=True)
     return _CARD.format(
@@ -92,7 +85,7 @@ def _data(config: Config) -> str:
     return config.task.name + level + (f" ({config.task.path})" if config.task.path else "")
 
 
-def _table(evals: list[Line], step: int) -> str:
+def _table(evals: Sequence[Record], step: int) -> str:
     rows = [e for e in evals if e["step"] in (0, step)]
     head = "| | problems | strict | lenient | n |\n| --- | --- | --- | --- | --- |\n"
     return head + "\n".join(
@@ -102,8 +95,8 @@ def _table(evals: list[Line], step: int) -> str:
     )
 
 
-def _share(line: Line, kind: str) -> str:
-    if line[kind] is None:
+def _share(record: Record, kind: str) -> str:
+    if record[kind] is None:
         return "–"
-    low, high = line[f"{kind}_interval"]
-    return f"{line[kind]:.1%} ({low:.1%} to {high:.1%})"
+    low, high = record[f"{kind}_interval"]
+    return f"{record[kind]:.1%} ({low:.1%} to {high:.1%})"

@@ -1,91 +1,120 @@
-"""Groups to the JSON lines of a run: one a step, one a completion."""
+"""Groups to the records of a run: one a step, one a completion."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from reinforce_lite.evaluation.reflection import find_reflections, reflection_rates
 from reinforce_lite.learner.updater import GradientStats
-from reinforce_lite.runlog.run import Line
+from reinforce_lite.runlog.records import CompletionRecord, StepMetrics
 from reinforce_lite.types import Group, Rollout
 
 
-def step_line(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCosts:
+    """What a step took, and how much may pass at once from now on."""
+
+    rollout_seconds: float
+    reward_seconds: float
+    update_seconds: float
+    step_time: float
+    peak_memory: int
+    micro_batch_tokens: int
+    max_num_seqs: int
+
+
+def step_tokens(groups: Sequence[Group]) -> int:
+    """Tokens of a step's completions, each with its prompt."""
+    return sum(len(g.prompt.token_ids) + len(r.completion.token_ids) for g in groups for r in g.rollouts)
+
+
+def step_metrics(
     step: int,
     groups: Sequence[Group],
     gradient: GradientStats,
     updated: bool,
     learning_rate: float,
-    seconds: dict[str, float],
-) -> Line:
-    """A line of steps.jsonl. Shares are of 1, times in seconds, entropy in nats a token; `tokens` are
-    the step's own, prompts included, which the trainer adds up as `num_tokens`.
-
-    `entropy` is the mean of -log pi (at temperature 1) over the sampled tokens: an estimate that
-    lies below the policy's entropy when sampling is cooler than 1 or cut by top-p.
-    """
+    num_tokens: int,
+    costs: StepCosts,
+) -> StepMetrics:
+    """The metrics of one step; `num_tokens` are those since the start of the run."""
     rollouts = [r for g in groups for r in g.rollouts]
     completions = [r.completion for r in rollouts]
-    tokens = sum(len(c.token_ids) for c in completions)
+    sampled = sum(len(c.token_ids) for c in completions)
     lenient = [r.lenient.correct for r in rollouts if r.lenient is not None]
     second = [r.second_opinion for r in rollouts if r.second_opinion is not None]
-    found = reflection_rates([r.completion.text for r in rollouts])
-    return {
-        "step": step,
-        "reward": fmean(r.reward for r in rollouts),
-        "reward_std": fmean(stdev(g.rewards) if len(g.rewards) > 1 else 0.0 for g in groups),
-        "frac_reward_zero_std": fmean(len(set(g.rewards)) == 1 for g in groups),
-        "accuracy/strict": fmean(r.strict.correct for r in rollouts),
-        "accuracy/lenient": fmean(lenient) if lenient else None,
-        "accuracy/second_opinion": fmean(second) if second else None,
-        "completions/mean_length": tokens / len(completions),
-        "completions/clipped_ratio": fmean(c.truncated for c in completions),
-        "entropy": -sum(sum(c.logprobs) for c in completions) / tokens,
-        "tokens": tokens + sum(len(g.prompt.token_ids) * len(g.rollouts) for g in groups),
-        "loss": gradient.loss,
-        "grad_norm": gradient.norm,
-        "learning_rate": learning_rate,
-        "updated": updated,
-        "reward_faults": sum(bool(r.fault) for r in rollouts),
-        **{f"reflection/list_{name}": rate for name, rate in found.items()},
-        **{f"time/{name}": spent for name, spent in seconds.items()},
-        "tokens_per_second/rollout": tokens / seconds["rollout"],
-        "tokens_per_second/update": gradient.tokens / seconds["update"],
-    }
+    reflection = reflection_rates([c.text for c in completions])
+    return StepMetrics(
+        step=step,
+        reward=fmean(r.reward for r in rollouts),
+        reward_std=fmean(stdev(g.rewards) if len(g.rewards) > 1 else 0.0 for g in groups),
+        no_signal_ratio=fmean(len(set(g.rewards)) == 1 for g in groups),
+        strict=fmean(r.strict.correct for r in rollouts),
+        lenient=fmean(lenient) if lenient else None,
+        second_opinion=fmean(second) if second else None,
+        mean_length=sampled / len(completions),
+        clipped_ratio=fmean(c.truncated for c in completions),
+        entropy=-sum(sum(c.logprobs) for c in completions) / sampled,
+        loss=gradient.loss,
+        grad_norm=gradient.norm,
+        learning_rate=learning_rate,
+        updated=updated,
+        reward_faults=sum(bool(r.fault) for r in rollouts),
+        reflection_a=reflection["a"],
+        reflection_b=reflection["b"],
+        reflection_c=reflection["c"],
+        rollout_seconds=costs.rollout_seconds,
+        reward_seconds=costs.reward_seconds,
+        update_seconds=costs.update_seconds,
+        rollout_tokens_per_second=sampled / costs.rollout_seconds,
+        update_tokens_per_second=gradient.tokens / costs.update_seconds,
+        num_tokens=num_tokens,
+        step_time=costs.step_time,
+        peak_memory=costs.peak_memory,
+        micro_batch_tokens=costs.micro_batch_tokens,
+        max_num_seqs=costs.max_num_seqs,
+    )
 
 
-def rollout_lines(
-    step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]] | None
-) -> list[Line]:
-    """The lines of rollouts.jsonl or eval_rollouts.jsonl: every completion, stored exactly."""
+def completion_records(
+    step: int,
+    groups: Sequence[Group],
+    advantages: Sequence[Sequence[float]] | None = None,
+    split: str = "",
+) -> list[CompletionRecord]:
+    """Every completion of a step, or of an evaluation of `split`, which has no advantages."""
     return [
-        _rollout_line(step, group, sample, rollout, advantages[q][sample] if advantages else None)
+        _completion_record(step, group, sample, rollout, advantages[q][sample] if advantages else None, split)
         for q, group in enumerate(groups)
         for sample, rollout in enumerate(group.rollouts)
     ]
 
 
-def _rollout_line(step: int, group: Group, sample: int, rollout: Rollout, advantage: float | None) -> Line:
-    line: Line = {
-        "step": step,
-        "problem_id": group.problem.id,
-        "sample": sample,
-        "question": group.problem.question,
-        "gold": _text(group.problem.gold),
-        "completion": rollout.completion.text,
-        "answer": _text(rollout.strict.answer),
-        "reason": _text(rollout.strict.reason),
-        "reward": rollout.reward,
-        "strict": rollout.strict.correct,
-        "lenient": rollout.lenient.correct if rollout.lenient else None,
-        "second_opinion": rollout.second_opinion,
-        "advantage": advantage,
-        "tokens": len(rollout.completion.token_ids),
-        "truncated": rollout.completion.truncated,
-        "reflection": find_reflections(rollout.completion.text),
-    }
-    return line | ({"fault": rollout.fault} if rollout.fault else {})
+def _completion_record(
+    step: int, group: Group, sample: int, rollout: Rollout, advantage: float | None, split: str
+) -> CompletionRecord:
+    return CompletionRecord(
+        step=step,
+        problem_id=group.problem.id,
+        sample=sample,
+        question=group.problem.question,
+        gold=_text(group.problem.gold),
+        completion=rollout.completion.text,
+        answer=_text(rollout.strict.answer),
+        reason=_text(rollout.strict.reason),
+        reward=rollout.reward,
+        strict=rollout.strict.correct,
+        lenient=rollout.lenient.correct if rollout.lenient else None,
+        second_opinion=rollout.second_opinion,
+        advantage=advantage,
+        tokens=len(rollout.completion.token_ids),
+        truncated=rollout.completion.truncated,
+        reflection=find_reflections(rollout.completion.text),
+        fault=rollout.fault,
+        split=split,
+    )
 
 
 def _text(value: object) -> str | None:
-    """A value as text: an object given as a task is not checked to hold it."""
+    """A value as text: a task given as an object is not checked to hold text."""
     return None if value is None else str(value)

@@ -1,4 +1,4 @@
-"""What a run is refused for before its first step. All raise UsageError."""
+"""What a run is refused for before its first step. Everything here raises UsageError."""
 
 import shutil
 from collections.abc import Sequence
@@ -11,32 +11,23 @@ from reinforce_lite.trainer import checkpoint
 from reinforce_lite.types import Problem
 
 SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers", *MEMORY_KEYS})
-"""The last of these may have to change when memory runs out."""
-
-
-def check_eval(config: Config) -> None:
-    """Evaluations during training are one greedy answer."""
-    if config.eval.samples > 1:
-        raise UsageError(
-            "eval.samples is read by `eval` only: evaluations during training are one greedy answer",
-            f"leave it out, and after training: reinforce-lite eval RUN --eval.samples {config.eval.samples}",
-        )
+"""Keys that may differ when a run is resumed; those about memory may have to when it ran out."""
 
 
 def check_same_config(config: Config, run: Run) -> None:
-    """A run goes on with the config that it was begun with."""
+    """A run continues with the config that it was started with."""
     if not run.started:
         return
     changed = config_differences(run.config, config, SAFE_TO_CHANGE)
     if changed:
         raise UsageError(
-            f"this is not the run that was begun in {run.path}: {'; '.join(changed)}",
+            f"this is not the run that was started in {run.path}: {'; '.join(changed)}",
             f"leave these as they were (only {' and '.join(sorted(SAFE_TO_CHANGE))} may change)",
         )
 
 
 def check_enough_problems(problems: Sequence[Problem], config: Config) -> None:
-    """A step's questions differ."""
+    """The questions of one step must differ."""
     if len(problems) < config.rollout.prompts_per_step:
         raise UsageError(
             f"the task has {len(problems)} training problems, fewer than one step needs "
@@ -46,12 +37,12 @@ def check_enough_problems(problems: Sequence[Problem], config: Config) -> None:
 
 
 def check_disk_space(run: Run, state_bytes: int, model_bytes: int) -> None:
-    """The checkpoints and models of the run fit on the disk."""
+    """The run's checkpoints and models must fit on the disk, with one more of each while it is written."""
     needed = (checkpoint.KEPT + 1) * state_bytes + 3 * model_bytes
-    there = shutil.disk_usage(run.path).free
-    if there < needed:
+    free = shutil.disk_usage(run.path).free
+    if free < needed:
         raise UsageError(
             f"the run needs up to {needed / 1e9:.1f} GB on the disk of {run.path.absolute()}, "
-            f"where {there / 1e9:.1f} GB are free",
-            "make room, or start it in another folder",
+            f"where {free / 1e9:.1f} GB are free",
+            "free some space, or start the run in another folder",
         )

@@ -1,78 +1,83 @@
-"""The time of a run: what things take, when it must be over, and whether another step fits before.
+"""The time of a run: how long things take, and whether another step fits before the hours are over.
 
-A run that was given some hours ends within them, evaluated and saved: what the last evaluations and saves
-took when they were last measured is set aside. Every moment is in seconds of `now`.
+A run with `train.hours` ends within them, evaluated and saved: the time that the last evaluations and saves
+took when they were last measured is set aside. All times are seconds; moments are those of `utils.clock.now`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import nan
 
 from reinforce_lite.utils import clock
 
-MARGIN = 1.2  # what is measured varies
-LEAVING = 3.0  # seconds to end the process
-TRYING = 900.0  # seconds: with less than these no largest step is tried beforehand
-DISK = 100e6  # bytes a second, until a save was measured
+MARGIN = 1.2  # measured times vary
+EXIT_SECONDS = 3.0  # to end the process
+DRY_RUN_SECONDS = 900.0  # with less time than this left there is no dry run
+DISK_BYTES_PER_SECOND = 100e6  # until a save was measured
 
 
 @dataclass(slots=True)
 class TimeBudget:
-    """What things take, and when all must be done."""
+    """Measured durations, and when everything must be done."""
 
     end: float | None
-    """None: whenever the steps are."""
-    taken: dict[str, float] = field(default_factory=dict)
-    """Seconds: of each kind of evaluation and save what the last one took, or before it a guess."""
+    """The moment; None: no limit but the number of steps."""
+    durations: dict[str, float] = field(default_factory=dict)
+    """Of each kind of evaluation and save: the last one's, or an estimate before the first."""
     steps: list[float] = field(default_factory=list)
-    """Seconds of each step."""
-    largest: float = 0.0
-    """Seconds that the largest step took, so much of it as was tried beforehand."""
+    """Of each step."""
+    dry_run: float = 0.0
+    """Of the dry run; 0 if there was none."""
 
     @classmethod
-    def of(
+    def create(
         cls,
         hours: float | None,
-        began: float,
-        saves: Mapping[str, int],
+        start: float,
+        save_bytes: Mapping[str, int],
         evaluations: Mapping[str, float],
         steps: Sequence[float],
     ) -> "TimeBudget":
-        """So many hours from `began`; `saves` are in bytes, and `evaluations` and `steps` what a run that
-        goes on measured before."""
-        guesses = {name: size / DISK for name, size in saves.items()}
-        return cls(None if hours is None else began + 3600 * hours, guesses | dict(evaluations), list(steps))
+        """`hours` from the moment `start`; `evaluations` and `steps` are what a resumed run measured
+        before.
+        """
+        estimates = {name: size / DISK_BYTES_PER_SECOND for name, size in save_bytes.items()}
+        end = None if hours is None else start + 3600 * hours
+        return cls(end, estimates | dict(evaluations), list(steps))
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
-        """Note what something takes."""
+        """Record how long the block takes as a duration of this name."""
         start = clock.now()
         yield
-        self.taken[name] = clock.now() - start
+        self.durations[name] = clock.now() - start
 
     @property
     def allows_dry_run(self) -> bool:
-        """Whether the largest step may be tried before the first: it can take as long as several."""
-        return self.end is None or self.end - clock.now() >= TRYING
+        """Whether there is time for a dry run, which can take as long as several steps."""
+        return self.end is None or self.end - clock.now() >= DRY_RUN_SECONDS
 
     @property
-    def closing(self) -> float:
-        """Seconds that the last evaluations and saves need."""
-        return MARGIN * sum(self.taken.values()) + LEAVING
+    def finish_seconds(self) -> float:
+        """What the last evaluations and saves need."""
+        return MARGIN * sum(self.durations.values()) + EXIT_SECONDS
 
     def allows_step(self, due: Sequence[str] = ()) -> bool:
-        """Whether what is `due` before it, one more step, and the closing fit. A first step is guessed to
-        take as long as the one that was tried, or as the evaluations before it."""
+        """Whether what is `due` first, one more step and the finish fit into the time.
+
+        A first step is expected to take as long as the dry run, or as the evaluations before it.
+        """
         if self.end is None:
             return True
-        step = max(self.steps[-5:], default=self.largest or sum(self.taken.values()))
-        return (
-            clock.now() + MARGIN * (sum(self.taken.get(d, 0.0) for d in due) + step) + self.closing
-            <= self.end
-        )
+        step = max(self.steps[-5:], default=self.dry_run or sum(self.durations.values()))
+        due_seconds = sum(self.durations.get(name, 0.0) for name in due)
+        return clock.now() + MARGIN * (due_seconds + step) + self.finish_seconds <= self.end
 
-    def left(self, steps: int) -> float:
-        """Seconds to the end of a run that has so many steps to go."""
-        recent = self.steps[-10:] or [self.largest]
-        needed = steps * sum(recent) / len(recent) + sum(self.taken.values())
+    def eta(self, steps: int) -> float:
+        """Seconds to the end of a run with `steps` steps to go; nan while no step was measured."""
+        recent = self.steps[-10:]
+        if not recent:
+            return nan
+        needed = steps * sum(recent) / len(recent) + sum(self.durations.values())
         return needed if self.end is None else max(0.0, min(needed, self.end - clock.now()))

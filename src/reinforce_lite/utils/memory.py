@@ -60,6 +60,18 @@ def installed_bytes() -> int:
     return there
 
 
+def available_bytes() -> int:
+    """Memory that a new process could use now: the system's estimate, or the container's remainder."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    return free
+
+
 MAPPED = 32 * 2**20  # bytes
 PRIMITIVES = 100
 """Products that oneDNN keeps compiled, each for sizes of its own."""
