@@ -56,7 +56,9 @@ class Pipeline:
         )
 
     def eval_sampling(self, samples: int = 1) -> Sampling:
-        """How an evaluation samples: one greedy completion, or several at training's temperature and top-p.
+        """How an evaluation samples: one greedy completion, or several at the rollout's temperature
+        and top-p.
+        """
         rollout = self.config.rollout
         limit = self.config.eval.max_new_tokens or rollout.max_new_tokens
         if samples == 1:
@@ -98,8 +100,8 @@ def _check_context(policy: Policy, config: Config) -> None:
     if limit and requested > limit:
         raise UsageError(
             f"prompts of {config.prompt.max_tokens} and completions of "
-            f"{requested - config.prompt.max_tokens} tokens do not fit into the {limit} tokens of context that "
-            f"{policy.name} has",
+            f"{requested - config.prompt.max_tokens} tokens do not fit into the context of {limit} tokens "
+            f"that {policy.name} has",
             "lower prompt.max_tokens or rollout.max_new_tokens",
         )
 

@@ -291,7 +291,7 @@ class Trainer:
             logger.warning("for a report so far: %s", command_line("report", self.run.name))
 
     def stop(self, signum: int) -> None:
-        """After a signal: save the last finished step and say how to resume. A finished run stays finished.
+        """After a signal: save the last finished step and say how to resume, unless the run is finished."""
         self.signals.mark_handled()
         if self.result_saved:
             return
