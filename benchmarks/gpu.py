@@ -23,6 +23,7 @@ from reinforce_lite.config import UpdateConfig
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.device import pick_device
+from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.types import Group, Sampling
 
@@ -61,7 +62,7 @@ def build(arguments: argparse.Namespace) -> Policy:
         shape = Qwen2Config(**(TINY if arguments.tiny else QWEN_3B))
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).eval()
     model.requires_grad_(True)
-    return Policy(model, Ids(), frozenset({0}), "random", None)
+    return Policy(model, Ids(), frozenset({0}), "random", llama=Llama(model))
 
 
 def length(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
 from reinforce_lite.engines.base import Engine, ignore_progress
 from reinforce_lite.errors import UsageError
-from reinforce_lite.models.llama import max_exact_length
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
@@ -86,9 +85,10 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
     scorer.probe(task.problems("train")[0])
     model = config.model
     keep_float32 = config.update.optimizer_state == "32-bit"
-    policy = load_policy(model.name, model.dtype, model.device, model.trust_remote_code, keep_float32)
+    policy = load_policy(
+        model.name, model.dtype, model.device, model.trust_remote_code, keep_float32, longest(config)
+    )
     _check_context(policy, config)
-    policy.fast = longest(config) <= max_exact_length(policy.model)
     prompter = PromptBuilder(policy.tokenizer, config.prompt)
     engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)
     return Pipeline(config, policy, task, prompter, engine, scorer)

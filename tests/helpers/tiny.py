@@ -1,4 +1,4 @@
-"""A tiny random model with a toy tokenizer: every stage runs in milliseconds, without a download."""
+"""A tiny random model, a byte tokenizer and a toy task: every stage runs in milliseconds, offline."""
 
 from typing import Any
 
@@ -12,14 +12,15 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-END = 2  # <|im_end|>, which is also the padding
+END = 2
+"""The id of <|im_end|>: the end of a turn, and the padding."""
 
 
 def make_tokenizer(chat_template: str | None = CHATML) -> Any:
-    """One token a byte, and three control tokens: ids 0, 1 and 2."""
+    """One token per byte, after three control tokens with the ids 0, 1 and 2."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    controls = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocab = {token: i for i, token in enumerate([*controls, *alphabet])}
+    control_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocab = {token: i for i, token in enumerate([*control_tokens, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -35,11 +36,11 @@ def make_tokenizer(chat_template: str | None = CHATML) -> Any:
 
 
 def make_model(seed: int = 0, **changes: Any) -> Any:
-    """Two layers, 16 wide, grouped-query attention, tied head: the architecture of the real one.
+    """Two layers of hidden size 16 with grouped-query attention and tied embeddings, as in SmolLM2.
 
-    Weights are drawn wide, so that log-probabilities differ and tests of them can fail.
+    A wide initialization spreads the log-probabilities, so that tests of them can fail.
     """
-    settings: dict[str, Any] = {
+    sizes: dict[str, Any] = {
         "vocab_size": 259,
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -55,15 +56,14 @@ def make_model(seed: int = 0, **changes: Any) -> Any:
         "pad_token_id": END,
     }
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
+    return LlamaForCausalLM(LlamaConfig(**(sizes | changes))).eval()
 
 
 class ToyTask:
-    """Problems with rewards that vary without sense but always alike: the share of vowels, coarsely."""
+    """Twelve problems per split; the reward, 0 or 1, depends on the completion's characters alone."""
 
     def problems(self, split: str) -> list[Problem]:
         return [Problem(f"{split}-{i}", f"{split} question {i}?", str(i)) for i in range(12)]
 
     def reward(self, problem: Problem, completion: str) -> Reward:
-        odd = sum(map(ord, completion)) % 3 == 0
-        return Reward(float(odd))
+        return Reward(float(sum(map(ord, completion)) % 3 == 0))

@@ -373,8 +373,8 @@ def test_three_updates_are_those_of_a_plain_loop(policy: Policy) -> None:
 def test_bfloat16_keeps_small_updates_in_float32(model_folder: Path) -> None:
     """At a rate of 1e-6 hardly a bfloat16 weight can move; the float32 ones behind them all add up."""
     policy = load_policy(str(model_folder), dtype="bfloat16", device="cpu")
-    assert policy.weights is not None
-    fine = flat(list(policy.weights.values())).clone()
+    assert policy.master_weights is not None
+    fine = flat(list(policy.master_weights.values())).clone()
     updater = Updater(policy, UpdateConfig(learning_rate=1e-6), 0.7)
     rounded = flat(list(policy.model.parameters())).clone()
     assert rounded.dtype == torch.bfloat16

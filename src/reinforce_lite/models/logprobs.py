@@ -1,11 +1,10 @@
-"""Token log-probabilities of completions under the policy, with gradient, within a memory budget.
+"""Logits and log-probabilities of tokens from the hidden states that predict them.
 
-The vocabulary is the widest thing in a language model: one token's logits are half a megabyte and
-more. So logits are made only where a completion token is predicted, and only for a chunk of tokens at
-a time: each chunk goes back as far as the states it came from before the next one is made. That costs
-nothing, since what each token counts is known beforehand.
+The vocabulary is the widest dimension of a language model: one token's logits take half a megabyte and more.
+So they are computed only where a completion token is predicted, and for `tokens_per_chunk` tokens at a time
+(`learner/loss.py`).
 
-Shapes: K completion tokens, C of a chunk, H hidden size, V vocabulary.
+Shapes: K completion tokens, C tokens of a chunk, H hidden size, V vocabulary.
 """
 
 from typing import Any
@@ -16,33 +15,33 @@ from torch.autograd import Function
 
 from reinforce_lite.models.llama import Linear
 
-CHUNK = {"cpu": 2**24, "cuda": 2**27}
-"""Logits that are held at once."""
-LEAST = 256
-"""Tokens of a chunk even so: each adds to the head's whole gradient, which costs the same for one token."""
+MAX_LOGITS = {"cpu": 2**24, "cuda": 2**27}
+"""Logits of a chunk, by device type."""
+MIN_TOKENS = 256
+"""Tokens of a chunk at least: each chunk adds to the head's whole gradient, whatever its size."""
 
 
 def tokens_per_chunk(device: str, vocabulary: int) -> int:
-    """How many tokens' logits are held at once on a device of that type.
+    """How many tokens' logits are held at a time on a device type.
 
-    >>> chunk_tokens("cpu", 49152), chunk_tokens("cpu", 151936)
+    >>> tokens_per_chunk("cpu", 49152), tokens_per_chunk("cpu", 151936)
     (341, 256)
     """
-    return max(LEAST, CHUNK.get(device, CHUNK["cpu"]) // vocabulary)
+    return max(MIN_TOKENS, MAX_LOGITS.get(device, MAX_LOGITS["cpu"]) // vocabulary)
 
 
 def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """(K, H) states and the (K,) tokens they predict to (K,) log-probabilities, in nats, float32 or finer.
+    """Log-probabilities, (K,) in nats, of (K,) tokens that (K, H) states predict, in at least float32.
 
-    log pi is that of softmax(logits / temperature) over the whole vocabulary.
+    log softmax(logits / temperature)[token], over the whole vocabulary.
     """
     logits = final_logits(model, states)
-    found: Tensor = _LogProb.apply(logits, tokens, temperature)  # type: ignore[no-untyped-call]
-    return found
+    logprobs: Tensor = _TokenLogprobs.apply(logits, tokens, temperature)  # type: ignore[no-untyped-call]
+    return logprobs
 
 
 def final_logits(model: Any, states: Tensor, linear: Linear | None = None) -> Tensor:
-    """The model's head, with the soft cap or scale that a few families put behind it."""
+    """(K, H) states to (K, V) logits: the model's head, and the soft cap or scale of some families."""
     head = model.get_output_embeddings()
     logits: Tensor = linear(states, head.weight, head.bias) if linear else head(states)
     cap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2
@@ -55,22 +54,23 @@ def final_logits(model: Any, states: Tensor, linear: Linear | None = None) -> Te
     return logits
 
 
-class _LogProb(Function):
-    """log softmax(logits / T)[token]; its gradient is (onehot - softmax) / T, made in place."""
+class _TokenLogprobs(Function):
+    """log softmax(logits / T)[token]; its gradient, (onehot - softmax) / T, is computed in place."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-        fine = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)  # (C, V), our own
-        fine.div_(temperature)
-        normaliser = fine.logsumexp(1, keepdim=True)
-        ctx.save_for_backward(fine.sub_(normaliser), tokens)
+        scaled = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)  # (C, V)
+        scaled.div_(temperature)
+        normalizer = scaled.logsumexp(1, keepdim=True)
+        logprobs = scaled.sub_(normalizer)
+        ctx.save_for_backward(logprobs, tokens)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
-        return fine.gather(1, tokens[:, None]).squeeze(1)
+        return logprobs.gather(1, tokens[:, None]).squeeze(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        fine, tokens = ctx.saved_tensors
-        scaled = grad[:, None] / ctx.temperature
-        d = fine.exp_().mul_(-scaled)
-        d.scatter_add_(1, tokens[:, None], scaled.to(d.dtype))
-        return d.to(ctx.dtype), None, None
+        logprobs, tokens = ctx.saved_tensors
+        scaled_grad = grad[:, None] / ctx.temperature
+        d_logits = logprobs.exp_().mul_(-scaled_grad)
+        d_logits.scatter_add_(1, tokens[:, None], scaled_grad.to(d_logits.dtype))
+        return d_logits.to(ctx.dtype), None, None

@@ -1,12 +1,12 @@
-"""A model name to weights and tokenizer, and back to a model folder.
+"""The policy: loads a model's weights and tokenizer by name, and saves them as a model folder.
 
-A name is the embedded `smollm2-135m`, a local folder, or a Hugging Face hub name. Weights in
-pickle files and models that bring their own code are refused unless a person allows them.
+A name is the embedded `smollm2-135m`, a local folder, or a Hugging Face hub name. Pickled weights
+and models that bring their own code are refused unless the user allows them.
 """
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from reinforce_lite.models.loading import explain_load_errors, quiet_transformer
 
 @dataclass(slots=True)
 class Policy:
-    """The one network: it samples, it is trained, it is saved."""
+    """The one network: the engine samples from it, the updater trains it, and it is saved."""
 
     model: Any
     """A transformers causal language model, in evaluation mode (no dropout), in the compute dtype."""
@@ -31,26 +31,16 @@ class Policy:
     eos_token_ids: frozenset[int]
     """Any of these ends a completion."""
     name: str
-    """What the user called it."""
-    weights: dict[str, torch.Tensor] | None
-    """The float32 weights it came with where they are finer than the compute dtype, else None."""
-    fast: bool = True
-    """False has it go through transformers' own modules alone."""
-    _llama: Llama | None = field(default=None, init=False, repr=False)
+    """The name it was loaded by."""
+    master_weights: dict[str, torch.Tensor] | None = None
+    """The loaded weights in float32, by parameter name, where the compute dtype rounds them; else None."""
+    llama: Llama | None = None
+    """Our own forward pass over the model's weights; None: only transformers' modules are exact."""
 
-    @property
-    def llama(self) -> Llama | None:
-        """Our own forward pass over the model's weights; None where it can't take the place of the modules.
-
-        It is made when first asked for; from then on the weights must not be moved elsewhere.
-        """
-        if not self.fast:
-            return None
-        if self._llama is None and supports_model(self.model):
-            self._llama = Llama(self.model)
-        if self._llama:
-            self._llama.check()
-        return self._llama
+    def check_fused(self) -> None:
+        """Raise RuntimeError if a weight has left the storage that `llama` reads."""
+        if self.llama:
+            self.llama.check_fused()
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +53,7 @@ class Policy:
         return dtype
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Token ids as the text they stand for, to the character."""
+        """The text of the tokens, without any cleaning of spaces."""
         return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
 
 
@@ -73,14 +63,23 @@ def load_policy(
     device: str = "auto",
     trust_remote_code: bool = False,
     keep_float32: bool = True,
+    max_length: int = 0,
 ) -> Policy:
-    """Load a model for training or for answering; `finer` keeps what rounding to the dtype would lose.
+    """Load a model for training or for sampling.
 
-    Raises UsageError when there is no such model, it is not a causal language model, or its
-    weights or code would run code of their author's; ReinforceLiteError when the embedded model
-    can't be fetched.
+    Where `supports_model` accepts it, its weights are fused for our forward pass: from then on they may
+    change in place, but must not be moved (`model.to(...)`).
+
+    Args:
+        keep_float32: keep master weights if the dtype is bfloat16 and the model's files are more precise.
+        max_length: the most tokens that a sequence will have; see `supports_model`.
+
+    Raises:
+        UsageError: there is no such model, it is not a causal language model, or loading it would run
+            its author's code.
+        ReinforceLiteError: the embedded model can't be fetched.
     """
-    place = pick_device(device)
+    target = pick_device(device)
     folder = str(embedded_folder()) if name == EMBEDDED_NAME else name
     if Path(folder).is_dir() and not trust_remote_code:
         _refuse_pickles(Path(folder))
@@ -92,68 +91,72 @@ def load_policy(
             trust_remote_code=trust_remote_code,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    compute = pick_dtype(dtype, place)
+    compute = pick_dtype(dtype, target)
     model = model.eval()
     if not keep_float32:
-        _round(model, compute, False)  # before it is moved: a card need not hold what is thrown away
-    model = model.to(place)
-    # Where the padding token is the end token, as often, its embedding would get no gradient.
+        _cast_parameters(model, compute, False)  # before the move, so that the device never holds float32
+    model = model.to(target)
+    # The padding token is often the end token too, and torch gives a padding row no gradient.
     model.get_input_embeddings().padding_idx = None
-    weights = _round(model, compute, keep_float32)
-    return Policy(model, tokenizer, _end_ids(model, tokenizer), name, weights)
+    master_weights = _cast_parameters(model, compute, keep_float32)
+    eos_token_ids = _eos_token_ids(model, tokenizer)
+    llama = Llama(model) if supports_model(model, max_length) else None
+    return Policy(model, tokenizer, eos_token_ids, name, master_weights, llama)
 
 
-def _round(model: Any, compute: torch.dtype, keep_float32: bool) -> dict[str, torch.Tensor] | None:
-    """Bring the parameters to the compute dtype; returns the float32 ones if wanted where rounding lost bits.
+def _cast_parameters(model: Any, compute: torch.dtype, keep_float32: bool) -> dict[str, torch.Tensor] | None:
+    """Cast the parameters to the compute dtype; return them in float32 if asked for and if bits were lost.
 
-    Parameters only: in bfloat16 the rotary embedding's frequencies, which are a buffer, would put
-    every token somewhere else than transformers does.
+    Buffers keep their dtype: rotary frequencies in bfloat16 would shift every token's position.
     """
     keep_float32 = keep_float32 and compute == torch.bfloat16 and model.dtype != torch.bfloat16
-    weights = {n: p.detach().float() for n, p in model.named_parameters()} if keep_float32 else None
+    float32 = {n: p.detach().float() for n, p in model.named_parameters()} if keep_float32 else None
     for param in model.parameters():
         param.data = param.data.to(compute)
-    return weights
+    return float32
 
 
 def save_policy(policy: Policy, folder: Path, card: str) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
-    Written beside and renamed into place, so that `folder` is whole or not there. Raises
-    ReinforceLiteError when it can't be written.
+    It is written to a temporary folder next to `folder` and renamed, so that `folder` is always complete.
+    Raises ReinforceLiteError when it can't be written.
     """
-    beside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
-    for leftover in (beside, old):
+    new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
+    for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         with quiet_transformers():
-            policy.model.save_pretrained(beside)
-            policy.tokenizer.save_pretrained(beside)
-        (beside / "README.md").write_text(card, encoding="utf-8")
+            policy.model.save_pretrained(new)
+            policy.tokenizer.save_pretrained(new)
+        (new / "README.md").write_text(card, encoding="utf-8")
         if folder.exists():
             folder.rename(old)
-        beside.rename(folder)
+        new.rename(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
         raise ReinforceLiteError(
             f"the model can't be written to {folder}: {getattr(error, 'strerror', None) or error}",
-            "make room, then go on with --resume",
+            "free some disk space, then continue with --resume",
         ) from error
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that the model's generation config or its tokenizer calls an end."""
+def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every end-of-sequence id that the model's generation config or its tokenizer names."""
     ids = model.generation_config.eos_token_id if model.generation_config else None
-    ends = set(ids if isinstance(ids, list) else [ids]) | {tokenizer.eos_token_id}
-    if ends == {None}:
-        raise UsageError("the model's tokenizer has no end token, so no answer could ever end")
-    return frozenset(i for i in ends if i is not None)
+    eos = {*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id} - {None}
+    if not eos:
+        raise UsageError(
+            "the model names no end-of-sequence token, so no completion could end",
+            "set eos_token_id in its generation_config.json",
+        )
+    return frozenset(eos)
 
 
 def _refuse_pickles(folder: Path) -> None:
     if not list(folder.glob("*.safetensors")) and list(folder.glob("*.bin")) + list(folder.glob("*.pt*")):
         raise UsageError(
-            f"{folder} holds only pickled weights, which can run any code when they are opened",
+            f"{folder} has only pickled weights, which can run any code when they are opened",
             "convert them to safetensors, or allow them with --model.trust-remote-code",
         )

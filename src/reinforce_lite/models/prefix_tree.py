@@ -1,34 +1,33 @@
-"""Many answers to many questions as one pass: what they begin with is computed once, exactly.
+"""The layout of prompts and their completions as one flat batch in which shared prefixes appear once.
 
-A step's sequences are a tree. The root is what all prompts begin with (worked examples), a branch is
+A step's sequences form a tree. The root is the prefix that all prompts share (worked examples), a branch is
 the rest of one prompt, a leaf one completion:
 
     prefix ─┬─ prompt 1 ─┬─ completion 1.1
             │            └─ completion 1.2
             └─ prompt 2 ─── completion 2.1
 
-All tokens stand in one flat row, so norms and products see no padding. Only attention knows the tree:
-a token sees its own sequence up to itself, its prompt, and the prefix. These are parts of one attention
-(`attention.py`): what is shared is met by all tokens at once, and never copied.
+All tokens lie in one flat dimension, so norms and matrix products see no padding. Only attention depends on
+the tree: a token attends to its own sequence up to itself, to its prompt, and to the prefix
+(`prefix_attention.py`).
 
-Shapes: N flat tokens, R sequences of a block with up to T tokens, S tokens of the prefix; Q query heads,
-K heads of keys and values, D head size.
+Shapes: N flat tokens, R sequences of a block, T tokens of the longest of them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor
 
 Ids = Sequence[int]
+"""Token ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A prompt and some completions of it, or none; in a tree, what the prompt has behind the prefix."""
+    """A prompt and its completions, if any. In a tree with a prefix, only what follows it."""
 
     prompt: Ids
     completions: Sequence[Ids] = ()
@@ -36,69 +35,73 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class SequenceBlock:
-    """Sequences of about the same length, side by side."""
+    """Sequences of similar length, padded on the right."""
 
-    rows: Tensor
-    """(R, T) the flat places of their tokens; padding points at a sequence's first token."""
-    real: Tensor
-    """(R, T) which are no padding."""
-    places: Tensor
-    """The flat places of those, sequence after sequence."""
+    padded_indices: Tensor
+    """(R, T) flat indices of the tokens; padding repeats a sequence's first token."""
+    valid: Tensor
+    """(R, T) whether it is a token and no padding."""
+    indices: Tensor
+    """The valid ones of the flat indices, sequence after sequence."""
 
     def gather(self, flat: Tensor) -> Tensor:
         """(N, heads, ...) to (R, heads, T, ...)."""
-        return flat[self.rows].transpose(1, 2)
+        return flat[self.padded_indices].transpose(1, 2)
 
-    def scatter(self, heads: Tensor, flat: Tensor) -> None:
-        """The inverse of `gather`: padding is left out."""
-        flat[self.places] = heads.transpose(1, 2)[self.real]
+    def scatter(self, padded: Tensor, flat: Tensor) -> None:
+        """The inverse of `gather`, without the padding."""
+        flat[self.indices] = padded.transpose(1, 2)[self.valid]
 
 
 class PrefixTree:
-    """Where each token of some branches stands, and what it attends to."""
+    """The flat tokens of some branches, their positions, and what they attend to."""
 
     def __init__(self, branches: Sequence[Branch], start: int, device: torch.device) -> None:
-        """`start` tokens of a prefix come before every prompt. A completion's last token is left out:
-        nothing is predicted from it."""
+        """`start` is the length of the prefix. A completion's last token is omitted: it predicts nothing."""
         ids: list[Ids] = []
-        places: list[range] = []
+        positions: list[range] = []
         length = 0
 
-        def stand(tokens: Ids, after: int) -> range:
+        def append(tokens: Ids, position: int) -> range:
+            """Append a sequence whose first token is at `position`; returns its flat indices."""
             nonlocal length
             ids.append(tokens)
-            places.append(range(after, after + len(tokens)))
+            positions.append(range(position, position + len(tokens)))
             length += len(tokens)
             return range(length - len(tokens), length)
 
-        prompts = [stand(b.prompt, start) for b in branches]
-        bodies = [[stand(c[:-1], start + len(b.prompt)) for c in b.completions] for b in branches]
+        prompts = [append(b.prompt, start) for b in branches]
+        groups = [[append(c[:-1], start + len(b.prompt)) for c in b.completions] for b in branches]
         self.ids = torch.tensor(list(chain.from_iterable(ids)), device=device)  # (N,)
-        self.places = torch.tensor(list(chain.from_iterable(places)), device=device)
-        """(N,) where each token stands in its own sequence."""
+        self.positions = torch.tensor(list(chain.from_iterable(positions)), device=device)
+        """(N,) each token's position in its sequence, counted from the start of the prefix."""
         self.prompts = prompts
-        self.blocks = _blocks([*prompts, *chain.from_iterable(bodies)], device)
-        """All sequences, in blocks of about the same length."""
-        self.answers = [
+        """Each prompt's flat indices."""
+        self.blocks = _blocks([*prompts, *chain.from_iterable(groups)], device)
+        """All sequences, prompts and completions, in blocks of similar length."""
+        self.completions = [
             (slice(group[0].start, group[-1].stop), slice(prompt.start, prompt.stop))
-            for prompt, group in zip(prompts, bodies, strict=True)
+            for prompt, group in zip(prompts, groups, strict=True)
             if group and group[0].start < group[-1].stop
         ]
-        """The flat places of all completions of a prompt, and of that prompt."""
-        before = [[p[-1:], b] for p, group in zip(prompts, bodies, strict=True) for b in group]
-        self.predicts = torch.tensor(list(chain.from_iterable(chain.from_iterable(before))), device=device)
-        """The flat places whose states predict the completions' tokens, completion after completion."""
+        """For each prompt the flat indices of all its completions, and those of the prompt itself."""
+        predictors = [[p[-1:], c] for p, group in zip(prompts, groups, strict=True) for c in group]
+        self.predictors = torch.tensor(
+            list(chain.from_iterable(chain.from_iterable(predictors))), device=device
+        )
+        """(tokens of all completions,) the flat index of the state that predicts each of them."""
 
 
 def _blocks(sequences: Sequence[range], device: torch.device) -> list[SequenceBlock]:
-    """One block for each power of two that lengths lie below: at most half of a block is padding."""
+    """One block for each bit length of a sequence length, so that at most half of a block is padding."""
     classes = {len(s).bit_length() for s in sequences if s}
     return [_block([s for s in sequences if len(s).bit_length() == c], device) for c in sorted(classes)]
 
 
 def _block(sequences: Sequence[range], device: torch.device) -> SequenceBlock:
-    longest = max(map(len, sequences))
-    rows = [[*s, *[s[0]] * (longest - len(s))] for s in sequences]
-    real = [[t < len(s) for t in range(longest)] for s in sequences]
-    on = partial(torch.tensor, device=device)
-    return SequenceBlock(on(rows), on(real), on(list(chain.from_iterable(sequences))))
+    starts = torch.tensor([s.start for s in sequences], device=device)[:, None]
+    lengths = torch.tensor([len(s) for s in sequences], device=device)[:, None]
+    offsets = torch.arange(max(map(len, sequences)), device=device)
+    valid = offsets < lengths
+    padded_indices = starts + offsets * valid
+    return SequenceBlock(padded_indices, valid, padded_indices[valid])

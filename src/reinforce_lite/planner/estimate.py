@@ -295,7 +295,7 @@ def _temporaries(tokens: int, chunk: int, shape: ModelShape, place: Target) -> l
     if place.kind == "cpu":  # the fused kernel: five go in, three come out, float32 beside bfloat16
         attended = heads * (8 * 4 + (8 * item if item < 4 else 0))
     else:  # written out: as many, and up to four tensors of scores in float32
-        attended = heads * (6 * item + 8) + 16 * attention.SCORES
+        attended = heads * (6 * item + 8) + 16 * attention.MAX_SCORES
     return [
         ("one layer's feed-forward part going back: its inner gradients and its weights'", inner),
         ("one layer's attention going back", attended),

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from reinforce_lite.models.embedded import EMBEDDED_NAME, EMBEDDED_SHAPE
 from reinforce_lite.models.forward import can_share_prompt
-from reinforce_lite.models.llama import max_exact_length, supports_model
+from reinforce_lite.models.llama import supports_model
 from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
 
 
@@ -63,7 +63,6 @@ def read_shape(name: str, trust_remote_code: bool, longest: int) -> ModelShape:
 def shape_of(model: Any, longest: int) -> ModelShape:
     """The shape of a model that is there, on any device."""
     c = model.config.get_text_config()
-    own = supports_model(model) and longest <= max_exact_length(model)
     return ModelShape(
         sizes=tuple(p.numel() for p in model.parameters()),
         layers=c.num_hidden_layers,
@@ -74,5 +73,5 @@ def shape_of(model: Any, longest: int) -> ModelShape:
         inner=getattr(c, "intermediate_size", None) or 4 * c.hidden_size,
         vocab=c.vocab_size,
         normed_heads=c.model_type == "qwen3",
-        passes="tree" if own else "shared" if can_share_prompt(model) else "whole",
+        passes="tree" if supports_model(model, longest) else "shared" if can_share_prompt(model) else "whole",
     )
