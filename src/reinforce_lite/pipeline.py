@@ -81,7 +81,7 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
     keep_float32 = config.update.optimizer_state == "32-bit"
     policy = load_policy(model.name, model.dtype, model.device, model.trust_remote_code, keep_float32)
     _check_context(policy, config)
-    policy.fast = longest(config) <= max_exact_length(policy.model)
+    policy.fast = config.max_sequence_tokens <= max_exact_length(policy.model)
     prompter = PromptBuilder(policy.tokenizer, config.prompt)
     engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)
     return Pipeline(config, policy, task, prompter, engine, scorer)
@@ -89,15 +89,10 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
 
 def _check_context(policy: Policy, config: Config) -> None:
     limit = getattr(policy.model.config, "max_position_embeddings", None)
-    asked = longest(config)
+    asked = config.max_sequence_tokens
     if limit and asked > limit:
         raise UsageError(
             f"prompts of {config.prompt.max_tokens} and answers of {asked - config.prompt.max_tokens} tokens "
             f"do not fit into the {limit} tokens that {policy.name} can see",
             "lower prompt.max_tokens or rollout.max_new_tokens",
         )
-
-
-def longest(config: Config) -> int:
-    """The most tokens that a prompt and its answer may have together."""
-    return config.prompt.max_tokens + max(config.rollout.max_new_tokens, config.eval.max_new_tokens or 0)

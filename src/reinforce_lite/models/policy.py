@@ -4,7 +4,6 @@ A name is the embedded `smollm2-135m`, a local folder, or a Hugging Face hub nam
 pickle files and models that bring their own code are refused unless a person allows them.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
 from reinforce_lite.models.llama import Llama, supports_model
 from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
+from reinforce_lite.utils.atomic import replace_folder
 
 
 @dataclass(slots=True)
@@ -119,27 +119,18 @@ def _round(model: Any, compute: torch.dtype, keep_float32: bool) -> dict[str, to
 def save_policy(policy: Policy, folder: Path, card: str) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
-    Written beside and renamed into place, so that `folder` is whole or not there. Raises
-    ReinforceLiteError when it can't be written.
+    `folder` is replaced completely or not at all. Raises ReinforceLiteError when it can't be written.
     """
-    beside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
-    for leftover in (beside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
     try:
-        with quiet_transformers():
-            policy.model.save_pretrained(beside)
-            policy.tokenizer.save_pretrained(beside)
-        (beside / "README.md").write_text(card, encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        beside.rename(folder)
+        with replace_folder(folder) as temporary, quiet_transformers():
+            policy.model.save_pretrained(temporary)
+            policy.tokenizer.save_pretrained(temporary)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
         raise ReinforceLiteError(
             f"the model can't be written to {folder}: {getattr(error, 'strerror', None) or error}",
             "make room, then go on with --resume",
         ) from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
