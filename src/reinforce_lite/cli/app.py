@@ -24,7 +24,7 @@ BEGAN = time.perf_counter()  # near enough to the process's own start
 USAGE = """usage: reinforce-lite COMMAND ...
 
   train  [RECIPE | FILE.toml]      train a model; with no recipe, the quickstart
-  eval   MODEL_OR_RUN              held-out accuracy, strict and lenient, and why answers are wrong
+  eval   MODEL_OR_RUN              held-out accuracy, strict and lenient, and why completions fail
   ask    MODEL_OR_RUN "question"   one answer; for a run, the untrained model's beside it
   plan   [RECIPE | FILE.toml]      the memory that a run would need, and whether a card holds it
   report RUN [RUN ...]             one HTML file: result, curves, answers to read; several runs compared

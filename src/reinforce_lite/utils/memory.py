@@ -87,9 +87,9 @@ def limit_fragmentation() -> None:
     """Keep the process from growing step by step. Call it once, before the first matrix product.
 
     No two steps have the same lengths, so freed blocks leave gaps that the next step's tensors do not fit
-    into (docs/log.md). From now on glibc maps every tensor of MMAP_THRESHOLD or more separately and returns it
-    to the system when it is freed. Smaller blocks stay in the process within a step, which saves the time to
-    fault in fresh pages; `release_cached_memory` returns them afterwards. No effect without glibc.
+    into (docs/log.md). From now on glibc maps every tensor of MMAP_THRESHOLD or more separately and returns
+    it to the system when it is freed. Smaller blocks stay in the process within a step, which saves the time
+    to fault in fresh pages; `release_cached_memory` returns them afterwards. No effect without glibc.
 
     oneDNN's cache of compiled primitives is cut too: its entries are for shapes that do not recur.
     """

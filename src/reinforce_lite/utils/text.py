@@ -32,7 +32,7 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     >>> sparkline([0, 0.5, 1])
     '▁▅█'
     """
-    size = -(-len(values) // width)
+    size = max(1, -(-len(values) // width))
     means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
     return "".join(BARS[round(min(1.0, max(0.0, v)) * (len(BARS) - 1))] for v in means)
 
