@@ -31,14 +31,22 @@ from reinforce_lite.learner.optimizers import make_optimizer
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.pipeline import build_pipeline
 from reinforce_lite.planner import estimate
-from reinforce_lite.planner.estimate import BACK, GB, LOGITS, ROLLOUT, STEP, Target, memory_parts
+from reinforce_lite.planner.estimate import (
+    BACKWARD,
+    GB,
+    LOGITS,
+    OPTIMIZER_STEP,
+    ROLLOUT,
+    Target,
+    memory_parts,
+)
 from reinforce_lite.planner.model_shape import shape_of
 from reinforce_lite.planner.plan import Plan, best_plan, check_fits, chosen_flags, plan_unchanged
 from reinforce_lite.trainer import dry_run as rehearsal
 from reinforce_lite.types import Group, Sampling
 from reinforce_lite.utils.memory import limit_fragmentation, release_cached_memory
 
-PHASES = {"rollout": (ROLLOUT,), "update": (LOGITS, BACK), "weights": (STEP,)}
+PHASES = {"rollout": (ROLLOUT,), "update": (LOGITS, BACKWARD), "weights": (OPTIMIZER_STEP,)}
 EMPTY = "import torch; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
 PROMPT = 100
 
@@ -93,7 +101,7 @@ def figures(measured: Mapping[str, int], planned: Plan, empty: int, left_out: in
     found: Figures = {}
     for phase, moments in PHASES.items():
         found[phase] = round((measured[phase] - empty) / GB, 2)
-        found[f"{phase}_planned"] = round((max(map(planned.at, moments)) - left_out) / GB, 2)
+        found[f"{phase}_planned"] = round((max(map(planned.bytes_in, moments)) - left_out) / GB, 2)
     return found | {"empty": empty / GB, "planned": (planned.total - left_out) / GB}
 
 
@@ -140,7 +148,7 @@ def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
     if torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
         native.CACHE_SHARE *= gb * GB / whole  # as on a card of that size
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - estimate.CONTEXT) / whole))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - estimate.CUDA_CONTEXT) / whole))
     policy = build(arguments)
     new = 4 if arguments.tiny else 512
     values = {"prompt.max_tokens": PROMPT, "rollout.max_new_tokens": new}
@@ -161,7 +169,7 @@ def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
         return asked
 
     measured = phases(Updater(policy, chosen.update, chosen.rollout.temperature), sample)
-    found = figures(measured, planned, 0, estimate.CONTEXT)
+    found = figures(measured, planned, 0, estimate.CUDA_CONTEXT)
     return {"chosen": chosen_flags(planned), "most": max(measured.values()) / GB} | found
 
 
@@ -181,7 +189,7 @@ PROCESSOR: dict[str, dict[str, Any]] = {
     "float32_32bit": {"model__dtype": "float32"},
     "bfloat16_8bit_checkpointing": {
         "model__dtype": "bfloat16",
-        "update__state": "8-bit",
+        "update__optimizer_state": "8-bit",
         "update__activation_checkpointing": True,
     },
 }

@@ -187,6 +187,11 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 
+    @property
+    def max_sequence_tokens(self) -> int:
+        """The most tokens that a prompt and its completion have together, in training or evaluation."""
+        return self.prompt.max_tokens + max(self.rollout.max_new_tokens, self.eval.max_new_tokens or 0)
+
 
 def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Config:
     """A shipped recipe or a TOML file, with the overrides `{"section.key": value}` applied.

@@ -86,7 +86,12 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
     model = config.model
     keep_float32 = config.update.optimizer_state == "32-bit"
     policy = load_policy(
-        model.name, model.dtype, model.device, model.trust_remote_code, keep_float32, longest(config)
+        model.name,
+        model.dtype,
+        model.device,
+        model.trust_remote_code,
+        keep_float32,
+        config.max_sequence_tokens,
     )
     _check_context(policy, config)
     prompter = PromptBuilder(policy.tokenizer, config.prompt)
@@ -96,7 +101,7 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
 
 def _check_context(policy: Policy, config: Config) -> None:
     limit = getattr(policy.model.config, "max_position_embeddings", None)
-    requested = longest(config)
+    requested = config.max_sequence_tokens
     if limit and requested > limit:
         raise UsageError(
             f"prompts of {config.prompt.max_tokens} and completions of "
@@ -104,8 +109,3 @@ def _check_context(policy: Policy, config: Config) -> None:
             f"that {policy.name} has",
             "lower prompt.max_tokens or rollout.max_new_tokens",
         )
-
-
-def longest(config: Config) -> int:
-    """The most tokens that a prompt and its completion may have together."""
-    return config.prompt.max_tokens + max(config.rollout.max_new_tokens, config.eval.max_new_tokens or 0)

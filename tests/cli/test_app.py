@@ -59,7 +59,7 @@ def test_train_eval_and_ask(train_args: list[str], capsys: pytest.CaptureFixture
     assert json.loads(out)["n"] == 4
     status, out, _ = run(["eval", "mine", "--eval.n", "2"], capsys)
     assert "n = 2" in out
-    assert "why answers are wrong" in out
+    assert "why completions fail" in out
     status, out, _ = run(["eval", "mine", "--samples", "4", "--json"], capsys)
     found = json.loads(out)
     assert (found["n"], found["samples"], found["pass@1"]) == (4, 4, pytest.approx(found["strict"]))
@@ -68,7 +68,7 @@ def test_train_eval_and_ask(train_args: list[str], capsys: pytest.CaptureFixture
     assert sum(f["count"] for f in found["failures"]) == round(16 * (1 - found["strict"]))
     assert set(found["failures"][0]) == {"reason", "count", "share", "question", "gold", "completion"}
     status, out, _ = run(["eval", "mine", "--samples", "4"], capsys)
-    assert "strict pass@k, 4 sampled answers to each problem" in out
+    assert "strict pass@k from 4 sampled completions per problem" in out
 
     status, out, _ = run(["ask", "mine", "how long is xx?", "--json"], capsys)
     assert [a["model"] for a in json.loads(out)] == ["untrained", "trained"]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.utils.atomic import write_atomically
 
 
 @pytest.fixture
@@ -36,36 +35,6 @@ def test_zeros_that_a_power_cut_leaves_end_the_file(run: Run) -> None:
     with (run.path / "steps.jsonl").open("ab") as file:
         file.write(bytes(100))
     assert run.steps == [{"step": 1}]
-
-
-def test_two_writers_of_one_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other one writes its text between the two halves of ours."""
-    file = run.path / "report.html"
-    flush = os.fsync
-    code = f"from pathlib import Path; from reinforce_lite.utils.atomic import write_atomically; write_atomically(Path({str(file)!r}), 'theirs')"
-
-    def meanwhile(handle: int) -> None:
-        flush(handle)
-        subprocess.run([sys.executable, "-c", code], check=True)
-
-    monkeypatch.setattr(os, "fsync", meanwhile)
-    write_atomically(file, "ours")
-    assert file.read_text() == "ours"
-    assert [p.name for p in run.path.iterdir()] == ["report.html"]
-
-
-def test_a_write_that_fails_leaves_the_old_file_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = run.path / "summary.json"
-    write_atomically(file, "old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(file, "new")
-    assert file.read_text() == "old"
-    assert [p.name for p in run.path.iterdir()] == ["summary.json"]
 
 
 def test_a_resume_removes_what_a_kill_left_and_nobody_writes(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""One question, answered by the trained model and by the untrained one beside it."""
+"""Ask one question of a model; for a run, of the untrained and the trained model side by side."""
 
 from rich.console import Console
 from rich.table import Table
@@ -14,26 +14,28 @@ from reinforce_lite.utils.text import harmless
 
 
 def ask_model(model_or_run: str, question: str) -> list[dict[str, str]]:
-    """For a run two answers, untrained first; for any other model one. Each has `model` and `answer`."""
+    """The greedy response of a model, or of a run's untrained and trained models in that order.
+
+    Each entry has `model` (a label) and `answer` (the response).
+    """
     config = trained_config(model_or_run, load_config("quickstart"))
-    asked = [("answer", config)]
+    models = [("answer", config)]
     if run_exists(model_or_run):
-        asked = [("untrained", find_run(model_or_run).config), ("trained", config)]
-    return [{"model": name, "answer": _answer(c, question)} for name, c in asked]
+        models = [("untrained", find_run(model_or_run).config), ("trained", config)]
+    return [{"model": label, "answer": _respond(config, question)} for label, config in models]
 
 
-def show_answers(question: str, found: list[dict[str, str]]) -> None:
-    """Print the answers side by side."""
-    console = Console(highlight=False)
+def show_answers(question: str, answers: list[dict[str, str]]) -> None:
+    """Print the responses side by side."""
     table = Table(title=Text(harmless(question)), title_justify="left", show_lines=True)
-    for one in found:
-        table.add_column(one["model"], ratio=1)
-    table.add_row(*(Text(harmless(one["answer"]).strip()) for one in found))
-    console.print(table)
+    for entry in answers:
+        table.add_column(entry["model"], ratio=1, overflow="fold")
+    table.add_row(*(Text(harmless(entry["answer"]).strip()) for entry in answers))
+    Console(highlight=False).print(table)
 
 
-def _answer(config: Config, question: str) -> str:
-    """The assistant's whole greedy turn."""
+def _respond(config: Config, question: str) -> str:
+    """The assistant's response, its prefill included."""
     model = config.model
     policy = load_policy(model.name, model.dtype, model.device, model.trust_remote_code)
     prompt = PromptBuilder(policy.tokenizer, config.prompt)(question)

@@ -1,4 +1,4 @@
-"""What the `eval` command prints below the accuracy: pass@k, and the most common failures."""
+"""What the `eval` command prints after the accuracy: pass@k, and the most common failures."""
 
 from collections.abc import Sequence
 
@@ -10,36 +10,36 @@ from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.evaluation.failures import Failure
 from reinforce_lite.utils.text import interval, percent, shorten
 
-SHOWN = 5  # reasons
+MAX_REASONS = 5
+"""Reasons with a row of their own."""
 
 
-def show_evaluation(result: Evaluation, failed: Sequence[Failure], console: Console | None = None) -> None:
-    """Print them; a model's text is made harmless and cut short."""
+def show_evaluation(result: Evaluation, failures: Sequence[Failure], console: Console | None = None) -> None:
+    """Print both tables; the texts of a model are escaped and shortened."""
     console = console or Console(highlight=False)
     if result.pass_at:
-        console.print(f"strict pass@k, {result.samples} sampled answers to each problem (95% intervals)")
-        console.print(_pass_at(result))
-    if failed:
-        console.print("why answers are wrong, with an example of each")
-        console.print(_failures(failed))
+        console.print(f"strict pass@k from {result.samples} sampled completions per problem (95% intervals)")
+        console.print(_pass_at_table(result))
+    if failures:
+        console.print("why completions fail, with an example of each reason")
+        console.print(_failure_table(failures))
 
 
-def _pass_at(result: Evaluation) -> Table:
-    table = Table()
-    for k in result.pass_at:
-        table.add_column(f"k = {k}")
-    bounds = result.pass_at_interval
-    table.add_row(*(f"{percent(share)} {interval(bounds[k])}" for k, share in result.pass_at.items()))
+def _pass_at_table(result: Evaluation) -> Table:
+    table = Table("k", "pass@k", "interval")
+    for k, share in result.pass_at.items():
+        table.add_row(str(k), percent(share), interval(result.pass_at_interval[k]))
     return table
 
 
-def _failures(failed: Sequence[Failure]) -> Table:
-    table = Table(show_lines=True)
-    for name in ("reason", "answers", "example"):
-        table.add_column(name)
-    for failure in failed[:SHOWN]:
-        table.add_row(Text(shorten(failure.reason)), _count(failure.count, failure.share), _example(failure))
-    if rest := failed[SHOWN:]:
+def _failure_table(failures: Sequence[Failure]) -> Table:
+    table = Table("reason", "completions", show_lines=True)
+    table.columns[0].max_width = 24
+    table.add_column("example", overflow="fold")
+    for failure in failures[:MAX_REASONS]:
+        count = _count(failure.count, failure.share)
+        table.add_row(Text(shorten(failure.reason)), count, _example(failure))
+    if rest := failures[MAX_REASONS:]:
         count = _count(sum(f.count for f in rest), sum(f.share for f in rest))
         table.add_row(f"{len(rest)} other reason{'s' if len(rest) > 1 else ''}", count, "")
     return table
@@ -50,6 +50,8 @@ def _count(count: int, share: float) -> str:
 
 
 def _example(failure: Failure) -> Text:
-    text = Text(f"question: {shorten(failure.question, 160)}\n")
-    text.append(f"gold:     {shorten(failure.gold, 80)}\nanswer:   {shorten(failure.completion, 200)}")
-    return text
+    return Text(
+        f"question: {shorten(failure.question, 160)}\n"
+        f"gold: {shorten(failure.gold, 80)}\n"
+        f"completion: {shorten(failure.completion, 200)}"
+    )

@@ -1,117 +1,139 @@
-"""A plan as a person reads it, and as JSON: by part, and beside what other methods keep."""
+"""A plan as tables for a person, and as JSON: memory by part, and the training state of other methods."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from reinforce_lite.config import config_value
-from reinforce_lite.planner.estimate import OTHERS, SCHEMES, ParameterScheme, in_gb, kv_bytes
+from reinforce_lite.planner.estimate import OTHER_METHODS, SCHEMES, ParameterScheme, in_gb, kv_bytes
 from reinforce_lite.planner.plan import PLAN_KEYS, Plan, choice_costs, chosen_flags
 from reinforce_lite.utils.text import harmless
 
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:
-    """Everything that `show` prints; sizes in bytes."""
-    n, place = plan.shape.parameters, plan.place
+    """Everything that `show_plan` prints; sizes in bytes."""
+    n, target = plan.shape.parameters, plan.target
+    costs = choice_costs(plan)
     return {
         "recipe": plan.config.recipe,
         "model": plan.config.model.name,
         "parameters": n,
-        "kv_bytes_per_token": kv_bytes(plan.shape, place.dtype),
-        "device": place.kind,
-        "dtype": place.dtype_name,
-        "memory_bytes": place.memory,
+        "kv_bytes_per_token": kv_bytes(plan.shape, target.dtype),
+        "device": target.device_type,
+        "dtype": target.dtype_name,
+        "memory_bytes": target.memory,
         "fits": plan.fits,
         "chosen": {
-            key: {"value": config_value(plan.config, key), "costs": choice_costs(plan).get(key, "")}
-            for key in PLAN_KEYS
+            key: {"value": config_value(plan.config, key), "cost": costs.get(key, "")} for key in PLAN_KEYS
         },
         "flags": chosen_flags(plan),
         "total_bytes": plan.total,
-        "peak": plan.peak,
+        "peak_phase": plan.peak_phase,
         "parts": {
-            p.name: {"bytes": p.bytes, "counted": plan.peak in p.moments, "why": p.why} for p in plan.parts
+            part.name: {
+                "bytes": part.bytes,
+                "at_peak": plan.peak_phase in part.phases,
+                "description": part.description,
+            }
+            for part in plan.parts
         },
-        "kept": {name: _by_part(scheme, n) for name, scheme in _columns(plan).items()},
+        "training_state": {
+            name: {**_training_state(scheme, n), "description": scheme.description}
+            for name, scheme in {"this recipe": plan.scheme, **OTHER_METHODS}.items()
+        },
         "schemes": {
-            f"{dtype}, {state}": {"bytes_per_parameter": s.total, "bytes": round(s.total * n)}
-            for (dtype, state), s in SCHEMES.items()
+            f"{dtype}, {state}": {"bytes_per_parameter": scheme.total, "bytes": round(scheme.total * n)}
+            for (dtype, state), scheme in SCHEMES.items()
         },
     }
 
 
-def _columns(plan: Plan) -> dict[str, ParameterScheme]:
-    return {"this recipe": plan.scheme, **OTHERS}
-
-
-def _by_part(scheme: ParameterScheme, n: int) -> dict[str, Any]:
+def _training_state(scheme: ParameterScheme, parameters: int) -> dict[str, int]:
+    """Bytes by the names of the plan's parts, and their total."""
     sizes = {
-        "weights": scheme.weights * n,
-        "gradients": scheme.gradients * n,
-        "optimizer state": scheme.state * n,
-        "master copy": scheme.master_weights * n,
-        "together": scheme.total * n,
+        "weights": scheme.weights,
+        "gradients": scheme.gradients,
+        "optimizer state": scheme.optimizer_state,
+        "master weights": scheme.master_weights,
+        "total": scheme.total,
     }
-    return {**{name: round(size) for name, size in sizes.items()}, "why": scheme.why}
+    return {name: round(size * parameters) for name, size in sizes.items()}
 
 
 def show_plan(plan: Plan, to_error: bool = False) -> None:
-    """Print the tables, on standard output or on standard error."""
+    """Print the tables on standard output, or on standard error."""
     console = Console(stderr=to_error, highlight=False, markup=False)
-    shape, place = plan.shape, plan.place
+    shape, target = plan.shape, plan.target
     console.print(
-        f"{harmless(plan.config.model.name)} in {place.dtype_name} on {place.kind}: {shape.parameters:,} "
-        f"parameters, {kv_bytes(shape, place.dtype):,} bytes of keys and values a token",
-        soft_wrap=True,
+        f"{harmless(plan.config.model.name)} in {target.dtype_name} on {target.device_type}: "
+        f"{shape.parameters:,} parameters, {kv_bytes(shape, target.dtype):,} KV bytes/token"
     )
-    console.print(_table(plan))
-    for line in _lines(plan):
-        console.print(line, soft_wrap=True)
+    console.print(_memory_table(plan))
+    console.print(f"Peak phase: {plan.peak_phase}. Parts in brackets are not held then.\n")
+    console.print(_grid([(part.name, part.description) for part in plan.parts]))
+    console.print("\nTraining state of other methods; their activations and caches come on top:")
+    console.print(
+        _grid([(name, f"{s.total:g} bytes/parameter", s.description) for name, s in OTHER_METHODS.items()])
+    )
+    console.print("\nTraining state here, by --model.dtype and --update.optimizer-state:")
+    console.print(
+        _grid(
+            [
+                (
+                    f"{dtype}, {state}",
+                    f"{s.total:.2f} bytes/parameter",
+                    f"{in_gb(s.total * shape.parameters)} GB",
+                )
+                for (dtype, state), s in SCHEMES.items()
+            ]
+        )
+    )
+    if costs := choice_costs(plan):
+        console.print("\nChanges to the recipe, and what they cost:")
+        console.print(_grid([(f"{key} = {config_value(plan.config, key)}", costs[key]) for key in costs]))
+    if target.memory is not None:
+        # One line whatever the width: its options are there to be copied.
+        console.print(f"\n{_verdict(plan)}", soft_wrap=True)
 
 
-def _table(plan: Plan) -> Table:
-    columns = {name: _by_part(scheme, plan.shape.parameters) for name, scheme in _columns(plan).items()}
-    table = Table("GB", *columns)
+def _memory_table(plan: Plan) -> Table:
+    methods = {name: _training_state(scheme, plan.shape.parameters) for name, scheme in OTHER_METHODS.items()}
+    table = Table("GB", "this recipe", *methods)
     for column in table.columns[1:]:
         column.justify = "right"
-    others = list(OTHERS)
-    kept = {p.name: p.bytes for p in plan.parts if p.name in columns["article"]}
-    for name, size in kept.items():
-        table.add_row(name, in_gb(size), *(in_gb(columns[o][name]) for o in others))
+    state = [part for part in plan.parts if part.name in methods["article"]]
+    for part in state:
+        table.add_row(part.name, in_gb(part.bytes), *(in_gb(sizes[part.name]) for sizes in methods.values()))
     table.add_row(
-        "kept throughout", in_gb(sum(kept.values())), *(in_gb(columns[o]["together"]) for o in others)
+        "training state",
+        in_gb(sum(part.bytes for part in state)),
+        *(in_gb(sizes["total"]) for sizes in methods.values()),
     )
     table.add_section()
     for part in plan.parts:
-        if part.name not in kept:
-            table.add_row(
-                part.name, in_gb(part.bytes) if plan.peak in part.moments else f"({in_gb(part.bytes)})"
-            )
+        if part not in state:
+            size = in_gb(part.bytes)
+            table.add_row(part.name, size if plan.peak_phase in part.phases else f"({size})")
     table.add_section()
-    table.add_row("total", in_gb(plan.total))
+    table.add_row("total at the peak", in_gb(plan.total))
     return table
 
 
-def _lines(plan: Plan) -> Iterator[str]:
-    """What stands below the table: reasons, comparisons, what was chosen."""
-    yield f"The peak is in the {plan.peak}; what is in brackets is not held then."
-    for part in plan.parts:
-        yield f"  {part.name}: {part.why}"
-    yield "Other ways keep, beside activations and caches of their own:"
-    for name, scheme in OTHERS.items():
-        yield f"  {name}, {scheme.total:g} bytes a parameter: {scheme.why}"
-    yield "This program can keep, as --model.dtype and --update.optimizer-state say:"
-    for (dtype, state), scheme in SCHEMES.items():
-        size = in_gb(scheme.total * plan.shape.parameters)
-        yield f"  {scheme.total:5.2f} bytes a parameter, {size} GB: {dtype}, {state}"
-    for key, cost in choice_costs(plan).items():
-        yield f"{key} is {config_value(plan.config, key)}, not the recipe's own: {cost}"
-    if plan.place.memory is not None:
-        yield f"{'fits' if plan.fits else 'does not fit'} into {in_gb(plan.place.memory)} GB" + _as(plan)
+def _grid(rows: list[tuple[str, ...]]) -> Table:
+    """Rows in columns without lines; the last column wraps."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for _ in rows[0][:-1]:
+        grid.add_column(no_wrap=True)
+    grid.add_column()
+    for first, *rest in rows:
+        grid.add_row(f"  {first}", *rest)
+    return grid
 
 
-def _as(plan: Plan) -> str:
-    chosen = " ".join(chosen_flags(plan))
-    return f" with {chosen}" if chosen else ", as it is" if plan.fits else ""
+def _verdict(plan: Plan) -> str:
+    assert plan.target.memory is not None
+    verdict = f"{'fits' if plan.fits else 'does not fit'} into {in_gb(plan.target.memory)} GB"
+    if flags := chosen_flags(plan):
+        return f"{verdict} with {' '.join(flags)}"
+    return f"{verdict}, with the recipe unchanged" if plan.fits else verdict

@@ -167,3 +167,17 @@ def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tens
 
 def _cards(device: torch.device) -> list[torch.device]:
     return [device] if device.type in ("cuda", "xpu") else []
+
+
+def cache_plan(
+    prompts: int,
+    sampling: Sampling,
+    max_num_seqs: int,
+    prompt_tokens: int,
+    token_bytes: int,
+    gpu_memory: int | None,
+) -> tuple[int, int]:
+    """See `native.cache_plan`; the cache takes what it needs, whatever the GPU's memory."""
+    prompts_per_batch = max(1, min(max_num_seqs, MAX_NUM_SEQS) // sampling.samples)
+    sequences = min(prompts, prompts_per_batch) * sampling.samples
+    return sequences, token_bytes * sequences * (prompt_tokens + sampling.max_new_tokens)

@@ -223,3 +223,19 @@ def prompt_slots(groups: int, samples: int, rows: int) -> int:
     """For how many prompts there is room beside `rows` answers in flight, `samples` to each prompt."""
     size = min(rows, samples)  # answers that start together
     return min(groups * ceil(samples / size), rows, 2 * ceil(rows / size))  # some groups are half done
+
+
+def cache_plan(
+    prompts: int,
+    sampling: Sampling,
+    max_num_seqs: int,
+    prompt_tokens: int,
+    token_bytes: int,
+    gpu_memory: int | None,
+) -> tuple[int, int]:
+    """Sequences that `generate` decodes concurrently, and the bytes of its KV cache, for prompts of up to
+    `prompt_tokens` tokens; `token_bytes` are those of one token's keys and values."""
+    fitting = sequences_that_fit(cache_budget(gpu_memory), token_bytes, sampling, prompt_tokens)
+    sequences = min(max_num_seqs, fitting, prompts * sampling.samples)
+    slots = prompt_slots(prompts, sampling.samples, sequences)
+    return sequences, token_bytes * (slots * prompt_tokens + sequences * sampling.max_new_tokens)

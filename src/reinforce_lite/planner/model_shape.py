@@ -1,7 +1,7 @@
-"""A model's shape from its config alone: no weight is read, and none is made.
+"""The shape of a model from its config alone: no weights are read and none are allocated.
 
-The model is built on torch's meta device, where tensors have shapes and no memory, and its parameters
-are counted there; so any family that transformers knows is counted as it would be loaded.
+The model is built on torch's meta device, where tensors have a shape and no memory, and its parameters are
+counted there. Any family that transformers knows is thus counted exactly as it would be loaded.
 """
 
 from dataclasses import dataclass
@@ -18,60 +18,62 @@ from reinforce_lite.models.loading import explain_load_errors, quiet_transformer
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What memory depends on; sizes are in numbers, not in bytes."""
+    """What memory depends on. Sizes count numbers, not bytes."""
 
-    sizes: tuple[int, ...]
-    """Numbers of each parameter tensor; tied ones once."""
+    tensor_sizes: tuple[int, ...]
+    """Size of each parameter tensor; tied tensors count once."""
     layers: int
-    hidden: int
+    hidden_size: int
     query_heads: int
     kv_heads: int
     head_size: int
-    inner: int
-    """Between the two halves of a layer's feed-forward part (I in llama.py)."""
-    vocab: int
-    normed_heads: bool
-    """Queries and keys pass a norm of their own (Qwen3)."""
-    passes: Literal["tree", "shared", "whole"]
-    """How answers go through it with gradient (passes.py); "tree" is our own forward pass."""
+    intermediate_size: int
+    """Width between the two halves of a layer's feed-forward part."""
+    vocab_size: int
+    qk_norm: bool
+    """Queries and keys are normalised before attention (Qwen3)."""
+    forward_pass: Literal["tree", "shared_prompt", "full_sequence"]
+    """The ForwardPass of models/forward.py that trains it without activation checkpointing; "tree" is our
+    own forward pass."""
 
     @property
     def parameters(self) -> int:
-        return sum(self.sizes)
+        return sum(self.tensor_sizes)
 
     @property
-    def largest(self) -> int:
-        """Numbers of the largest tensor: as a rule the embedding."""
-        return max(self.sizes)
+    def largest_tensor(self) -> int:
+        """Size of the largest tensor: as a rule the embedding."""
+        return max(self.tensor_sizes)
 
 
-def read_shape(name: str, trust_remote_code: bool, longest: int) -> ModelShape:
-    """The shape of a model that is to see sequences of up to `longest` tokens.
+def read_shape(name: str, trust_remote_code: bool, max_sequence_tokens: int) -> ModelShape:
+    """The shape of a model, by name, for sequences of up to `max_sequence_tokens`.
 
-    Raises UsageError when there is no such model, or it would run code of its author's.
+    Raises UsageError if the model does not exist or would run its author's code without permission.
     """
     with quiet_transformers(), explain_load_errors(name):
         if name == EMBEDDED_NAME:
-            found: Any = LlamaConfig(**EMBEDDED_SHAPE)
+            config: Any = LlamaConfig(**EMBEDDED_SHAPE)
         else:
-            found = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(found, trust_remote_code=trust_remote_code)
-    return shape_of(model, longest)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return shape_of(model, max_sequence_tokens)
 
 
-def shape_of(model: Any, longest: int) -> ModelShape:
-    """The shape of a model that is there, on any device."""
-    c = model.config.get_text_config()
+def shape_of(model: Any, max_sequence_tokens: int) -> ModelShape:
+    """The shape of a loaded model, on any device."""
+    config = model.config.get_text_config()
+    ours = supports_model(model, max_sequence_tokens)
     return ModelShape(
-        sizes=tuple(p.numel() for p in model.parameters()),
-        layers=c.num_hidden_layers,
-        hidden=c.hidden_size,
-        query_heads=c.num_attention_heads,
-        kv_heads=getattr(c, "num_key_value_heads", None) or c.num_attention_heads,
-        head_size=getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
-        inner=getattr(c, "intermediate_size", None) or 4 * c.hidden_size,
-        vocab=c.vocab_size,
-        normed_heads=c.model_type == "qwen3",
-        passes="tree" if supports_model(model, longest) else "shared" if can_share_prompt(model) else "whole",
+        tensor_sizes=tuple(p.numel() for p in model.parameters()),
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        query_heads=config.num_attention_heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        vocab_size=config.vocab_size,
+        qk_norm=config.model_type == "qwen3",
+        forward_pass="tree" if ours else "shared_prompt" if can_share_prompt(model) else "full_sequence",
     )

@@ -1,10 +1,10 @@
-"""Whether a run fits, before a weight is loaded: what to choose so that it does, or the nearest thing.
+"""Does a run fit into memory, and if not, which settings make it fit? Answered before a weight is loaded.
 
-    config ──shapes.read──▶ Shape ──estimate.parts──▶ [Part] ──▶ Plan ──plan_table──▶ beside other methods'
+    config ──read_shape──▶ ModelShape ──memory_parts──▶ MemoryPart, ... ──▶ Plan ──cli/plan_table──▶ tables
 
-From the recipe and the model's config alone. Nothing of the task is loaded, so no code of a user's runs.
-It changes nothing by itself: what it chooses is given to `train` by hand, and `train` refuses a recipe that
-does not fit, with the same words.
+A plan needs the recipe and the model's config alone: the task is not loaded, so no user code runs. Planning
+changes nothing: a person passes the suggested settings to `train`, which refuses a recipe that does not fit
+with the same message.
 """
 
 import math
@@ -16,16 +16,16 @@ import torch
 from reinforce_lite.config import Config, ModelConfig, config_value, option_flag, override_config
 from reinforce_lite.errors import DoesNotFitError, UsageError
 from reinforce_lite.models.device import pick_device, pick_dtype
-from reinforce_lite.pipeline import longest
-from reinforce_lite.planner import estimate
 from reinforce_lite.planner.estimate import (
     GB,
-    MOMENTS,
+    PHASES,
     ROLLOUT,
     MemoryPart,
     ParameterScheme,
     Target,
     in_gb,
+    max_step_tokens,
+    max_training_sequence,
     memory_parts,
     parameter_scheme,
 )
@@ -33,213 +33,218 @@ from reinforce_lite.planner.model_shape import ModelShape, read_shape
 from reinforce_lite.utils import memory
 
 MEMORY_KEYS = ("update.activation_checkpointing", "update.micro_batch_tokens", "rollout.max_num_seqs")
-"""How much is held at once: these change nothing that is computed but rounding."""
+"""Keys that set how much is held at a time; they change results by rounding alone."""
 PLAN_KEYS = ("update.optimizer_state", *MEMORY_KEYS)
-"""The keys that a plan chooses."""
+"""The keys that a plan may choose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One recipe at one place."""
+    """The memory of one recipe on one target."""
 
     config: Config
-    """With what was chosen."""
-    asked: Config
-    """The recipe as it is."""
+    """The recipe with the choices of the plan."""
+    requested: Config
+    """The recipe as given."""
     shape: ModelShape
-    place: Target
+    target: Target
     parts: tuple[MemoryPart, ...]
 
-    def at(self, moment: str) -> int:
-        """Bytes held at that moment."""
-        return sum(p.bytes for p in self.parts if moment in p.moments)
+    def bytes_in(self, phase: str) -> int:
+        """Bytes held in one of PHASES."""
+        return sum(part.bytes for part in self.parts if phase in part.phases)
 
     @property
-    def peak(self) -> str:
-        """The moment at which most is held."""
-        return max(MOMENTS, key=self.at)
+    def peak_phase(self) -> str:
+        """The phase in which most is held."""
+        return max(PHASES, key=self.bytes_in)
 
     @property
     def total(self) -> int:
-        """Bytes held at the peak."""
-        return self.at(self.peak)
+        """Bytes held in the peak phase."""
+        return self.bytes_in(self.peak_phase)
 
     @property
     def fits(self) -> bool:
-        return self.place.memory is None or self.total <= self.place.memory
+        return self.target.memory is None or self.total <= self.target.memory
 
     @property
     def scheme(self) -> ParameterScheme:
-        return parameter_scheme(self.config, self.place)
+        return parameter_scheme(self.config, self.target)
 
 
 def make_plan(config: Config, vram: float | None = None) -> Plan:
-    """The recipe as it is where that fits, else with the choices that cost least of those that do; the
-    smallest where none does.
+    """Plan a recipe: unchanged if it fits, else with the cheapest choices that fit, else the smallest plan.
 
-    `vram` is a card's memory in GB; without it the plan is for the device that is here. Raises UsageError
-    when the model or the device can't be had.
+    `vram` is the memory of a GPU in GB; by default the plan is for this machine's device. Raises
+    UsageError if the model or the device is not available.
     """
     return best_plan(plan_unchanged(config, vram))
 
 
 def plan_unchanged(config: Config, vram: float | None = None) -> Plan:
-    """The plan of a recipe without choices. Arguments and errors as for `make`."""
-    model = config.model
-    place = _target(model, vram)
-    parameter_scheme(config, place)
-    shape = read_shape(model.name, model.trust_remote_code, longest(config))
-    return Plan(config, config, shape, place, memory_parts(config, shape, place))
+    """Plan a recipe without choosing anything. Arguments and errors as for `make_plan`."""
+    target = _target(config.model, vram)
+    parameter_scheme(config, target)
+    shape = read_shape(config.model.name, config.model.trust_remote_code, config.max_sequence_tokens)
+    return Plan(config, config, shape, target, memory_parts(config, shape, target))
 
 
 def check_fits(plan: Plan) -> None:
-    """Raises WontFit, with what to choose or the nearest thing that would fit, when the plan does not."""
+    """Raise DoesNotFitError if the plan does not fit; its remedy names settings or hardware that would."""
     if plan.fits:
         return
-    assert plan.place.memory is not None
-    smaller = best_plan(plan)
-    if smaller.fits:
-        need, remedy = in_gb(plan.total) + " GB", f"it fits with {' '.join(chosen_flags(smaller))}"
+    assert plan.target.memory is not None
+    best = best_plan(plan)
+    if best.fits:
+        needed, remedy = f"{in_gb(plan.total)} GB", f"it fits with {' '.join(chosen_flags(best))}"
     else:
-        need, remedy = in_gb(smaller.total) + " GB at the least", f"nearest: {'; '.join(_nearest(smaller))}"
+        needed, remedy = (
+            f"at least {in_gb(best.total)} GB",
+            f"what would fit: {'; '.join(_alternatives(best))}",
+        )
     raise DoesNotFitError(
-        f"{plan.config.model.name} would need {need}, and there are {in_gb(plan.place.memory)} GB", remedy
+        f"{plan.config.model.name} needs {needed} of memory, but there are {in_gb(plan.target.memory)} GB",
+        remedy,
     )
 
 
 def chosen_flags(plan: Plan) -> list[str]:
-    """What was chosen beside the recipe's own, as options of `train`."""
-    found = {key: config_value(plan.config, key) for key in _chosen(plan)}
-    return [option_flag(key) + ("" if value is True else f" {value}") for key, value in found.items()]
+    """The plan's choices as options of `train`; empty if the recipe is unchanged."""
+    values = {key: config_value(plan.config, key) for key in _chosen_keys(plan)}
+    return [option_flag(key) + ("" if value is True else f" {value}") for key, value in values.items()]
 
 
-def _chosen(plan: Plan) -> list[str]:
-    return [key for key in PLAN_KEYS if config_value(plan.config, key) != config_value(plan.asked, key)]
+def _chosen_keys(plan: Plan) -> list[str]:
+    return [key for key in PLAN_KEYS if config_value(plan.config, key) != config_value(plan.requested, key)]
 
 
 def _target(model: ModelConfig, vram: float | None) -> Target:
     if vram is None:
         device = pick_device(model.device)
-        return Target(device.type, pick_dtype(model.dtype, device), _memory(device))
+        return Target(device.type, pick_dtype(model.dtype, device), _device_memory(device))
     if not 0 < vram < math.inf:
-        raise UsageError(f"a card can't have {vram:g} GB", "for example --vram 24")
-    kind = "cuda" if model.device == "auto" else model.device
-    # A card that is not here can't be asked; all that hold a model of some size compute bfloat16.
-    wish = "bfloat16" if model.dtype == "auto" and kind != "cpu" else model.dtype
-    return Target(kind, pick_dtype(wish, torch.device(kind)), round(vram * GB))
+        raise UsageError(f"a GPU can't have {vram:g} GB of memory", "for example --vram 24")
+    device_type = "cuda" if model.device == "auto" else model.device
+    # A GPU that is not in this machine can't be queried; those that are large enough have bfloat16 units.
+    dtype = "bfloat16" if model.dtype == "auto" and device_type != "cpu" else model.dtype
+    return Target(device_type, pick_dtype(dtype, torch.device(device_type)), round(vram * GB))
 
 
-def _memory(device: torch.device) -> int | None:
+def _device_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return memory.installed_bytes() if device.type == "cpu" else None
 
 
 def best_plan(plan: Plan) -> Plan:
-    """The first of the candidates that fits, or the last."""
-    found = plan
+    """The first candidate that fits, else the last and smallest."""
     for candidate in _candidates(plan):
-        found = candidate
-        if found.fits:
+        plan = candidate
+        if plan.fits:
             break
-    return found
-
-
-def _candidates(plan: Plan) -> Iterator[Plan]:
-    """From the recipe as it is to the smallest: what costs least is given up first."""
-    yield plan
-    asked = plan.asked.update
-    for state in dict.fromkeys((asked.optimizer_state, "8-bit")):
-        for again in dict.fromkeys((asked.activation_checkpointing, True)):
-            for tokens in _sizes(plan.asked):
-                values = {
-                    "update.optimizer_state": state,
-                    "update.activation_checkpointing": again,
-                    "update.micro_batch_tokens": tokens,
-                }
-                yield _fewer_in_flight(_with(plan, values))
-
-
-def _with(plan: Plan, values: Mapping[str, object]) -> Plan:
-    chosen = override_config(plan.config, values)
-    return replace(plan, config=chosen, parts=memory_parts(chosen, plan.shape, plan.place))
-
-
-def _fewer_in_flight(plan: Plan) -> Plan:
-    """Half as many answers at once until the rollout fits, if it can."""
-    most = plan.config.rollout.prompts_per_step * plan.config.rollout.group_size
-    most = max(most, plan.config.eval.n, plan.config.eval.validation_n)
-    rows = min(plan.asked.rollout.max_num_seqs, most)
-    while plan.place.memory is not None and plan.at(ROLLOUT) > plan.place.memory and rows > 1:
-        rows //= 2
-        plan = _with(plan, {"rollout.max_num_seqs": rows})
     return plan
 
 
-def _sizes(config: Config) -> Iterator[int]:
-    """update.micro_batch_tokens, halved down to one longest answer with its prompt."""
-    tokens, least = config.update.micro_batch_tokens, estimate.one_answer(config)
+def _candidates(plan: Plan) -> Iterator[Plan]:
+    """From the recipe as given to the smallest plan; what costs least is given up first."""
+    yield plan
+    requested = plan.requested.update
+    for state in dict.fromkeys((requested.optimizer_state, "8-bit")):
+        for checkpointing in dict.fromkeys((requested.activation_checkpointing, True)):
+            for tokens in _micro_batch_sizes(plan.requested):
+                values = {
+                    "update.optimizer_state": state,
+                    "update.activation_checkpointing": checkpointing,
+                    "update.micro_batch_tokens": tokens,
+                }
+                yield _shrink_rollout(_with_values(plan, values))
+
+
+def _with_values(plan: Plan, values: Mapping[str, object]) -> Plan:
+    config = override_config(plan.config, values)
+    return replace(plan, config=config, parts=memory_parts(config, plan.shape, plan.target))
+
+
+def _shrink_rollout(plan: Plan) -> Plan:
+    """Halve rollout.max_num_seqs until the rollout fits, if it can."""
+    rollout, evaluation = plan.config.rollout, plan.config.eval
+    largest_call = max(rollout.prompts_per_step * rollout.group_size, evaluation.n, evaluation.validation_n)
+    sequences = min(plan.requested.rollout.max_num_seqs, largest_call)
+    limit = plan.target.memory
+    while limit is not None and plan.bytes_in(ROLLOUT) > limit and sequences > 1:
+        sequences //= 2
+        plan = _with_values(plan, {"rollout.max_num_seqs": sequences})
+    return plan
+
+
+def _micro_batch_sizes(config: Config) -> Iterator[int]:
+    """update.micro_batch_tokens, halved down to one longest prompt with its completion."""
+    tokens, smallest = config.update.micro_batch_tokens, max_training_sequence(config)
     yield tokens
-    while tokens > least:
-        tokens = max(tokens // 2, least)
+    while tokens > smallest:
+        tokens = max(tokens // 2, smallest)
         yield tokens
 
 
-def _nearest(plan: Plan) -> list[str]:
-    """What would fit: a card, a smaller model."""
-    memory, kept = plan.place.memory, plan.scheme
-    assert memory is not None
-    found = [f"--vram {_card(plan)} holds it"]
-    if plan.place.dtype_name == "float32":
-        other = replace(plan, place=replace(plan.place, dtype=torch.bfloat16))
-        if best_plan(_with(other, {})).fits:
-            found.append("--model.dtype bfloat16 fits")
-    beside = plan.total - kept.total * plan.shape.parameters
-    if memory > beside:
-        found.append(f"a model of about {int((memory - beside) / kept.total):,} parameters at most")
-    return found
+def _alternatives(plan: Plan) -> list[str]:
+    """What would fit: more memory, another dtype, a smaller model."""
+    limit = plan.target.memory
+    assert limit is not None
+    alternatives = [f"{_smallest_memory(plan)} GB of memory"]
+    if plan.target.dtype_name == "float32":
+        target = replace(plan.target, dtype=torch.bfloat16)
+        if best_plan(_with_values(replace(plan, target=target), {})).fits:
+            alternatives.append("--model.dtype bfloat16")
+    bytes_per_parameter = plan.scheme.total
+    other_bytes = plan.total - bytes_per_parameter * plan.shape.parameters
+    if limit > other_bytes:
+        parameters = int((limit - other_bytes) / bytes_per_parameter)
+        alternatives.append(f"a model of about {parameters:,} parameters at most")
+    return alternatives
 
 
-def _card(plan: Plan) -> int:
-    """The smallest whole number of GB that holds it; the cache grows with the card, so it is searched."""
+def _smallest_memory(plan: Plan) -> int:
+    """The smallest whole number of GB that holds the plan. The cache grows with the GPU: iterate."""
     size = 0
     while math.ceil(plan.total / GB) > size:
         size = math.ceil(plan.total / GB)
-        plan = _with(replace(plan, place=replace(plan.place, memory=size * GB)), {})
+        plan = _with_values(replace(plan, target=replace(plan.target, memory=size * GB)), {})
     return size
 
 
 def choice_costs(plan: Plan) -> dict[str, str]:
-    """What each choice costs beside the recipe's own, by its key; empty where nothing was chosen."""
-    words: dict[str, Callable[[Plan], str]] = {
-        "update.optimizer_state": _state_costs,
+    """What each choice costs compared with the recipe, by key; empty if nothing was chosen."""
+    costs: dict[str, Callable[[Plan], str]] = {
+        "update.optimizer_state": _optimizer_state_cost,
         "update.activation_checkpointing": lambda _: (
-            "each layer is computed once more on the way back, with the same gradient: about a third more "
-            "time in the update"
+            "each layer is computed a second time in the backward pass, with the same gradient; the update "
+            "takes about a third longer"
         ),
-        "update.micro_batch_tokens": _micro_batch_costs,
+        "update.micro_batch_tokens": _micro_batch_cost,
         "rollout.max_num_seqs": lambda p: (
-            f"at most {p.config.rollout.max_num_seqs} at once instead of "
-            f"{p.asked.rollout.max_num_seqs} answers: more decoding steps, each somewhat shorter"
+            f"{p.config.rollout.max_num_seqs} sequences at a time instead of "
+            f"{p.requested.rollout.max_num_seqs}; more decoding steps, each somewhat faster"
         ),
     }
-    return {key: words[key](plan) for key in _chosen(plan)}
+    return {key: costs[key](plan) for key in _chosen_keys(plan)}
 
 
-def _state_costs(plan: Plan) -> str:
+def _optimizer_state_cost(plan: Plan) -> str:
+    requested = parameter_scheme(plan.requested, plan.target)
     return (
-        f"{plan.scheme.why}: {plan.scheme.total:.4g} bytes a parameter instead of "
-        f"{parameter_scheme(plan.asked, plan.place).total:g}; not the same numbers (docs/memory.md), and "
-        'it needs pip install "reinforce-lite[8bit]"'
+        f"{plan.scheme.total:.4g} bytes per parameter instead of {requested.total:g} "
+        f"({plan.scheme.description}); results differ (docs/memory.md), and it needs "
+        'pip install "reinforce-lite[8bit]"'
     )
 
 
-def _micro_batch_costs(plan: Plan) -> str:
-    step = estimate.step_tokens(plan.config, plan.shape)
-    tokens, asked = plan.config.update.micro_batch_tokens, plan.asked.update.micro_batch_tokens
-    own, now = (math.ceil(step / size) for size in (asked, tokens))
-    again = (now - own) * plan.config.prompt.max_tokens / step
+def _micro_batch_cost(plan: Plan) -> str:
+    step = max_step_tokens(plan.config, plan.shape)
+    tokens, requested = plan.config.update.micro_batch_tokens, plan.requested.update.micro_batch_tokens
+    before, after = (math.ceil(step / size) for size in (requested, tokens))
+    extra = (after - before) * plan.config.prompt.max_tokens / step
     return (
-        f"a step's answers pass in up to {now} parts instead of {own}, with the same gradient; each begins "
-        f"with a prompt, so up to {again:.0%} more tokens"
+        f"up to {after} micro-batches per step instead of {before}, with the same gradient; each repeats a "
+        f"prompt, so up to {extra:.0%} more tokens"
     )

@@ -4,14 +4,13 @@
     checkpoints/step-N/meta.json           the step, the state's hash, data fingerprint, versions, sizes,
     seconds
 
-A checkpoint is written to a temporary folder, flushed to the disk and renamed, so it is complete or absent.
-No random state is saved: every draw is seeded by the step that makes it.
+A checkpoint is written completely or not at all (utils/atomic.py). No random
+state is kept: every draw is seeded by the step that makes it.
 """
 
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from reinforce_lite.engines.base import Engine
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.utils.atomic import replace_folder
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +46,14 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Write `folder`/step-N, then drop all but the last two. Raises ReinforceLiteError on a full disk."""
-    target, beside = folder / f"step-{step}", folder / f".step-{step}"
     remove_leftovers(folder)
     try:
-        beside.mkdir(parents=True)
-        save_file({name: t.contiguous() for name, t in tensors.items()}, beside / "state.safetensors")
-        about = meta | {"step": step, "sha256": _hash(beside / "state.safetensors")}
-        (beside / "meta.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-        for file in beside.iterdir():
-            _flush(file)
-        beside.rename(target)
-        _flush(folder)
+        with replace_folder(folder / f"step-{step}") as temporary:
+            state = temporary / "state.safetensors"
+            save_file({name: t.contiguous() for name, t in tensors.items()}, state)
+            about = meta | {"step": step, "sha256": _hash(state)}
+            (temporary / "meta.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        shutil.rmtree(beside, ignore_errors=True)
         raise ReinforceLiteError(
             f"the checkpoint of step {step} can't be written: {getattr(error, 'strerror', None) or error}",
             "the one before is intact; make room and go on with --resume",
@@ -97,14 +92,6 @@ def remove_leftovers(folder: Path) -> None:
 def _hash(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,57 @@
-"""Files and folders that are written whole or not at all."""
+"""Write files and folders completely or not at all: beside the target first, then renamed over it."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Write a file whole or not at all; of several processes at once, the last one's stays."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.new")
+    """Replace a file by `text` in UTF-8. If several processes write concurrently, the last one wins."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
-        with beside.open("w", encoding="utf-8") as opened:
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
-        beside.replace(file)
+        temporary.write_text(text, encoding="utf-8")
+        _flush(temporary)
+        temporary.replace(file)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replace_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`, and put it in target's place when the block succeeds.
+
+    Its files are flushed to the disk first. If the block raises, the folder is removed and `target` stays as
+    it was. What a killed process left behind is removed when the same target is replaced next. Not safe for
+    concurrent writers of one target.
+    """
+    temporary, previous = (
+        target.with_name(f".{target.name}.{suffix}") for suffix in ("incomplete", "previous")
+    )
+    for leftover in (temporary, previous):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            _flush(path)
+        if target.exists():
+            target.rename(previous)
+        temporary.rename(target)
+        _flush(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if previous.exists() and not target.exists():
+            previous.rename(target)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

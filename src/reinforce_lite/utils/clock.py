@@ -4,7 +4,7 @@ import time
 
 
 def now() -> float:
-    """Seconds on a clock that never jumps."""
+    """Seconds on a monotonic clock; only differences have a meaning."""
     return time.perf_counter()
 
 
@@ -16,10 +16,11 @@ class Clock:
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """End a phase."""
-        moment = now()
-        self.laps[name], self.last = moment - self.last, moment
+        """End a phase: store the seconds since the phase before under its name."""
+        time_now = now()
+        self.laps[name], self.last = time_now - self.last, time_now
 
     @property
     def total(self) -> float:
+        """Seconds since the clock was created."""
         return now() - self.start

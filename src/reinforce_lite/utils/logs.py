@@ -1,13 +1,13 @@
-"""What other packages log while they are imported."""
+"""Log levels of other packages."""
 
 import logging
 
 
 def quiet_dependencies() -> None:
-    """Keep torchao's warnings about other machines off the screen; call it before torch is first imported.
+    """Hide torchao's warnings about kernels for other machines; call it before torch is first imported.
 
     transformers imports torchao wherever it is installed, and torchao warns of every kernel that this machine
-    cannot run.
+    can't run.
     """
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)

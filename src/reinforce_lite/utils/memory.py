@@ -1,4 +1,4 @@
-"""What a run did need: its peak, as the machine saw it. GB is 10^9 bytes."""
+"""The memory of this process and machine: measure it, return it to the system, retry when it runs out."""
 
 import contextlib
 import ctypes
@@ -11,9 +11,26 @@ from typing import TypeVar
 
 import torch
 
+Result = TypeVar("Result")
+
+OOM_MESSAGES = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "alloc_failed",
+    "bad_alloc",
+)
+"""Found in RuntimeErrors of the CPU's allocator, of Metal and of CUDA's libraries, which have no OOM type."""
+MMAP_THRESHOLD = 32 * 2**20
+"""Bytes from which glibc maps an allocation separately (limit_fragmentation)."""
+TRIM_THRESHOLD = 512 * 2**20
+"""Bytes that glibc may keep free at the end of its heap."""
+ONEDNN_CACHE_CAPACITY = 100
+"""Compiled primitives that oneDNN keeps, each for one shape; its default is 1024."""
+
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory this process has held: the device's, or on a CPU the resident set."""
+    """The most memory this process has held: allocated on a GPU, else its resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "xpu":
@@ -22,66 +39,55 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-Made = TypeVar("Made")
+def installed_bytes() -> int:
+    """The memory of this machine, or of this container if it is limited to less."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no cgroup, or its limit is "max"
+        installed = min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return installed
 
-OUT = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
-"""What errors say that have no type of their own: a processor's, Metal's, CUDA's libraries'."""
+
+def available_bytes() -> int:
+    """Memory that could be allocated now: the system's estimate, or the container's remainder."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        available = min(available, limit - used)
+    return available
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is torch's, or Python's, way to say that memory ran out."""
+    """Whether torch or Python raised this error because memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in said for words in OUT)
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in message for words in OOM_MESSAGES)
 
 
-def retry_on_oom(job: Callable[[], Made], smaller: Callable[[], None]) -> Made:
-    """What `job` makes; each time that memory runs out, `smaller` is called and the job done again.
+def retry_on_oom(job: Callable[[], Result], shrink: Callable[[], None]) -> Result:
+    """Return the result of `job`; whenever memory runs out, call `shrink` and run the job again.
 
-    `smaller` raises WontFit when there is nothing left to make smaller. It is called when the error, and with
-    it all that its frames held, is gone.
+    `shrink` raises DoesNotFitError when the job can't be made smaller. It is called after the error is gone,
+    and with it the tensors that the error's frames held.
     """
     while True:
         try:
             return job()
-        except Exception as error:  # what torch raises has no type of its own on every device
+        except Exception as error:  # not every device has an exception type for OOM
             if not is_out_of_memory(error):
                 raise
         release_cached_memory()
-        smaller()
-
-
-def installed_bytes() -> int:
-    """What this machine has, or this container may use."""
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):
-        there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return there
-
-
-def available_bytes() -> int:
-    """Memory that a new process could use now: the system's estimate, or the container's remainder."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    with contextlib.suppress(OSError, ValueError):
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used)
-    return free
-
-
-MAPPED = 32 * 2**20  # bytes
-PRIMITIVES = 100
-"""Products that oneDNN keeps compiled, each for sizes of its own."""
+        shrink()
 
 
 def release_cached_memory() -> None:
-    """Return to the system what glibc and torch keep for the next tensors.
+    """Return to the system the free blocks that glibc and torch keep for later tensors.
 
-    For between rollout and update and after an evaluation: the next blocks are of other sizes, which would
-    not fit into these and would come on top. Nothing happens where there is neither glibc nor a card.
+    Called between rollout and update and after an evaluation: the next phase allocates other sizes, which
+    do not fit into those blocks and would come on top. No effect without glibc or a GPU.
     """
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
@@ -90,18 +96,18 @@ def release_cached_memory() -> None:
 
 
 def limit_fragmentation() -> None:
-    """Keep a process from growing step by step; before the first product.
+    """Keep the process from growing step by step. Call it once, before the first matrix product.
 
-    Steps are never of the same length, so blocks that were freed leave holes that the next step's tensors do
-    not fit into (docs/log.md). From here on every tensor above MAPPED is mapped on its own and goes back to
-    the system when it is freed; smaller ones are kept for reuse within the step, which saves the time that
-    fresh pages take, and `give_back` lets go of them after it. Nothing happens where there is no glibc.
+    No two steps have the same lengths, so freed blocks leave gaps that the next step's tensors do not fit
+    into (docs/log.md). From now on glibc maps every tensor of MMAP_THRESHOLD or more separately and returns
+    it to the system when it is freed. Smaller blocks stay in the process within a step, which saves the time
+    to fault in fresh pages; `release_cached_memory` returns them afterwards. No effect without glibc.
 
-    oneDNN would keep a thousand compiled products, for lengths that never come again.
+    oneDNN's cache of compiled primitives is cut too: its entries are for shapes that do not recur.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(ONEDNN_CACHE_CAPACITY))
     m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(m_mmap_threshold, MAPPED)
-        libc.mallopt(m_trim_threshold, 512 * 2**20)
+        libc.mallopt(m_mmap_threshold, MMAP_THRESHOLD)
+        libc.mallopt(m_trim_threshold, TRIM_THRESHOLD)

@@ -1,47 +1,66 @@
-"""Figures and texts as a person reads them in a terminal."""
+"""Numbers and texts as a person reads them in a terminal."""
 
 import unicodedata
 from collections.abc import Sequence
 
-SPARKS = "▁▂▃▄▅▆▇█"
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def harmless(text: str) -> str:
-    """Text with everything that could act on a terminal made visible (newlines and tabs stay)."""
+    """Escape every character that could control a terminal; newlines and tabs stay.
 
-    def show(c: str) -> str:
-        acts = unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"
-        return f"\\u{ord(c):04x}" if acts else c
+    >>> harmless("a\\x1b[2J")
+    'a\\\\u001b[2J'
+    """
 
-    return "".join(map(show, text))
+    def escape(c: str) -> str:
+        is_control = unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"
+        return f"\\u{ord(c):04x}" if is_control else c
+
+    return "".join(map(escape, text))
 
 
 def shorten(text: str, limit: int = 240) -> str:
-    """A text in one harmless line, cut at `limit` characters."""
+    """A text as one harmless line of at most `limit` characters; an ellipsis marks a cut."""
     line = " ".join(harmless(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """Values between 0 and 1 as a line of bars, averaged down to `width`.
+    """Values between 0 and 1 as a line of at most `width` bars, each the mean of neighbours.
 
-    >>> spark([0, 0.5, 1])
+    >>> sparkline([0, 0.5, 1])
     '▁▅█'
     """
-    size = -(-len(values) // width)
+    size = max(1, -(-len(values) // width))
     means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
-    return "".join(SPARKS[round(min(1.0, max(0.0, v)) * (len(SPARKS) - 1))] for v in means)
+    return "".join(BARS[round(min(1.0, max(0.0, v)) * (len(BARS) - 1))] for v in means)
 
 
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage; a dash for None.
+
+    >>> percent(0.125)
+    '12.5%'
+    """
+    return "–" if fraction is None else f"{fraction:.1%}"
 
 
 def interval(bounds: Sequence[float]) -> str:
+    """A confidence interval of a fraction, in whole percent.
+
+    >>> interval((0.1, 0.255))
+    '(10–26%)'
+    """
     return f"({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)"
 
 
 def duration(seconds: float) -> str:
+    """Seconds in the two largest units that fit.
+
+    >>> duration(3725)
+    '1 h 2 min'
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
