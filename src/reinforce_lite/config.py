@@ -20,6 +20,12 @@ Positive = Annotated[int, Field(gt=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 
+Baseline = Literal["leave-one-out", "group", "none"]
+Scale = Literal["leave-one-out", "group", "none"]
+GradientSamples = Literal["all", "one"]
+LossNormalization = Literal["constant", "sequence-sum", "sequence-mean"]
+PresetName = Literal["reinforce-lite", "article", "rloo", "grpo", "dr-grpo", "monte-carlo"]
+
 
 class Section(BaseModel):
     """A table of a recipe: immutable, and closed to unknown keys."""
@@ -102,17 +108,17 @@ class RolloutConfig(Section):
 class ObjectiveConfig(Section):
     """The preset names one of the family; any other key replaces that part of it."""
 
-    preset: Literal["reinforce-lite", "article", "rloo", "grpo", "dr-grpo", "monte-carlo"] = "reinforce-lite"
-    baseline: Literal["leave-one-out", "group", "none"] | None = None
+    preset: PresetName = "reinforce-lite"
+    baseline: Baseline | None = None
     """Subtracted from each reward: the mean of the other answers, of the whole group, or nothing."""
-    scale: Literal["leave-one-out", "group", "none"] | None = None
+    scale: Scale | None = None
     """Divides what is left: the standard deviation of the same."""
     advantage_clip: Annotated[float, Field(gt=0)] | Literal["none"] | None = None
     """Advantages are held within plus and minus this. With scale `others` and no clamp, an answer unlike all
     others (their deviation is 0) drowns the rest of its step."""
-    gradient_samples: Literal["all", "one"] | None = None
+    gradient_samples: GradientSamples | None = None
     """Take the gradient of every answer, or of one a question."""
-    loss_normalization: Literal["constant", "sequence-sum", "sequence-mean"] | None = None
+    loss_normalization: LossNormalization | None = None
     """Divide by questions x answers x max_new_tokens; average the answers' sums; or their means."""
     logprob_temperature: Annotated[float, Field(gt=0)] | Literal["sampling"] | None = None
     """Whose log-probability is differentiated: the policy's at this temperature."""

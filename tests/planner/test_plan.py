@@ -354,7 +354,7 @@ def moments_bytes(optimizer: Any) -> int:
 
 
 def copies_bytes(optimizer: Any) -> int:
-    return nbytes(p.numbers for p in getattr(optimizer, "pieces", ()) if p.copied)
+    return nbytes(p.elements for p in getattr(optimizer, "pieces", ()) if p.is_master)
 
 
 def nbytes(tensors: Any) -> int:
@@ -392,7 +392,7 @@ def test_the_cache_is_what_the_engine_allocates(
         rollout=RolloutConfig(prompts_per_step=4, group_size=samples, max_new_tokens=7),
         eval=EvalConfig(n=1, validation_n=1),
     )
-    assert parts["KV cache"] == made[0].prompts.nbytes + made[0].own.nbytes
+    assert parts["KV cache"] == made[0].prompts.nbytes + made[0].sequences.nbytes
 
 
 def test_activations_of_smollm2() -> None:
