@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from helpers.groups import make_groups, some_weights
+from helpers.groups import make_groups, make_weights
 from helpers.plain import BRANCHES, plain_of, relative_difference, tokens_of
 from helpers.tiny import END, make_model
 from reinforce_lite.config import UpdateConfig
@@ -178,7 +178,7 @@ def test_fused_weights_stay_one_memory(model_folder: Path, tmp_path: Path, dtype
     before = check()
     updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7)
     original = {name: t.clone() for name, t in updater.state_dict().items()}
-    assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
+    assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     after = check()
     assert all(not torch.equal(before[name], after[name]) for name in before)
     save_policy(policy, tmp_path / "model", "card")
@@ -210,7 +210,7 @@ def test_an_update_is_seen_by_the_sampler_at_once(policy: Policy) -> None:
     greedy = Sampling(1, max_new_tokens=6, temperature=0.0)
     before = engine.generate([Prompt((1, 40, 41))], greedy, 0)
     updater = Updater(policy, UpdateConfig(learning_rate=0.3), 0.7)
-    updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
+    updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     after = engine.generate([Prompt((1, 40, 41))], greedy, 0)
     reference = make_model()
     reference.load_state_dict(policy.model.state_dict())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from helpers.groups import make_groups, some_weights
+from helpers.groups import make_groups, make_weights
 from helpers.tiny import make_model, make_tokenizer
 from reinforce_lite.cli.app import main
 from reinforce_lite.config import (
@@ -324,12 +324,12 @@ def test_what_is_kept_is_what_the_updater_holds(tmp_path: Path, saved: torch.dty
     for dtype, state in estimate.SCHEMES:
         policy = load_policy(str(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
         updater = Updater(policy, UpdateConfig(optimizer_state=state), 0.7)
-        updater.compute_gradient(make_groups(), some_weights())
+        updater.compute_gradient(make_groups(), make_weights())
         gradients = nbytes(m.grad for m in updater.master_weights.values())
         assert (
             dtype == "float32" or state != "32-bit" or all(p.grad is None for p in policy.model.parameters())
         )
-        assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
+        assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
         assert all(w.grad is None for w in (*updater.master_weights.values(), *updater.params.values()))
         own_masters = updater.master_weights is not updater.params
         held = {

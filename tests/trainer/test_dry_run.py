@@ -147,7 +147,7 @@ def test_progress_of_what_was_thrown_away_is_taken_back(policy: Policy) -> None:
 
 def test_a_single_answer_that_does_not_fit_is_said(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     Full(monkeypatch, rows=0)
-    with pytest.raises(DoesNotFitError, match="a single answer does not fit"):
+    with pytest.raises(DoesNotFitError, match="a single sequence does not fit"):
         OOMRetryEngine(NativeEngine(policy)).generate([Prompt((10, 11))], Sampling(2, max_new_tokens=3), 1)
 
 

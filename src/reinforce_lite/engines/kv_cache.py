@@ -23,16 +23,12 @@ class KVCache:
     """A fixed number of prompts and sequences; `attend` is what `Llama` calls in a decoding step."""
 
     def __init__(
-        self,
-        llama: Llama,
-        prefix: Sequence[Tensor],
-        max_prompts: int,
-        max_prompt_length: int,
-        max_sequences: int,
-        max_new_tokens: int,
+        self, llama: Llama, prefix: Sequence[Tensor], prompts: int, longest: int, sequences: int, width: int
     ) -> None:
-        """`prefix` holds each layer's (S, 2K x D) keys and values; empty without a prefix. Lengths of
-        prompts do not count the prefix."""
+        """Allocate `prompts` slots of `longest` tokens after the prefix, and `sequences` of `width` tokens.
+
+        `prefix` holds each layer's (S, 2K x D) keys and values; empty without a prefix.
+        """
         self.llama = llama
         self.shape = (llama.kv_heads, llama.head_size)
         self.prefix = [p.view(len(p), 2, *self.shape).permute(1, 2, 0, 3).contiguous() for p in prefix]
@@ -40,8 +36,8 @@ class KVCache:
         weight = llama.layers[0].qkv.weight
         layers, (k, d) = len(llama.layers), self.shape
         # Zeros, since entries that were never written are multiplied by a probability of 0.
-        self.prompts = weight.new_zeros(layers, 2, max_prompts, k, max_prompt_length, d)
-        self.sequences = weight.new_zeros(layers, 2, max_sequences, k, max_new_tokens, d)
+        self.prompts = weight.new_zeros(layers, 2, prompts, k, longest, d)
+        self.sequences = weight.new_zeros(layers, 2, sequences, k, width, d)
         self.prompt_lengths: list[int] = []
         """Of each prompt slot."""
         self.slots: list[int] = []
@@ -101,10 +97,10 @@ class KVCache:
             torch.tensor(x, device=device) for x in (self.slots, self.lengths, self.prompt_lengths)
         )
         self.indices, self.write_at = torch.arange(len(slots), device=device), lengths
-        self.width, self.prompt_width = max(self.lengths) + 1, max(self.prompt_lengths)
+        self.width, self.longest = max(self.lengths) + 1, max(self.prompt_lengths)
         self.sequence_bias = self._bias(self.width, lengths + 1) if len(set(self.lengths)) > 1 else None
         self.prompt_bias = (
-            self._bias(self.prompt_width, prompt_lengths) if len(set(self.prompt_lengths)) > 1 else None
+            self._bias(self.longest, prompt_lengths) if len(set(self.prompt_lengths)) > 1 else None
         )
         self._arrange_grid()
         self.lengths = [n + 1 for n in self.lengths]
@@ -128,7 +124,7 @@ class KVCache:
         self.grid_sequences = None
         if cells != list(range(len(counts) * g)):  # not in order, or not full
             self.cells = torch.tensor(cells, device=self.sequences.device)  # (R,)
-            self.grid_sequences = torch.zeros(len(counts) * g, dtype=torch.long, device=self.sequences.device)
+            self.grid_sequences = self.indices.new_zeros(len(counts) * g)
             self.grid_sequences[self.cells] = self.indices  # an empty cell repeats sequence 0
 
     def attend(self, layer: int, qkv: Tensor) -> Tensor:
@@ -150,7 +146,7 @@ class KVCache:
     def _attend_to_prompts(self, layer: int, q: Tensor) -> PartialAttention:
         """The same shapes: attention to the prompts, in one product for all sequences of a prompt."""
         b, g = self.grid
-        keys, values = self.prompts[layer, :, :b, :, : self.prompt_width]  # (B, K, P, D)
+        keys, values = self.prompts[layer, :, :b, :, : self.longest]  # (B, K, P, D)
         cells = q if self.grid_sequences is None else q[self.grid_sequences]
         by_prompt = cells.view(b, g, *q.shape[1:]).transpose(1, 2).flatten(2, 3)  # (B, K, G x M, D)
         out, lse = attend(by_prompt, keys, values, self.llama.scale, self.prompt_bias)

@@ -84,13 +84,11 @@ class NativeEngine:
         return [[self._completion(sequence) for sequence in group] for group in groups]
 
     def _groups(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[_Sequence]]:
-        groups, occurrences = [], Counter[tuple[int, ...]]()
+        groups, repeats = [], Counter[tuple[int, ...]]()
         for prompt in prompts:
             ids = prompt.token_ids
-            generator = torch.Generator().manual_seed(
-                derive_seed(seed, f"answers to {ids}", occurrences[ids])
-            )
-            occurrences[ids] += 1  # so that a repeated prompt gets other completions
+            generator = torch.Generator().manual_seed(derive_seed(seed, f"answers to {ids}", repeats[ids]))
+            repeats[ids] += 1  # so that a repeated prompt gets other completions
             shape = (sampling.samples, sampling.max_new_tokens)
             uniforms = torch.rand(shape, generator=generator, dtype=torch.float64)
             groups.append([_Sequence(ids, row) for row in uniforms.tolist()])
@@ -126,10 +124,8 @@ class _Scheduler:
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))
         self.capacity = min(capacity, sum(map(len, groups)))
         self.linear = make_linear(self.llama, self.capacity)
-        max_prompts = prompt_slots(len(groups), sampling.samples, self.capacity)
-        self.cache = KVCache(
-            self.llama, self.prefix, max_prompts, longest, self.capacity, sampling.max_new_tokens
-        )
+        slots = prompt_slots(len(groups), sampling.samples, self.capacity)
+        self.cache = KVCache(self.llama, self.prefix, slots, longest, self.capacity, sampling.max_new_tokens)
         self.running: list[_Sequence] = []
         self.states = policy.model.get_input_embeddings().weight.new_empty(0, policy.model.config.hidden_size)
         """(R, H): the final hidden states that predict the running sequences' next tokens."""
@@ -179,10 +175,8 @@ class _Scheduler:
         numbers = [sequence.uniforms[n] for sequence, n in zip(self.running, lengths, strict=True)]
         uniforms = torch.tensor(numbers, dtype=finest_float(device), device=device)  # (R,)
         forbid_eos = torch.tensor([n < self.sampling.min_new_tokens for n in lengths], device=device)
-        logits = final_logits(self.policy.model, self.states, self.linear)  # (R, V)
-        tokens, logprobs = sample_tokens(
-            logits.float(), self.sampling, uniforms, self.eos_token_ids, forbid_eos
-        )
+        logits = final_logits(self.policy.model, self.states, self.linear).float()  # (R, V)
+        tokens, logprobs = sample_tokens(logits, self.sampling, uniforms, self.eos_token_ids, forbid_eos)
         for sequence, token, logprob in zip(self.running, tokens.tolist(), logprobs.tolist(), strict=True):
             sequence.token_ids.append(token)
             sequence.logprobs.append(logprob)
@@ -231,5 +225,5 @@ def sequences_that_fit(budget: float, token_bytes: int, sampling: Sampling, long
 def prompt_slots(groups: int, samples: int, max_num_seqs: int) -> int:
     """How many prompts to keep in the cache with `max_num_seqs` sequences, `samples` to each prompt."""
     size = min(max_num_seqs, samples)  # sequences that are admitted together
-    partly_finished = 2 * ceil(max_num_seqs / size)
-    return min(groups * ceil(samples / size), max_num_seqs, partly_finished)
+    # Twice as many groups as run in full, since some are partly finished.
+    return min(groups * ceil(samples / size), max_num_seqs, 2 * ceil(max_num_seqs / size))

@@ -24,11 +24,7 @@ BLOCK = 32
 
 
 def sample_tokens(
-    logits: Tensor,
-    sampling: Sampling,
-    uniforms: Tensor,
-    eos_token_ids: Sequence[int],
-    forbid_eos: Tensor,
+    logits: Tensor, sampling: Sampling, uniforms: Tensor, eos_token_ids: Sequence[int], forbid_eos: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Draw (R,) tokens from (R, V) float32 logits; also returns their log-probabilities at temperature 1.
 

@@ -115,12 +115,8 @@ class Updater:
 
     def _halve_micro_batches(self, groups: Sequence[TrainableGroup]) -> None:
         self._drop_gradients()
-        start = self._shared_length(groups)
-        costs = [
-            self.forward_pass.tokens(Branch(g.prompt, [ids])) - start
-            for g in groups
-            for ids, _ in g.completions
-        ]
+        cost, start = self.forward_pass.tokens, self._shared_length(groups)
+        costs = [cost(Branch(g.prompt, [ids])) - start for g in groups for ids, _ in g.completions]
         self.micro_batch_tokens = min(self.micro_batch_tokens, sum(costs))
         if self.micro_batch_tokens <= min(costs):
             raise DoesNotFitError(
@@ -135,13 +131,11 @@ class Updater:
         self._drop_gradients()
         if not groups:
             return GradientStats(0.0, 0.0, 0)
-        start = self._shared_length(groups)
+        cost, start = self.forward_pass.tokens, self._shared_length(groups)
         prefix = self.forward_pass.prefix(groups[0].prompt[:start]) if start else None
         start = prefix.length if prefix else 0  # 0 where the model can't share a prefix
         loss, tokens = 0.0, start
-        for batch in micro_batches(
-            groups, self.micro_batch_tokens, lambda b: self.forward_pass.tokens(b) - start
-        ):
+        for batch in micro_batches(groups, self.micro_batch_tokens, lambda b: cost(b) - start):
             loss += self._backward(batch, prefix)
             tokens += batch.tokens - start * len(batch.branches)
         if prefix:
