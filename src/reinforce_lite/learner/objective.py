@@ -13,7 +13,7 @@ the family differ in what they subtract from a reward, what they divide it by, a
 
 No gradient flows through A, and every token of a completion has the same weight, so the objective is one
 number per completion. Each batch of completions is used for one update: the sampling policy is the trained
-policy, the importance ratio is 1, and there is nothing to clip. No KL term, no reference model, no critic.
+policy, and its importance ratio of 1 needs no clipping. No KL term, no reference model, no critic.
 
 Shapes: Q questions in the step, G completions of each.
 Arithmetic is float64, since learning rests on small differences of rewards.
