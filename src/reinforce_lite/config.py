@@ -30,6 +30,12 @@ Positive = Annotated[int, Field(gt=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 
+Baseline = Literal["leave-one-out", "group", "none"]
+Scale = Literal["leave-one-out", "group", "none"]
+GradientSamples = Literal["all", "one"]
+LossNormalization = Literal["constant", "sequence-sum", "sequence-mean"]
+PresetName = Literal["reinforce-lite", "article", "rloo", "grpo", "dr-grpo", "monte-carlo"]
+
 
 class Section(BaseModel):
     """A table of a recipe: immutable; unknown keys are errors."""
@@ -112,17 +118,17 @@ class RolloutConfig(Section):
 class ObjectiveConfig(Section):
     """The preset names a member of the family; every other key replaces one part of it."""
 
-    preset: Literal["reinforce-lite", "article", "rloo", "grpo", "dr-grpo", "monte-carlo"] = "reinforce-lite"
-    baseline: Literal["leave-one-out", "group", "none"] | None = None
+    preset: PresetName = "reinforce-lite"
+    baseline: Baseline | None = None
     """Subtracted from each reward: the mean of the group's other rewards, of all of them, or nothing."""
-    scale: Literal["leave-one-out", "group", "none"] | None = None
+    scale: Scale | None = None
     """Divides the difference: the standard deviation of the same rewards."""
     advantage_clip: Annotated[float, Field(gt=0)] | Literal["none"] | None = None
     """Advantages are clipped to plus and minus this. With the leave-one-out scale and no clip, one completion
     that differs from all others (their deviation is 0) outweighs the rest of its step."""
-    gradient_samples: Literal["all", "one"] | None = None
+    gradient_samples: GradientSamples | None = None
     """Take the gradient of every completion, or of one per question."""
-    loss_normalization: Literal["constant", "sequence-sum", "sequence-mean"] | None = None
+    loss_normalization: LossNormalization | None = None
     """constant: divide by questions x completions x max_new_tokens; sequence-sum: average the sums over each
     completion's tokens; sequence-mean: average their means."""
     logprob_temperature: Annotated[float, Field(gt=0)] | Literal["sampling"] | None = None

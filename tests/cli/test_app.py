@@ -125,7 +125,7 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
         (["train", "--run", "x" * 300], "can't be the name of a run"),
         (["train", "--run", ".hidden"], "can't be the name of a run"),
         (["train", "--run", "x" * 300, "--resume"], "can't be the name of a run"),
-        (["train", "--rollout.group-size", "2"], "needs at least 3 answers"),
+        (["train", "--rollout.group-size", "2"], "needs at least 3 completions"),
         (["train", "--task.name", "./none.py"], "none.py"),
         (["eval", "no/such/model"], "can't load the model 'no/such/model'"),
         (["train", "--eval.samples", "8"], "--eval.samples is now called the option --samples"),

@@ -1,4 +1,4 @@
-"""Scored groups made by hand, and the weights that an objective gives them."""
+"""Scored groups by hand, and their loss weights under an objective."""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,18 @@ from reinforce_lite.learner.objective import PRESETS, advantages, weights
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 
 LENGTHS = [[3, 5, 1, 4], [2, 2, 6, 3], [4, 1, 1, 2]]
-
+"""Completion lengths in tokens, by group."""
 
 REWARDS = [
     [1.0, 0.0, 0.0, 1.0],
     [0.0, 0.0, 0.0, 0.0],
     [1.0, 1.0, 0.0, 1.0],
-]  # the middle group teaches nothing
+]  # the middle group has no signal
 
 
 def save_wide(folder: Path, **changes: Any) -> str:
-    """A model whose tensors are large enough for 8 bits, with weights of a real one's width, so that rounding
-    stays small."""
+    """Save a model whose tensors are large enough for 8-bit moments. Its weights are of realistic size, so that
+    rounding errors stay small."""
     wide = {"hidden_size": 64, "vocab_size": 320, "head_dim": 32, "initializer_range": 0.1}
     make_model(**(wide | changes)).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
@@ -29,6 +29,7 @@ def save_wide(folder: Path, **changes: Any) -> str:
 
 
 def make_groups(rewards: list[list[float]] = REWARDS) -> list[Group]:
+    """One group per row of rewards; all prompts share their first token."""
     groups = []
     for q, (row, lengths) in enumerate(zip(rewards, LENGTHS, strict=True)):
         rollouts = []
@@ -41,5 +42,5 @@ def make_groups(rewards: list[list[float]] = REWARDS) -> list[Group]:
     return groups
 
 
-def some_weights(preset: str = "reinforce-lite") -> Tensor:
+def make_weights(preset: str = "reinforce-lite") -> Tensor:
     return weights(advantages(REWARDS, PRESETS[preset]), LENGTHS, PRESETS[preset], max_new_tokens=8)

@@ -1,11 +1,13 @@
-"""The objective family against numbers worked out by hand, and the bandit that needs no trust in us."""
+"""The objective family against values worked out by hand, and on a bandit whose outcomes are enumerated."""
 
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
 
+from reinforce_lite.config import PresetName
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner.loss import reinforce_loss
 from reinforce_lite.learner.objective import (
@@ -18,6 +20,10 @@ from reinforce_lite.learner.objective import (
 )
 
 
+def test_presets_are_those_of_the_config() -> None:
+    assert set(PRESETS) == set(get_args(PresetName))
+
+
 def one_group(preset: str, rewards: list[float]) -> list[float]:
     return advantages([rewards], PRESETS[preset])[0].tolist()
 
@@ -25,9 +31,9 @@ def one_group(preset: str, rewards: list[float]) -> list[float]:
 @pytest.mark.parametrize(
     ("preset", "rewards", "expected"),
     [
-        # others of the first: 1, 0, 0 with mean 1/3 and deviation sqrt(1/3): (2/3) / sqrt(1/3) = 2/sqrt(3)
+        # others of the first: 1, 0, 0, mean 1/3, deviation sqrt(1/3): (2/3) / sqrt(1/3) = 2/sqrt(3)
         ("reinforce-lite", [1, 1, 0, 0], [2 / 3**0.5, 2 / 3**0.5, -2 / 3**0.5, -2 / 3**0.5]),
-        # the right one is alone: scale 0, saturated; others of a wrong one: mean 1/9, deviation 1/3
+        # one right: its scale is 0, so it is clipped; others of a wrong one: mean 1/9, deviation 1/3
         ("reinforce-lite", [1] + [0] * 9, [2] + [-1 / 3] * 9),
         ("reinforce-lite", [0] + [1] * 9, [-2] + [1 / 3] * 9),
         ("article", [1] + [0] * 9, [2] + [-1 / 3] * 9),
@@ -38,7 +44,7 @@ def one_group(preset: str, rewards: list[float]) -> list[float]:
         ("dr-grpo", [1, 0, 0, 0], [0.75, -0.25, -0.25, -0.25]),
         ("monte-carlo", [1, 0, 0, 0], [1, 0, 0, 0]),
         ("monte-carlo", [1, 1, 1], [1, 1, 1]),
-        # graded rewards: others of 3 are 1 and 2: mean 1.5, deviation sqrt(1/2); 1.5 * sqrt(2) = 2.12, held at 2
+        # graded rewards: others of 3 are 1 and 2: mean 1.5, deviation sqrt(1/2); 1.5 * sqrt(2) = 2.12, clipped to 2
         ("reinforce-lite", [1, 2, 3], [-2, 0, 2]),
         ("grpo", [1, 2, 3], [-1, 0, 1]),
     ],
@@ -49,30 +55,30 @@ def test_advantages_by_hand(preset: str, rewards: list[float], expected: list[fl
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "monte-carlo"])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.7, 1e9, -3.3, 1 / 3])
-def test_equal_rewards_teach_exactly_nothing(preset: str, value: float) -> None:
+def test_equal_rewards_have_exactly_zero_advantage(preset: str, value: float) -> None:
     for size in (3, 7, 10):
         assert one_group(preset, [value] * size) == [0.0] * size
 
 
-def test_nearly_equal_large_rewards_are_not_lost() -> None:
+def test_advantages_resolve_nearly_equal_large_rewards() -> None:
     a = one_group("rloo", [1e9, 1e9, 1e9 + 1])
     assert a == pytest.approx([-0.5, -0.5, 1.0], abs=1e-6)
 
 
-def test_groups_do_not_mix() -> None:
-    both = advantages([[1, 0, 0], [5, 5, 5]], PRESETS["dr-grpo"])
-    assert both.tolist() == [pytest.approx([2 / 3, -1 / 3, -1 / 3]), [0, 0, 0]]
-    assert both.dtype == torch.float64
+def test_advantages_of_groups_are_independent() -> None:
+    a = advantages([[1, 0, 0], [5, 5, 5]], PRESETS["dr-grpo"])
+    assert a.tolist() == [pytest.approx([2 / 3, -1 / 3, -1 / 3]), [0, 0, 0]]
+    assert a.dtype == torch.float64
 
 
-def test_clamp_can_be_taken_away_or_moved() -> None:
-    def rewards(**parts: object) -> float:
+def test_advantage_clip_can_be_removed_or_changed() -> None:
+    def first_advantage(**parts: object) -> float:
         return advantages([[1, 0, 0]], build_objective("reinforce-lite", **parts))[0, 0].item()
 
-    assert rewards() == 2
-    assert rewards(advantage_clip=0.5) == 0.5
-    assert rewards(advantage_clip="none") == pytest.approx(1e8)
-    assert rewards(advantage_clip=None) == 2  # not given
+    assert first_advantage() == 2
+    assert first_advantage(advantage_clip=0.5) == 0.5
+    assert first_advantage(advantage_clip="none") == pytest.approx(1e8)
+    assert first_advantage(advantage_clip=None) == 2  # not given
 
 
 def test_weights_by_hand() -> None:
@@ -82,8 +88,8 @@ def test_weights_by_hand() -> None:
     assert constant.tolist() == [[2 / 60, -1 / 60, 0], [1 / 60, 1 / 60, -2 / 60]]
     sums = weights(a, lengths, PRESETS["rloo"], max_new_tokens=10)
     assert sums.tolist() == [[2 / 6, -1 / 6, 0], [1 / 6, 1 / 6, -2 / 6]]
-    answers = weights(a, lengths, PRESETS["grpo"], max_new_tokens=10)
-    assert answers.tolist() == [[2 / 6, -1 / 12, 0], [1 / 30, 1 / 60, -2 / 60]]
+    means = weights(a, lengths, PRESETS["grpo"], max_new_tokens=10)
+    assert means.tolist() == [[2 / 6, -1 / 12, 0], [1 / 30, 1 / 60, -2 / 60]]
     one = weights(a, lengths, PRESETS["article"], max_new_tokens=10)
     assert one.tolist() == [[2 / 2, 0, 0], [1 / 2, 0, 0]]
 
@@ -94,10 +100,10 @@ def test_loss_by_hand() -> None:
     assert value.item() == 1.25
     value.backward()
     assert sums.grad is not None
-    assert sums.grad.tolist() == [-0.5, 0.25]  # more of the good answer, less of the bad one
+    assert sums.grad.tolist() == [-0.5, 0.25]  # makes the good completion likelier, the bad one less likely
 
 
-def test_temperature_of_the_log_probability() -> None:
+def test_logprob_temperature() -> None:
     assert PRESETS["reinforce-lite"].temperature(0.7) == 0.7
     assert PRESETS["article"].temperature(0.7) == 1.0
     assert build_objective("reinforce-lite", logprob_temperature=0.9).temperature(0.7) == 0.9
@@ -107,9 +113,9 @@ def test_temperature_of_the_log_probability() -> None:
     ("preset", "too_small", "enough"),
     [("reinforce-lite", 2, 3), ("article", 2, 3), ("rloo", 1, 2), ("grpo", 1, 2), ("dr-grpo", 1, 2)],
 )
-def test_a_group_too_small_is_refused(preset: str, too_small: int, enough: int) -> None:
+def test_too_small_groups_are_refused(preset: str, too_small: int, enough: int) -> None:
     check_group_size(PRESETS[preset], enough)
-    with pytest.raises(UsageError, match=f"needs at least {enough} answers"):
+    with pytest.raises(UsageError, match=f"needs at least {enough} "):
         check_group_size(PRESETS[preset], too_small)
 
 
@@ -148,14 +154,16 @@ def cosine(a: list[float], b: list[float]) -> float:
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 @pytest.mark.parametrize("rewards", [[0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]])
-def test_bandit_with_right_and_wrong(preset: str, rewards: list[float]) -> None:
-    """With 0/1 rewards every member, clamp included, is parallel to the true policy gradient."""
-    found = expected_gradient(PRESETS[preset], rewards, group=4)
-    assert cosine(found, true_gradient(rewards)) == pytest.approx(1, abs=1e-12)
+def test_expected_gradient_is_parallel_to_the_true_one_for_binary_rewards(
+    preset: str, rewards: list[float]
+) -> None:
+    """Every member of the family, with its clip."""
+    gradient = expected_gradient(PRESETS[preset], rewards, group=4)
+    assert cosine(gradient, true_gradient(rewards)) == pytest.approx(1, abs=1e-12)
 
 
-def test_bandit_with_graded_rewards() -> None:
-    """Unscaled objectives stay unbiased with any rewards; scaled and clamped ones do not, and show it."""
+def test_scaled_objectives_are_biased_for_graded_rewards() -> None:
+    """Unscaled objectives are unbiased for any rewards; scaled and clipped ones are not."""
     rewards = [0.0, 1.0, 5.0, 2.0]
     assert cosine(expected_gradient(PRESETS["rloo"], rewards, 4), true_gradient(rewards)) == pytest.approx(
         1, abs=1e-12
@@ -164,6 +172,6 @@ def test_bandit_with_graded_rewards() -> None:
     assert 0.5 < skewed < 1 - 1e-4
 
 
-def test_rloo_is_the_true_gradient_itself() -> None:
+def test_rloo_equals_the_true_gradient() -> None:
     rewards = [0.0, 1.0, 5.0, 2.0]
     assert expected_gradient(PRESETS["rloo"], rewards, 3) == pytest.approx(true_gradient(rewards), abs=1e-12)

@@ -1,4 +1,4 @@
-"""The update against an independent one: plain sequences, a written-out loss, torch's AdamW."""
+"""The update against an independent one: plain sequences, an explicit loss, torch's AdamW."""
 
 import math
 from pathlib import Path
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from helpers.groups import REWARDS, make_groups, save_wide, some_weights
+from helpers.groups import REWARDS, make_groups, make_weights, save_wide
 from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.config import UpdateConfig
 from reinforce_lite.errors import DoesNotFitError
+from reinforce_lite.learner import loss
 from reinforce_lite.learner.updater import TrainableGroup, Updater, micro_batches, trainable_groups
-from reinforce_lite.models import logprobs as policy_module
-from reinforce_lite.models import prefix_tree as tree
+from reinforce_lite.models import prefix_attention
 from reinforce_lite.models.forward import SharedPrefix
 from reinforce_lite.models.policy import Policy, load_policy
 
 
 def independent_loss(model: torch.nn.Module, preset: str, temperature: float) -> Tensor:
-    """- mean over all 12 answers of A / 8 * sum log pi, answer by answer, from the formulas of the table."""
+    """- mean over all 12 completions of A / 8 * sum log pi, completion by completion."""
     total = torch.zeros(())
     n = 3 if preset == "article" else 12
     for group, rewards in zip(make_groups(), REWARDS, strict=True):
@@ -47,41 +47,43 @@ def gradient_of(updater: Updater) -> Tensor:
 
 
 @pytest.mark.parametrize(("preset", "temperature"), [("reinforce-lite", 0.7), ("article", 1.0)])
-def test_gradient_is_the_independent_one(policy: Policy, preset: str, temperature: float) -> None:
+def test_gradient_equals_the_independent_one(policy: Policy, preset: str, temperature: float) -> None:
     updater = Updater(policy, UpdateConfig(), temperature)
-    gradient = updater.compute_gradient(make_groups(), some_weights(preset))
+    gradient = updater.compute_gradient(make_groups(), make_weights(preset))
     reference = make_model()
     reference.load_state_dict(policy.model.state_dict())
     reference.get_input_embeddings().padding_idx = None
-    loss = independent_loss(reference, preset, temperature)
-    loss.backward()
+    expected_loss = independent_loss(reference, preset, temperature)
+    expected_loss.backward()
     expected = flat([p.grad for p in reference.parameters()])
-    assert gradient.loss == pytest.approx(loss.item(), rel=1e-4)
+    assert gradient.loss == pytest.approx(expected_loss.item(), rel=1e-4)
     assert (gradient_of(updater) - expected).norm() / expected.norm() < 1e-5
     assert gradient.norm == pytest.approx(expected.norm().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("budget", [1, 20, 30, 45])
-def test_gradient_does_not_depend_on_the_micro_batch(policy: Policy, budget: int) -> None:
-    whole = Updater(policy, UpdateConfig(), 0.7)
-    whole.compute_gradient(make_groups(), some_weights())
-    expected = gradient_of(whole).clone()
+def test_gradient_does_not_depend_on_micro_batches(policy: Policy, budget: int) -> None:
+    reference = Updater(policy, UpdateConfig(), 0.7)
+    reference.compute_gradient(make_groups(), make_weights())
+    expected = gradient_of(reference).clone()
     small = Updater(policy, UpdateConfig(micro_batch_tokens=budget), 0.7)
-    small.compute_gradient(make_groups(), some_weights())
+    small.compute_gradient(make_groups(), make_weights())
     assert (gradient_of(small) - expected).norm() / expected.norm() < 1e-5
 
 
 def test_micro_batches_by_hand() -> None:
-    """Prompts of 9 and 11 tokens, answers sorted to 1, 3, 4, 5 and 1, 1, 2, 4: 52 tokens in all."""
+    """Prompts of 9 and 11 tokens, completions sorted to 1, 3, 4, 5 and 1, 1, 2, 4: 52 tokens in all."""
 
     def cut(budget: int) -> list[list[list[int]]]:
-        """Of each micro-batch, of each branch, the completions' lengths."""
-        answers = trainable_groups(make_groups(), some_weights().tolist())
+        """The lengths of the completions, by branch, by micro-batch."""
+        groups = trainable_groups(make_groups(), make_weights().tolist())
         cost = lambda b: len(b.prompt) + sum(map(len, b.completions))  # noqa: E731
-        found = list(micro_batches(answers, budget, cost))
-        assert [w for batch in found for w in batch.weights] == [w for g in answers for _, w in g.answers]
-        assert all(batch.tokens <= budget or len(batch.weights) == 1 for batch in found)
-        return [[[len(c) for c in b.completions] for b in batch.branches] for batch in found]
+        batches = list(micro_batches(groups, budget, cost))
+        assert [w for batch in batches for w in batch.weights] == [
+            w for g in groups for _, w in g.completions
+        ]
+        assert all(batch.tokens <= budget or len(batch.weights) == 1 for batch in batches)
+        return [[[len(c) for c in b.completions] for b in batch.branches] for batch in batches]
 
     assert cut(52) == [[[1, 3, 4, 5], [1, 1, 2, 4]]]
     assert cut(37) == [[[1, 3, 4, 5], [1, 1, 2]], [[4]]]
@@ -90,21 +92,21 @@ def test_micro_batches_by_hand() -> None:
     assert cut(1) == [[[n]] for n in (1, 3, 4, 5, 1, 1, 2, 4)]
 
 
-def test_a_group_that_teaches_nothing_is_skipped_exactly(policy: Policy) -> None:
+def test_no_signal_group_is_skipped_exactly(policy: Policy) -> None:
     """Its completions could hold anything: neither loss nor gradient sees them."""
     updater = Updater(policy, UpdateConfig(), 0.7)
-    with_it = updater.compute_gradient(make_groups(), some_weights())
+    with_it = updater.compute_gradient(make_groups(), make_weights())
     expected = gradient_of(updater).clone()
-    without = updater.compute_gradient([make_groups()[0], make_groups()[2]], some_weights()[[0, 2]])
+    without = updater.compute_gradient([make_groups()[0], make_groups()[2]], make_weights()[[0, 2]])
     assert torch.equal(gradient_of(updater), expected)
     assert (without.loss, without.tokens) == (with_it.loss, with_it.tokens)
     assert with_it.tokens == 1 + (8 + 13) + (10 + 8)  # the shared first token and each prompt once
 
 
-def test_no_live_group_no_update(policy: Policy) -> None:
+def test_no_update_without_signal(policy: Policy) -> None:
     """Not even by AdamW's momentum or weight decay."""
     updater = Updater(policy, UpdateConfig(weight_decay=0.1, learning_rate=0.1), 0.7)
-    assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
+    assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     before = flat(list(policy.model.parameters())).clone()
     nothing = updater.compute_gradient(make_groups(), torch.zeros(3, 4))
     assert (nothing.loss, nothing.norm, nothing.tokens) == (0, 0, 0)
@@ -112,22 +114,22 @@ def test_no_live_group_no_update(policy: Policy) -> None:
     assert torch.equal(flat(list(policy.model.parameters())), before)
 
 
-def test_a_gradient_that_is_not_finite_moves_nothing(policy: Policy) -> None:
+def test_gradient_that_is_not_finite_updates_nothing(policy: Policy) -> None:
     updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7)
     before = flat(list(policy.model.parameters())).clone()
     for bad in (math.nan, math.inf):
-        assert not updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights() * bad), 1)
+        assert not updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights() * bad), 1)
     assert torch.equal(flat(list(policy.model.parameters())), before)
 
 
-class Small:
-    """Stands for memory that holds only so many tokens at once: what is beyond them is refused."""
+class LimitedMemory:
+    """Runs out of memory in forward passes of more than `tokens` tokens."""
 
     def __init__(self, updater: Updater, tokens: int) -> None:
-        self.states, self.tokens = updater.passes.states, tokens
+        self.states, self.tokens = updater.forward_pass.states, tokens
         self.calls = 0
         self.refused: list[int] = []
-        updater.passes.states = self  # type: ignore[method-assign, assignment]
+        updater.forward_pass.states = self  # type: ignore[method-assign, assignment]
 
     def __call__(self, branches: Any, prefix: Any) -> Tensor:
         tokens = sum(len(b.prompt) - prefix.length + sum(map(len, b.completions)) for b in branches)
@@ -139,69 +141,70 @@ class Small:
 
 
 @pytest.mark.parametrize(
-    ("asked", "held", "refused", "left"), [(40, 19, [1], 20), (40, 14, [1, 2], 10), (26, 20, [2], 13)]
+    ("requested", "limit", "refused", "left"), [(40, 19, [1], 20), (40, 14, [1, 2], 10), (26, 20, [2], 13)]
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_out_of_memory_is_the_same_gradient_in_smaller_pieces(
+def test_oom_gives_the_same_gradient_in_smaller_micro_batches(
     tmp_path: Path,
     dtype: str,
-    asked: int,
-    held: int,
+    requested: int,
+    limit: int,
     refused: list[int],
     left: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Two live groups, behind the token that they share of 8 + (1, 3, 4, 5) and 10 + (1, 1, 2, 4) tokens.
+    """Two groups of 8 + (1, 3, 4, 5) and 10 + (1, 1, 2, 4) tokens, after one token that they share.
 
-    40 at once, padded, are a first part of 8 + 13 and 10 + 2; 20 are 8 + 8, 8 + 5, 10 + 4 and 10 + 4; 10 are
-    single answers, the longest 14. 26 are 8 + 8, and then 8 + 5 and 10 + 2: that is refused after one passed.
+    A budget of 40, padded, gives a first micro-batch of 8 + 13 and 10 + 2; 20 gives 8 + 8, 8 + 5, 10 + 4 and
+    10 + 4; 10 gives single completions, the longest of 14. 26 gives 8 + 8, and then 8 + 5 and 10 + 2, which is
+    refused after one has passed.
     """
     save_wide(tmp_path)
-    whole = Updater(load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=40), 0.7)
-    expected = whole.compute_gradient(make_groups(), some_weights())
-    small = Updater(load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=asked), 0.7)
-    memory = Small(small, held)
-    found = small.compute_gradient(make_groups(), some_weights())
+    reference = Updater(load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=40), 0.7)
+    expected = reference.compute_gradient(make_groups(), make_weights())
+    small = Updater(load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=requested), 0.7)
+    memory = LimitedMemory(small, limit)
+    stats = small.compute_gradient(make_groups(), make_weights())
     assert memory.refused == refused
     assert small.micro_batch_tokens == left
-    assert f"memory ran out in the update: the same answers again, {left} tokens at once" in caplog.text
+    assert f"micro_batch_tokens {left}" in caplog.text
     if dtype == "float32":
-        assert found.loss == pytest.approx(expected.loss, rel=1e-6)
-        assert found.norm == pytest.approx(expected.norm, rel=1e-6)
-        difference = gradient_of(small) - gradient_of(whole)
-        assert difference.norm() / gradient_of(whole).norm() < 1e-6
+        assert stats.loss == pytest.approx(expected.loss, rel=1e-6)
+        assert stats.norm == pytest.approx(expected.norm, rel=1e-6)
+        difference = gradient_of(small) - gradient_of(reference)
+        assert difference.norm() / gradient_of(reference).norm() < 1e-6
     else:
-        assert torch.nn.functional.cosine_similarity(gradient_of(small), gradient_of(whole), dim=0) > 0.99
+        assert torch.nn.functional.cosine_similarity(gradient_of(small), gradient_of(reference), dim=0) > 0.99
 
 
-def test_a_single_answer_that_does_not_fit_is_said(policy: Policy) -> None:
+def test_a_single_completion_that_does_not_fit_raises(policy: Policy) -> None:
     updater = Updater(policy, UpdateConfig(), 0.7)
-    Small(updater, 3)
-    with pytest.raises(DoesNotFitError, match="a single answer does not fit"):
-        updater.compute_gradient(make_groups(), some_weights())
-    assert gradient_of_nothing(updater)
+    LimitedMemory(updater, 3)
+    with pytest.raises(DoesNotFitError, match="a single completion does not fit"):
+        updater.compute_gradient(make_groups(), make_weights())
+    assert has_no_gradient(updater)
 
 
-def gradient_of_nothing(updater: Updater) -> bool:
+def has_no_gradient(updater: Updater) -> bool:
     return all(m.grad is None for m in updater.master_weights.values())
 
 
-def test_an_error_of_another_kind_is_raised_as_it_is(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_other_than_oom_propagate(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     updater = Updater(policy, UpdateConfig(), 0.7)
 
     def broken(*_: Any) -> Tensor:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(updater.passes, "states", broken)
+    monkeypatch.setattr(updater.forward_pass, "states", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        updater.compute_gradient(make_groups(), some_weights())
+        updater.compute_gradient(make_groups(), make_weights())
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "opt"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_checkpointing_changes_memory_alone(tmp_path: Path, family: str, dtype: str) -> None:
-    """Through our own pass, with rotation in place, and through transformers' modules, where prompts can't be
-    shared with it; OPT drops out in training mode. What is kept for the way back is far less."""
+def test_checkpointing_changes_only_memory(tmp_path: Path, family: str, dtype: str) -> None:
+    """Through our own forward pass, with its in-place rotation, and through transformers' modules, which can't
+    share prompts with it; OPT has dropout in training mode. Far less is saved for the backward pass."""
     torch.manual_seed(0)
     models = {
         "llama": lambda: make_model(num_hidden_layers=6, initializer_range=0.1),
@@ -211,26 +214,26 @@ def test_checkpointing_changes_memory_alone(tmp_path: Path, family: str, dtype: 
     models[family]().save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
 
-    def gradient(section: UpdateConfig) -> tuple[Tensor, float, int]:
-        updater = Updater(load_policy(str(tmp_path), dtype, "cpu"), section, 0.7)
-        kept: dict[int, int] = {}
+    def gradient(config: UpdateConfig) -> tuple[Tensor, float, int]:
+        updater = Updater(load_policy(str(tmp_path), dtype, "cpu"), config, 0.7)
+        saved: dict[int, int] = {}
 
-        def keep(t: Tensor) -> Tensor:
-            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        def save(t: Tensor) -> Tensor:
+            saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
             return t
 
-        own = {p.untyped_storage().data_ptr() for p in updater.params.values()}
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            found = updater.compute_gradient(make_groups(), some_weights())
-        return gradient_of(updater), found.loss, sum(n for p, n in kept.items() if p not in own)
+        weights = {p.untyped_storage().data_ptr() for p in updater.params.values()}
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda t: t):
+            stats = updater.compute_gradient(make_groups(), make_weights())
+        return gradient_of(updater), stats.loss, sum(n for p, n in saved.items() if p not in weights)
 
-    plain, loss, much = gradient(UpdateConfig())
-    again, same, little = gradient(UpdateConfig(activation_checkpointing=True))
+    plain, plain_loss, plain_bytes = gradient(UpdateConfig())
+    recomputed, recomputed_loss, recomputed_bytes = gradient(UpdateConfig(activation_checkpointing=True))
     tolerance = 1e-5 if dtype == "float32" else 2e-2
-    assert same == pytest.approx(loss, rel=tolerance)
-    assert (again - plain).norm() / plain.norm() < tolerance
+    assert recomputed_loss == pytest.approx(plain_loss, rel=tolerance)
+    assert (recomputed - plain).norm() / plain.norm() < tolerance
     if family != "opt":  # whole sequences are more tokens than shared prompts
-        assert little < 0.7 * much
+        assert recomputed_bytes < 0.7 * plain_bytes
 
 
 QWEN3: dict[str, Any] = {
@@ -258,19 +261,19 @@ OPT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("place", ["attention", "head", "prefix"])
-def test_out_of_memory_on_the_way_back_leaves_nothing_behind(
+def test_oom_in_the_backward_pass_leaves_no_gradient_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """Once, deep within autograd, when some of the gradient is already there."""
+    """Once, within autograd, when a part of the gradient has been accumulated."""
     owner, name, at = {
-        "attention": (tree, "attend_backward", 5),
-        "head": (policy_module, "token_logprobs", 2),
+        "attention": (prefix_attention, "attend_backward", 5),
+        "head": (loss, "token_logprobs", 2),
         "prefix": (SharedPrefix, "backward", 1),
     }[place]
-    section = UpdateConfig(micro_batch_tokens=20, activation_checkpointing=place == "attention")
-    whole = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), section, 0.7)
-    expected = whole.compute_gradient(make_groups(), some_weights())
-    again = Updater(load_policy(str(tmp_path), "float32", "cpu"), section, 0.7)
+    config = UpdateConfig(micro_batch_tokens=20, activation_checkpointing=place == "attention")
+    reference = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), config, 0.7)
+    expected = reference.compute_gradient(make_groups(), make_weights())
+    retried = Updater(load_policy(str(tmp_path), "float32", "cpu"), config, 0.7)
     real, calls = getattr(owner, name), 0
 
     def full(*args: Any, **kwargs: Any) -> Any:
@@ -281,51 +284,51 @@ def test_out_of_memory_on_the_way_back_leaves_nothing_behind(
         return real(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, full)
-    found = again.compute_gradient(make_groups(), some_weights())
+    stats = retried.compute_gradient(make_groups(), make_weights())
     assert calls > at
-    assert again.micro_batch_tokens == 10
-    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
-    assert (gradient_of(again) - gradient_of(whole)).norm() / gradient_of(whole).norm() < 1e-6
+    assert retried.micro_batch_tokens == 10
+    assert stats.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert (gradient_of(retried) - gradient_of(reference)).norm() / gradient_of(reference).norm() < 1e-6
 
 
-def test_the_shared_beginning_does_not_count_when_pieces_get_smaller(policy: Policy) -> None:
-    """Behind 60 shared tokens two answers of 3 and 5 cost 2 + 3 and 2 + 5: 7 at once still can be halved."""
+def test_shared_prefix_does_not_count_when_micro_batches_are_halved(policy: Policy) -> None:
+    """After 60 shared tokens, completions of 3 and 5 cost 2 + 3 and 2 + 5: a budget of 12 can be halved."""
     updater = Updater(policy, UpdateConfig(micro_batch_tokens=999), 0.7)
     shared = tuple(range(20, 80))
-    answers = [(tuple(range(40, 40 + n)), 1.0) for n in (3, 5)]
-    asked = [
-        TrainableGroup((*shared, 100, 101), answers[:1]),
-        TrainableGroup((*shared, 102, 103), answers[1:]),
+    completions = [(tuple(range(40, 40 + n)), 1.0) for n in (3, 5)]
+    groups = [
+        TrainableGroup((*shared, 100, 101), completions[:1]),
+        TrainableGroup((*shared, 102, 103), completions[1:]),
     ]
-    updater._halve(asked)
+    updater._halve_micro_batches(groups)
     assert updater.micro_batch_tokens == 6  # of 12 in all
     with pytest.raises(DoesNotFitError):
-        updater._halve(
+        updater._halve_micro_batches(
             [
-                TrainableGroup((*shared, 100, 101), answers[1:]),
-                TrainableGroup((*shared, 102, 103), answers[1:]),
+                TrainableGroup((*shared, 100, 101), completions[1:]),
+                TrainableGroup((*shared, 102, 103), completions[1:]),
             ]
         )
 
 
 @pytest.mark.parametrize("state", ["32-bit", "8-bit"])
-def test_standing_still_moves_nothing(tmp_path: Path, state: Any) -> None:
+def test_allocated_optimizer_state_changes_no_weight(tmp_path: Path, state: Any) -> None:
     save_wide(tmp_path)
 
-    def trained(rehearsed: bool) -> Tensor:
+    def trained(allocate_first: bool) -> Tensor:
         policy = load_policy(str(tmp_path), "bfloat16", "cpu", keep_float32=state == "32-bit")
         updater = Updater(policy, UpdateConfig(learning_rate=1e-2, optimizer_state=state), 0.7)
         before = flat(list(policy.model.parameters())).clone()
-        if rehearsed:
+        if allocate_first:
             updater.allocate_optimizer_state()
             assert any(name.startswith("exp_avg") for name in updater.state_dict())
-            updater.compute_gradient(make_groups(), some_weights())
+            updater.compute_gradient(make_groups(), make_weights())
             updater.allocate_optimizer_state()
             updater.reset_optimizer()
             assert torch.equal(flat(list(policy.model.parameters())), before)
             assert not any(name.startswith("exp_avg") for name in updater.state_dict())
-            assert gradient_of_nothing(updater)
-        assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
+            assert has_no_gradient(updater)
+        assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
         assert not torch.equal(flat(list(policy.model.parameters())), before)
         return flat(list(policy.model.parameters()))
 
@@ -333,31 +336,31 @@ def test_standing_still_moves_nothing(tmp_path: Path, state: Any) -> None:
 
 
 @pytest.mark.parametrize("state", ["16-bit", "8-bit"])
-def test_bfloat16_sums_are_near_the_float32_ones(tmp_path: Path, state: Any) -> None:
-    """Gradients of eight micro-batches, added up in bfloat16; the norm is not rounded to its 8 bits."""
+def test_bfloat16_gradients_accumulate_close_to_float32(tmp_path: Path, state: Any) -> None:
+    """Gradients of eight micro-batches, accumulated in bfloat16; the norm itself is not rounded to 8 bits."""
     exact = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), UpdateConfig(), 0.7)
-    exact.compute_gradient(make_groups(), some_weights())
+    exact.compute_gradient(make_groups(), make_weights())
     rough = Updater(
         load_policy(str(tmp_path), "bfloat16", "cpu", keep_float32=False),
         UpdateConfig(micro_batch_tokens=1, optimizer_state=state),
         0.7,
     )
-    found = rough.compute_gradient(make_groups(), some_weights())
+    stats = rough.compute_gradient(make_groups(), make_weights())
     a, b = gradient_of(exact), gradient_of(rough).float()
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.999
-    assert found.norm == pytest.approx(float(b.norm()), rel=1e-4)
+    assert stats.norm == pytest.approx(float(b.norm()), rel=1e-4)
 
 
-def test_three_updates_are_those_of_a_plain_loop(policy: Policy) -> None:
-    section = UpdateConfig(learning_rate=1e-2, warmup_steps=2, max_grad_norm=0.05, weight_decay=0.01)
-    updater = Updater(policy, section, 0.7)
+def test_three_updates_equal_a_plain_loop(policy: Policy) -> None:
+    config = UpdateConfig(learning_rate=1e-2, warmup_steps=2, max_grad_norm=0.05, weight_decay=0.01)
+    updater = Updater(policy, config, 0.7)
     reference = make_model()
     reference.load_state_dict(policy.model.state_dict())
     reference.get_input_embeddings().padding_idx = None
     optimizer = torch.optim.AdamW(reference.parameters(), lr=1.0, betas=(0.9, 0.999), weight_decay=0.01)
     for step, rate in ((1, 0.005), (2, 0.01), (3, 0.01)):
-        gradient = updater.compute_gradient(make_groups(), some_weights())
-        assert gradient.norm > 0.05  # so the clipping is real
+        gradient = updater.compute_gradient(make_groups(), make_weights())
+        assert gradient.norm > 0.05  # so clipping has an effect
         assert updater.apply_gradient(gradient, step)
         optimizer.zero_grad()
         independent_loss(reference, "reinforce-lite", 0.7).backward()
@@ -365,23 +368,23 @@ def test_three_updates_are_those_of_a_plain_loop(policy: Policy) -> None:
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         assert updater.learning_rate(step) == pytest.approx(rate)
-    found, expected = flat(list(policy.model.parameters())), flat(list(reference.parameters()))
-    # Adam divides by the gradient's own size, so an entry near 0 is all rounding: compare them as a whole.
-    assert (found - expected).norm() / expected.norm() < 1e-4
+    updated, expected = flat(list(policy.model.parameters())), flat(list(reference.parameters()))
+    # Adam divides by the gradient's size, so entries near 0 are mere rounding: compare the norm of all.
+    assert (updated - expected).norm() / expected.norm() < 1e-4
 
 
-def test_bfloat16_keeps_small_updates_in_float32(model_folder: Path) -> None:
-    """At a rate of 1e-6 hardly a bfloat16 weight can move; the float32 ones behind them all add up."""
+def test_master_weights_keep_updates_that_bfloat16_loses(model_folder: Path) -> None:
+    """At a learning rate of 1e-6 hardly a bfloat16 weight can change; the float32 master weights do."""
     policy = load_policy(str(model_folder), dtype="bfloat16", device="cpu")
     assert policy.master_weights is not None
-    fine = flat(list(policy.master_weights.values())).clone()
+    loaded = flat(list(policy.master_weights.values())).clone()
     updater = Updater(policy, UpdateConfig(learning_rate=1e-6), 0.7)
     rounded = flat(list(policy.model.parameters())).clone()
     assert rounded.dtype == torch.bfloat16
-    assert torch.equal(flat(list(updater.master_weights.values())), fine)  # not the rounded ones
+    assert torch.equal(flat(list(updater.master_weights.values())), loaded)  # not the rounded ones
     for step in (1, 2, 3):
-        assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), step)
-    moved = flat(list(updater.master_weights.values())) != fine
+        assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), step)
+    moved = flat(list(updater.master_weights.values())) != loaded
     assert moved.float().mean() > 0.5
     assert (flat(list(policy.model.parameters())) != rounded).float().mean() < 0.1
     policy_is_rounded = flat(list(updater.master_weights.values())).bfloat16() == flat(
@@ -390,13 +393,13 @@ def test_bfloat16_keeps_small_updates_in_float32(model_folder: Path) -> None:
     assert policy_is_rounded.all()
 
 
-def test_bfloat16_gradients_are_near_the_float32_ones(policy: Policy, model_folder: Path) -> None:
+def test_bfloat16_policy_has_gradients_close_to_float32(policy: Policy, model_folder: Path) -> None:
     exact = Updater(policy, UpdateConfig(), 0.7)
-    exact.compute_gradient(make_groups(), some_weights())
+    exact.compute_gradient(make_groups(), make_weights())
     half = load_policy(str(model_folder), dtype="bfloat16", device="cpu")
     rough = Updater(half, UpdateConfig(micro_batch_tokens=1), 0.7)
-    rough.compute_gradient(make_groups(), some_weights())
-    assert all(p.grad is None for p in half.model.parameters())  # handed over and freed
+    rough.compute_gradient(make_groups(), make_weights())
+    assert all(p.grad is None for p in half.model.parameters())  # moved to the master weights and freed
     a, b = gradient_of(exact), gradient_of(rough)
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.99
     assert b.norm().item() == pytest.approx(a.norm().item(), rel=0.2)
@@ -406,17 +409,17 @@ def test_bfloat16_gradients_are_near_the_float32_ones(policy: Policy, model_fold
     ("dtype", "state"),
     [("float32", "32-bit"), ("bfloat16", "32-bit"), ("bfloat16", "16-bit"), ("bfloat16", "8-bit")],
 )
-def test_state_goes_round(tmp_path: Path, dtype: str, state: Any) -> None:
-    """Two updates equal one, saved, loaded elsewhere, and one more: bit for bit."""
-    section = UpdateConfig(learning_rate=1e-2, optimizer_state=state)
+def test_state_dict_round_trip_continues_bit_for_bit(tmp_path: Path, dtype: str, state: Any) -> None:
+    """Two updates equal one, saved, loaded elsewhere, and another."""
+    config = UpdateConfig(learning_rate=1e-2, optimizer_state=state)
     policy = load_policy(save_wide(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
-    first = Updater(policy, section, 0.7)
-    assert first.apply_gradient(first.compute_gradient(make_groups(), some_weights()), 1)
-    kept = {name: t.clone() for name, t in first.state_dict().items()}
-    assert first.apply_gradient(first.compute_gradient(make_groups(), some_weights()), 2)
-    assert sum(t.nbytes for t in kept.values()) == pytest.approx(first.state_bytes, rel=0.05)
+    first = Updater(policy, config, 0.7)
+    assert first.apply_gradient(first.compute_gradient(make_groups(), make_weights()), 1)
+    state_dict = {name: t.clone() for name, t in first.state_dict().items()}
+    assert first.apply_gradient(first.compute_gradient(make_groups(), make_weights()), 2)
+    assert sum(t.nbytes for t in state_dict.values()) == pytest.approx(first.state_bytes, rel=0.05)
     other = load_policy(str(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
-    second = Updater(other, section, 0.7)
-    second.load_state_dict(kept)
-    assert second.apply_gradient(second.compute_gradient(make_groups(), some_weights()), 2)
+    second = Updater(other, config, 0.7)
+    second.load_state_dict(state_dict)
+    assert second.apply_gradient(second.compute_gradient(make_groups(), make_weights()), 2)
     assert torch.equal(flat(list(other.model.parameters())), flat(list(policy.model.parameters())))

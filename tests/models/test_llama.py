@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from helpers.groups import make_groups, some_weights
+from helpers.groups import make_groups, make_weights
 from helpers.plain import BRANCHES, completion_tokens, gradient_difference, reference_logprobs
 from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.config import UpdateConfig
@@ -190,7 +190,7 @@ def test_fused_weights_share_memory_with_parameters(model_folder: Path, tmp_path
     before = check()
     updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7)
     state = {name: t.clone() for name, t in updater.state_dict().items()}
-    assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
+    assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     after = check()
     assert all(not torch.equal(before[name], after[name]) for name in before)
     save_policy(policy, tmp_path / "model", "card")
@@ -232,7 +232,7 @@ def test_the_engine_samples_from_updated_weights(policy: Policy) -> None:
     greedy = Sampling(1, max_new_tokens=6, temperature=0.0)
     before = engine.generate([Prompt((1, 40, 41))], greedy, 0)
     updater = Updater(policy, UpdateConfig(learning_rate=0.3), 0.7)
-    updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
+    updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     after = engine.generate([Prompt((1, 40, 41))], greedy, 0)
     reference = make_model()
     reference.load_state_dict(policy.model.state_dict())

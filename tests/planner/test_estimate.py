@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.groups import make_groups, some_weights
+from helpers.groups import make_groups, make_weights
 from helpers.tiny import make_model, make_tokenizer
 from reinforce_lite.config import Config, EvalConfig, PromptConfig, RolloutConfig, UpdateConfig
 from reinforce_lite.engines import hf, native
@@ -42,10 +42,10 @@ def test_training_state_is_what_the_updater_holds(
     make_tokenizer().save_pretrained(tmp_path)
     policy = load_policy(str(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
     updater = Updater(policy, UpdateConfig(optimizer_state=state), 0.7)
-    updater.compute_gradient(make_groups(), some_weights())
+    updater.compute_gradient(make_groups(), make_weights())
     gradients = bytes_of(w.grad for w in updater.master_weights.values())
     assert dtype == "float32" or state != "32-bit" or all(p.grad is None for p in policy.model.parameters())
-    assert updater.apply_gradient(updater.compute_gradient(make_groups(), some_weights()), 1)
+    assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     assert all(w.grad is None for w in (*updater.master_weights.values(), *updater.params.values()))
     has_master_weights = updater.master_weights is not updater.params
     allocated = {

@@ -1,4 +1,4 @@
-"""Weights and prompts to completions, by any of several engines behind one protocol."""
+"""Prompts to completions, by any of several engines behind one protocol (`base.Engine`)."""
 
 import logging
 
@@ -9,18 +9,18 @@ logger = logging.getLogger(__name__)
 
 
 def make_engine(name: str, policy: Policy, max_num_seqs: int = 256) -> Engine:
-    """The engine of this name over the policy's own weights, `hf` where native does not know the model.
+    """Build the engine `name` over the policy's own weights; `hf` where `native` does not know the model.
 
-    At most `max_num_seqs` sequences are decoded concurrently."""
+    At most `max_num_seqs` sequences are decoded concurrently; fewer after running out of memory.
+    """
     from reinforce_lite.engines import hf, native
-    from reinforce_lite.engines.hf import MAX_NUM_SEQS
     from reinforce_lite.engines.oom_retry import OOMRetryEngine
 
     if name == "native" and policy.llama is not None:
         return OOMRetryEngine(native.NativeEngine(policy, max_num_seqs))
     if name == "native":
         logger.warning(
-            "the native engine does not know %s models of this kind: answers come from the slower hf engine",
+            "the native engine does not support this %s model; sampling with the slower hf engine",
             policy.model.config.model_type,
         )
-    return OOMRetryEngine(hf.HFEngine(policy, min(max_num_seqs, MAX_NUM_SEQS)))
+    return OOMRetryEngine(hf.HFEngine(policy, min(max_num_seqs, hf.MAX_NUM_SEQS)))

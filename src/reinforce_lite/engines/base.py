@@ -1,8 +1,9 @@
-"""What an engine is: weights and prompts to completions.
+"""The engine protocol: prompts to completions.
 
     engine.generate(prompts, sampling, seed) -> for each prompt, its completions
 
-A new engine is one class with this one method; `tests/test_engines.py` says what it must hold.
+A new engine is one class with this method and `max_num_seqs`; tests/engines/test_base.py states what it
+must satisfy.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +13,14 @@ from reinforce_lite.types import Completion, Prompt, Sampling
 
 
 def ignore_progress(finished: int) -> None:
-    """The default listener: hears of finished completions and does nothing."""
+    """The default progress callback: does nothing."""
 
 
 class Engine(Protocol):
-    """Draws completions from the policy as it is at this moment."""
+    """Samples completions from the policy's current weights."""
 
     max_num_seqs: int
-    """Answers in flight at most."""
+    """Upper limit of sequences decoded concurrently."""
 
     def generate(
         self,
@@ -28,22 +29,22 @@ class Engine(Protocol):
         seed: int,
         progress: Callable[[int], None] = ignore_progress,
     ) -> list[list[Completion]]:
-        """`sampling.samples` completions for each prompt, in order.
+        """Sample `sampling.samples` completions for each prompt, in the order of the prompts.
 
-        The same weights, prompts, sampling and seed give the same completions. `progress` is
-        called with the number of completions that have finished since it was called last.
+        The same weights, prompts, sampling and seed give the same completions. `progress` is called with
+        the number of completions finished since its last call.
         """
         ...
 
 
 def cut_at_eos(token_ids: Sequence[int], eos_token_ids: frozenset[int]) -> tuple[tuple[int, ...], bool]:
-    """The ids up to and with the first end token, and whether there was none.
+    """The ids up to and including the first EOS token, and whether the sequence is truncated (has none).
 
-    What follows the end is padding, which is never looked at: it may be the end token itself.
+    What follows the first EOS is padding and is never inspected: it may be the EOS token itself.
     """
-    for place, token in enumerate(token_ids):
+    for position, token in enumerate(token_ids):
         if token in eos_token_ids:
-            return tuple(token_ids[: place + 1]), False
+            return tuple(token_ids[: position + 1]), False
     return tuple(token_ids), True
 
 
@@ -53,6 +54,6 @@ def make_completion(
     logprobs: Sequence[float],
     decode: Callable[[Sequence[int]], str],
 ) -> Completion:
-    """A completion of these ids: its text leaves the end token out."""
+    """Build a completion from its ids (with EOS) and at least as many log-probabilities; text omits EOS."""
     text = decode(token_ids if truncated else token_ids[:-1])
     return Completion(token_ids, text, truncated, tuple(logprobs[: len(token_ids)]))

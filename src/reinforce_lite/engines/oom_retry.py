@@ -1,4 +1,4 @@
-"""An engine that makes do with less memory: when it runs out, the same answers with fewer at once."""
+"""Retry after running out of memory: the same completions, with fewer sequences decoded concurrently."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,8 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 class OOMRetryEngine:
-    """Wraps another engine, and keeps to fewer from then on. A native answer's draws do not depend on what
-    else is in flight, so that this changes rounding alone; those of `hf` do, and are other answers."""
+    """Wraps another engine and halves its `max_num_seqs`, for good, each time memory runs out.
+
+    A native sequence's draws do not depend on what else runs, so a retry changes rounding alone. Draws of
+    `hf` do depend on the batch, so a retry gives other completions.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -34,25 +37,25 @@ class OOMRetryEngine:
         seed: int,
         progress: Callable[[int], None] = ignore_progress,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`. Raises WontFit when one answer at a time is too much."""
-        done = 0
+        """See `Engine.generate`. Raises DoesNotFitError when even one sequence at a time is too much."""
+        finished = 0
 
-        def count(finished: int) -> None:
-            nonlocal done
-            done += finished
-            progress(finished)
+        def count(newly_finished: int) -> None:
+            nonlocal finished
+            finished += newly_finished
+            progress(newly_finished)
 
-        def smaller() -> None:
-            count(-done)
+        def shrink() -> None:
+            count(-finished)  # the retry starts over
             self._halve(len(prompts) * sampling.samples)
 
-        return retry_on_oom(lambda: self.engine.generate(prompts, sampling, seed, count), smaller)
+        return retry_on_oom(lambda: self.engine.generate(prompts, sampling, seed, count), shrink)
 
-    def _halve(self, asked: int) -> None:
-        flying = min(self.max_num_seqs, asked)
-        if flying == 1:
-            raise DoesNotFitError("a single answer does not fit into memory", "see: reinforce-lite plan")
-        self.max_num_seqs = flying // 2
-        logger.warning(
-            "memory ran out while answering: the same answers again, %d at once", self.max_num_seqs
-        )
+    def _halve(self, requested: int) -> None:
+        running = min(self.max_num_seqs, requested)
+        if running == 1:
+            raise DoesNotFitError(
+                "sampling a single sequence does not fit into memory", "see: reinforce-lite plan"
+            )
+        self.max_num_seqs = running // 2
+        logger.warning("out of memory while sampling: retrying with max_num_seqs %d", self.max_num_seqs)

@@ -1,9 +1,13 @@
-"""Drawing a token: temperature and top-p exactly, without sorting the vocabulary.
+"""Exact temperature and top-p (nucleus) sampling without sorting the vocabulary.
 
-Almost always the nucleus lies within the LIKELY most likely tokens, whose probabilities are exact
-since the normaliser is summed over the whole vocabulary. Where it does not, those rows are sorted.
-The draw itself is the inverse of the cumulative distribution at one uniform number a token, so an
-answer depends on its own numbers and on nothing else in the batch.
+Nucleus sampling: Holtzman et al. 2020, https://arxiv.org/abs/1904.09751.
+
+The nucleus almost always lies within the CANDIDATES likeliest tokens. Their probabilities are exact, since
+the normaliser is summed over the whole vocabulary. Rows whose nucleus is wider are sorted in full. A token
+is drawn by inverting the cumulative distribution at one uniform number, so a sequence depends on its own
+numbers and on nothing else in the batch.
+
+Shapes: R sequences, V vocabulary, N any number of candidates.
 """
 
 from collections.abc import Sequence
@@ -13,82 +17,86 @@ from torch import Tensor
 
 from reinforce_lite.types import Sampling
 
-LIKELY = 64  # a nucleus is hardly ever wider
+CANDIDATES = 64
+"""A nucleus is hardly ever wider."""
 BLOCK = 32
+"""Entries that `top_values` reduces to their maximum in its first pass."""
 
 
 def sample_tokens(
-    logits: Tensor, sampling: Sampling, uniforms: Tensor, ends: Sequence[int], early: Tensor
+    logits: Tensor, sampling: Sampling, uniforms: Tensor, eos_token_ids: Sequence[int], forbid_eos: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(R,) tokens drawn from (R, V) float32 logits, and their log-probabilities at temperature 1.
+    """Draw (R,) tokens from (R, V) float32 logits; also returns their log-probabilities at temperature 1.
 
-    `uniforms` are (R,) in [0, 1). Rows that are `early` (R,) draw none of the `ends`, though
-    log-probabilities count them. Temperature 0 takes the likeliest.
+    `uniforms` are (R,) in [0, 1). Rows where the boolean (R,) `forbid_eos` is true draw no EOS token, but
+    their log-probabilities still count it. Temperature 0 takes the argmax.
     """
     peak = logits.amax(1, keepdim=True)
-    below = logits - peak  # (R, V)
-    normaliser = peak.squeeze(1) + below.exp().sum(1).log()
-    if early.any():
-        below[early.nonzero(), torch.tensor(ends, device=logits.device)] = -torch.inf
-        below -= below.amax(1, keepdim=True)  # or, where an end was far ahead, all the rest would vanish
+    shifted = logits - peak  # (R, V), at most 0
+    log_normaliser = peak.squeeze(1) + shifted.exp().sum(1).log()
+    if forbid_eos.any():
+        shifted[forbid_eos.nonzero(), torch.tensor(eos_token_ids, device=logits.device)] = -torch.inf
+        shifted -= shifted.amax(1, keepdim=True)  # else all underflows where EOS was far ahead
     if sampling.temperature == 0:
-        tokens = below.argmax(1)
+        tokens = shifted.argmax(1)
     else:
-        tokens = _nucleus(below.div_(sampling.temperature), sampling.top_p, uniforms)
-    return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - normaliser
+        tokens = _sample_nucleus(shifted.div_(sampling.temperature), sampling.top_p, uniforms)
+    return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - log_normaliser
 
 
 def finest_float(device: torch.device) -> torch.dtype:
-    """The finest floating point that the device has."""
+    """The most precise floating-point dtype that the device supports."""
     return torch.float32 if device.type in ("mps", "xpu") else torch.float64
 
 
-def _nucleus(scaled: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
+def _sample_nucleus(scaled: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
     """Draw from the smallest set of likeliest tokens whose mass reaches `top_p`, renormalised.
 
-    `scaled` are logits at the sampling temperature; the largest of each row is 0.
+    `scaled` are (R, V) logits divided by the temperature, each row's maximum shifted to 0.
     """
-    fine = finest_float(scaled.device)
+    dtype = finest_float(scaled.device)
     if top_p >= 1:
-        return _invert(scaled.softmax(1).to(fine), uniforms)
-    likely, tokens = largest(scaled, LIKELY)
-    p = likely.to(fine).exp() / scaled.exp().sum(1, keepdim=True)
-    picked = tokens.gather(1, _invert(_cut(p, top_p), uniforms)[:, None]).squeeze(1)
-    wide = (p.sum(1) < top_p).nonzero().squeeze(1)  # rows whose nucleus reaches further
+        return _invert_cdf(scaled.softmax(1).to(dtype), uniforms)
+    values, tokens = top_values(scaled, CANDIDATES)
+    p = values.to(dtype).exp() / scaled.exp().sum(1, keepdim=True)
+    drawn = tokens.gather(1, _invert_cdf(_mask_tail(p, top_p), uniforms)[:, None]).squeeze(1)
+    wide = (p.sum(1) < top_p).nonzero().squeeze(1)  # rows whose nucleus exceeds the candidates
     if len(wide):
-        p, tokens = scaled[wide].softmax(1).to(fine).sort(dim=1, descending=True)
-        picked[wide] = tokens.gather(1, _invert(_cut(p, top_p), uniforms[wide])[:, None]).squeeze(1)
-    return picked
+        p, tokens = scaled[wide].softmax(1).to(dtype).sort(dim=1, descending=True)
+        drawn[wide] = tokens.gather(1, _invert_cdf(_mask_tail(p, top_p), uniforms[wide])[:, None]).squeeze(1)
+    return drawn
 
 
-def largest(rows: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The `n` largest of each of (R, V) rows, sorted, and where they stand; all when there are fewer.
+def top_values(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` largest entries of each row of (R, V), descending, and their indices; all V when k > V.
 
-    They lie in the `n` blocks whose largest entries are largest, and to find these is one fast pass:
-    on a processor half the time of `topk`.
+    They lie in the k blocks with the largest maxima, and finding those is one fast pass: on a CPU this
+    takes half the time of `topk`.
     """
-    blocks = rows.shape[1] // BLOCK
-    if blocks <= n:
-        return rows.topk(min(n, rows.shape[1]), dim=1)
-    whole = blocks * BLOCK  # block b holds the places b, b + blocks, b + 2 blocks, ...
-    chosen = rows[:, :whole].view(-1, BLOCK, blocks).amax(1).topk(n, dim=1).indices  # (R, n)
-    steps = torch.arange(0, whole, blocks, device=rows.device)
-    rest = torch.arange(whole, rows.shape[1], device=rows.device).expand(len(rows), -1)
-    places = torch.cat([(chosen[:, :, None] + steps).flatten(1), rest], dim=1)
-    values, among = rows.gather(1, places).topk(n, dim=1)
-    return values, places.gather(1, among)
+    blocks = x.shape[1] // BLOCK
+    if blocks <= k:
+        return x.topk(min(k, x.shape[1]), dim=1)
+    covered = blocks * BLOCK  # block b holds the indices b, b + blocks, b + 2 blocks, ...
+    best = x[:, :covered].view(-1, BLOCK, blocks).amax(1).topk(k, dim=1).indices  # (R, k) blocks
+    steps = torch.arange(0, covered, blocks, device=x.device)
+    remainder = torch.arange(covered, x.shape[1], device=x.device).expand(len(x), -1)
+    candidates = torch.cat([(best[:, :, None] + steps).flatten(1), remainder], dim=1)
+    values, order = x.gather(1, candidates).topk(k, dim=1)
+    return values, candidates.gather(1, order)
 
 
-def _cut(p: Tensor, top_p: float) -> Tensor:
-    """Sorted probabilities with those outside the nucleus set to 0: a token stays if those before it
-    do not reach `top_p` yet."""
+def _mask_tail(p: Tensor, top_p: float) -> Tensor:
+    """Set descending (R, N) probabilities outside the nucleus to 0.
+
+    A token stays if the mass before it is below `top_p`.
+    """
     return p * ((p.cumsum(1) - p) < top_p)
 
 
-def _invert(p: Tensor, uniforms: Tensor) -> Tensor:
-    """The place at which the cumulative sum of (R, N) masses passes the uniform share of their total."""
+def _invert_cdf(p: Tensor, uniforms: Tensor) -> Tensor:
+    """(R,): where the cumulative sum of (R, N) masses passes the uniform share of their total."""
     cumulative = p.cumsum(1)
     target = uniforms[:, None] * cumulative[:, -1:]
-    place = torch.searchsorted(cumulative, target, right=True).squeeze(1)
-    behind = (p > 0).flip(1).to(torch.uint8).argmax(1)  # tokens without mass behind the last that has some
-    return torch.minimum(place, p.shape[1] - 1 - behind)  # where rounding must not carry a draw
+    index = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    trailing_zeros = (p > 0).flip(1).to(torch.uint8).argmax(1)
+    return torch.minimum(index, p.shape[1] - 1 - trailing_zeros)  # rounding must not draw a token of mass 0

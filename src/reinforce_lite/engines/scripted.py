@@ -1,6 +1,6 @@
-"""A fake engine that says what it is told to: every stage can be tested without weights.
+"""A fake engine with scripted completions: tests every stage without weights.
 
-engine = ScriptedEngine(tokenizer, end_id=2, reply=lambda prompt, sample: "<answer>7</answer>")
+engine = ScriptedEngine(tokenizer, eos_token_id=2, reply=lambda prompt, sample: "<answer>7</answer>")
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +11,10 @@ from reinforce_lite.types import Completion, Prompt, Sampling
 
 
 class ScriptedEngine:
-    """Answers each prompt with `reply(prompt's text, sample number)`, every token certain.
+    """Completes each prompt with `reply(prompt text, sample index)`; every log-probability is 0.
 
-    A reply longer than `max_new_tokens` is cut, as a policy's would be. Calls are kept in `calls`.
+    A reply longer than `max_new_tokens` is truncated, as a policy's would be. `calls` records the
+    arguments of every `generate`.
     """
 
     def __init__(self, tokenizer: Any, eos_token_id: int, reply: Callable[[str, int], str]) -> None:
@@ -32,9 +33,9 @@ class ScriptedEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`."""
         self.calls.append((list(prompts), sampling, seed))
-        return [[self._answer(p, i, sampling, progress) for i in range(sampling.samples)] for p in prompts]
+        return [[self._complete(p, i, sampling, progress) for i in range(sampling.samples)] for p in prompts]
 
-    def _answer(
+    def _complete(
         self, prompt: Prompt, sample: int, sampling: Sampling, progress: Callable[[int], None]
     ) -> Completion:
         text = self.reply(self.tokenizer.decode(prompt.token_ids), sample)

@@ -1,8 +1,8 @@
 """The REINFORCE loss and its backward pass, within a memory budget.
 
-The vocabulary is the widest thing in a language model: one token's logits are half a megabyte and more. So
-logits are made only where a completion token is predicted, and only for a chunk of tokens at a time: each
-chunk's gradient goes back to its hidden states before the next chunk is made. That costs nothing, since every
+Logits are the widest tensor of a language model: half a megabyte or more per token. They are computed only
+for positions that predict a completion token, and for one chunk of tokens at a time: each chunk's gradient
+goes back to its hidden states before the next chunk is computed. This needs no second pass, since every
 token's weight is known beforehand.
 
 Shapes: K completion tokens, C of a chunk, H hidden size, V vocabulary.
@@ -16,34 +16,36 @@ from torch import Tensor
 from reinforce_lite.models.logprobs import token_logprobs, tokens_per_chunk
 
 
-def reinforce_loss(logprob_sums: Tensor, w: Tensor) -> Tensor:
-    """REINFORCE: - sum_i w_i sum_t log pi(token_t | before). Both are (N,); the result is a scalar.
+def reinforce_loss(logprobs: Tensor, weights: Tensor) -> Tensor:
+    """REINFORCE: - sum_i w_i log pi_i, a scalar, for (N,) log-probabilities and their constant (N,) weights.
 
-    Its gradient is that of the expected reward (Williams 1992), less the baseline's variance.
+    With advantages as weights its gradient estimates minus the gradient of the expected reward
+    (Williams 1992, https://doi.org/10.1007/BF00992696).
     """
-    return -(w.to(logprob_sums) * logprob_sums).sum()
+    return -(weights.to(logprobs) * logprobs).sum()
 
 
 def backward_in_chunks(
     model: Any, states: Tensor, tokens: Tensor, weights: Tensor, temperature: float
 ) -> float:
-    """The loss of (K,) tokens that (K, H) states predict, and its gradient, left with the weights.
+    """Compute the loss of (K,) tokens predicted by (K, H) states, and run the whole backward pass.
 
-    `weights` (K,) are what each token's log-probability counts. Runs the whole backward pass.
+    `weights` (K,) are the factors of the tokens' log-probabilities. Gradients accumulate in the parameters;
+    the loss is returned.
     """
     assert len(states) == len(tokens), "an empty completion?"
-    ends = states.detach()
-    gradient = torch.empty_like(ends)
+    detached = states.detach()
+    gradient = torch.empty_like(detached)
     size = tokens_per_chunk(states.device.type, model.config.vocab_size)
     loss = 0.0
     for start in range(0, len(tokens), size):
-        part = slice(start, start + size)
-        end = ends[part].requires_grad_()
-        logprobs = token_logprobs(model, end, tokens[part], temperature)
-        chunk = reinforce_loss(logprobs, weights[part])
-        chunk.backward()  # type: ignore[no-untyped-call]
-        assert end.grad is not None
-        gradient[part] = end.grad
-        loss += float(chunk.detach())
+        chunk = slice(start, start + size)
+        leaf = detached[chunk].requires_grad_()  # (C, H)
+        logprobs = token_logprobs(model, leaf, tokens[chunk], temperature)
+        chunk_loss = reinforce_loss(logprobs, weights[chunk])
+        chunk_loss.backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        gradient[chunk] = leaf.grad
+        loss += float(chunk_loss.detach())
     states.backward(gradient)  # type: ignore[no-untyped-call]
     return loss

@@ -1,14 +1,22 @@
-"""Rewards to advantages to loss: Reinforce-Lite and its family, one pure function for each part.
+"""Rewards to advantages to loss weights: Reinforce-Lite and its family, one pure function for each part.
 
     rewards (Q, G) ──advantages──▶ A (Q, G) ──weights──▶ w (Q, G) ──loss──▶ - sum_i w_i sum_t log pi(token_t)
 
-No gradient flows through A, and every member of the family gives all tokens of one answer the
-same weight, so the whole objective is one number per answer. There is one update per batch of
-answers: the sampling policy is the trained policy, the surrogate ratio is 1, and there is nothing
-to clip. No KL, no reference model, no critic.
+The policy gradient is that of REINFORCE (Williams 1992, https://doi.org/10.1007/BF00992696). The members of
+the family differ in what they subtract from a reward, what they divide it by, and how they average:
 
-Shapes: Q questions in the step, G answers to each, N answers that take part in a loss.
-Arithmetic is float64: the difference of nearly equal rewards is all that there is to learn from.
+    baseline  "leave-one-out"  mean reward of the other G-1 completions: RLOO, https://arxiv.org/abs/2402.14740
+              "group"          mean reward of all G completions: GRPO, https://arxiv.org/abs/2402.03300
+    scale                      the standard deviation of the same rewards; Dr. GRPO and RLOO have none
+    loss_normalization         by a constant: Dr. GRPO, https://arxiv.org/abs/2503.20783;
+                               by each completion's length: GRPO
+
+No gradient flows through A, and every token of a completion has the same weight, so the objective is one
+number per completion. Each batch of completions is used for one update: the sampling policy is the trained
+policy, and its importance ratio of 1 needs no clipping. No KL term, no reference model, no critic.
+
+Shapes: Q questions in the step, G completions of each.
+Arithmetic is float64, since learning rests on small differences of rewards.
 """
 
 from collections.abc import Sequence
@@ -18,28 +26,30 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from reinforce_lite.config import Baseline, GradientSamples, LossNormalization, PresetName, Scale
 from reinforce_lite.errors import UsageError
 
-EPSILON = 1e-8  # keeps a scale of 0 finite: with a clamp, an answer alone against all others saturates
+EPSILON = 1e-8
+"""Added to a standard deviation: where that is 0, advantages are finite, and left to `advantage_clip`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One member of the family; the meaning of each part is in the function that reads it."""
+    """One member of the family; the function that reads a part documents it."""
 
-    baseline: Literal["leave-one-out", "group", "none"]
-    scale: Literal["leave-one-out", "group", "none"]
+    baseline: Baseline
+    scale: Scale
     advantage_clip: float | None
-    gradient_samples: Literal["all", "one"]
-    loss_normalization: Literal["constant", "sequence-sum", "sequence-mean"]
+    gradient_samples: GradientSamples
+    loss_normalization: LossNormalization
     logprob_temperature: float | Literal["sampling"]
 
     def temperature(self, sampling: float) -> float:
-        """The temperature at which log pi is differentiated, when answers were drawn at `sampling`."""
+        """The temperature at which log pi is differentiated when completions are drawn at `sampling`."""
         return sampling if self.logprob_temperature == "sampling" else self.logprob_temperature
 
 
-PRESETS = {
+PRESETS: dict[PresetName, Objective] = {
     "reinforce-lite": Objective("leave-one-out", "leave-one-out", 2.0, "all", "constant", "sampling"),
     "article": Objective("leave-one-out", "leave-one-out", 2.0, "one", "sequence-sum", 1.0),
     "rloo": Objective("leave-one-out", "none", None, "all", "sequence-sum", "sampling"),
@@ -49,34 +59,34 @@ PRESETS = {
 }
 
 
-def build_objective(preset: str, **parts: Any) -> Objective:
-    """A preset with some parts replaced; a part that is None stays the preset's, "none" clamps nothing."""
-    given = {name: value for name, value in parts.items() if value is not None}
-    if given.get("advantage_clip") == "none":
-        given["advantage_clip"] = None
-    return replace(PRESETS[preset], **given)
+def build_objective(preset: PresetName, **parts: Any) -> Objective:
+    """A preset with some parts replaced. None keeps the preset's part; advantage_clip "none" is no clip."""
+    changes = {name: value for name, value in parts.items() if value is not None}
+    if changes.get("advantage_clip") == "none":
+        changes["advantage_clip"] = None
+    return replace(PRESETS[preset], **changes)
 
 
 def check_group_size(objective: Objective, size: int) -> None:
-    """Raises UsageError when a group of `size` answers has no such baseline or scale."""
-    needs = {"leave-one-out": 3, "group": 2, "none": 1}[objective.scale]
-    needs = max(needs, 1 if objective.baseline == "none" else 2)
-    if size < needs:
+    """Raises UsageError when groups of `size` completions are too small for the baseline or the scale."""
+    smallest = {"leave-one-out": 3, "group": 2, "none": 1}[objective.scale]
+    smallest = max(smallest, 1 if objective.baseline == "none" else 2)
+    if size < smallest:
         raise UsageError(
             f"rollout.group_size is {size}, but baseline {objective.baseline!r} with scale "
-            f"{objective.scale!r} needs at least {needs} answers to a question",
-            "raise it, or choose another objective.baseline and objective.scale",
+            f"{objective.scale!r} needs at least {smallest} completions per question",
+            "raise rollout.group_size, or choose another objective.baseline and objective.scale",
         )
 
 
 def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tensor:
-    """How much better each answer is than its group: A_i = clamp((r_i - baseline_i) / scale_i).
+    """How much better each completion is than its group: A_i = clip((r_i - baseline_i) / scale_i, -c, c).
 
-    When all rewards of a group are equal, A is exactly 0 (but where there is neither baseline nor scale,
-    and A is the reward itself). That is tested by equality, never by a small deviation: ten rewards of
-    0.7 have one that is not 0 in floating point.
+    c is `advantage_clip`; None does not clip. In a group of equal rewards A is exactly 0, except with neither
+    baseline nor scale, where A is the reward itself. Such groups are detected by equality, not by a small
+    standard deviation: in floating point, ten rewards of 0.7 have one that is not 0.
 
-    Returns (Q, G) float64.
+    Takes (Q, G) rewards; returns (Q, G) float64.
     """
     r = torch.tensor(rewards, dtype=torch.float64)  # (Q, G)
     a = (r - _baseline(r, objective.baseline)) / _scale(r, objective.scale)
@@ -87,37 +97,49 @@ def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tens
     return a
 
 
-def _baseline(r: Tensor, kind: str) -> Tensor:
-    """others: mean of r over the other G-1 answers; group: over all G; none: 0."""
+def _baseline(r: Tensor, kind: Baseline) -> Tensor:
+    """What is subtracted from each of the (Q, G) rewards; broadcasts to (Q, G).
+
+    leave-one-out   b_i = 1 / (G-1) * sum_{j != i} r_j
+    group           b   = 1 / G * sum_j r_j
+    none            0
+    """
     if kind == "leave-one-out":
         return _others(r).mean(-1)
     return r.mean(-1, keepdim=True) if kind == "group" else torch.zeros_like(r)
 
 
-def _scale(r: Tensor, kind: str) -> Tensor:
-    """The standard deviation (unbiased) over the same answers, plus EPSILON; none: 1."""
+def _scale(r: Tensor, kind: Scale) -> Tensor:
+    """What each difference is divided by; broadcasts to (Q, G).
+
+    leave-one-out   s_i = std_{j != i}(r_j) + EPSILON, unbiased
+    group           s   = std_j(r_j) + EPSILON, unbiased
+    none            1
+    """
     if kind == "leave-one-out":
         return _others(r).std(-1) + EPSILON
     return r.std(-1, keepdim=True) + EPSILON if kind == "group" else torch.ones_like(r)
 
 
 def _others(r: Tensor) -> Tensor:
-    """For each answer the rewards of the others: (Q, G) to (Q, G, G-1)."""
+    """For each completion the rewards of the others in its group: (Q, G) to (Q, G, G-1)."""
     q, g = r.shape
     return r.unsqueeze(1).expand(q, g, g)[:, ~torch.eye(g, dtype=torch.bool)].view(q, g, g - 1)
 
 
 def weights(a: Tensor, lengths: Sequence[Sequence[int]], objective: Objective, max_new_tokens: int) -> Tensor:
-    """What each answer's summed log-probability counts: w_i = A_i / normaliser_i.
+    """The factor of each completion's summed log-probability in the loss: w_i = A_i / normaliser_i.
 
-    With n = Q x G gradient answers (Q when only one a question is taken, the group's first: its
-    answers are drawn alike, so the first is as good as any):
+    The normaliser, with n completions that take part in the gradient:
 
-        constant   n x max_new_tokens   no bias by length, the same in every process and micro-batch
-        sums       n                    the mean over answers of the plain sum
-        answers    n x length_i         the mean over answers of each answer's mean
+        constant        n * max_new_tokens   no length bias; the same in every process and micro-batch
+        sequence-sum    n                    mean over completions of the sum over tokens
+        sequence-mean   n * length_i         mean over completions of the mean over tokens
 
-    `a` is (Q, G); `lengths` are the answers' tokens, end token included. Returns (Q, G) float64.
+    With gradient_samples "all", n = Q * G. With "one", n = Q and only each group's first completion counts;
+    completions of a group are identically distributed, so the choice does not matter.
+
+    `a` is (Q, G); `lengths` are the completions' tokens, EOS included. Returns (Q, G) float64.
     """
     q, g = a.shape
     if objective.gradient_samples == "one":

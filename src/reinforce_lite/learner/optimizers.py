@@ -1,14 +1,15 @@
-"""AdamW (Loshchilov and Hutter 2019), with its two moments in 32, 16 or 8 bits.
+"""AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with state of 32, 16 or 8 bits.
 
-    32-bit  float32 weights and moments; behind a bfloat16 policy these are finer copies, its masters
-    16-bit  bfloat16 weights and moments, as the first implementation had them: at a rate of 1e-6 most
-            updates are smaller than half of what bfloat16 can tell apart, and are lost
-    8-bit   the policy's own weights; moments of 8 bits with a scale for each 256 (Dettmers et al. 2022).
-            bfloat16 weights are rounded up or down at random, so that updates are right on average
+    32-bit  float32 moments and weights; with a bfloat16 policy the weights are its float32 master weights
+    16-bit  bfloat16 moments and weights, as in the first implementation: at a learning rate of 1e-6 most
+            updates are below half of bfloat16's resolution, and are lost
+    8-bit   the policy's own weights, and 8-bit moments with one scale per block of 256 (Dettmers et al.
+            2022, https://arxiv.org/abs/2110.02861). bfloat16 weights are rounded stochastically, so that
+            updates are right on average
 
-The arithmetic is torch's and torchao's. torchao's optimizer would compile it; here it runs as it is, on
-pieces of large tensors, so that it needs no compiler and little memory. What is too small to be worth 8
-bits (gains and biases) stays in float32, moments and weights.
+The arithmetic is torch's and torchao's. torchao's own optimizer compiles it; here it runs eagerly on pieces
+of large tensors, which needs no compiler and little memory. Tensors too small for 8 bits (norm weights and
+biases) have float32 moments and float32 master weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,55 +23,56 @@ from torch import Tensor
 
 from reinforce_lite.config import UpdateConfig
 from reinforce_lite.errors import missing_extra
+from reinforce_lite.utils.rng import isolated_rng
 
 BLOCK = 256
-"""Numbers that share a scale."""
+"""Elements that share a scale."""
 SMALL = 4096
-"""Tensors with fewer numbers stay in float32."""
+"""Tensors with fewer elements stay in float32."""
 PIECE = 2**20
-"""Numbers of a large tensor that are moved at once."""
-MAP = 1024
-"""Bytes of the table that says what each of 256 codes stands for, float32, one for each moment."""
+"""Upper limit of elements of a large tensor that are updated at a time."""
+QMAP_BYTES = 1024
+"""The table of the 256 values that an 8-bit code stands for, float32; one per moment and piece."""
 PER_NUMBER = 150
-"""Bytes that torchao's arithmetic holds for each number of a piece; measured by benchmarks/memory.py."""
+"""Bytes that torchao's arithmetic needs for each element of a piece; measured by benchmarks/memory.py."""
 EPSILON = 1e-8
-"""Beside the root of the second moment."""
+"""AdamW's epsilon, added to the square root of the second moment."""
 
 
 class Optimizer(Protocol):
-    """Moves weights by the gradients that are left with them."""
+    """Updates weights by the gradients in their `grad`."""
 
-    def step(self, rate: float, seed: int) -> None:
-        """One update at a learning rate; `seed` is that of its random rounding."""
+    def step(self, learning_rate: float, seed: int) -> None:
+        """One update; `seed` is that of the stochastic rounding."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The moments and the count of steps, as flat named tensors; empty before the first step."""
+        """Moments, step counts and master weights as flat named tensors. No moments before the first step."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state_dict`."""
         ...
 
     def reset(self) -> None:
-        """Back to how it was before the first step."""
+        """Drop moments and step counts, as before the first step."""
         ...
 
 
 def make_optimizer(config: UpdateConfig, weights: Mapping[str, Tensor]) -> Optimizer:
-    """The optimizer of some weights, by name. Raises UsageError when its package is missing."""
+    """The optimizer that `config` asks for. Raises UsageError when its package is missing."""
     check_optimizer(config)
     return AdamW8bit(weights, config) if config.optimizer_state == "8-bit" else AdamW(weights, config)
 
 
 def check_optimizer(config: UpdateConfig) -> None:
-    """Raises UsageError when the package that the optimizer's state needs is missing."""
+    """Raises UsageError when the package that the optimizer state needs is missing."""
     if config.optimizer_state == "8-bit" and find_spec("torchao") is None:
         raise missing_extra("8bit", "update.optimizer_state = 8-bit")
 
 
 class AdamW:
-    """torch's, in the dtype of the weights."""
+    """torch's fused AdamW, with moments in the dtype of the weights."""
 
     def __init__(self, weights: Mapping[str, Tensor], config: UpdateConfig) -> None:
         self.weights = weights
@@ -82,16 +84,16 @@ class AdamW:
             fused=True,
         )
 
-    def step(self, rate: float, seed: int) -> None:
+    def step(self, learning_rate: float, seed: int) -> None:
         """See `Optimizer`; nothing is random here."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `Optimizer`."""
-        held = self.optimizer.state
-        return {f"{key}/{name}": t for name, w in self.weights.items() for key, t in held.get(w, {}).items()}
+        state = self.optimizer.state
+        return {f"{key}/{name}": t for name, w in self.weights.items() for key, t in state.get(w, {}).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Optimizer`."""
@@ -107,101 +109,102 @@ class AdamW:
 
 @dataclass(slots=True)
 class _Piece:
-    """Some of a weight's numbers in a row."""
+    """A contiguous part of a weight, with its moments."""
 
     name: str
-    """The weight's, and the piece's number."""
+    """The weight's name and the piece's index."""
     weight: Tensor
     start: int
-    numbers: Tensor
-    """A flat view of the weight; of a small one a float32 copy."""
-    copied: bool
+    """Index of the first element in the flattened weight."""
+    elements: Tensor
+    """(n,) what the optimizer updates: a view of the weight, or its float32 master copy."""
+    is_master: bool
+    """Whether `elements` is a float32 copy of the whole, small weight."""
     state: dict[str, Tensor] = field(default_factory=dict)
-    """step, exp_avg and exp_avg_sq, as torchao's arithmetic wants them; empty before the first step."""
+    """step, exp_avg and exp_avg_sq, as torchao's arithmetic takes them; empty before the first step."""
 
     @property
     def gradient(self) -> Tensor | None:
-        """The numbers' own."""
-        whole = self.weight.grad
-        return None if whole is None else whole.reshape(-1)[self.start : self.start + len(self.numbers)]
+        """(n,) a view of the weight's gradient."""
+        gradient = self.weight.grad
+        return (
+            None if gradient is None else gradient.reshape(-1)[self.start : self.start + len(self.elements)]
+        )
 
-    def begin(self) -> None:
-        """Moments of zero."""
+    def allocate_state(self) -> None:
+        """Create moments of zero."""
         from torchao.optim.subclass_8bit import OptimState8bit
 
-        n = self.numbers
+        x = self.elements
         self.state["step"] = torch.tensor(0.0)
         for key, signed in (("exp_avg", True), ("exp_avg_sq", False)):
             self.state[key] = (
-                torch.zeros_like(n)
-                if self.copied
-                else OptimState8bit.zeros(n.shape, signed, BLOCK, n.device, dtype=n.dtype)
+                torch.zeros_like(x)
+                if self.is_master
+                else OptimState8bit.zeros(x.shape, signed, BLOCK, x.device, dtype=x.dtype)
             )
 
 
 class AdamW8bit:
-    """torchao's."""
+    """torchao's AdamW with 8-bit moments, piece by piece."""
 
     def __init__(self, weights: Mapping[str, Tensor], config: UpdateConfig) -> None:
         self.config = config
-        self.pieces = [piece for name, w in weights.items() for piece in _pieces(name, w)]
+        self.pieces = [piece for name, w in weights.items() for piece in _split_weight(name, w)]
 
     @torch.no_grad()
-    def step(self, rate: float, seed: int) -> None:
+    def step(self, learning_rate: float, seed: int) -> None:
         """See `Optimizer`."""
-        device = self.pieces[0].numbers.device
-        cards = [device] if device.type in ("cuda", "xpu") else []
-        with torch.random.fork_rng(cards, device_type=device.type if cards else "cuda"):
-            torch.manual_seed(seed)
+        with isolated_rng(self.pieces[0].elements.device, seed):
             for piece in self.pieces:
-                self._move(piece, rate)
+                self._update(piece, learning_rate)
 
-    def _move(self, piece: _Piece, rate: float) -> None:
+    def _update(self, piece: _Piece, learning_rate: float) -> None:
         from torchao.optim.adam import single_param_adam
 
         gradient = piece.gradient
         if gradient is None:
             return
         if not piece.state:
-            piece.begin()
-        state, numbers = piece.state, piece.numbers
+            piece.allocate_state()
+        state, elements = piece.state, piece.elements
         state["step"] += 1
         single_param_adam(
-            numbers,
+            elements,
             gradient,
             state["step"],
             state["exp_avg"],
             state["exp_avg_sq"],
             None,
-            rate,
+            learning_rate,
             *self.config.betas,
             self.config.weight_decay,
             EPSILON,
             IS_ADAMW=True,
-            BF16_STOCHASTIC_ROUND=numbers.dtype == torch.bfloat16,
+            BF16_STOCHASTIC_ROUND=elements.dtype == torch.bfloat16,
         )
-        if piece.copied:
-            piece.weight.view(-1).copy_(numbers)
+        if piece.is_master:
+            piece.weight.view(-1).copy_(elements)
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `Optimizer`."""
-        found = {f"finer/{piece.name}": piece.numbers for piece in self.pieces if piece.copied}
+        tensors = {f"master/{piece.name}": piece.elements for piece in self.pieces if piece.is_master}
         for piece in self.pieces:
-            for key, held in piece.state.items():
-                found |= {f"{key}{part}/{piece.name}": t for part, t in _parts(held)}
-        return found
+            for key, value in piece.state.items():
+                tensors |= {f"{key}{suffix}/{piece.name}": t for suffix, t in _plain_tensors(value)}
+        return tensors
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Optimizer`."""
         for piece in self.pieces:
-            if piece.copied:
-                piece.numbers.copy_(state[f"finer/{piece.name}"])
+            if piece.is_master:
+                piece.elements.copy_(state[f"master/{piece.name}"])
             if f"step/{piece.name}" not in state:
                 continue
-            piece.begin()
-            for key, held in piece.state.items():
-                for part, t in _parts(held):
-                    t.copy_(state[f"{key}{part}/{piece.name}"])
+            piece.allocate_state()
+            for key, value in piece.state.items():
+                for suffix, t in _plain_tensors(value):
+                    t.copy_(state[f"{key}{suffix}/{piece.name}"])
 
     def reset(self) -> None:
         """See `Optimizer`."""
@@ -209,45 +212,44 @@ class AdamW8bit:
             piece.state.clear()
 
 
-def _pieces(name: str, weight: Tensor) -> Iterator[_Piece]:
+def _split_weight(name: str, weight: Tensor) -> Iterator[_Piece]:
     flat = weight.detach().view(-1)
     if is_small(len(flat)):
-        yield _Piece(f"{name}/0", weight, 0, flat.float().clone(), copied=True)
+        yield _Piece(f"{name}/0", weight, 0, flat.float().clone(), is_master=True)
         return
     start = 0
     for i, size in enumerate(piece_sizes(len(flat))):
-        yield _Piece(f"{name}/{i}", weight, start, flat[start : start + size], copied=False)
+        yield _Piece(f"{name}/{i}", weight, start, flat[start : start + size], is_master=False)
         start += size
 
 
-def is_small(numbers: int) -> bool:
-    """Whether a tensor of so many numbers keeps float32 moments: torchao takes whole blocks alone."""
-    return numbers < SMALL or numbers % BLOCK != 0
+def is_small(elements: int) -> bool:
+    """Whether a tensor with this many elements stays in float32: torchao takes whole blocks only."""
+    return elements < SMALL or elements % BLOCK != 0
 
 
-def piece_sizes(numbers: int) -> list[int]:
-    """A large tensor's numbers in about equal pieces of whole blocks."""
-    blocks, pieces = numbers // BLOCK, ceil(numbers / PIECE)
+def piece_sizes(elements: int) -> list[int]:
+    """Split a large tensor into pieces of whole blocks and nearly equal size, at most PIECE elements each."""
+    blocks, pieces = elements // BLOCK, ceil(elements / PIECE)
     return [BLOCK * (blocks * (i + 1) // pieces - blocks * i // pieces) for i in range(pieces)]
 
 
-def optimizer_state_bytes(state: str, sizes: Sequence[int], item: int) -> tuple[int, int]:
-    """What the optimizer of tensors with so many numbers holds, as (moments and counts, finer copies).
+def optimizer_state_bytes(state: str, sizes: Sequence[int], itemsize: int) -> tuple[int, int]:
+    """Bytes of (moments and step counts, master weights) for tensors with `sizes` elements.
 
-    `item` is the bytes of a number of the policy. Counted as above; a test compares it with the tensors.
+    `itemsize` is that of the policy's dtype, in bytes. A test compares the result with the real tensors.
     """
     if state != "8-bit":
-        number = 4 if state == "32-bit" else item
-        return sum(2 * number * n + 4 for n in sizes), 4 * sum(sizes) if number > item else 0
-    small = sum(n for n in sizes if is_small(n))
+        moment = 4 if state == "32-bit" else itemsize
+        return sum(2 * moment * n + 4 for n in sizes), 4 * sum(sizes) if moment > itemsize else 0
     moments = sum(
-        8 * n + 4 if is_small(n) else sum(2 * (p + 4 * p // BLOCK + MAP) + 4 for p in piece_sizes(n))
+        8 * n + 4 if is_small(n) else sum(2 * (p + 4 * p // BLOCK + QMAP_BYTES) + 4 for p in piece_sizes(n))
         for n in sizes
     )
-    return moments, 4 * small
+    return moments, 4 * sum(n for n in sizes if is_small(n))
 
 
-def _parts(held: Tensor) -> list[tuple[str, Tensor]]:
-    """A moment's own tensors, by the ending of their names."""
-    codes: Any = getattr(held, "codes", None)
-    return [("", held)] if codes is None else [(".codes", codes), (".scale", held.scale)]  # type: ignore[attr-defined]
+def _plain_tensors(value: Tensor) -> list[tuple[str, Tensor]]:
+    """(suffix of the name, tensor): the codes and scales of an 8-bit moment, or the plain tensor itself."""
+    codes: Any = getattr(value, "codes", None)
+    return [("", value)] if codes is None else [(".codes", codes), (".scale", value.scale)]  # type: ignore[attr-defined]
