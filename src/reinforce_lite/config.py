@@ -6,7 +6,6 @@ the nearest known one. Recipes are TOML with one table a section; `recipes/` hol
 
 import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reinforce_lite.errors import UsageError
+from reinforce_lite.utils.text import did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -281,8 +281,7 @@ def _check_names(values: Mapping[str, Any], source: str) -> None:
 
 
 def _unknown(name: str, known: list[str], source: str) -> UsageError:
-    near = get_close_matches(name, known, n=1)
     return UsageError(
         f"{source}: there is no key {name!r}",
-        f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}",
+        did_you_mean(name, known, f"known here: {', '.join(known)}"),
     )

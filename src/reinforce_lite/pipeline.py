@@ -36,7 +36,7 @@ class Pipeline:
         Raises UsageError when none is left.
         """
         if (split, n) not in self._found:
-            self._found[split, n] = self.prompter.fitting(self.task.problems(split)[:n])
+            self._found[split, n] = self.prompter.within_limit(self.task.problems(split)[:n])
         if not self._found[split, n]:
             raise UsageError(
                 f"no {split} problem has a prompt of at most {self.config.prompt.max_tokens} tokens",

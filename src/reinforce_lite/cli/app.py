@@ -14,11 +14,11 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
 from reinforce_lite.utils.logs import quiet_dependencies
+from reinforce_lite.utils.text import did_you_mean
 
 BEGAN = time.perf_counter()  # near enough to the process's own start
 USAGE = """usage: reinforce-lite COMMAND ...
@@ -62,10 +62,9 @@ def _dispatch(args: list[str]) -> int:
         print(version("reinforce-lite"))
         return 0
     if args[0] not in COMMANDS:
-        near = get_close_matches(args[0], COMMANDS, n=1)
         raise UsageError(
             f"there is no command {args[0]!r}",
-            f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}",
+            did_you_mean(args[0], COMMANDS, f"there are: {', '.join(COMMANDS)}"),
         )
     COMMANDS[args[0]](args[1:])
     return 0
@@ -108,7 +107,7 @@ def _eval(args: list[str]) -> None:
 
     result, failed = evaluate_model(config, make_console(parsed.json))
     if parsed.json:
-        _print_json(result.line() | {"failures": [asdict(failure) for failure in failed]})
+        _print_json(result.to_record() | {"failures": [asdict(failure) for failure in failed]})
     else:
         show_evaluation(result, failed)
 

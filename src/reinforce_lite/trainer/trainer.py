@@ -287,10 +287,10 @@ class Trainer:
         lines = [line | {"split": split} for line in rollout_lines(self.step, groups, None)]
         with self.interrupts.whole():
             if split == "validation":
-                self.saves.best(self.step, result.line())
+                self.saves.best(self.step, result.to_record())
             self.run.append("eval_rollouts", *lines)
             self.deadline.taken[split] = clock.now() - start
-            self.run.append("evals", result.line() | {"seconds": self.deadline.taken[split]})
+            self.run.append("evals", result.to_record() | {"seconds": self.deadline.taken[split]})
         self.screen.evaluated(result)
 
     def _save_checkpoint(self) -> None:
