@@ -31,9 +31,8 @@ from reinforce_lite.types import Completion, Problem, Reward, Rollout, Verdict
 def test_second_opinion_of_a_users_reward_is_the_last_number(
     gold: Any, response: str, expected: bool | None
 ) -> None:
-    """Whatever the reward."""
-    for paid in (0.0, 1.0):
-        assert second_opinion(Problem("p", "q", gold), response, Reward(paid)) is expected
+    for value in (0.0, 1.0):
+        assert second_opinion(Problem("p", "q", gold), response, Reward(value)) is expected
 
 
 def test_second_opinion_of_a_number_task_is_its_lenient_verdict() -> None:
@@ -57,8 +56,11 @@ def test_neutralize_gives_a_failed_reward_the_mean_of_the_others() -> None:
     assert [r.reward for r in neutralize([make_rollout(0.0, "fault")] * 2)] == [0.0, 0.0]
 
 
+UNREWARDED_CALLS = 1 + 10 * 4  # the probe, and 10 steps of 4 completions
+
+
 class GamedTask(ToyTask):
-    """Rewards any response with 1 from step 11 on (after a probe and 4 calls a step); no response has the gold."""
+    """Rewards every training response with 1 from step 11 on, and with 0 before; no response has the gold."""
 
     def __init__(self, gold: str) -> None:
         self.gold = gold
@@ -68,8 +70,9 @@ class GamedTask(ToyTask):
         return [Problem(p.id, p.question, self.gold) for p in super().problems(split)]
 
     def reward(self, problem: Problem, completion: str) -> Reward:
-        self.calls += problem.id.startswith("train")
-        return Reward(float(self.calls > 1 + 10 * 4 and problem.id.startswith("train")))
+        training = problem.id.startswith("train")
+        self.calls += training
+        return Reward(float(training and self.calls > UNREWARDED_CALLS))
 
 
 SMALL: dict[str, Any] = {

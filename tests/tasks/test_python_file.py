@@ -1,4 +1,4 @@
-"""A user's Python file as a task: what is accepted, what is refused and in which words."""
+"""A user's Python file as a task: what is accepted, and what is refused."""
 
 import sys
 from pathlib import Path
@@ -51,15 +51,13 @@ def test_python_file_problems_are_read_once(tmp_path: Path) -> None:
 def test_python_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    one, other = (
-        load(write_task(tmp_path / "a", TASK)),
-        load(write_task(tmp_path / "b", TASK.replace("0.5", "0.7"))),
-    )
-    p = one.problems("train")[0]
-    assert (one.reward(p, "0"), other.reward(p, "0")) == (0.5, 0.7)
-    assert isinstance(one, FileTask)
-    assert isinstance(other, FileTask)
-    assert sys.modules[one.task.__name__] is one.task is not other.task
+    first = load(write_task(tmp_path / "a", TASK))
+    second = load(write_task(tmp_path / "b", TASK.replace("0.5", "0.7")))
+    problem = first.problems("train")[0]
+    assert (first.reward(problem, "0"), second.reward(problem, "0")) == (0.5, 0.7)
+    assert isinstance(first, FileTask)
+    assert isinstance(second, FileTask)
+    assert sys.modules[first.task.__name__] is first.task is not second.task
 
 
 def test_python_file_may_use_number_reward(tmp_path: Path) -> None:
