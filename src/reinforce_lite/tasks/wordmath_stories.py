@@ -141,7 +141,7 @@ def _name_words(subject: Person, other: Person) -> dict[str, str]:
 
 
 def _time_words(previous_move: str) -> dict[str, str]:
-    """Where it helps: "now" after a move that changed the count, "in all" after one that gave it in groups."""
+    """Where it helps: "now" after a move that changed the count, "in all" after one that gave groups."""
     changed = previous_move not in COMPARISONS | {"have", "groups"}
     total = " in all" if previous_move == "groups" else " now" if changed else ""
     return {"now": " now" * changed, "has_now": " has now" * changed, "total": total}

@@ -26,7 +26,7 @@ def shorten(text: str, limit: int = 240) -> str:
 def sparkline(values: Sequence[float], width: int = 40) -> str:
     """Values between 0 and 1 as a line of bars, averaged down to `width`.
 
-    >>> spark([0, 0.5, 1])
+    >>> sparkline([0, 0.5, 1])
     '▁▅█'
     """
     size = -(-len(values) // width)
