@@ -26,11 +26,11 @@ def test_every_metric_is_documented(model_folder: Path, in_tmp: Path) -> None:
     settings: dict[str, Any] = {"train.steps": 1, "model.name": str(model_folder)}
     run = api.train(RECIPE, settings, task=ToyTask(), run="a", quiet=True)
     assert documented("steps.jsonl") == set(run.steps[0])
-    sampled = api.evaluate("a", samples=1, task=ToyTask(), quiet=True).line()
+    sampled = api.evaluate("a", samples=1, task=ToyTask(), quiet=True).to_record()
     pass_at = {"pass@1", "pass@1_interval"}
     assert documented("evals.jsonl") == set(run.evals[0]) | pass_at
     assert set(sampled) == set(run.evals[0]) - {"seconds"}
-    sampled = api.evaluate("a", samples=2, task=ToyTask(), quiet=True).line()
+    sampled = api.evaluate("a", samples=2, task=ToyTask(), quiet=True).to_record()
     assert pass_at <= set(sampled)
 
 

@@ -6,7 +6,6 @@ known one. Recipes are TOML files with one table per section; `recipes/` holds t
 
 import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reinforce_lite.errors import UsageError
+from reinforce_lite.utils.text import did_you_mean
 
 RENAMED = {
     "rollout.samples_per_prompt": "rollout.group_size",
@@ -302,8 +302,7 @@ def _check_names(values: Mapping[str, Any], source: str) -> None:
 
 
 def _unknown(name: str, known: list[str], source: str) -> UsageError:
-    near = get_close_matches(name, known, n=1)
     return UsageError(
         f"{source}: there is no key {name!r}",
-        f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}",
+        did_you_mean(name, known, f"known here: {', '.join(known)}"),
     )

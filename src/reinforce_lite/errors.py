@@ -1,12 +1,12 @@
-"""What went wrong, said to a person: one line of cause, one of remedy, an exit status.
+"""Errors for the user: one line of cause, one of remedy, and an exit status.
 
-Only faults that a user can cause or mend are raised as these. A bug is left to
-raise whatever it raises, so that its traceback survives.
+Only faults that a user can cause or fix are raised as these. A bug raises whatever it raises and
+keeps its traceback.
 """
 
 
 class ReinforceLiteError(Exception):
-    """A fault to be told, not traced: `cause` says what and where, `remedy` what to do."""
+    """Shown without a traceback: `cause` says what failed and where, `remedy` what to do."""
 
     exit_code = 1
 
@@ -26,13 +26,13 @@ class UsageError(ReinforceLiteError):
 
 
 class DoesNotFitError(ReinforceLiteError):
-    """It would not fit into the memory that there is."""
+    """The run does not fit into the available memory."""
 
     exit_code = 3
 
 
 class StoppedError(ReinforceLiteError):
-    """A signal ended the run; its state is saved. `exit_code` is 128 + the signal's number."""
+    """A signal ended the run after a checkpoint was saved. `exit_code` is 128 + the signal's number."""
 
     def __init__(self, signum: int, cause: str, remedy: str) -> None:
         super().__init__(cause, remedy)

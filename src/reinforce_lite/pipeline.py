@@ -35,7 +35,7 @@ class Pipeline:
         Raises UsageError when none remains.
         """
         if (split, n) not in self._problems:
-            self._problems[split, n] = self.prompter.fitting(self.task.problems(split)[:n])
+            self._problems[split, n] = self.prompter.within_limit(self.task.problems(split)[:n])
         if not self._problems[split, n]:
             raise UsageError(
                 f"no {split} problem has a prompt of at most {self.config.prompt.max_tokens} tokens",

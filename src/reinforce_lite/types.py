@@ -1,8 +1,8 @@
-"""The typed things that travel down the road, one record per arrow.
+"""The records that travel along the road, one type per arrow.
 
-    Problem ─▶ Prompt ─▶ Completion ─▶ Reward ─▶ Rollout ─▶ Group ─▶ (advantages, loss)
+    tasks ─Problem─▶ rollout/prompts ─Prompt─▶ engines ─Completion─▶ rollout/scoring ─Rollout, Group─▶ learner
 
-A worked example of one whole rollout:
+A worked example of one rollout:
 
     Problem(id="wordmath-1-7f3a", question="Ana has 3 pens and buys 4. How many now?", gold="7")
     Prompt(token_ids=(1, 9690, ...), prefill="<think>")
@@ -20,17 +20,17 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question with a known answer."""
+    """A question with its gold."""
 
     id: str
     """Stable: the same problem has the same id in every run."""
     question: str
     gold: str
-    """The gold answer; for number tasks a number that `answers.parse_number` reads."""
+    """The right answer; for number tasks, text that `tasks.grading.parse_number` reads as one number."""
     solution: str = ""
-    """The steps that lead to it, where the task knows them."""
+    """The worked steps to the gold, where the task knows them."""
     info: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else the task's own reward needs."""
+    """Anything else that the task's reward needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Prompt:
 
     token_ids: tuple[int, ...]
     prefill: str = ""
-    """The text of the assistant's turn that was begun for it; part of `token_ids` and of what is judged."""
+    """Text that opens the response. It is part of `token_ids`, and is graded with the completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +47,29 @@ class Completion:
     """What the policy wrote after a prompt."""
 
     token_ids: tuple[int, ...]
-    """1 to max_new_tokens ids; the last is an end token unless `truncated`."""
+    """1 to max_new_tokens ids; the last is an end-of-sequence token unless `truncated`."""
     text: str
-    """The ids decoded, the end token left out."""
+    """The decoded ids, without the end-of-sequence token."""
     truncated: bool
-    """It was cut at the limit before it ended."""
+    """Cut at max_new_tokens, before an end-of-sequence token."""
     logprobs: tuple[float, ...]
-    """One per token, in nats: log pi at temperature 1, without any top-p cut."""
+    """One per token, in nats: log pi at temperature 1, without top-p."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Is an answer right, what was read from it, and why: reason is in words for a person."""
+    """Whether a response is right, and why."""
 
     correct: bool
     answer: str | None
+    """The extracted answer: what grading read from the response."""
     reason: str
+    """In words, for a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What one completion earned.
+    """What one response earned.
 
     A reward without a strict verdict counts as right when `value` is at least 1. Only number
     tasks have a lenient verdict.
@@ -80,23 +82,23 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One completion with what it earned."""
+    """One completion and what it earned."""
 
     completion: Completion
     response: str
-    """The assistant's whole turn: the begun part and the completion. This is what was judged."""
+    """The text that was graded: the prompt's prefill and the completion."""
     reward: float
     strict: Verdict
     lenient: Verdict | None
     fault: str = ""
-    """Why the reward function gave nothing usable (the reward is then neutral); usually empty."""
+    """How the reward function failed, in one line; empty if it did not. See `rollout.scoring.neutralize`."""
     second_opinion: bool | None = None
-    """Right by a verdict that the reward does not pay; None where the gold answer is no number."""
+    """Right by a verdict that is not rewarded; None where the gold is not a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The G rollouts of one problem in one step: each is the others' baseline."""
+    """The G rollouts of one problem in one step; they share a baseline."""
 
     problem: Problem
     prompt: Prompt
@@ -120,14 +122,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an engine draws completions."""
+    """How an engine samples completions."""
 
     samples: int
     """Completions per prompt (G)."""
     max_new_tokens: int
     min_new_tokens: int = 0
-    """No end token before this many tokens."""
+    """No end-of-sequence token before this many tokens."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
-    """Draw from the smallest set of tokens whose mass at `temperature` reaches this; in (0, 1]."""
+    """Sample from the smallest set of tokens whose probability at `temperature` reaches this; in (0, 1]."""

@@ -1,4 +1,4 @@
-"""Why answers are wrong: counted by hand, and what the terminal shows of it."""
+"""Why responses are wrong: counted by hand, and as the terminal shows it."""
 
 import io
 
@@ -14,32 +14,34 @@ from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout
 QUESTION = "What is 8 * 9?"
 
 
-def group(*texts: str, cut: tuple[str, ...] = (), question: str = QUESTION) -> Group:
+def make_group(*texts: str, truncated: tuple[str, ...] = (), question: str = QUESTION) -> Group:
     problem = Problem("p", question, "72")
-    return Group(problem, Prompt((1,)), tuple(_rollout(problem, text, text in cut) for text in texts))
+    return Group(problem, Prompt((1,)), tuple(_rollout(problem, text, text in truncated) for text in texts))
 
 
-def _rollout(problem: Problem, text: str, cut: bool) -> Rollout:
+def _rollout(problem: Problem, text: str, truncated: bool) -> Rollout:
     reward = number_reward(problem, text)
     assert reward.strict is not None
     assert reward.lenient is not None
-    completion = Completion((5, 2), text, cut, (0.0, 0.0))
+    completion = Completion((5, 2), text, truncated, (0.0, 0.0))
     return Rollout(completion, text, reward.value, reward.strict, reward.lenient, "", reward.lenient.correct)
 
 
 RIGHT, OTHER = "<answer>72</answer>", "<answer>71</answer>"
 
 
-def test_reasons_are_counted_the_most_common_first() -> None:
+def test_common_failures_counts_reasons_the_most_common_first() -> None:
     groups = [
-        group(RIGHT),
-        group("<answer>1</answer><answer>2</answer>"),
-        group(OTHER),
-        group("<answer>70</answer>"),
-        group("so 72"),
-        group("let me see", cut=("let me see",)),
-        group("<answer>7", cut=("<answer>7",)),
-        group("<answer>73</answer> and", cut=("<answer>73</answer> and",)),  # cut, but after an answer
+        make_group(RIGHT),
+        make_group("<answer>1</answer><answer>2</answer>"),
+        make_group(OTHER),
+        make_group("<answer>70</answer>"),
+        make_group("so 72"),
+        make_group("let me see", truncated=("let me see",)),
+        make_group("<answer>7", truncated=("<answer>7",)),
+        make_group(
+            "<answer>73</answer> and", truncated=("<answer>73</answer> and",)
+        ),  # truncated, but after an answer
     ]
     assert common_failures(groups) == [
         Failure("another number", 3, 3 / 8, QUESTION, "72", OTHER),
@@ -49,18 +51,18 @@ def test_reasons_are_counted_the_most_common_first() -> None:
         ),
         Failure("no answer block outside the thinking", 1, 1 / 8, QUESTION, "72", "so 72"),
     ]
-    assert common_failures([group(RIGHT)]) == []
+    assert common_failures([make_group(RIGHT)]) == []
 
 
-def shown(groups: list[Group]) -> str:
+def render(groups: list[Group]) -> str:
     console = Console(file=io.StringIO(), width=110, force_terminal=True, color_system=None)
     show_evaluation(evaluate_groups(groups, None, "test"), common_failures(groups), console)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-def test_the_table_shows_counts_and_a_harmless_short_example() -> None:
+def test_failure_table_shows_counts_and_a_short_escaped_example() -> None:
     evil = "\x1b[2J\x1b]0;evil\x07[red]no[/red] " + "x" * 500
-    text = shown([group(evil, question="what\x1b[31m is it?"), group(OTHER), group(OTHER)])
+    text = render([make_group(evil, question="what\x1b[31m is it?"), make_group(OTHER), make_group(OTHER)])
     assert "\x1b" not in text
     assert "\x07" not in text
     for part in (
@@ -77,10 +79,10 @@ def test_the_table_shows_counts_and_a_harmless_short_example() -> None:
     assert text.count("x") < 300
 
 
-def test_rare_reasons_are_added_up() -> None:
-    failed = [Failure(f"scored 0.{i}", 7 - i, (7 - i) / 50, "q", "g", "c") for i in range(7)]
+def test_failure_table_adds_up_rare_reasons() -> None:
+    failures = [Failure(f"scored 0.{i}", 7 - i, (7 - i) / 50, "q", "g", "c") for i in range(7)]
     console = Console(file=io.StringIO(), width=110)
-    show_evaluation(evaluate_groups([group(RIGHT)], None, "test"), failed, console)
+    show_evaluation(evaluate_groups([make_group(RIGHT)], None, "test"), failures, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "scored 0.4" in text
     assert "scored 0.5" not in text
@@ -88,9 +90,9 @@ def test_rare_reasons_are_added_up() -> None:
     assert "3 (6.0%)" in text  # 2 + 1 of 50
 
 
-def test_pass_at_k_is_shown_for_samples_only() -> None:
-    assert "pass@k" not in shown([group(OTHER)])
-    text = shown([group(RIGHT, OTHER), group(OTHER, OTHER)])
+def test_pass_at_k_table_is_shown_for_several_samples_only() -> None:
+    assert "pass@k" not in render([make_group(OTHER)])
+    text = render([make_group(RIGHT, OTHER), make_group(OTHER, OTHER)])
     for part in (
         "strict pass@k from 2 sampled completions per problem",
         "1 │ 25.0%",
@@ -99,6 +101,6 @@ def test_pass_at_k_is_shown_for_samples_only() -> None:
         assert part in text
 
 
-@pytest.mark.parametrize("groups", [[group(RIGHT)], [group(RIGHT, RIGHT)]])
-def test_nothing_wrong_nothing_said(groups: list[Group]) -> None:
-    assert "why completions fail" not in shown(groups)
+@pytest.mark.parametrize("groups", [[make_group(RIGHT)], [make_group(RIGHT, RIGHT)]])
+def test_failure_table_is_omitted_where_nothing_is_wrong(groups: list[Group]) -> None:
+    assert "why answers are wrong" not in render(groups)

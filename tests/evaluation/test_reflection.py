@@ -1,4 +1,4 @@
-"""Hits counted by hand, with traps: 30 answers on the road from a problem to the lines of a run."""
+"""Hits counted by hand, with traps: 30 completions on the way from a problem to the records of a run."""
 
 import pytest
 
@@ -15,9 +15,9 @@ from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.trainer.metrics import rollout_lines, step_line
 from reinforce_lite.types import Group, Problem, Sampling
 
-# What the model wrote, and the lists that it hits, counted by hand. Every one of them answers a question, after
-# a worked example and in a turn begun for it that hold words of all three lists, which must not count.
-ANSWERS = [
+# (completion, the lists that it hits), counted by hand. The question, the worked example and the prefill of each
+# contain words of all three lists, which must not count.
+COMPLETIONS = [
     ("Wait, that is wrong.", "c"),
     ("The waiter awaited him; I am awaiting her.", ""),  # inside other words
     ("Whatsoever, howsoever.", ""),
@@ -42,51 +42,51 @@ ANSWERS = [
     ("Verify again: 12.", "b"),
     ("Go over the steps.", "ab"),
     ("Go over these steps.", ""),
-    ("<answer>4</answer>", ""),  # all the hits are in the question, the example and the begun turn
-    (" check: 4", ""),  # "let me" was begun for it: half a phrase
+    ("<answer>4</answer>", ""),  # all hits are in the question, the example and the prefill
+    (" check: 4", ""),  # "let me" is in the prefill: half a phrase
     ("<think>Wait</think><answer>4</answer>", "c"),
     ("wait_time = 3", ""),
     ("Think\tagain—wait…", "abc"),
     ("", ""),
 ]
-# lists a, b and c stand above 10, 11 and 8 times
-EXPECTED = {"reflection/list_a": 10 / 30, "reflection/list_b": 11 / 30, "reflection/list_c": 8 / 30}
+# lists a, b and c occur above 10, 11 and 8 times
+EXPECTED_RATES = {"reflection/list_a": 10 / 30, "reflection/list_b": 11 / 30, "reflection/list_c": 8 / 30}
 
 
 @pytest.fixture(scope="module")
 def groups() -> list[Group]:
     tokenizer = make_tokenizer()
     example = ExampleConfig(question="Wait, try again?", answer="However, let me check again: reconsider. 2")
-    section = PromptConfig(
+    config = PromptConfig(
         prefill="However, I recheck, reassess and let me", examples=(example,), max_tokens=2000
     )
     problems = [Problem(f"p{i}", f"Case {i}: wait, recheck and reconsider?", "4") for i in range(30)]
 
     def reply(prompt: str, sample: int) -> str:
-        return ANSWERS[int(prompt.rsplit("Case ", 1)[1].split(":")[0])][0]
+        return COMPLETIONS[int(prompt.rsplit("Case ", 1)[1].split(":")[0])][0]
 
     engine = ScriptedEngine(tokenizer, END, reply)
     sampling = Sampling(samples=1, max_new_tokens=100)
-    sampled = sample_completions(problems, PromptBuilder(tokenizer, section), engine, sampling, seed=0)
+    sampled = sample_completions(problems, PromptBuilder(tokenizer, config), engine, sampling, seed=0)
     return score_groups(problems, sampled, Scorer(NumberTask((), (), ())))
 
 
-@pytest.mark.parametrize(("place", "lists"), list(enumerate(lists for _, lists in ANSWERS)))
-def test_each_answer_by_hand(place: int, lists: str, groups: list[Group]) -> None:
-    line = rollout_lines(1, groups, None)[place]
-    assert line["completion"] == ANSWERS[place][0]
+@pytest.mark.parametrize(("index", "lists"), list(enumerate(lists for _, lists in COMPLETIONS)))
+def test_rollout_lines_hold_the_hits_of_each_completion(index: int, lists: str, groups: list[Group]) -> None:
+    line = rollout_lines(1, groups, None)[index]
+    assert line["completion"] == COMPLETIONS[index][0]
     assert "".join(sorted(line["reflection"])) == lists
 
 
-def test_the_same_share_in_a_step_and_in_an_evaluation(groups: list[Group]) -> None:
-    assert len(ANSWERS) == 30
+def test_reflection_rates_are_the_same_in_a_step_and_in_an_evaluation(groups: list[Group]) -> None:
+    assert len(COMPLETIONS) == 30
     step = step_line(1, groups, GradientStats(0.0, 0.0, 0), False, 1e-6, {"rollout": 1.0, "update": 1.0})
-    line = evaluate_groups(groups, 1, "test").line()
-    for name, share in EXPECTED.items():
+    line = evaluate_groups(groups, 1, "test").to_record()
+    for name, share in EXPECTED_RATES.items():
         assert step[name] == line[name] == pytest.approx(share)
 
 
-def test_the_words_in_their_order() -> None:
+def test_find_reflections_keeps_the_order_of_words() -> None:
     assert find_reflections("Wait; RECHECK, then try\n again, wait") == {
         "a": ["recheck", "try again"],
         "b": ["recheck"],
@@ -95,12 +95,12 @@ def test_the_words_in_their_order() -> None:
     assert find_reflections("howeverwait") == {}
 
 
-def test_rates_are_shares_of_texts() -> None:
+def test_reflection_rates_are_shares_of_texts() -> None:
     assert reflection_rates(["Wait, wait", "try again", "no", "however"]) == {"a": 0.25, "b": 0.0, "c": 0.5}
     assert reflection_rates([]) == {"a": 0, "b": 0, "c": 0}
 
 
-def test_the_published_lists() -> None:
+def test_reflection_lists_are_the_published_ones() -> None:
     assert len(REFLECTION_LISTS["a"]) == 11
     assert set(REFLECTION_LISTS["b"]) - set(REFLECTION_LISTS["a"]) == {
         "reassess",

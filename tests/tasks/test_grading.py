@@ -1,4 +1,4 @@
-"""The verdict table, by hand; then what must hold for any text."""
+"""Verdicts by hand; then what must hold for any text."""
 
 import time
 from fractions import Fraction
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks.grading import find_blocks, grade, parse_number, single_answer
+from reinforce_lite.tasks.grading import extract_answer, find_answer_blocks, grade, is_number, parse_number
 
 
 def strict(text: str, gold: str = "72") -> bool:
@@ -57,12 +57,12 @@ def block(text: str) -> str:
         ("71", "72", False),
     ],
 )
-def test_strict_block(text: str, gold: str, right: bool) -> None:
+def test_strict_reads_one_number_from_a_block(text: str, gold: str, right: bool) -> None:
     assert grade(block(text), gold, mode="strict").correct is right
 
 
 @pytest.mark.parametrize(
-    ("turn", "right"),
+    ("response", "right"),
     [
         ("<answer>71</answer><answer>72</answer>", False),
         ("<answer>72</answer><answer>71</answer>", False),
@@ -83,20 +83,20 @@ def test_strict_block(text: str, gold: str, right: bool) -> None:
         ("<answer>71<answer>72</answer>", False),
     ],
 )
-def test_strict_turn(turn: str, right: bool) -> None:
-    assert strict(turn) is right
+def test_strict_wants_one_answer_outside_the_thinking(response: str, right: bool) -> None:
+    assert strict(response) is right
 
 
-def test_the_begun_turn_counts() -> None:
-    """With the think tag opened by the begun turn, a block before its end is thinking."""
-    begun, completion = "Let me think step by step.\n<think>", "72 <answer>72</answer>"
+def test_strict_counts_the_prefill() -> None:
+    """With a think tag opened by the prefill, a block before its end is thinking."""
+    prefill, completion = "Let me think step by step.\n<think>", "72 <answer>72</answer>"
     assert strict(completion)
-    assert not strict(begun + completion)
-    assert strict(begun + completion + "</think><answer>72</answer>")
+    assert not strict(prefill + completion)
+    assert strict(prefill + completion + "</think><answer>72</answer>")
 
 
 @pytest.mark.parametrize(
-    ("turn", "reason"),
+    ("response", "reason"),
     [
         (block("72"), "right"),
         (block("71"), "another number"),
@@ -111,12 +111,12 @@ def test_the_begun_turn_counts() -> None:
         (block("71") + block("72"), "two different answer blocks"),
     ],
 )
-def test_reasons_are_words(turn: str, reason: str) -> None:
-    assert grade(turn, "72", mode="strict").reason == reason
+def test_strict_gives_a_reason(response: str, reason: str) -> None:
+    assert grade(response, "72", mode="strict").reason == reason
 
 
 @pytest.mark.parametrize(
-    ("turn", "answer", "right"),
+    ("response", "answer", "right"),
     [
         ("so 8 * 9 = 72", "72", True),
         ("so 8 * 9 = 72. Done", "72", True),
@@ -130,12 +130,12 @@ def test_reasons_are_words(turn: str, reason: str) -> None:
         ("x" + "9" * 5000, "9" * 80, False),
     ],
 )
-def test_lenient(turn: str, answer: str | None, right: bool) -> None:
-    verdict = grade(turn, "72", mode="lenient")
+def test_lenient_reads_the_last_number(response: str, answer: str | None, right: bool) -> None:
+    verdict = grade(response, "72", mode="lenient")
     assert (verdict.correct, verdict.answer) == (right, answer)
 
 
-def test_gold_must_be_one_number() -> None:
+def test_grade_refuses_a_gold_that_is_not_one_number() -> None:
     for gold in ("", "many", "1 or 2", "NaN"):
         with pytest.raises(UsageError, match="not one number"):
             grade(block("72"), gold, mode="strict")
@@ -164,7 +164,7 @@ def test_gold_must_be_one_number() -> None:
     ids=range(12),
 )
 @pytest.mark.parametrize("mode", ["strict", "lenient"])
-def test_a_megabyte_gets_a_verdict_at_once(text: str, mode: str) -> None:
+def test_grade_takes_linear_time(text: str, mode: str) -> None:
     """Quadratic time would take minutes here, so a generous limit is not a benchmark."""
     start = time.perf_counter()
     assert not grade(text, "72", mode=mode).correct  # type: ignore[arg-type]
@@ -172,29 +172,51 @@ def test_a_megabyte_gets_a_verdict_at_once(text: str, mode: str) -> None:
 
 
 @given(st.text(alphabet="<>/answerthink 0123456789.,-−$%eE²٧\n", max_size=200))
-def test_any_text_gets_a_verdict(text: str) -> None:
+def test_grade_accepts_any_text(text: str) -> None:
     for mode in ("strict", "lenient"):
         verdict = grade(text, "72", mode=mode)  # type: ignore[arg-type]
         assert verdict.correct == (verdict.reason == "right")
 
 
 @given(st.fractions(max_denominator=10**6))
-def test_a_number_reads_as_itself(value: Fraction) -> None:
+def test_parse_number_reads_its_own_text(value: Fraction) -> None:
     assert parse_number(str(value)) == value
     assert grade(block(str(value)), str(value), mode="strict").correct
     assert not grade(block(str(value + 1)), str(value), mode="strict").correct
 
 
 @given(st.integers(-(10**30), 10**30))
-def test_commas_group_thousands(value: int) -> None:
+def test_parse_number_reads_thousands_separators(value: int) -> None:
     assert parse_number(f"{value:,}") == value
 
 
-def test_single_answer_is_text() -> None:
-    assert single_answer("<answer> Paris </answer><answer>Paris</answer>") == ("Paris", "")
-    assert single_answer("<answer>Paris</answer><answer>Rome</answer>") == (
+def test_extract_answer_is_the_text_of_all_blocks() -> None:
+    assert extract_answer("<answer> Paris </answer><answer>Paris</answer>") == ("Paris", "")
+    assert extract_answer("<answer>Paris</answer><answer>Rome</answer>") == (
         None,
         "two different answer blocks",
     )
-    assert single_answer("Paris")[0] is None
-    assert find_blocks("<answer>a</answer>b<answer>c").texts == ["a"]
+    assert extract_answer("Paris")[0] is None
+    assert find_answer_blocks("<answer>a</answer>b<answer>c").texts == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("72", True),
+        (" -7 ", True),
+        ("1,234", True),
+        ("1/2", True),
+        ("$0.50", True),
+        ("72 eggs", False),
+        ("A2", False),
+        ("1,23", False),  # misplaced comma
+        ("3 or 4", False),
+        ("[72]", False),
+        ("٧٢", False),
+        ("1e999999999", False),
+        ("", False),
+    ],
+)
+def test_is_number(text: str, expected: bool) -> None:
+    assert is_number(text) == expected

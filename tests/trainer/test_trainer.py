@@ -570,7 +570,7 @@ def test_a_reward_that_mostly_fails_stops_the_run(settings: dict[str, Any]) -> N
                 raise OSError("gone")
             return Reward(0.0)
 
-    with pytest.raises(ReinforceLiteError, match=r"failed on 50 of 50 answers; last: OSError: gone"):
+    with pytest.raises(ReinforceLiteError, match=r"failed on 50 of 50 responses; last: OSError: gone"):
         api.train(RECIPE, settings, task=Broken(), run="a", quiet=True)
 
 

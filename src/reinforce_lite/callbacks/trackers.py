@@ -26,6 +26,7 @@ from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.types import Group
 from reinforce_lite.utils.atomic import write_atomically
+from reinforce_lite.utils.text import one_line_error
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class TrackerCallback(Callback):
 
     def evaluated(self, result: Evaluation) -> None:
         self.callback.evaluated(result)
-        values = {f"eval/{result.split}/{key}": value for key, value in numbers(result.line()).items()}
+        values = {f"eval/{result.split}/{key}": value for key, value in numbers(result.to_record()).items()}
         self._for_each(lambda tracker: tracker.log(values, result.step or 0))
 
     def finished(self, run: Run) -> None:
@@ -196,9 +197,10 @@ def _plain(config: Config) -> dict[str, Any]:
 
 
 def _masked(error: Exception) -> str:
-    """An error in one line, without the values of keys and tokens in the environment."""
-    text = f"{type(error).__name__}: {error}"
+    """The error in one line, with the values of keys and tokens in the environment masked."""
+    text = one_line_error(error, limit=sys.maxsize)  # cut after masking: half a secret matches no value
     for name, value in os.environ.items():
-        if len(value) >= 8 and any(word in name.upper() for word in SECRET):
-            text = text.replace(value, "***")
-    return " ".join(text.split())[:300]
+        secret = " ".join(value.split())  # as the line has it
+        if len(secret) >= 8 and any(word in name.upper() for word in SECRET):
+            text = text.replace(secret, "***")
+    return text[:300]

@@ -13,12 +13,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
 from reinforce_lite.utils import clock
 from reinforce_lite.utils.logs import quiet_dependencies
+from reinforce_lite.utils.text import did_you_mean
 
 START = clock.now()  # close enough to the start of the process
 USAGE = """usage: reinforce-lite COMMAND ...
@@ -62,10 +62,9 @@ def _dispatch(args: list[str]) -> int:
         print(__version__)
         return 0
     if args[0] not in COMMANDS:
-        near = get_close_matches(args[0], COMMANDS, n=1)
         raise UsageError(
             f"there is no command {args[0]!r}",
-            f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}",
+            did_you_mean(args[0], COMMANDS, f"there are: {', '.join(COMMANDS)}"),
         )
     COMMANDS[args[0]](args[1:])
     return 0
@@ -110,7 +109,7 @@ def _eval(args: list[str]) -> None:
 
     result, failed = evaluate_model(config, make_console(parsed.json), parsed.samples)
     if parsed.json:
-        _print_json(result.line() | {"failures": [asdict(failure) for failure in failed]})
+        _print_json(result.to_record() | {"failures": [asdict(failure) for failure in failed]})
     else:
         show_evaluation(result, failed)
 

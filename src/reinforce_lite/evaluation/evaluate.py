@@ -1,4 +1,4 @@
-"""Held-out accuracy, strict and lenient, each with its interval, and whether a change is real."""
+"""Held-out accuracy, strict and lenient, each with its 95% interval."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from reinforce_lite.types import Group, Rollout, Split
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluation. Accuracies and their intervals are fractions of 1."""
+    """The figures of one evaluation. Accuracies, shares and intervals are fractions of 1."""
 
     step: int | None
     """None outside a run."""
@@ -20,44 +20,44 @@ class Evaluation:
     n: int
     """Problems."""
     samples: int
-    """Answers to each: one is greedy."""
+    """Completions per problem; a single one is greedy."""
     strict: float
     strict_interval: Interval
     lenient: float | None
     """None for tasks that have no lenient verdict."""
     lenient_interval: Interval | None
     second_opinion: float | None
-    """By a verdict that the reward does not pay; None where no gold answer is a number."""
+    """Accuracy by a verdict that is not rewarded; None where no gold is a number."""
     second_opinion_interval: Interval | None
     reward: float
     """Mean."""
     mean_tokens: float
     truncated: float
-    """The share of answers cut at the limit."""
+    """The share of completions cut at the token limit."""
     reflection: Mapping[str, float]
-    """For each keyword list of `reflection.py` the share of answers with a hit."""
+    """For each keyword list of `reflection.py`, the share of completions with a hit."""
     pass_at: Mapping[int, float]
-    """For k = 1, 2, 4 ... up to `samples`: the share of problems that k answers solve; empty when greedy."""
+    """pass@k for k = 1, 2, 4 ... up to `samples`; empty when greedy."""
     pass_at_interval: Mapping[int, Interval]
 
-    def line(self) -> dict[str, Any]:
-        """As a line of evals.jsonl: `reflection/list_a` as in steps.jsonl, `pass@k` where there is any."""
-        line = asdict(self)
-        rates, passed, bounds = (line.pop(k) for k in ("reflection", "pass_at", "pass_at_interval"))
-        line |= {f"reflection/list_{name}": rate for name, rate in rates.items()}
-        for k in passed:
-            line |= {f"pass@{k}": passed[k], f"pass@{k}_interval": bounds[k]}
-        return line
+    def to_record(self) -> dict[str, Any]:
+        """A line of evals.jsonl: the fields, with `reflection/list_a`, `pass@1` and so on as keys."""
+        record = asdict(self)
+        rates, pass_at, intervals = (record.pop(k) for k in ("reflection", "pass_at", "pass_at_interval"))
+        record |= {f"reflection/list_{name}": rate for name, rate in rates.items()}
+        for k in pass_at:
+            record |= {f"pass@{k}": pass_at[k], f"pass@{k}_interval": intervals[k]}
+        return record
 
 
 def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> Evaluation:
-    """Accuracy over all rollouts of the groups (one each when greedy)."""
+    """Evaluate groups of equal size, at least one; groups of one rollout count as greedy."""
     rollouts = [r for g in groups for r in g.rollouts]
     samples = len(groups[0].rollouts)
     strict, strict_interval = _accuracy(groups, lambda r: r.strict.correct)
     lenient, lenient_interval = _accuracy(groups, lambda r: r.lenient.correct if r.lenient else None)
     second, second_interval = _accuracy(groups, lambda r: r.second_opinion)
-    passed = _pass_at(groups, samples)
+    pass_at = _pass_at(groups, samples)
     assert strict is not None
     assert strict_interval is not None
     return Evaluation(
@@ -75,29 +75,29 @@ def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> 
         mean_tokens=fmean(len(r.completion.token_ids) for r in rollouts),
         truncated=fmean(r.completion.truncated for r in rollouts),
         reflection=reflection_rates([r.completion.text for r in rollouts]),
-        pass_at=passed,
+        pass_at=pass_at,
         pass_at_interval={
-            k: wilson_interval(share * len(groups), len(groups)) for k, share in passed.items()
+            k: wilson_interval(share * len(groups), len(groups)) for k, share in pass_at.items()
         },
     )
 
 
 def _accuracy(
-    groups: Sequence[Group], right: Callable[[Rollout], bool | None]
+    groups: Sequence[Group], is_correct: Callable[[Rollout], bool | None]
 ) -> tuple[float, Interval] | tuple[None, None]:
-    """The mean over problems of each one's share of right answers, where there is a verdict.
+    """The mean over problems of the share of correct rollouts, where there is a verdict.
 
-    Answers to one problem are alike, so the interval counts problems: it is the one of a single answer to
-    each, too wide rather than too narrow when there are several.
+    Rollouts of one problem are not independent, so the interval counts problems, as if each had a
+    single rollout: with several it is too wide rather than too narrow.
     """
-    verdicts = [[v for r in g.rollouts if (v := right(r)) is not None] for g in groups]
-    shares = [fmean(found) for found in verdicts if found]
+    verdicts = [[v for r in g.rollouts if (v := is_correct(r)) is not None] for g in groups]
+    shares = [fmean(judged) for judged in verdicts if judged]
     return (fmean(shares), wilson_interval(sum(shares), len(shares))) if shares else (None, None)
 
 
 def _pass_at(groups: Sequence[Group], samples: int) -> dict[int, float]:
     if samples == 1:
         return {}
-    right = [sum(r.strict.correct for r in g.rollouts) for g in groups]
+    correct = [sum(r.strict.correct for r in g.rollouts) for g in groups]
     ks = [2**power for power in range(samples.bit_length())]
-    return {k: fmean(pass_at_k(k, c, samples) for c in right) for k in ks}
+    return {k: fmean(pass_at_k(k, c, samples) for c in correct) for k in ks}

@@ -1,14 +1,15 @@
-"""The aha moment, measured: published keyword lists, counted as whole words in what the model wrote.
+"""The aha moment, measured: keyword lists, matched as whole words in what the model wrote.
 
-Whole words: "awaiting", "whatsoever" and "rechecked" are no hits, and neither are parts of words joined by
-a hyphen. Case does not count, a curly apostrophe and a hyphen that forbids a line break are plain ones,
-and a phrase may run over a line break. The question, worked examples and a
-turn begun for the model are not its words: `rates` and `hits` are given the completion alone.
+"awaiting", "whatsoever" and "rechecked" are not hits, and neither is a part of a hyphenated word.
+Case does not matter, a curly apostrophe and a non-breaking hyphen count as plain ones, and a phrase
+may span a line break. The question, the worked examples and the prefill are not the model's words:
+pass the completion alone.
 
 A hit is no proof of reflection: untrained models use these words too, and often end wrong. So a
-rate means something only beside the untrained model's on the same prompts and seeds.
+rate means something only next to the untrained model's on the same prompts and seeds.
 
-Sources: list A is oat-zero's, list B is Dr. GRPO's, list C is ours.
+Sources: list A is oat-zero's (https://github.com/sail-sg/oat-zero), list B is Dr. GRPO's
+(Liu et al. 2025, https://arxiv.org/abs/2503.20783), list C is ours.
 """
 
 import re
@@ -26,34 +27,33 @@ REFLECTION_LISTS: dict[str, tuple[str, ...]] = {
     ),
     "c": ("wait", "however", "this doesn't make sense", "let me check"),
 }
-PLAIN = str.maketrans({"’": "'", "‑": "-"})  # one character for one, so that places stay
+PLAIN = str.maketrans({"’": "'", "‑": "-"})  # one character for one, so that offsets stay valid
 
 
 def keyword_pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Any of the words, in text translated by PLAIN; of two that begin alike the one that stands first."""
-    either = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in words)
-    return re.compile(rf"(?<![\w-])(?:{either})(?![\w-])", re.IGNORECASE)
+    """Any of the words, in text translated by PLAIN; of two that start alike the first in `words` matches."""
+    alternatives = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in words)
+    return re.compile(rf"(?<![\w-])(?:{alternatives})(?![\w-])", re.IGNORECASE)
 
 
 _PATTERNS = {name: keyword_pattern(words) for name, words in REFLECTION_LISTS.items()}
 
 
 def find_reflections(text: str) -> dict[str, list[str]]:
-    """The words found, lower case and in order, by list; lists without a hit are left out.
+    """The hits of each list, in lower case and in order; lists without a hit are omitted.
 
-    >>> hits("Wait, let me check: awaiting nothing.")
+    >>> find_reflections("Wait, let me check: awaiting nothing.")
     {'c': ['wait', 'let me check']}
     """
     plain = text.translate(PLAIN)
-    found = {name: [_said(m) for m in each.finditer(plain)] for name, each in _PATTERNS.items()}
-    return {name: words for name, words in found.items() if words}
+    hits = {
+        name: [" ".join(word.lower().split()) for word in pattern.findall(plain)]
+        for name, pattern in _PATTERNS.items()
+    }
+    return {name: words for name, words in hits.items() if words}
 
 
-def reflection_rates(texts: list[str]) -> dict[str, float]:
-    """For each list the share of texts with at least one hit."""
-    found = [find_reflections(text) for text in texts]
-    return {name: sum(name in f for f in found) / max(1, len(texts)) for name in REFLECTION_LISTS}
-
-
-def _said(match: re.Match[str]) -> str:
-    return " ".join(match[0].lower().split())
+def reflection_rates(texts: Sequence[str]) -> dict[str, float]:
+    """For each list the share of texts with at least one hit, a fraction of 1; 0 without texts."""
+    hits = [find_reflections(text) for text in texts]
+    return {name: sum(name in lists for lists in hits) / max(1, len(texts)) for name in REFLECTION_LISTS}

@@ -1,5 +1,6 @@
-"""What a task is: where problems come from, and what an answer to one is worth."""
+"""What a task is: where problems come from, and what a response to one is worth."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,9 +10,9 @@ from reinforce_lite.types import Problem, Reward, Split
 
 
 class Task(Protocol):
-    """Problems with known answers, in three parts that share none, and a reward.
+    """Problems in three disjoint splits, and a reward.
 
-    A Python module with these two functions is a task too: see `tasks/file.py`.
+    A Python module with these two functions is a task too: see `tasks/python_file.py`.
     """
 
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -19,13 +20,13 @@ class Task(Protocol):
         ...
 
     def reward(self, problem: Problem, completion: str) -> float | Reward:
-        """What the assistant's whole turn, the begun part included, is worth."""
+        """What the whole response is worth: `completion` includes the prefill."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class NumberTask:
-    """A task whose problems are at hand and whose answers are numbers."""
+    """Problems in memory whose golds are numbers."""
 
     train: tuple[Problem, ...]
     validation: tuple[Problem, ...]
@@ -39,12 +40,20 @@ class NumberTask:
 
 
 def number_reward(problem: Problem, completion: str) -> Reward:
-    """1 for a right final number, 0 otherwise, with the strict and the lenient verdict."""
+    """1 for a right final number, 0 otherwise, with the strict and the lenient verdict.
+
+    Raises UsageError when the problem's gold is not one number.
+    """
     strict = grade(completion, problem.gold, mode="strict")
     lenient = grade(completion, problem.gold, mode="lenient")
     return Reward(float(strict.correct), strict, lenient)
 
 
-def normalized(question: str) -> str:
-    """What two writings of one question have in common: spaces and line ends don't count."""
+def normalize_question(question: str) -> str:
+    """The question with single spaces: two texts that differ in whitespace alone are one question."""
     return " ".join(question.split())
+
+
+def short_hash(text: str) -> str:
+    """12 hex digits of a text, for ids; the same on every machine."""
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

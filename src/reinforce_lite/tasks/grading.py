@@ -1,16 +1,16 @@
-"""Text to number to verdict, strict and lenient. Pure, exact and linear in the text's length.
+"""Response to extracted answer to verdict, strict and lenient: exact, and linear in the text's length.
 
-Strict is what training pays for: one or more <answer> blocks outside the thinking, all holding
-the same one number, equal to the gold. Lenient is the last number anywhere. A gain in strict
-alone is format learning, so both are always reported and never mixed.
+Strict is what training rewards: one or more <answer> blocks outside the thinking, all holding the
+same single number, equal to the gold. Lenient is the last number anywhere in the response. A gain
+in strict alone is format learning, so both are always reported and never mixed.
 
     >>> grade("<think>8 * 9 = 72</think><answer>$72</answer>", "72", mode="strict")
     Verdict(correct=True, answer='$72', reason='right')
     >>> grade("<answer>71</answer> or <answer>72</answer>", "72", mode="strict").reason
     'two different answer blocks'
 
-Left out on purpose: words for numbers ("seventy-two"), arithmetic inside a block ("8 * 9"),
-and units ("72 million" reads as 72).
+Omitted on purpose: number words ("seventy-two"), arithmetic inside a block ("8 * 9"), and units
+("72 million" reads as 72).
 """
 
 import re
@@ -22,68 +22,68 @@ from typing import Literal
 from reinforce_lite.errors import UsageError
 from reinforce_lite.types import Verdict
 
-MAX_DIGITS = 1_000  # of one number; a million nines cost a glance, not a bignum
+MAX_NUMBER_LENGTH = 1_000  # characters; a longer number is refused before any big-integer arithmetic
 MAX_EXPONENT = 1_000
-SHOWN = 80  # characters of an answer kept in a verdict
+MAX_SHOWN = 80  # characters of an extracted answer that a verdict keeps
 
 _TAG = re.compile(r"<(/?)(think|answer)>")
 
-# Nothing after the first digit can fail, so the search never goes back: linear time.
+# Everything after the first digit is optional, so a match never backtracks: linear time.
 # A sign counts only where it can't be an operator: "10-7" is 10 and 7, "x = -7" is -7.
 _NUMBER = re.compile(
     r"(?P<sign>(?<![\w)\]])[-−+])?[$€£]?"
-    r"(?:(?P<whole>[0-9][0-9,]*)(?P<point>\.[0-9]+)?|(?P<bare>\.[0-9]+))"
+    r"(?:(?P<integer>[0-9][0-9,]*)(?P<decimals>\.[0-9]+)?|(?P<bare_decimals>\.[0-9]+))"
     r"(?:[eE](?P<exponent>[-+]?[0-9]+))?"
-    r"(?:/(?P<below>[0-9]+))?"
+    r"(?:/(?P<denominator>[0-9]+))?"
 )
-_GROUPED = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
+_GROUPED_INTEGER = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
 
 
 @dataclass(frozen=True, slots=True)
-class Blocks:
-    """The answer blocks of a response."""
+class AnswerBlocks:
+    """The <answer> blocks of a response."""
 
     texts: list[str]
-    """Of each closed block outside the thinking."""
+    """The text of each closed block outside the thinking."""
     in_thinking: bool
-    """A block was closed inside the thinking."""
+    """Whether a block closes inside the thinking."""
     unclosed: bool
-    """The last block outside the thinking was begun and not closed."""
+    """Whether the last block outside the thinking opens and does not close."""
 
 
 def grade(completion: str, gold: str | int | float, mode: Literal["strict", "lenient"]) -> Verdict:
-    """Judge the assistant's whole response, the begun part included, against the gold answer.
+    """Grade a whole response against the gold; `completion` includes the prefill.
 
     Raises UsageError when `gold` is not one number, ValueError for another mode.
     """
-    value = parse_number(str(gold))
-    if value is None:
-        raise UsageError(f"the gold answer {str(gold)[:SHOWN]!r} is not one number")
+    gold_value = parse_number(str(gold))
+    if gold_value is None:
+        raise UsageError(f"the gold answer {str(gold)[:MAX_SHOWN]!r} is not one number")
     if mode == "strict":
-        return _grade_strict(completion, value)
+        return _grade_strict(completion, gold_value)
     if mode == "lenient":
-        return _grade_lenient(completion, value)
+        return _grade_lenient(completion, gold_value)
     raise ValueError(f"mode is 'strict' or 'lenient', not {mode!r}")
 
 
 def _grade_strict(response: str, gold: Fraction) -> Verdict:
-    blocks = find_blocks(response)
+    blocks = find_answer_blocks(response)
     if not blocks.texts:
-        return Verdict(False, None, _why_none(blocks))
+        return Verdict(False, None, _missing_reason(blocks))
     values: set[Fraction] = set()
     for text in blocks.texts:
-        value, reason = _one_number(text)
+        value, reason = _read_number(text)
         if value is None:
-            return Verdict(False, text.strip()[:SHOWN], reason)
+            return Verdict(False, text.strip()[:MAX_SHOWN], reason)
         values.add(value)
         if len(values) > 1:
-            return Verdict(False, text.strip()[:SHOWN], "two different answer blocks")
+            return Verdict(False, text.strip()[:MAX_SHOWN], "two different answer blocks")
     return _compare(values.pop(), gold, blocks.texts[-1])
 
 
 def _grade_lenient(response: str, gold: Fraction) -> Verdict:
     last = None
-    for last in _NUMBER.finditer(response):  # noqa: B007 -- only the last one is wanted
+    for last in _NUMBER.finditer(response):  # noqa: B007 -- only the last match counts
         pass
     if last is None:
         return Verdict(False, None, "no number")
@@ -91,15 +91,15 @@ def _grade_lenient(response: str, gold: Fraction) -> Verdict:
     if value is None:  # "1,2,3" is a list: its last number counts
         value = _value(_NUMBER.search(last[0].rpartition(",")[2]))
     if value is None:
-        return Verdict(False, last[0][:SHOWN], "a number that can't be read")
+        return Verdict(False, last[0][:MAX_SHOWN], "a number that can't be read")
     return _compare(value, gold, last[0])
 
 
 def _compare(value: Fraction, gold: Fraction, text: str) -> Verdict:
-    return Verdict(value == gold, text.strip()[:SHOWN], "right" if value == gold else "another number")
+    return Verdict(value == gold, text.strip()[:MAX_SHOWN], "right" if value == gold else "another number")
 
 
-def _why_none(blocks: Blocks) -> str:
+def _missing_reason(blocks: AnswerBlocks) -> str:
     if blocks.unclosed:
         return "answer block not closed"
     if blocks.in_thinking:
@@ -107,10 +107,10 @@ def _why_none(blocks: Blocks) -> str:
     return "no answer block outside the thinking"
 
 
-def find_blocks(response: str) -> Blocks:
+def find_answer_blocks(response: str) -> AnswerBlocks:
     """The <answer> blocks of a response, in one pass over its tags.
 
-    An unclosed <think> reaches to the end. A block that a think tag cuts through is no block.
+    An unclosed <think> reaches to the end. A block with a think tag inside does not count.
     """
     texts: list[str] = []
     start: int | None = None
@@ -128,14 +128,17 @@ def find_blocks(response: str) -> Blocks:
             else:
                 texts.append(response[start : tag.start()])
             start = None
-    return Blocks(texts, in_thinking, unclosed=start is not None and not thinking)
+    return AnswerBlocks(texts, in_thinking, unclosed=start is not None and not thinking)
 
 
-def single_answer(response: str) -> tuple[str | None, str]:
-    """The one text that all answer blocks hold, for tasks with a scorer of their own, and why if none."""
-    blocks = find_blocks(response)
+def extract_answer(response: str) -> tuple[str | None, str]:
+    """(extracted answer, ""): the one text that all answer blocks hold; or (None, the reason).
+
+    For tasks with a scorer of their own, whose answers need not be numbers.
+    """
+    blocks = find_answer_blocks(response)
     if not blocks.texts:
-        return None, _why_none(blocks)
+        return None, _missing_reason(blocks)
     texts = {text.strip() for text in blocks.texts}
     if len(texts) > 1:
         return None, "two different answer blocks"
@@ -148,11 +151,11 @@ def parse_number(text: str) -> Fraction | None:
     >>> [str(parse_number(t)) for t in ("1,234", "72 eggs", "−7", "1/2", "50%", "3 or 4")]
     ['1234', '72', '-7', '1/2', '50', 'None']
     """
-    return _one_number(text)[0]
+    return _read_number(text)[0]
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is one number that can be read, and nothing else.
+    """Whether a text is one readable number and nothing else.
 
     >>> [is_number(t) for t in ("1,234", " -7 ", "$0.50", "72 eggs", "3 or 4", "")]
     [True, True, True, False, False, False]
@@ -160,28 +163,29 @@ def is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text.strip()) is not None and parse_number(text) is not None
 
 
-def _one_number(text: str) -> tuple[Fraction | None, str]:
+def _read_number(text: str) -> tuple[Fraction | None, str]:
+    """(the one number in a block's text, ""), or (None, the reason)."""
     if any(c.isnumeric() for c in text if not c.isascii()):
         return None, "digits that are not plain 0-9"
-    found = list(islice(_NUMBER.finditer(text), 2))
-    if not found:
+    matches = list(islice(_NUMBER.finditer(text), 2))
+    if not matches:
         return None, "no number in the answer block" if text.strip() else "empty answer block"
-    if len(found) > 1:
+    if len(matches) > 1:
         return None, "more than one number in the answer block"
-    value = _value(found[0])
+    value = _value(matches[0])
     return value, "" if value is not None else "a number that can't be read"
 
 
 def _value(match: re.Match[str] | None) -> Fraction | None:
-    """The number matched, or None: bad commas, too many digits, too large an exponent, division by 0."""
-    if match is None or len(match[0]) > MAX_DIGITS:
+    """The matched number; None for misplaced commas, excessive length or exponent, and division by 0."""
+    if match is None or len(match[0]) > MAX_NUMBER_LENGTH:
         return None
-    whole = (match["whole"] or "").rstrip(",")
-    if "," in whole and not _GROUPED.fullmatch(whole):
+    integer = (match["integer"] or "").rstrip(",")
+    if "," in integer and not _GROUPED_INTEGER.fullmatch(integer):
         return None
-    exponent, below = int(match["exponent"] or 0), int(match["below"] or 1)
-    if abs(exponent) > MAX_EXPONENT or below == 0:
+    exponent, denominator = int(match["exponent"] or 0), int(match["denominator"] or 1)
+    if abs(exponent) > MAX_EXPONENT or denominator == 0:
         return None
-    digits = whole.replace(",", "") + (match["point"] or match["bare"] or "")
-    value = Fraction(digits) * Fraction(10) ** exponent / below
+    digits = integer.replace(",", "") + (match["decimals"] or match["bare_decimals"] or "")
+    value = Fraction(digits) * Fraction(10) ** exponent / denominator
     return -value if match["sign"] in ("-", "−") else value

@@ -3,44 +3,41 @@
     reinforce-lite train --task.name gsm8k                       # needs the extra "hub"
     reinforce-lite train --task.name gsm8k --task.path ./gsm8k   # train.jsonl and test.jsonl
 
-It comes as train and test; about 6% of train are held out for validation, by a hash.
+The data set has a train and a test split; about 6% of train are held out for validation, by a hash.
+Source: Cobbe et al. 2021, https://arxiv.org/abs/2110.14168.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from reinforce_lite.config import TaskConfig
-from reinforce_lite.tasks import tables
 from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.tasks.hub import load_tables
 from reinforce_lite.tasks.jsonl import read_table
-from reinforce_lite.tasks.tables import read_problems, split_train
+from reinforce_lite.tasks.tables import Table, read_problems, split_train
 
 HUB_NAME = "openai/gsm8k:main"
 
 
 def load(config: TaskConfig) -> NumberTask:
-    """The task, from the folder `config.path` or from the hub."""
-    tables = _local(Path(config.path).expanduser()) if config.path else _from_hub()
-    parts = {name: read_problems(table, config.columns) for name, table in tables.items()}
-    return split_train(parts["train"], test=parts["test"], seed=config.seed)
+    """The task, from the folder `config.path` or from the hub. Raises UsageError when it can't be read."""
+    tables = _read_folder(Path(config.path).expanduser()) if config.path else load_tables(HUB_NAME)
+    train, test = (
+        read_problems(_with_ids(split, tables[split]), config.columns) for split in ("train", "test")
+    )
+    return split_train(train, test=test, seed=config.seed)
 
 
-def _local(folder: Path) -> dict[str, tables.Table]:
-    return {name: _numbered(name, read_table(folder / f"{name}.jsonl")) for name in ("train", "test")}
+def _read_folder(folder: Path) -> dict[str, Table]:
+    return {split: read_table(folder / f"{split}.jsonl") for split in ("train", "test")}
 
 
-def _from_hub() -> dict[str, tables.Table]:
-    found = load_tables(HUB_NAME)
-    return {name: _numbered(name, found[name]) for name in ("train", "test")}
+def _with_ids(split: str, table: Table) -> Table:
+    """The table with ids by row number, from 0 as in the hub's viewer: its rows have no ids."""
 
-
-def _numbered(name: str, table: tables.Table) -> tables.Table:
-    """Ids by row number, from 0 as in the hub's viewer: its rows bring none."""
-
-    def numbered() -> Iterable[tuple[int, Any]]:
+    def rows() -> Iterator[tuple[int, Any]]:
         for index, (number, row) in enumerate(table.rows):
-            yield number, row | {"id": f"gsm8k-{name}-{index}"} if isinstance(row, dict) else row
+            yield number, row | {"id": f"gsm8k-{split}-{index}"} if isinstance(row, dict) else row
 
-    return tables.Table(table.name, table.stem, numbered(), table.unit)
+    return Table(table.name, table.stem, rows(), table.unit)

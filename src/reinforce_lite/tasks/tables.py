@@ -1,29 +1,29 @@
-"""Rows of somebody's table to number problems, with one report of everything that is wrong in them.
+"""Table rows to number problems, with one report of everything that is wrong in them.
 
-What `jsonl`, `hub` and `gsm8k` share: which values are accepted, how a part is held out. Answers
-that are not one number are left to a task of the user's own, which brings its own reward.
+Shared by `jsonl`, `hub` and `gsm8k`: which values are accepted, and how a split is held out. Golds
+that are not one number need a task of the user's own, which has its own reward.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks.base import NumberTask, normalized
-from reinforce_lite.tasks.grading import SHOWN, parse_number
+from reinforce_lite.tasks.base import NumberTask, normalize_question, short_hash
+from reinforce_lite.tasks.grading import MAX_SHOWN, parse_number
 from reinforce_lite.types import Problem
 from reinforce_lite.utils.seeding import hash_fraction
+from reinforce_lite.utils.text import did_you_mean
 
 COLUMNS = ("question", "answer", "solution", "id")
-REPORTED = 10  # bad rows named in one report
-VALIDATION = 0.06  # of train, where only the test part is given
-HELD_OUT = 0.1  # of train, for each part, where both or the test part are missing
+MAX_REPORTED_ROWS = 10
+MAX_REPORTED_REMEDIES = 3
+VALIDATION_FRACTION = 0.06  # of train, where only the validation split is missing
+HELD_OUT_FRACTION = 0.1  # of train, for each missing split, where the test split is missing
 
 
 class BadRow(Exception):
-    """Why a row can't be used, and what would mend it."""
+    """Why a row can't be used, and how to fix it."""
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(reason)
@@ -33,50 +33,52 @@ class BadRow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows as they were found."""
+    """Rows as read, before any check."""
 
     name: str
     """For messages: a file or a split."""
     stem: str
-    """Begins the ids of rows that bring none."""
+    """Prefix of the ids of rows without one."""
     rows: Iterable[tuple[int, Any]]
-    """Each with its number; a row that can't be read is the BadRow that says why."""
+    """(number, row) pairs; a row that can't be read is the BadRow that says why."""
     unit: str = "line"
     """What the number counts."""
 
 
 def read_problems(table: Table, columns: Mapping[str, str]) -> tuple[Problem, ...]:
-    """The table's problems in their order, each question once; raises one UsageError for all bad rows."""
+    """The table's problems in their order, each question once.
+
+    `columns` maps names of COLUMNS to the table's own. Raises one UsageError for all bad rows.
+    """
     check_columns(columns)
-    found: dict[str, tuple[int, Problem]] = {}
-    ids: dict[str, int] = {}
+    by_question: dict[str, tuple[int, Problem]] = {}
+    numbers_by_id: dict[str, int] = {}
     bad: dict[int, BadRow] = {}
     for number, row in table.rows:
         try:
-            problem = _problem(row, columns, table.stem)
-            before = found.get(normalized(problem.question))
-            if before is None:
-                _claim(problem.id, number, ids)
-                found[normalized(problem.question)] = number, problem
+            problem = _parse_row(row, columns, table.stem)
+            question = normalize_question(problem.question)
+            if question in by_question:
+                _check_same_gold(problem, *by_question[question], table.unit)
             else:
-                _check_equal(problem, before[1], before[0], table.unit)
-        except BadRow as why:
-            bad[number] = why
+                _check_new_id(problem.id, number, numbers_by_id)
+                by_question[question] = number, problem
+        except BadRow as error:
+            bad[number] = error
     if bad:
-        raise _report(table, bad)
-    if not found:
+        raise _bad_rows_error(table, bad)
+    if not by_question:
         raise UsageError(f"{table.name} holds no problems", "each row is one question with its answer")
-    return tuple(problem for _, problem in found.values())
+    return tuple(problem for _, problem in by_question.values())
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
-    """Refuse a column that we would never read."""
+    """Refuse a key that is never read. Raises UsageError."""
     for key in columns:
         if key not in COLUMNS:
-            near = get_close_matches(key, COLUMNS, n=1)
-            known = f"known are {', '.join(COLUMNS)}"
             raise UsageError(
-                f"task.columns: there is no key {key!r}", f"did you mean {near[0]!r}?" if near else known
+                f"task.columns: there is no key {key!r}",
+                did_you_mean(key, COLUMNS, f"known are {', '.join(COLUMNS)}"),
             )
 
 
@@ -87,44 +89,44 @@ def split_train(
     *,
     seed: int,
 ) -> NumberTask:
-    """A task of the parts given; a part that is missing is held out of train.
+    """A task of the given splits; a missing validation or test split is held out of train.
 
-    A hash of the question decides, so a problem stays in its part when others come or go.
+    A hash of the question decides, so a problem stays in its split when other problems come or go.
     """
-    for_test = 0.0 if test else HELD_OUT
-    for_validation = 0.0 if validation else VALIDATION if test else HELD_OUT
-    places = [(hash_fraction(f"held-out/{seed}/{normalized(p.question)}"), p) for p in train]
+    test_end = 0.0 if test else HELD_OUT_FRACTION
+    validation_end = test_end + (0.0 if validation else VALIDATION_FRACTION if test else HELD_OUT_FRACTION)
+    fractions = [(hash_fraction(f"held-out/{seed}/{normalize_question(p.question)}"), p) for p in train]
     return NumberTask(
-        train=tuple(p for place, p in places if place >= for_test + for_validation),
+        train=tuple(p for fraction, p in fractions if fraction >= validation_end),
         validation=validation
-        or tuple(p for place, p in places if for_test <= place < for_test + for_validation),
-        test=test or tuple(p for place, p in places if place < for_test),
+        or tuple(p for fraction, p in fractions if test_end <= fraction < validation_end),
+        test=test or tuple(p for fraction, p in fractions if fraction < test_end),
     )
 
 
-def _problem(row: Any, columns: Mapping[str, str], stem: str) -> Problem:
+def _parse_row(row: Any, columns: Mapping[str, str], stem: str) -> Problem:
     if isinstance(row, BadRow):
         raise row
     if not isinstance(row, Mapping):
         raise BadRow("not an object", 'a row is an object like {"question": "6 * 12?", "answer": "72"}')
-    question = _text(row, columns.get("question", "question"))
-    answer = _text(row, columns.get("answer", "answer"), number=True)
-    steps, _, gold = answer.rpartition("####")  # GSM8K: the steps, then the number
+    question = _read_text(row, columns.get("question", "question"))
+    answer = _read_text(row, columns.get("answer", "answer"), allow_number=True)
+    steps, _, gold = answer.rpartition("####")  # GSM8K: the steps, then the gold
     gold = gold.strip()
     if parse_number(gold) is None:
         raise BadRow(
-            f"answer {gold[:SHOWN]!r} is not one number",
+            f"answer {gold[:MAX_SHOWN]!r} is not one number",
             "other answers need a task of your own: --task.name ./my_task.py",
         )
     return Problem(
-        id=_id(row, columns) or f"{stem}-{short_hash(normalized(question))}",
+        id=_read_id(row, columns) or f"{stem}-{short_hash(normalize_question(question))}",
         question=question,
         gold=gold,
         solution=steps.strip() or str(row.get(columns.get("solution", "solution")) or ""),
     )
 
 
-def _text(row: Mapping[str, Any], column: str, number: bool = False) -> str:
+def _read_text(row: Mapping[str, Any], column: str, allow_number: bool = False) -> str:
     value = row.get(column)
     if value is None:
         raise BadRow(
@@ -132,46 +134,45 @@ def _text(row: Mapping[str, Any], column: str, number: bool = False) -> str:
             f"it has {', '.join(map(repr, row)) or 'nothing'}; name yours under [task]: "
             'columns = {question = "…", answer = "…"}',
         )
-    if number and isinstance(value, int | float) and not isinstance(value, bool):
+    if allow_number and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise BadRow(f"{column!r} is not text", f"{column!r} must be text{' or a number' if number else ''}")
+        kinds = "text or a number" if allow_number else "text"
+        raise BadRow(f"{column!r} is not text", f"{column!r} must be {kinds}")
     if not value.strip():
         raise BadRow(f"{column!r} is blank", "fill it in, or remove the row")
-    if any("\ud800" <= c <= "\udfff" for c in value):  # JSON can say it, UTF-8 and tokenizers can't
+    if any("\ud800" <= c <= "\udfff" for c in value):  # valid in JSON, not in UTF-8 or for a tokenizer
         raise BadRow(f"{column!r} holds half a character", "a \\ud… escape needs its other half")
     return value.strip()
 
 
-def _id(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
-    if "id" in columns and row.get(columns["id"]) is None:
-        raise BadRow(f"no {columns['id']!r}", "fill it in, or leave the id column out")
+def _read_id(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     value = row.get(columns.get("id", "id"))
+    if value is None and "id" in columns:
+        raise BadRow(f"no {columns['id']!r}", "fill it in, or remove id from task.columns")
     return "" if value is None else str(value)
 
 
-def _claim(name: str, number: int, ids: dict[str, int]) -> None:
-    first = ids.setdefault(name, number)
+def _check_new_id(row_id: str, number: int, numbers_by_id: dict[str, int]) -> None:
+    first = numbers_by_id.setdefault(row_id, number)
     if first != number:
-        raise BadRow(f"the id {name!r} again, first used on {first}", "give each problem an id of its own")
+        raise BadRow(f"the id {row_id!r} again, first used on {first}", "give each problem an id of its own")
 
 
-def _check_equal(problem: Problem, first: Problem, number: int, unit: str) -> None:
+def _check_same_gold(problem: Problem, first_number: int, first: Problem, unit: str) -> None:
     if parse_number(problem.gold) != parse_number(first.gold):
         raise BadRow(
-            f"the question of {unit} {number} with another answer",
+            f"the question of {unit} {first_number} with another answer",
             "keep the right one of two answers to a question",
         )
 
 
-def _report(table: Table, bad: Mapping[int, BadRow]) -> UsageError:
-    first = [f"{table.unit} {number} ({why.reason})" for number, why in list(bad.items())[:REPORTED]]
-    more = f" and {len(bad) - REPORTED} more" if len(bad) > REPORTED else ""
+def _bad_rows_error(table: Table, bad: Mapping[int, BadRow]) -> UsageError:
+    rows = [f"{table.unit} {number} ({error.reason})" for number, error in bad.items()]
+    more = f" and {len(bad) - MAX_REPORTED_ROWS} more" if len(bad) > MAX_REPORTED_ROWS else ""
     count = f"1 bad {table.unit}" if len(bad) == 1 else f"{len(bad)} bad {table.unit}s"
-    remedies: Sequence[str] = list(dict.fromkeys(why.remedy for why in bad.values()))
-    return UsageError(f"{table.name}: {count}: {', '.join(first)}{more}", "; ".join(remedies[:3]))
-
-
-def short_hash(text: str) -> str:
-    """12 hex digits of a text, for ids: the same on every machine."""
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    remedies = list(dict.fromkeys(error.remedy for error in bad.values()))
+    return UsageError(
+        f"{table.name}: {count}: {', '.join(rows[:MAX_REPORTED_ROWS])}{more}",
+        "; ".join(remedies[:MAX_REPORTED_REMEDIES]),
+    )

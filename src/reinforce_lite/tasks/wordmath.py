@@ -1,15 +1,17 @@
-"""Arithmetic word problems in GSM8K's manner: procedural, offline, the same for the same seed.
+"""Arithmetic word problems in the manner of GSM8K: generated, offline, the same for the same seed.
 
     reinforce-lite train --task.name wordmath --task.level 2
 
-A story follows one count from an opening through some events to a question. It is made in three
-pipeline: a plan, numbers for it, and words (`stories.py`).
+A story follows one count from an opening through some events to a question. It is generated in
+three stages: a plan, numbers for it, and words (`wordmath_stories.py`).
 
     have, gain, share ──▶ 12 + 6 = 18, 18 / 3 = 6 ──▶ "Ana has 12 shells. She finds 6 more shells. …"
 
-Every step, such as 12 + 6, belongs to one split, at whatever level: a hash decides. So no step of a
-test problem was ever seen in training, and a right answer is computed, not remembered. Left out on
-purpose: fractions, negative numbers, units to convert, numbers written as words.
+Every step, such as 12 + 6, belongs to one split at all levels: a hash decides. So no step of a test
+problem was seen in training, and a right answer is computed, not remembered. Omitted on purpose:
+fractions, negative numbers, unit conversions, numbers written as words.
+
+Numbers are drawn by rejection: a draw that does not fit raises `RejectedDraw` and is repeated.
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -19,49 +21,48 @@ from itertools import permutations
 from typing import Literal, NamedTuple
 
 from reinforce_lite.config import TaskConfig
-from reinforce_lite.tasks.base import number_reward
-from reinforce_lite.tasks.tables import short_hash
-from reinforce_lite.tasks.wordmath_stories import Beat, Dice, Misfit, tell, worlds
+from reinforce_lite.tasks.base import number_reward, short_hash
+from reinforce_lite.tasks.wordmath_stories import Event, PortableRandom, RejectedDraw, load_worlds, tell
 from reinforce_lite.types import Problem, Reward, Split
 from reinforce_lite.utils.seeding import derive_seed, hash_fraction
 
 SIZES: dict[Split, int] = {"train": 4_000, "validation": 400, "test": 1_000}
-TRAIN, VALIDATION = 0.7, 0.1  # of all steps; the rest is test's
-TRIES = 16  # at the numbers of one move, before a story is begun anew
-ATTEMPTS = 5_000  # at one problem, before its split is taken to own no such step
+TRAIN_FRACTION, VALIDATION_FRACTION = 0.7, 0.1  # of all steps; the rest is test's
+MAX_MOVE_DRAWS = 16  # draws of one move's numbers before the story is dropped
+MAX_STORY_DRAWS = 5_000  # stories drawn for one problem before the operation counts as used up
 OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__, "/": int.__floordiv__}
 
 Plan = tuple[str, ...]
+"""The names of a story's moves, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How long the stories are and how large their numbers."""
+    """How long the stories are and how large their numbers. All ranges include both ends."""
 
     steps: tuple[int, ...]
-    least: int
-    most: int
-    """What a story begins with, and what comes and goes, is `least` to `most`."""
-    factor: int
-    """Multiply and divide by 2 to this."""
-    each: int
-    """Equal groups are of 2 to this."""
-    limit: int
-    """No number is larger."""
-    asides: int = 0
+    """The possible numbers of steps."""
+    amounts: tuple[int, int]
+    """The smallest and the largest number that a story starts with, gains or loses."""
+    max_factor: int
+    """It multiplies and divides by 2 to this."""
+    max_group_size: int
+    """Its equal groups are of 2 to this."""
+    max_number: int
+    distractors: int = 0
     """Sentences with a number that plays no part."""
 
 
 LEVELS = {
-    1: Level(steps=(1,), least=2, most=12, factor=10, each=10, limit=100),
-    2: Level(steps=(2,), least=2, most=50, factor=10, each=12, limit=100),
-    3: Level(steps=(3,), least=2, most=100, factor=12, each=20, limit=300, asides=1),
-    4: Level(steps=(4, 5), least=20, most=500, factor=12, each=100, limit=4_000, asides=2),
+    1: Level((1,), amounts=(2, 12), max_factor=10, max_group_size=10, max_number=100),
+    2: Level((2,), amounts=(2, 50), max_factor=10, max_group_size=12, max_number=100),
+    3: Level((3,), amounts=(2, 100), max_factor=12, max_group_size=20, max_number=300, distractors=1),
+    4: Level((4, 5), amounts=(20, 500), max_factor=12, max_group_size=100, max_number=4_000, distractors=2),
 }
 
 
 class WordMath:
-    """Word problems of one level, made when first asked for."""
+    """Word problems of one level; each split is generated at its first use."""
 
     def __init__(self, level: int, seed: int) -> None:
         self.level = level
@@ -81,29 +82,31 @@ def load(config: TaskConfig) -> WordMath:
 
 @lru_cache(maxsize=16)
 def generate(level: int, seed: int, split: Split) -> tuple[Problem, ...]:
-    """A split's problems: the four operations take turns, and no question comes twice."""
-    dice = Dice(derive_seed(seed, f"wordmath-{level}-{split}"))
-    numbers = Numbers(dice, LEVELS[level], partial(_owns, seed, split))
-    turns = list(OPERATIONS)
-    found: dict[str, Problem] = {}
-    while turns and len(found) < SIZES[split]:
-        operation = turns[len(found) % len(turns)]
-        problem = _problem(level, operation, numbers, found)
+    """A split's problems: the four operations alternate, and no question appears twice."""
+    random = PortableRandom(derive_seed(seed, f"wordmath-{level}-{split}"))
+    sampler = StepSampler(random, LEVELS[level], partial(_is_in_split, seed, split))
+    operations = list(OPERATIONS)
+    problems: dict[str, Problem] = {}
+    while operations and len(problems) < SIZES[split]:
+        operation = operations[len(problems) % len(operations)]
+        problem = _draw_problem(level, operation, sampler, problems)
         if problem is None:
-            turns.remove(operation)
+            operations.remove(operation)
         else:
-            found[problem.question] = problem
-    return tuple(found.values())
+            problems[problem.question] = problem
+    return tuple(problems.values())
 
 
-def _problem(level: int, operation: str, numbers: "Numbers", found: Container[str]) -> Problem | None:
-    """A problem that is not found yet and has a step of this operation, if there is one."""
-    for _ in range(ATTEMPTS):
+def _draw_problem(
+    level: int, operation: str, sampler: "StepSampler", known_questions: Container[str]
+) -> Problem | None:
+    """A new problem with a step of this operation; None when none is found."""
+    for _ in range(MAX_STORY_DRAWS):
         try:
-            steps, question = _story(operation, numbers)
-        except Misfit:
+            steps, question = _draw_story(operation, sampler)
+        except RejectedDraw:
             continue
-        if question not in found:
+        if question not in known_questions:
             return Problem(
                 id=f"wordmath-{level}-{short_hash(question)}",
                 question=question,
@@ -113,16 +116,16 @@ def _problem(level: int, operation: str, numbers: "Numbers", found: Container[st
     return None
 
 
-def _story(operation: str, numbers: "Numbers") -> "tuple[list[Step], str]":
-    dice, level = numbers.dice, numbers.level
-    world = dice.pick(worlds())
-    plan = dice.pick(_plans_with(operation, dice.pick(level.steps), world.moves))
-    steps, beats = _play(plan, numbers)
+def _draw_story(operation: str, sampler: "StepSampler") -> "tuple[list[Step], str]":
+    random, level = sampler.random, sampler.level
+    world = random.pick(load_worlds())
+    plan = random.pick(_plans_with(operation, random.pick(level.steps), world.moves))
+    steps, events = _play(plan, sampler)
     if max(number for step in steps for number in (step.left, step.right, step.result)) > world.largest:
-        raise Misfit
-    for _ in range(level.asides):
-        beats.insert(dice.between(1, len(beats) - 1), Beat("aside", {"n": dice.between(5, 60)}))
-    return steps, tell(world, beats, dice)
+        raise RejectedDraw
+    for _ in range(level.distractors):
+        events.insert(random.between(1, len(events) - 1), Event("aside", {"n": random.between(5, 60)}))
+    return steps, tell(world, events, random)
 
 
 # ── Steps ──
@@ -140,134 +143,141 @@ class Step(NamedTuple):
         return f"{self.left} {self.operation} {self.right} = {self.result}"
 
 
-def _owns(seed: int, split: Split, left: int, operation: str, right: int) -> bool:
-    """Is this step the split's? 3 + 5 is 5 + 3, and 3 * 5 is 5 * 3."""
+def _is_in_split(seed: int, split: Split, left: int, operation: str, right: int) -> bool:
+    """Whether this step belongs to the split. 3 + 5 and 5 + 3 are one step, as are 3 * 5 and 5 * 3."""
     if operation in "+*":
         left, right = sorted((left, right))
-    place = hash_fraction(f"wordmath/{seed}/{left}{operation}{right}")
-    owner = "train" if place < TRAIN else "validation" if place < TRAIN + VALIDATION else "test"
-    return owner == split
+    fraction = hash_fraction(f"wordmath/{seed}/{left}{operation}{right}")
+    if fraction < TRAIN_FRACTION:
+        return split == "train"
+    return split == ("validation" if fraction < TRAIN_FRACTION + VALIDATION_FRACTION else "test")
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """Draws the numbers of stories so that every step is the split's own."""
+class StepSampler:
+    """Draws the numbers of stories such that every step belongs to the split.
 
-    dice: Dice
+    Its methods raise RejectedDraw when the numbers do not fit the level or the split.
+    """
+
+    random: PortableRandom
     level: Level
-    owns: Callable[[int, str, int], bool]
+    is_in_split: Callable[[int, str, int], bool]
 
     def start(self, operation: str) -> int:
-        """Something to begin with that this operation can be done to."""
+        """An amount to start with that this operation can be applied to."""
         if operation == "*":
-            return self.dice.between(2, self.level.each)
+            return self.random.between(2, self.level.max_group_size)
         if operation == "/":
-            return self.dice.between(2, self.level.factor) * self.dice.between(2, self.level.each)
-        return self.dice.between(self.level.least, self.level.most)
+            divisor = self.random.between(2, self.level.max_factor)
+            return divisor * self.random.between(2, self.level.max_group_size)
+        return self.random.between(*self.level.amounts)
 
     def step(self, left: int, operation: str) -> Step:
-        """Do this operation with a number that fits."""
-        return self.exactly(left, operation, self._right(left, operation))
+        """Apply the operation with a drawn right operand."""
+        return self.exact_step(left, operation, self._right_operand(left, operation))
 
-    def exactly(self, left: int, operation: str, right: int) -> Step:
-        """Do this operation with this number."""
+    def exact_step(self, left: int, operation: str, right: int) -> Step:
+        """Apply the operation with this right operand."""
         step = Step(left, operation, right, OPERATIONS[operation](left, right))
-        fits = step.result > 0 and max(left, step.result) <= self.level.limit
-        if not fits or not self.owns(left, operation, right):
-            raise Misfit
+        fits = step.result > 0 and max(left, step.result) <= self.level.max_number
+        if not fits or not self.is_in_split(left, operation, right):
+            raise RejectedDraw
         return step
 
-    def _right(self, left: int, operation: str) -> int:
+    def _right_operand(self, left: int, operation: str) -> int:
         level = self.level
         if operation == "*":
-            return self.dice.between(2, min(level.factor, level.limit // left))
+            return self.random.between(2, min(level.max_factor, level.max_number // left))
         if operation == "/":
-            divisors = [d for d in range(2, level.factor + 1) if left % d == 0 and left > d]
-            return self.dice.pick(divisors)
-        most = left - 1 if operation == "-" else level.most
-        return self.dice.between(level.least, min(level.most, most))
+            divisors = [d for d in range(2, level.max_factor + 1) if left % d == 0 and left > d]
+            return self.random.pick(divisors)
+        low, high = level.amounts
+        return self.random.between(low, min(high, left - 1) if operation == "-" else high)
 
 
 # ── Moves ──
+# A move's function takes the sampler, the count before the move and an operation.
 
 
-class Played(NamedTuple):
-    """What a move came to."""
+class Outcome(NamedTuple):
+    """What a move did."""
 
     steps: list[Step]
     amount: int
-    """What the story's count is after it."""
-    said: dict[str, int]
+    """The story's count after it."""
+    numbers: dict[str, int]
+    """Its numbers in the text, by placeholder: n, and k for the number of groups."""
 
 
-def _have(numbers: Numbers, _: int, following: str) -> Played:
-    amount = numbers.start(following)
-    return Played([], amount, {"n": amount})
+def _start(sampler: StepSampler, _: int, next_operation: str) -> Outcome:
+    amount = sampler.start(next_operation)
+    return Outcome([], amount, {"n": amount})
 
 
-def _groups(numbers: Numbers, _: int, operation: str) -> Played:
+def _start_in_groups(sampler: StepSampler, _: int, operation: str) -> Outcome:
     """k boxes with n in each."""
-    step = numbers.step(numbers.start(operation), operation)
-    return Played([step], step.result, {"n": step.left, "k": step.right})
+    step = sampler.step(sampler.start(operation), operation)
+    return Outcome([step], step.result, {"n": step.left, "k": step.right})
 
 
-def _once(numbers: Numbers, amount: int, operation: str) -> Played:
-    """n more, n fewer, n times as many, or equal parts."""
-    step = numbers.step(amount, operation)
-    return Played([step], step.result, {"n": step.right})
+def _change(sampler: StepSampler, amount: int, operation: str) -> Outcome:
+    """n more, n fewer, n times as many, or n equal parts."""
+    step = sampler.step(amount, operation)
+    return Outcome([step], step.result, {"n": step.right})
 
 
-def _by_groups(numbers: Numbers, amount: int, operation: str) -> Played:
-    """k boxes with n in each come or go."""
-    groups = _groups(numbers, 0, "*")
-    step = numbers.exactly(amount, operation, groups.amount)
-    return Played([*groups.steps, step], step.result, groups.said)
+def _change_by_groups(sampler: StepSampler, amount: int, operation: str) -> Outcome:
+    """k boxes with n in each are gained or lost."""
+    groups = _start_in_groups(sampler, 0, "*")
+    step = sampler.exact_step(amount, operation, groups.amount)
+    return Outcome([*groups.steps, step], step.result, groups.numbers)
 
 
-def _with_other(numbers: Numbers, amount: int, operation: str) -> Played:
-    """The other one has n more, and then both together."""
-    other = _once(numbers, amount, operation)
-    both = numbers.exactly(amount, "+", other.amount)
-    return Played([*other.steps, both], both.result, other.said)
+def _add_other_person(sampler: StepSampler, amount: int, operation: str) -> Outcome:
+    """The other person's count, relative to this one, and then the sum of the two."""
+    other = _change(sampler, amount, operation)
+    total = sampler.exact_step(amount, "+", other.amount)
+    return Outcome([*other.steps, total], total.result, other.numbers)
 
 
-def _ask(_: Numbers, amount: int, __: str) -> Played:
-    return Played([], amount, {})
+def _ask(_: StepSampler, amount: int, __: str) -> Outcome:
+    return Outcome([], amount, {})
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """Something that may happen in a story."""
 
-    place: Literal["opening", "middle", "ending"]
-    play: Callable[[Numbers, int, str], Played]
+    position: Literal["opening", "middle", "ending"]
+    play: Callable[[StepSampler, int, str], Outcome]
     operation: str = ""
-    """What is done to the count."""
+    """Applied to the count; empty where the move leaves it alone."""
     operations: str = ""
     """Of all its steps in order, where it has more than one."""
-    second: bool = False
-    """It brings in the other person, which only one move of a story can."""
+    second_person: bool = False
+    """Introduces the other person, which only one move of a story can."""
 
 
 MOVES = {
-    "have": Move("opening", _have),
-    "groups": Move("opening", _groups, "*"),
-    "gain": Move("middle", _once, "+"),
-    "lose": Move("middle", _once, "-"),
-    "gain-groups": Move("middle", _by_groups, "+", "*+"),
-    "lose-groups": Move("middle", _by_groups, "-", "*-"),
-    "keep": Move("middle", _once, "/"),
-    "more": Move("middle", _once, "+", second=True),
-    "fewer": Move("middle", _once, "-", second=True),
-    "times": Move("middle", _once, "*", second=True),
-    "share": Move("ending", _once, "/"),
-    "pack": Move("ending", _once, "/"),
-    "sell": Move("ending", _once, "*"),
-    "together": Move("ending", _once, "+", second=True),
-    "gap": Move("ending", _once, "-", second=True),
-    "more-together": Move("ending", _with_other, "+", "++", second=True),
-    "fewer-together": Move("ending", _with_other, "-", "-+", second=True),
-    "times-together": Move("ending", _with_other, "*", "*+", second=True),
+    "have": Move("opening", _start),
+    "groups": Move("opening", _start_in_groups, "*"),
+    "gain": Move("middle", _change, "+"),
+    "lose": Move("middle", _change, "-"),
+    "gain-groups": Move("middle", _change_by_groups, "+", "*+"),
+    "lose-groups": Move("middle", _change_by_groups, "-", "*-"),
+    "keep": Move("middle", _change, "/"),
+    "more": Move("middle", _change, "+", second_person=True),
+    "fewer": Move("middle", _change, "-", second_person=True),
+    "times": Move("middle", _change, "*", second_person=True),
+    "share": Move("ending", _change, "/"),
+    "pack": Move("ending", _change, "/"),
+    "sell": Move("ending", _change, "*"),
+    "together": Move("ending", _change, "+", second_person=True),
+    "gap": Move("ending", _change, "-", second_person=True),
+    "more-together": Move("ending", _add_other_person, "+", "++", second_person=True),
+    "fewer-together": Move("ending", _add_other_person, "-", "-+", second_person=True),
+    "times-together": Move("ending", _add_other_person, "*", "*+", second_person=True),
     "ask": Move("ending", _ask),
 }
 
@@ -277,44 +287,49 @@ MOVES = {
 
 @cache
 def _plans_with(operation: str, steps: int, moves: frozenset[str]) -> tuple[Plan, ...]:
-    """The plans of so many steps, this operation among them, that have only these moves."""
+    """The plans with this number of steps that use this operation and only these moves."""
     return tuple(p for p in _plans(steps) if operation in _operations(p) and moves.issuperset(p))
 
 
 @cache
 def _plans(steps: int) -> tuple[Plan, ...]:
-    """Every story of so many steps: an opening, events of which none comes twice, and an ending."""
-    middles = [order for length in range(steps + 1) for order in permutations(_moves("middle"), length)]
+    """Every plan with this number of steps: an opening, distinct events, and an ending."""
+    middles = [order for length in range(steps + 1) for order in permutations(_moves_at("middle"), length)]
     middles = [order for order in middles if len(_operations(order)) <= steps]
-    plans = ((o, *order, e) for o in _moves("opening") for order in middles for e in _moves("ending"))
-    return tuple(p for p in plans if len(_operations(p)) == steps and sum(MOVES[m].second for m in p) <= 1)
+    plans = ((o, *order, e) for o in _moves_at("opening") for order in middles for e in _moves_at("ending"))
+    return tuple(p for p in plans if len(_operations(p)) == steps and _second_persons(p) <= 1)
 
 
-def _moves(place: str) -> list[str]:
-    return [name for name, move in MOVES.items() if move.place == place]
+def _moves_at(position: str) -> list[str]:
+    return [name for name, move in MOVES.items() if move.position == position]
 
 
 def _operations(plan: Plan) -> str:
     return "".join(MOVES[name].operations or MOVES[name].operation for name in plan)
 
 
-def _play(plan: Plan, numbers: Numbers) -> tuple[list[Step], list[Beat]]:
-    """Numbers for a plan."""
+def _second_persons(plan: Plan) -> int:
+    return sum(MOVES[name].second_person for name in plan)
+
+
+def _play(plan: Plan, sampler: StepSampler) -> tuple[list[Step], list[Event]]:
+    """Draw numbers for a plan. Raises RejectedDraw when none are found."""
     steps: list[Step] = []
-    beats: list[Beat] = []
+    events: list[Event] = []
     amount = 0
-    for name, following in zip(plan, (*plan[1:], "ask"), strict=True):
+    for name, next_name in zip(plan, (*plan[1:], "ask"), strict=True):
         move = MOVES[name]
-        new, amount, said = _fit(move, numbers, amount, move.operation or MOVES[following].operation)
-        steps += new
-        beats.append(Beat(name, said))
-    return steps, beats
+        outcome = _draw_outcome(move, sampler, amount, move.operation or MOVES[next_name].operation)
+        amount = outcome.amount
+        steps += outcome.steps
+        events.append(Event(name, outcome.numbers))
+    return steps, events
 
 
-def _fit(move: Move, numbers: Numbers, amount: int, operation: str) -> Played:
-    for _ in range(TRIES):
+def _draw_outcome(move: Move, sampler: StepSampler, amount: int, operation: str) -> Outcome:
+    for _ in range(MAX_MOVE_DRAWS):
         try:
-            return move.play(numbers, amount, operation)
-        except Misfit:
+            return move.play(sampler, amount, operation)
+        except RejectedDraw:
             continue
-    raise Misfit
+    raise RejectedDraw

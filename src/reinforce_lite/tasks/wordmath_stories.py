@@ -1,7 +1,7 @@
-"""Words for `wordmath`: the moves of a story and their numbers, told in one of the worlds.
+"""Words for `wordmath`: the events of a story, told in one of the worlds.
 
-The worlds are data and lie in `stories.toml`, whose head says what may stand in a phrase. Nothing
-here knows arithmetic.
+The worlds are data, in `wordmath_stories.toml`; the comment at its top lists the placeholders of a
+phrase. Nothing here does arithmetic.
 """
 
 import tomllib
@@ -15,30 +15,34 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 
 COMPARISONS = frozenset(["more", "fewer", "times"])  # after these the story is about the other person
-WORDS = frozenset(["things", "boxes", "places", "largest", "like"])  # a world's keys that are no moves
+OTHER_KEYS = frozenset(["things", "boxes", "places", "largest", "like"])  # a world's keys that are not moves
 
 
-class Misfit(Exception):
-    """What was drawn does not go together: draw again."""
+class RejectedDraw(Exception):
+    """A draw that does not fit the rest: draw again."""
 
 
-class Dice(Random):
-    """Draws by `random()` alone, the only sequence that Python promises to keep."""
+class PortableRandom(Random):
+    """Draws from `random()` alone, the only sequence that every Python version reproduces.
+
+    https://docs.python.org/3/library/random.html#notes-on-reproducibility
+    """
 
     def pick(self, items: Sequence[T]) -> T:
+        """One of the items. Raises RejectedDraw when there are none."""
         if not items:
-            raise Misfit
+            raise RejectedDraw
         return items[int(self.random() * len(items))]
 
     def between(self, low: int, high: int) -> int:
-        """One of low to high, both included."""
+        """One of low to high, both included. Raises RejectedDraw when the range is empty."""
         if low > high:
-            raise Misfit
+            raise RejectedDraw
         return low + int(self.random() * (high - low + 1))
 
 
-class Beat(NamedTuple):
-    """One move of a story, with the numbers to say."""
+class Event(NamedTuple):
+    """One move of a story, with the numbers that its sentence mentions."""
 
     move: str
     numbers: Mapping[str, int]
@@ -46,15 +50,15 @@ class Beat(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Somewhere that things can be counted."""
+    """A setting with things to count."""
 
     phrases: Mapping[str, tuple[str, ...]]
-    """For each move that makes sense here."""
+    """Alternatives for each move that makes sense here."""
     things: tuple[str, ...]
     boxes: tuple[str, ...]
     places: tuple[str, ...]
     largest: int
-    """No larger number makes sense here."""
+    """The largest number that makes sense here."""
 
     @property
     def moves(self) -> frozenset[str]:
@@ -62,7 +66,7 @@ class World:
 
 
 class Person(NamedTuple):
-    """Somebody with her or his pronouns."""
+    """A name with its pronouns."""
 
     name: str
     she: str
@@ -71,21 +75,21 @@ class Person(NamedTuple):
 
 
 @cache
-def worlds() -> tuple[World, ...]:
-    """All worlds of `stories.toml`."""
-    tables = {name: table for name, table in _data().items() if isinstance(table, dict)}
-    whole = [tables.get(table.get("like", ""), {}) | table for table in tables.values()]
-    return tuple(_world(table) for table in whole if "things" in table)
+def load_worlds() -> tuple[World, ...]:
+    """All worlds of `wordmath_stories.toml`."""
+    tables = {name: table for name, table in _load_toml().items() if isinstance(table, dict)}
+    merged = [tables.get(table.get("like", ""), {}) | table for table in tables.values()]
+    return tuple(_parse_world(table) for table in merged if "things" in table)
 
 
 @cache
-def _data() -> dict[str, Any]:
+def _load_toml() -> dict[str, Any]:
     return tomllib.loads((files(__package__) / "wordmath_stories.toml").read_text(encoding="utf-8"))
 
 
-def _world(table: Mapping[str, Any]) -> World:
+def _parse_world(table: Mapping[str, Any]) -> World:
     return World(
-        phrases={move: tuple(phrases) for move, phrases in table.items() if move not in WORDS},
+        phrases={move: tuple(phrases) for move, phrases in table.items() if move not in OTHER_KEYS},
         things=tuple(table["things"]),
         boxes=tuple(table.get("boxes", ["boxes"])),
         places=tuple(table.get("places", [""])),
@@ -93,47 +97,51 @@ def _world(table: Mapping[str, Any]) -> World:
     )
 
 
-def tell(world: World, beats: Sequence[Beat], dice: Dice) -> str:
-    """The story as it happens in this world."""
+def tell(world: World, events: Sequence[Event], random: PortableRandom) -> str:
+    """The events as a text in this world, a sentence each; no phrase is used twice.
+
+    Raises RejectedDraw when the world has too few phrases for a move.
+    """
     words = {
-        "things": dice.pick(world.things),
-        "boxes": dice.pick(world.boxes),
-        "place": dice.pick(world.places),
+        "things": random.pick(world.things),
+        "boxes": random.pick(world.boxes),
+        "place": random.pick(world.places),
     }
-    about, other = _two_people(dice)
-    said: list[str] = []
+    subject, other = _draw_people(random)
+    phrases: list[str] = []
     sentences: list[str] = []
-    before = ""
-    for move, numbers in beats:
-        said.append(dice.pick([phrase for phrase in world.phrases[move] if phrase not in said]))
-        sentences.append(said[-1].format(**numbers, **words, **_names(about, other), **_hints(before)))
+    previous = ""
+    for move, numbers in events:
+        phrases.append(random.pick([phrase for phrase in world.phrases[move] if phrase not in phrases]))
+        names = _name_words(subject, other)
+        sentences.append(phrases[-1].format(**numbers, **words, **names, **_time_words(previous)))
         if move in COMPARISONS:
-            about, other = other, about
-        before = before if move == "aside" else move
+            subject, other = other, subject
+        previous = previous if move == "aside" else move
     return " ".join(sentences)
 
 
-def _two_people(dice: Dice) -> tuple[Person, Person]:
-    """A woman and a man in either order: so "she" and "he" can mean only one of them."""
-    woman = Person(dice.pick(_data()["women"]), "she", "her", "her")
-    man = Person(dice.pick(_data()["men"]), "he", "him", "his")
-    return (woman, man) if dice.random() < 0.5 else (man, woman)
+def _draw_people(random: PortableRandom) -> tuple[Person, Person]:
+    """A woman and a man in either order, so that "she" and "he" are unambiguous."""
+    woman = Person(random.pick(_load_toml()["women"]), "she", "her", "her")
+    man = Person(random.pick(_load_toml()["men"]), "he", "him", "his")
+    return (woman, man) if random.random() < 0.5 else (man, woman)
 
 
-def _names(about: Person, other: Person) -> dict[str, str]:
+def _name_words(subject: Person, other: Person) -> dict[str, str]:
     return {
-        "A": about.name,
+        "A": subject.name,
         "B": other.name,
-        "she": about.she,
-        "She": about.she.capitalize(),
-        "him": about.him,
-        "his": about.his,
-        "His": about.his.capitalize(),
+        "she": subject.she,
+        "She": subject.she.capitalize(),
+        "him": subject.him,
+        "his": subject.his,
+        "His": subject.his.capitalize(),
     }
 
 
-def _hints(before: str) -> dict[str, str]:
-    """Say "now" when the count has just changed, and "in all" when it was only said in groups."""
-    changed = before not in COMPARISONS | {"have", "groups"}
-    total = " in all" if before == "groups" else " now" if changed else ""
+def _time_words(previous_move: str) -> dict[str, str]:
+    """Where it helps: "now" after a move that changed the count, "in all" after one that gave groups."""
+    changed = previous_move not in COMPARISONS | {"have", "groups"}
+    total = " in all" if previous_move == "groups" else " now" if changed else ""
     return {"now": " now" * changed, "has_now": " has now" * changed, "total": total}

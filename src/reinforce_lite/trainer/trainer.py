@@ -261,11 +261,11 @@ class Trainer:
         result = evaluate_groups(groups, self.step, split)
         release_cached_memory()
         with self.signals.uninterrupted():
-            if split == "validation" and self.context.exporter.is_best(self.step, result.line()):
-                self._save_model("best", [*self.run.evals, result.line()])
+            if split == "validation" and self.context.exporter.is_best(self.step, result.to_record()):
+                self._save_model("best", [*self.run.evals, result.to_record()])
             self.run.append_completions("eval_rollouts", completion_records(self.step, groups, split=split))
             self.budget.durations[split] = clock.now() - start
-            self.run.append("evals", result.line() | {"seconds": self.budget.durations[split]})
+            self.run.append("evals", result.to_record() | {"seconds": self.budget.durations[split]})
         self.callback.evaluated(result)
 
     def _save_model(self, folder: str, evals: Sequence[dict[str, Any]]) -> None:

@@ -1,7 +1,8 @@
 """Numbers and texts as a person reads them in a terminal."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -35,6 +36,26 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     size = max(1, -(-len(values) // width))
     means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
     return "".join(BARS[round(min(1.0, max(0.0, v)) * (len(BARS) - 1))] for v in means)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The remedy for an unknown name: the nearest known one, or `otherwise` when none is near.
+
+    >>> did_you_mean("wordmth", ["gsm8k", "wordmath"])
+    "did you mean 'wordmath'?"
+    """
+    nearest = get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]!r}?" if nearest else otherwise
+
+
+def one_line_error(error: BaseException, limit: int = 300) -> str:
+    """An exception as "TypeName: message" in one line of at most `limit` characters.
+
+    >>> one_line_error(ValueError("first\\nsecond"))
+    'ValueError: first second'
+    """
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}".removesuffix(": ")[:limit]
 
 
 def percent(fraction: float | None) -> str:
