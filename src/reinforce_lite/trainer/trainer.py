@@ -27,7 +27,7 @@ from reinforce_lite.learner.optimizers import check_optimizer
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.pipeline import build_pipeline
 from reinforce_lite.planner.plan import MEMORY_KEYS, check_fits, plan_unchanged
-from reinforce_lite.report import ReportRefresher
+from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.rollout.collect import sample_completions, score_groups, select_problems
 from reinforce_lite.runlog import summary
 from reinforce_lite.runlog.run import Run
