@@ -183,7 +183,7 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_light_rooms_import_without_torch() -> None:
     """As the house says: their tests need no weights."""
-    rooms = "errors types config tasks tasks.grading rollout.scoring evaluation.reflection runlog.run utils.seeding evaluation.evaluate report runlog.health evaluation.failures"
+    rooms = "errors types config tasks tasks.grading rollout.scoring evaluation.reflection runlog.run utils.seeding evaluation.evaluate report.refresher runlog.health evaluation.failures"
     code = "import sys; " + "; ".join(f"import reinforce_lite.{room}" for room in rooms.split())
     done = subprocess.run(
         [sys.executable, "-c", code + "; print('torch' in sys.modules)"],

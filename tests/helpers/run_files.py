@@ -1,4 +1,4 @@
-"""Run directories made up for tests of the report: the files of a real run, without a run."""
+"""Synthetic run directories for tests of the report: the files of a run, without training."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 from reinforce_lite.evaluation.reflection import find_reflections
 from reinforce_lite.evaluation.statistics import wilson_interval
+from reinforce_lite.report.build import build_report
 from reinforce_lite.runlog.run import Line, Run
 
 CONFIG = """recipe = "quickstart"
@@ -27,10 +28,14 @@ seed = 0
 """
 
 
-def answer(step: int, problem: str, right: bool = True, sample: int = 0, **changes: Any) -> Line:
-    """A line of rollouts.jsonl; `question`, `completion`, `lenient` and the rest can be given."""
+# Strict verdicts of 8 problems. From the first to the second, 6 are gained and none is lost: McNemar's p is 2/2^6.
+ONE_RIGHT, SEVEN_RIGHT = [True] + [False] * 7, [True] * 7 + [False]
+
+
+def completion(at: int, problem: str, right: bool = True, sample: int = 0, **changes: Any) -> Line:
+    """A line of rollouts.jsonl; `changes` override its fields, such as `question`, `completion` or `lenient`."""
     line: Line = {
-        "step": step,
+        "step": at,
         "problem_id": problem,
         "sample": sample,
         "question": f"What is {problem}?",
@@ -76,19 +81,19 @@ def step(n: int, **changes: Any) -> Line:
 
 
 def evaluation(at: int, split: str, lines: Sequence[Line]) -> Line:
-    """The line of evals.jsonl that these answers make."""
+    """The line of evals.jsonl for the completions of an evaluation."""
     line: Line = {"step": at, "split": split, "n": len(lines), "seconds": 3.0}
     for kind in ("strict", "lenient", "second_opinion"):
-        judged = [bool(one[kind]) for one in lines if one.get(kind) is not None]
+        judged = [bool(c[kind]) for c in lines if c.get(kind) is not None]
         line[kind] = sum(judged) / len(judged) if judged else None
         line[f"{kind}_interval"] = wilson_interval(sum(judged), len(judged)) if judged else None
     return line
 
 
-def asked(at: int, verdicts: Sequence[bool], split: str = "test", **changes: Any) -> list[Line]:
-    """The answers of one evaluation, one a problem; a list among `changes` has one value a problem."""
+def eval_completions(at: int, verdicts: Sequence[bool], split: str = "test", **changes: Any) -> list[Line]:
+    """The completions of one evaluation, one per problem; a list among `changes` has one value per problem."""
     return [
-        answer(
+        completion(
             at,
             f"{split}-{i}",
             right,
@@ -108,66 +113,85 @@ def write(
     planned: int = 0,
     **summary: Any,
 ) -> Run:
-    """A run directory; without `stopped` it has no summary.json, like one that goes on."""
+    """A run directory; without `stopped` it has no summary.json, like a run in progress."""
     path.mkdir(parents=True)
     samples = max((line["sample"] for line in rollouts), default=0) + 1
     questions = len(rollouts) // max(1, len(steps) * samples)
     config = CONFIG.format(questions=questions, samples=samples, steps=planned or max(1, len(steps)))
     (path / "config.toml").write_text(config, encoding="utf-8")
     run = Run(path)
-    evals = [evaluation(one[0]["step"], one[0]["split"], one) for one in evaluations]
+    evals = [evaluation(e[0]["step"], e[0]["split"], e) for e in evaluations]
     for name, lines in {
         "steps": steps,
         "rollouts": rollouts,
         "evals": evals,
-        "eval_rollouts": [line for one in evaluations for line in one],
+        "eval_rollouts": [line for completions in evaluations for line in completions],
     }.items():
-        text = "".join(json.dumps(line) + "\n" for line in lines)  # escapes alone: half emoji too
+        text = "".join(json.dumps(line) + "\n" for line in lines)  # ASCII: lone surrogates too
         (path / f"{name}.jsonl").write_text(text, encoding="utf-8")
     if stopped:
         run.write_summary({"stopped": stopped, "seconds": 20.0 * len(steps) + 60, **summary})
     return run
 
 
-WORDS = ("Wait, that is wrong. ", "Let me check: ", "However, ", "I recheck it. ", "Then we reconsider. ")
+def finished(
+    path: Path,
+    strict: tuple[list[bool], list[bool]],
+    lenient: tuple[list[Any], list[Any]] | None = None,
+) -> Run:
+    """A finished run of two steps, from its test verdicts before and after; lenient defaults to strict."""
+    evaluations = [
+        eval_completions(at, verdicts, lenient=other)
+        for at, verdicts, other in zip((0, 2), strict, lenient or strict, strict=True)
+    ]
+    return write(path, [step(1), step(2)], evaluations=evaluations, stopped="steps")
+
+
+REFLECTION_PHRASES = (
+    "Wait, that is wrong. ",
+    "Let me check: ",
+    "However, ",
+    "I recheck it. ",
+    "Then we reconsider. ",
+)
 
 
 def large(path: Path, steps: int = 625, questions: int = 10, samples: int = 8, tests: int = 200) -> Run:
-    """A run of `steps` x `questions` x `samples` answers of some 600 characters that learns and reflects."""
+    """A run of `steps` x `questions` x `samples` completions of about 600 characters that learns and reflects."""
     random = Random(0)
 
     def text(right: bool, reflects: bool) -> str:
         work = " ".join(
             f"{random.randrange(99)} + {random.randrange(99)} is {random.randrange(198)}." for _ in range(24)
         )
-        word = random.choice(WORDS) if reflects else ""
+        word = random.choice(REFLECTION_PHRASES) if reflects else ""
         return (
             f"<think>{work} {word}So it is {7 if right else 8}.</think>\n<answer>{7 if right else 8}</answer>"
         )
 
-    def one(at: int, problem: str, skill: float, sample: int = 0, **changes: Any) -> Line:
+    def sample_completion(at: int, problem: str, skill: float, sample: int = 0, **changes: Any) -> Line:
         right, reflects = random.random() < skill, random.random() < 0.02 + 0.1 * skill
         question = f"Question {problem}: a train has {random.randrange(99)} wagons; how many wheels do they have in all?"
         changes |= {"truncated": random.random() < 0.03, "question": question}
         changes |= {"lenient": right or random.random() < 0.1, "tokens": random.randrange(100, 250)}
-        return answer(at, problem, right, sample, completion=text(right, reflects), **changes)
+        return completion(at, problem, right, sample, completion=text(right, reflects), **changes)
 
     def skill(at: int) -> float:
         return 0.25 + 0.5 * at / steps
 
     rollouts = [
-        one(at, f"train-{at}-{q}", skill(at), s)
+        sample_completion(at, f"train-{at}-{q}", skill(at), s)
         for at in range(1, steps + 1)
         for q in range(questions)
         for s in range(samples)
     ]
     lines = [
-        _step_of(at, rollouts[(at - 1) * questions * samples : at * questions * samples], random)
+        _step_line(at, rollouts[(at - 1) * questions * samples : at * questions * samples], random)
         for at in range(1, steps + 1)
     ]
     every = max(1, steps // 10)
     evaluations = [
-        [one(at, f"{split}-{i}", skill(at), split=split, advantage=None) for i in range(n)]
+        [sample_completion(at, f"{split}-{i}", skill(at), split=split, advantage=None) for i in range(n)]
         for split, n, times in (
             ("validation", 48, range(0, steps + 1, every)),
             ("test", tests, (0, steps)),
@@ -188,7 +212,8 @@ def large(path: Path, steps: int = 625, questions: int = 10, samples: int = 8, t
     )
 
 
-def _step_of(at: int, lines: Sequence[Line], random: Random) -> Line:
+def _step_line(at: int, lines: Sequence[Line], random: Random) -> Line:
+    """The line of steps.jsonl for the completions of a step."""
     n = len(lines)
     groups: dict[str, set[bool]] = {}
     for line in lines:
@@ -215,9 +240,9 @@ HOSTILE = "</script><img src=x onerror=window.__hit=1><!--\x1b[31m\x00\u202e\ud8
 
 
 def hostile(path: Path) -> Run:
-    """The text stands wherever a model or a user can put it."""
+    """A run with hostile text in every field that a model or a user can write."""
     lines = [
-        answer(
+        completion(
             1,
             "p",
             s == 0,
@@ -232,7 +257,9 @@ def hostile(path: Path) -> Run:
         for s in (0, 1)
     ]
     tests = [
-        asked(at, [at > 0] * 8, completion=f"Wait {HOSTILE}", question=HOSTILE, answer=HOSTILE, gold=HOSTILE)
+        eval_completions(
+            at, [at > 0] * 8, completion=f"Wait {HOSTILE}", question=HOSTILE, answer=HOSTILE, gold=HOSTILE
+        )
         for at in (0, 1)
     ]
     run = write(path, [step(1)], lines, tests, stopped="steps", machine=HOSTILE.replace("\ud83d", ""))
@@ -240,3 +267,8 @@ def hostile(path: Path) -> Run:
     config = config.replace("smollm2-135m", "<img src=x onerror=window.__hit=3>")
     (run.path / "config.toml").write_text(config, encoding="utf-8")
     return run
+
+
+def summary_of(run: Run) -> Line:
+    """The figures of a run's report."""
+    return build_report(run).summary

@@ -1,4 +1,4 @@
-"""The report of a run that goes on, when it can't be written."""
+"""When the report of a run in progress is written, and what happens if it fails."""
 
 import logging
 from pathlib import Path
@@ -7,38 +7,66 @@ from typing import Any
 import pytest
 
 from helpers import run_files as runs
-from reinforce_lite import report
-from reinforce_lite.report import ReportRefresher
+from helpers.run_files import ONE_RIGHT, SEVEN_RIGHT
+from reinforce_lite.report import refresher
+from reinforce_lite.report.refresher import ReportRefresher
 
 
-def test_a_report_that_fails_is_told_once(
+def test_refresher_logs_a_failure_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By the minute it is tried again, and told again when something else is wrong or it had been mended."""
-    clock, tried = [1000.0], []
-    faults: list[str] = []
+    """It retries every minute, and logs again after another error or a success."""
+    clock, attempts = [1000.0], []
+    errors: list[str] = []
 
     def write(*_: Any) -> None:
-        tried.append(clock[0])
+        attempts.append(clock[0])
         clock[0] += 0.001
-        if fault := faults.pop(0):
-            raise OSError(fault)
+        if error := errors.pop(0):
+            raise OSError(error)
 
-    monkeypatch.setattr(report, "write_report", write)
-    monkeypatch.setattr(report.clock, "now", lambda: clock[0])
-    keeper = ReportRefresher(runs.write(tmp_path / "a", [runs.step(1)]))
-    faults += ["full", "full", "gone", "", "gone"]
+    monkeypatch.setattr(refresher, "write_report", write)
+    monkeypatch.setattr(refresher.clock, "now", lambda: clock[0])
+    report_refresher = ReportRefresher(runs.write(tmp_path / "a", [runs.step(1)]))
+    errors += ["full", "full", "gone", "", "gone"]
     with caplog.at_level(logging.WARNING):
-        while faults:
-            keeper.refresh()
+        while errors:
+            report_refresher.refresh()
             clock[0] += 1
-    assert [round(time) for time in tried] == [1000, 1060, 1120, 1180, 1181]
+    assert [round(time) for time in attempts] == [1000, 1060, 1120, 1180, 1181]
     assert [r.message.rpartition(" ")[2] for r in caplog.records] == ["full", "gone", "gone"]
 
 
-def test_quick_is_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keeper = ReportRefresher(runs.write(tmp_path / "a", [runs.step(1)]))
-    assert not keeper.is_quick
+def test_refresher_is_quick_if_the_latest_report_was(tmp_path: Path) -> None:
+    report_refresher = ReportRefresher(runs.write(tmp_path / "a", [runs.step(1)]))
+    assert not report_refresher.is_quick
     for seconds, quick in ((1.9, True), (2.1, False)):
-        keeper.seconds = seconds
-        assert keeper.is_quick is quick
+        report_refresher.seconds = seconds
+        assert report_refresher.is_quick is quick
+
+
+def test_refresher_spends_a_small_share_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that takes 2 s is due again after 100 s: 2% of the time."""
+    clock, written = [1000.0], []
+
+    def write(*_: Any) -> None:
+        written.append(clock[0])
+        clock[0] += 2
+
+    monkeypatch.setattr(refresher, "write_report", write)
+    monkeypatch.setattr(refresher.clock, "now", lambda: clock[0])
+    report_refresher = ReportRefresher(runs.finished(tmp_path / "a", (ONE_RIGHT, SEVEN_RIGHT)))
+    for moment in (1000.0, 1050.0, 1101.9, 1102.0, 1110.0):
+        clock[0] = moment
+        report_refresher.refresh()
+    assert written == [1000.0, 1102.0]
+    report_refresher.refresh(force=True)
+    assert written == [1000.0, 1102.0, 1110.0]
+
+
+def test_refresher_survives_a_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = runs.finished(tmp_path / "a", (ONE_RIGHT, SEVEN_RIGHT))
+    (run.path / "config.toml").write_text("not = = toml")
+    with caplog.at_level(logging.WARNING):
+        ReportRefresher(run).refresh()
+    assert "no report was written: TOMLDecodeError" in caplog.text

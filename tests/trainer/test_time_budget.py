@@ -9,13 +9,14 @@ from rich.console import Console
 
 from helpers.paths import RECIPE
 from helpers.tiny import ToyTask
-from reinforce_lite import api, report
+from reinforce_lite import api
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import Silent
 from reinforce_lite.callbacks.console import final_summary
 from reinforce_lite.pipeline import Pipeline
-from reinforce_lite.report import write_report
+from reinforce_lite.report import refresher
+from reinforce_lite.report.write import write_report
 from reinforce_lite.runlog.run import Run, create_run, find_run
 from reinforce_lite.trainer import checkpoint, export, trainer
 from reinforce_lite.trainer.checkpoint import checkpoint_steps
@@ -91,7 +92,7 @@ def run_for(
         (Pipeline, "eval_groups", 0.5),
         (checkpoint, "save_checkpoint", 0.3),
         (export, "save_policy", 0.3),
-        (report, "write_report", reports),
+        (refresher, "write_report", reports),
     ):
         monkeypatch.setattr(owner, name, wall.spend(getattr(owner, name), seconds * slower))
     monkeypatch.setattr(trainer, "available_bytes", lambda: 0)  # so that there is a dry run where time allows
@@ -140,7 +141,7 @@ def test_reports_in_between_are_counted(
     wall: Wall, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     """10 s after every step of 1 s."""
-    monkeypatch.setattr(report, "SHARE", 1e9)
+    monkeypatch.setattr(refresher, "MAX_SHARE", 1e9)
     began = wall.time
     run = run_for(0.05, 1, wall, monkeypatch, settings, reports=10.0)
     assert 130 <= wall.time - began <= 180
@@ -152,7 +153,7 @@ def test_the_first_report_of_a_run_that_goes_on_is_counted(
 ) -> None:
     """What a report takes is not in the run directory: it is measured before time is decided on."""
     run_for(0.01, 1, wall, monkeypatch, settings)
-    monkeypatch.setattr(report, "write_report", wall.spend(write_report, 30.0))
+    monkeypatch.setattr(refresher, "write_report", wall.spend(write_report, 30.0))
     longer = resolve_config(RECIPE, settings | {"train.hours": 64 / 3600, "train.steps": 1000}, ToyTask())
     began = wall.time
     trainer.train(longer, find_run("timed"), ToyTask(), Silent(), start=wall.time)

@@ -17,13 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 import reinforce_lite as rl
 from helpers.paths import RECIPE
 from helpers.tiny import END, ToyTask, make_model, make_tokenizer
-from reinforce_lite import api, report
+from reinforce_lite import api
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Silent
 from reinforce_lite.errors import ReinforceLiteError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
+from reinforce_lite.report import refresher
 from reinforce_lite.runlog.run import Run, create_run, find_run, open_run
 from reinforce_lite.trainer import checkpoint, export, trainer
 from reinforce_lite.trainer.checkpoint import checkpoint_steps, latest_checkpoint
@@ -338,7 +339,7 @@ def test_a_signal_during_the_last_report_is_of_a_run_that_is_done(
         if runs[0].summary:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(report, "write_report", slow)
+    monkeypatch.setattr(refresher, "write_report", slow)
     screen = Told()
     resolved = resolve_config(RECIPE, settings | {"train.steps": 2}, ToyTask())
     with caplog.at_level(logging.WARNING):
@@ -375,7 +376,7 @@ class Reader(Silent):
 def test_the_report_is_there_from_the_first_evaluation_on(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "SHARE", 1e9)  # always due
+    monkeypatch.setattr(refresher, "MAX_SHARE", 1e9)  # always due
     run = create_run("a")
     reader = Reader(run)
     resolved = resolve_config(RECIPE, settings | {"train.steps": 3}, ToyTask())
@@ -395,8 +396,10 @@ def test_a_stopped_run_reports_how_far_it_came(settings: dict[str, Any]) -> None
 def test_a_stopped_run_does_not_wait_for_a_long_report(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(report, "QUICK", 0.0)
-    monkeypatch.setattr(report, "SHARE", 1e-9)  # so that the first is the only one, however slow the steps
+    monkeypatch.setattr(refresher, "QUICK_SECONDS", 0.0)
+    monkeypatch.setattr(
+        refresher, "MAX_SHARE", 1e-9
+    )  # so that the first is the only one, however slow the steps
     resolved = resolve_config(RECIPE, settings, ToyTask())
     with pytest.raises(StoppedError), caplog.at_level(logging.WARNING):
         trainer.train(resolved, create_run("cut"), ToyTask(), Signals(UPDATING, signal.SIGTERM, 3))
@@ -410,7 +413,7 @@ def test_no_report_is_worth_a_run(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "write_report", full)
+    monkeypatch.setattr(refresher, "write_report", full)
     with caplog.at_level(logging.WARNING):
         run = train(settings | {"train.steps": 2}, "a")
     assert run.summary["stopped"] == "steps"

@@ -149,7 +149,7 @@ def _report(args: list[str]) -> None:
 
     parsed, runs, file = parse_report(args)
 
-    from reinforce_lite.report import write_report
+    from reinforce_lite.report.write import write_report
     from reinforce_lite.utils.text import harmless
 
     try:

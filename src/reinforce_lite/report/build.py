@@ -1,138 +1,145 @@
-"""One run to what its page shows: its numbers, and the answers chosen to be read.
+"""From one run to what its page shows: its figures, and the completions selected for reading.
 
-The answers are read twice, line by line: once to count them all and to choose, once to fetch the chosen.
-So a page needs little memory, however long the run.
+The completions are read twice, line by line: once to count all and select some, once to fetch the selected
+ones. So a report needs little memory, however long the run.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from reinforce_lite.report import (
-    eval_history,
-    selection,
-    serialize,
-)
+from reinforce_lite.report import selection, serialize
 from reinforce_lite.report.costs import build_costs
 from reinforce_lite.report.curves import build_curves
-from reinforce_lite.report.eval_history import EvalHistory, Key
-from reinforce_lite.report.excerpts import Excerpts
-from reinforce_lite.report.reflection import Hits, build_reflection
+from reinforce_lite.report.eval_history import EvalHistory, ProblemKey
+from reinforce_lite.report.excerpts import ExcerptCollector
+from reinforce_lite.report.reflection import ReflectionTally, build_reflection
 from reinforce_lite.report.result import build_result
-from reinforce_lite.report.run_data import Files, groups, load, whole
-from reinforce_lite.report.selection import Seen
+from reinforce_lite.report.run_data import RunData, iter_eval_completions, iter_groups, load_run_data
+from reinforce_lite.report.selection import GroupStats
 from reinforce_lite.runlog.health import find_warnings
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Line, Run
 
-RunReport = tuple[Line, Line]
-"""What the page says in numbers, and what it shows beside them."""
+
+class RunReport(NamedTuple):
+    """Everything that a page shows of a run."""
+
+    summary: Line
+    """Results and figures, as `report --json` prints them."""
+    details: Line
+    """Curves, excerpts and the selected completions."""
 
 
-def build_report(run: Run, share: int = 1) -> RunReport:
-    """Everything a page shows of a run; `share` runs divide the room for answers."""
-    files = load(run)
-    counted = _Counted(files)
-    shown = selection.of_groups(counted.seen, share)
-    questions = selection.of_questions(counted.eval_history, share)
-    numbers: Line = {
+def build_report(run: Run, n_runs: int = 1) -> RunReport:
+    """The report of a run; a page of `n_runs` runs gives each an equal part of its room for completions."""
+    data = load_run_data(run)
+    collected = _Collected(data)
+    indices = selection.select_groups(collected.groups, n_runs)
+    keys = selection.select_questions(collected.history, n_runs)
+    result, questions = build_result(data, collected.history), _questions(data, keys)
+    summary: Line = {
         "name": run.path.resolve().name,
-        "model": files.model,
-        "task": files.task,
-        "result": build_result(files, counted.eval_history),
-        "warnings": list(find_warnings([StepMetrics.from_record(s) for s in files.steps]).values()),
-        "aha": build_reflection(files, counted.eval_history, counted.populations),
-        "cost": build_costs(files),
-        "answers": _answers(counted, shown, questions),
+        "model": data.model,
+        "task": data.task,
+        "result": result,
+        "warnings": list(find_warnings([StepMetrics.from_record(s) for s in data.steps]).values()),
+        "reflection": build_reflection(data, collected.history, collected.populations),
+        "costs": build_costs(data),
+        "completions": _counts(collected, indices, keys),
+        "example": _example(result["kind"], questions),
     }
-    beside: Line = {
-        "curves": build_curves(files),
-        "excerpts": counted.excerpts.chosen(),
-        "groups": _groups(run, shown),
-        "asked": _questions(files, questions),
+    details: Line = {
+        "curves": build_curves(data),
+        "excerpts": collected.excerpts.select(),
+        "groups": [_group(group) for i, group in enumerate(iter_groups(run)) if i in indices],
+        "eval_history": questions,
     }
-    return numbers | {"example": _example(numbers["result"]["kind"], beside["asked"])}, beside
+    return RunReport(summary, details)
 
 
-class _Counted:
-    """All answers, counted."""
+class _Collected:
+    """What the first pass over all completions collects."""
 
-    def __init__(self, files: Files) -> None:
-        self.eval_history = EvalHistory()
-        self.excerpts = Excerpts()
-        self.populations = {name: Hits() for name in ("untrained", "training", "trained")}
-        self.seen: list[Seen] = []
-        self.lines = 0
-        self._training(files.run)
-        self._evaluations(files)
+    def __init__(self, data: RunData) -> None:
+        self.history = EvalHistory()
+        self.excerpts = ExcerptCollector()
+        self.populations = {name: ReflectionTally() for name in ("untrained", "training", "trained")}
+        self.groups: list[GroupStats] = []
+        self.n_eval_completions = 0
+        self._read_training(data.run)
+        self._read_evaluations(data)
+        self._compare_first_and_last(max((e["step"] for e in data.evals), default=0))
 
-    def _training(self, run: Run) -> None:
-        for place, group in enumerate(groups(run)):
-            self.seen.append(selection.seen(place, group))
+    def _read_training(self, run: Run) -> None:
+        for index, group in enumerate(iter_groups(run)):
+            self.groups.append(selection.group_stats(index, group))
             for line in group:
-                found = line.get("reflection", {})
-                self.populations["training"].add(found, line["strict"], line["tokens"])
+                lists = line.get("reflection", {})
+                self.populations["training"].add(lists, line["strict"], line["tokens"])
                 self.excerpts.add(line)
 
-    def _evaluations(self, files: Files) -> None:
-        for line in whole(files):
-            key, step = (line["split"], line["problem_id"]), line["step"]
-            self.eval_history.marks.setdefault(key, {})[step] = eval_history.mark(line)
-            if step:
+    def _read_evaluations(self, data: RunData) -> None:
+        for line in iter_eval_completions(data):
+            self.history.add(line)
+            if line["step"]:
                 self.excerpts.add(line)
-            self.lines += 1
-        self._first_and_last(max((e["step"] for e in files.evals), default=0))
+            self.n_eval_completions += 1
 
-    def _first_and_last(self, last: int) -> None:
-        """The untrained model's answers beside the last evaluation's, to the same problems."""
-        for marks in self.eval_history.marks.values():
+    def _compare_first_and_last(self, last: int) -> None:
+        """Count the completions of the untrained model and of the last evaluation, for the same problems."""
+        for by_step in self.history.problems.values():
             for step, who in {last: "trained", 0: "untrained"}.items():
-                if last in marks and step in marks:
-                    found = marks[step]
-                    self.populations[who].add(found.lists, found.strict, found.tokens)
+                if last in by_step and step in by_step:
+                    completion = by_step[step]
+                    self.populations[who].add(completion.lists, completion.strict, completion.tokens)
 
 
-def _answers(counted: _Counted, shown: set[int], questions: list[Key]) -> dict[str, Any]:
-    """How many answers there are and how many of them the page shows."""
+def _counts(collected: _Collected, indices: set[int], keys: list[ProblemKey]) -> dict[str, Any]:
+    """The numbers of completions, questions and steps, and how many of them the page shows."""
+    shown = [group for group in collected.groups if group.index in indices]
+    problems = collected.history.problems
     return {
-        "training": sum(g.size for g in counted.seen),
-        "training_shown": sum(g.size for g in counted.seen if g.place in shown),
-        "evaluations": counted.lines,
-        "evaluations_shown": sum(len(counted.eval_history.marks[key]) for key in questions),
-        "questions": len(counted.eval_history.marks),
-        "questions_shown": len(questions),
-        "steps": len({g.step for g in counted.seen}),
-        "steps_shown": len({g.step for g in counted.seen if g.place in shown}),
+        "training": sum(g.n_completions for g in collected.groups),
+        "training_shown": sum(g.n_completions for g in shown),
+        "evaluations": collected.n_eval_completions,
+        "evaluations_shown": sum(len(problems[key]) for key in keys),
+        "questions": len(problems),
+        "questions_shown": len(keys),
+        "steps": len({g.step for g in collected.groups}),
+        "steps_shown": len({g.step for g in shown}),
     }
 
 
 def _example(kind: str, questions: list[Line]) -> Line | None:
-    """The shortest test question that shows the result: won where it is a gain, lost where it is a loss."""
-    won = {"better": True, "format": True, "worse": False}.get(kind)
-    found = [
-        {"question": q["question"], "before": q["answers"][0], "after": q["answers"][-1]}
-        for q in questions
-        if q["split"] == "test" and q["answers"][-1]["strict"] is won and q["answers"][0]["strict"] is not won
+    """The shortest test question that illustrates the result: gained for a gain, lost for a loss."""
+    right_after = {"better": True, "format": True, "worse": False}.get(kind)
+    pairs = [
+        (q["question"], q["completions"][0], q["completions"][-1]) for q in questions if q["split"] == "test"
     ]
-    if won is None or not found:
-        return None
-    return min(found, key=lambda e: len(e["question"] + e["before"]["text"] + e["after"]["text"]))
+    examples = [
+        {"question": question, "before": before, "after": after}
+        for question, before, after in pairs
+        if after["strict"] is right_after and before["strict"] is not right_after
+    ]
+    return min(examples, key=_length, default=None)
 
 
-def _groups(run: Run, places: set[int]) -> list[Line]:
-    """The chosen groups with their cards, in the order of the file."""
-    return [_group(group) for place, group in enumerate(groups(run)) if place in places]
+def _length(example: Line) -> int:
+    return len(example["question"] + example["before"]["text"] + example["after"]["text"])
 
 
 def _group(group: list[Line]) -> Line:
-    answers = [serialize.card(line) for line in group]
-    return {"step": group[0]["step"]} | serialize.question(group[0]) | {"answers": answers}
+    completions = [serialize.completion(line) for line in group]
+    return {"step": group[0]["step"]} | serialize.question(group[0]) | {"completions": completions}
 
 
-def _questions(files: Files, keys: list[Key]) -> list[Line]:
-    """The chosen held-out problems with the answer of every evaluation, in the order of the selection."""
-    found: dict[Key, Line] = {key: {} for key in keys}
-    for line in whole(files):
+def _questions(data: RunData, keys: list[ProblemKey]) -> list[Line]:
+    """The selected held-out problems, in that order, with the completions of all evaluations."""
+    questions: dict[ProblemKey, Line] = {key: {} for key in keys}
+    for line in iter_eval_completions(data):
         key = (line["split"], line["problem_id"])
-        if key in found:
-            found[key] = found[key] or {"split": key[0]} | serialize.question(line) | {"answers": []}
-            found[key]["answers"].append({"step": line["step"]} | serialize.card(line))
-    return list(found.values())
+        if key in questions:
+            question = questions[key]
+            if not question:
+                question |= {"split": key[0]} | serialize.question(line) | {"completions": []}
+            question["completions"].append({"step": line["step"]} | serialize.completion(line))
+    return list(questions.values())

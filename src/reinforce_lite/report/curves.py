@@ -1,106 +1,141 @@
-"""What is drawn over the steps: columns of steps.jsonl, and the evaluations beside them."""
+"""What is drawn over the steps: columns of steps.jsonl, and the evaluations."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
+from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
 from reinforce_lite.report import serialize
-from reinforce_lite.report.run_data import Files
+from reinforce_lite.report.run_data import RunData
 from reinforce_lite.runlog.run import Line
 
-POINTS = 1_500
-"""More steps than this are drawn as means of neighbours."""
+MAX_POINTS = 1_500
+"""More steps than this are drawn as means of neighbouring steps."""
 
-LENIENT, SECOND = "accuracy/lenient", "accuracy/second_opinion"
-CHARTS: tuple[dict[str, Any], ...] = (
-    {
-        "title": "Accuracy",
-        "unit": "share",
-        "lines": {
-            "accuracy/strict": "strict",
-            LENIENT: "lenient",
-            SECOND: "second opinion",
-        },
-        "evals": "strict",
-    },
-    {"title": "Reward", "unit": "", "lines": {"reward": "mean reward"}},
-    {"title": "Length of answers", "unit": "tokens", "lines": {"completions/mean_length": "mean length"}},
-    {
-        "title": "Answers cut at the limit",
-        "unit": "share",
-        "lines": {"completions/clipped_ratio": "share cut"},
-    },
-    {
-        "title": "Groups that teach nothing",
-        "unit": "share",
-        "lines": {"frac_reward_zero_std": "share with equal rewards"},
-    },
-    {"title": "Entropy", "unit": "nats a token", "lines": {"entropy": "of the sampled tokens"}},
-    {"title": "Gradient norm", "unit": "", "lines": {"grad_norm": "before clipping"}},
-    {
-        "title": "Speed",
-        "unit": "tokens/s",
-        "lines": {"tokens_per_second/rollout": "rollout", "tokens_per_second/update": "update"},
-    },
-    {"title": "Memory", "unit": "bytes", "lines": {"memory/peak_bytes": "peak so far"}},
+# Keys of steps.jsonl that the report reads; costs.py has those of the phases.
+STRICT, LENIENT, SECOND = "accuracy/strict", "accuracy/lenient", "accuracy/second_opinion"
+REWARD, NO_SIGNAL = "reward", "frac_reward_zero_std"
+MEAN_LENGTH, TRUNCATED = "completions/mean_length", "completions/clipped_ratio"
+ENTROPY, GRAD_NORM = "entropy", "grad_norm"
+ROLLOUT_SPEED, UPDATE_SPEED = "tokens_per_second/rollout", "tokens_per_second/update"
+PEAK_MEMORY = "memory/peak_bytes"
+REFLECTION = tuple(f"reflection/list_{name}" for name in REFLECTION_LISTS)
+
+_EVALUATION_KEYS = ("step", "split", "n", "strict", "strict_interval")
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One chart of the page."""
+
+    title: str
+    unit: str
+    lines: dict[str, str]
+    """Key of steps.jsonl to label."""
+    hint: str
+    """What the chart shows, for a newcomer."""
+    evals: str = ""
+    """The line on which the validation points belong."""
+
+
+CHARTS = (
+    Chart(
+        "Accuracy",
+        "share",
+        {STRICT: "strict", LENIENT: "lenient", SECOND: "second opinion"},
+        "Share of the completions sampled in training that are right. Dots: greedy completions of validation "
+        "problems, which are not trained on, with 95% intervals.",
+        evals=STRICT,
+    ),
+    Chart(
+        "Reward", "", {REWARD: "mean reward"}, "What training maximizes: the mean over a step's completions."
+    ),
+    Chart("Completion length", "tokens", {MEAN_LENGTH: "mean length"}, "Tokens that the model writes."),
+    Chart(
+        "Truncated completions",
+        "share",
+        {TRUNCATED: "truncated"},
+        "Completions that reach the token limit before they end; raise it if they are many.",
+    ),
+    Chart(
+        "No-signal groups",
+        "share",
+        {NO_SIGNAL: "groups without signal"},
+        "Groups (all completions of one question in one step) with equal rewards, which teach nothing.",
+    ),
+    Chart(
+        "Entropy",
+        "nats per token",
+        {ENTROPY: "sampled tokens"},
+        "How varied the completions are. Near 0, all completions of a question are alike.",
+    ),
+    Chart("Gradient norm", "", {GRAD_NORM: "before clipping"}, "Size of a step's gradient."),
+    Chart(
+        "Speed",
+        "tokens/s",
+        {ROLLOUT_SPEED: "rollout", UPDATE_SPEED: "update"},
+        "Rollout: sampling completions. Update: training on them.",
+    ),
+    Chart("Memory", "bytes", {PEAK_MEMORY: "peak so far"}, "The most memory in use at any time."),
 )
-REFLECTION = tuple(f"reflection/list_{name}" for name in "abc")
-
-_EVALUATION = ("step", "split", "n", "strict", "strict_interval")
 
 
-def build_curves(files: Files) -> dict[str, Any]:
-    """Columns of equal length, with None where a step has no such figure; `seconds` since the start.
+def build_curves(data: RunData) -> dict[str, Any]:
+    """Columns of equal length, with None where a step lacks a figure; `seconds` since the start of the run.
 
-    The clock counts steps and evaluations; what saving and loading took between them is not in the lines.
+    The time counts steps and evaluations; loading and saving between them are not in the lines.
     """
-    keys = [key for chart in CHARTS for key in chart["lines"]] + list(REFLECTION)
-    seconds = _seconds(files)
-    size = -(-len(files.steps) // POINTS) or 1
-    columns = {key: _thin([line.get(key) for line in files.steps], size) for key in keys}
+    keys = [key for chart in CHARTS for key in chart.lines] + list(REFLECTION)
+    seconds = _elapsed(data)
+    size = -(-len(data.steps) // MAX_POINTS) or 1
+    columns = {key: _average([line.get(key) for line in data.steps], size) for key in keys}
     return {
-        "steps": [part[-1]["step"] for part in _parts(files.steps, size)],
-        "seconds": [serialize.short(part[-1]) for part in _parts(seconds, size)],
+        "steps": [chunk[-1]["step"] for chunk in _chunks(data.steps, size)],
+        "seconds": [serialize.round_float(chunk[-1]) for chunk in _chunks(seconds, size)],
         "columns": {key: column for key, column in columns.items() if any(v is not None for v in column)},
         "averaged": size,
-        "evals": [_evaluation(e, files, seconds) for e in files.evals],
+        "evals": [_evaluation(e, data, seconds) for e in data.evals],
     }
 
 
-def charts(drawn: Sequence[Line]) -> list[dict[str, Any]]:
-    """The charts for these runs' curves: without the second opinion where it is every run's lenient verdict,
-    as on number tasks."""
-    pairs = [(one["columns"].get(SECOND), one["columns"].get(LENIENT)) for one in drawn]
+def charts(curves: Sequence[Line]) -> list[dict[str, Any]]:
+    """The charts for the curves of one run or several.
+
+    The second opinion is omitted if it is the lenient verdict in every run, as in tasks whose golds are
+    numbers.
+    """
+    pairs = [(c["columns"].get(SECOND), c["columns"].get(LENIENT)) for c in curves]
     if any(second != lenient for second, lenient in pairs if second):
-        return list(CHARTS)
-    return [c | {"lines": {k: v for k, v in c["lines"].items() if k != SECOND}} for c in CHARTS]
+        return list(map(asdict, CHARTS))
+    return [asdict(replace(c, lines={k: v for k, v in c.lines.items() if k != SECOND})) for c in CHARTS]
 
 
-def _seconds(files: Files) -> list[float]:
-    """When each step ended, in seconds since the start."""
-    spent = [line["step_time"] + _evaluating(files, line["step"] - 1) for line in files.steps]
-    return list(accumulate(spent))
+def _elapsed(data: RunData) -> list[float]:
+    """Seconds from the start of the run to the end of each step."""
+    durations = [line["step_time"] + _eval_seconds(data, line["step"] - 1) for line in data.steps]
+    return list(accumulate(durations))
 
 
-def _evaluating(files: Files, step: int) -> float:
-    return float(sum(e.get("seconds", 0.0) for e in files.evals if e["step"] == step))
+def _eval_seconds(data: RunData, step: int) -> float:
+    return float(sum(e.get("seconds", 0.0) for e in data.evals if e["step"] == step))
 
 
-def _evaluation(evaluation: Line, files: Files, seconds: Sequence[float]) -> Line:
-    shown = {key: serialize.short(evaluation[key]) for key in _EVALUATION}
-    ends = dict(zip((line["step"] for line in files.steps), seconds, strict=True))
-    return shown | {"seconds": serialize.short(ends.get(evaluation["step"], 0.0))}
+def _evaluation(evaluation: Line, data: RunData, elapsed: Sequence[float]) -> Line:
+    shown = {key: serialize.round_float(evaluation[key]) for key in _EVALUATION_KEYS}
+    by_step = dict(zip((line["step"] for line in data.steps), elapsed, strict=True))
+    return shown | {"seconds": serialize.round_float(by_step.get(evaluation["step"], 0.0))}
 
 
-def _parts(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
+def _chunks(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [values[i : i + size] for i in range(0, len(values), size)]
 
 
-def _thin(values: Sequence[float | None], size: int) -> list[float | None]:
-    """Means of neighbours, `size` together; None where they hold no figure."""
-    return [_mean([v for v in part if v is not None]) for part in _parts(values, size)]
+def _average(values: Sequence[float | None], size: int) -> list[float | None]:
+    """The mean of every `size` neighbours; None if all of them are None."""
+    return [_mean([v for v in chunk if v is not None]) for chunk in _chunks(values, size)]
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return serialize.short(fmean(values)) if values else None
+    return serialize.round_float(fmean(values)) if values else None

@@ -1,91 +1,91 @@
-"""The answers with a reflection word that a person should read, found while all of them pass by once.
+"""Excerpts: the completions with a reflection word that are most worth reading, collected in one pass.
 
-Best first: right after another number stood before the word, which may be a corrected mind; then right
-at all; then some that are wrong, as many are.
+Best first: those that may have corrected themselves, because another number appears before the word and the
+right answer after it; then other right ones; then a few wrong ones, since many are wrong.
 """
 
 import heapq
 
 from reinforce_lite.errors import UsageError
-from reinforce_lite.evaluation import reflection
-from reinforce_lite.evaluation.reflection import keyword_pattern
+from reinforce_lite.evaluation.reflection import PLAIN, keyword_pattern
 from reinforce_lite.report import serialize
 from reinforce_lite.runlog.run import Line
 from reinforce_lite.tasks.grading import grade
 
-BEST, WRONG = 12, 4  # shown
-BEFORE, AFTER = 240, 420  # characters around the first hit
+MAX_RIGHT, MAX_WRONG = 12, 4  # excerpts shown
+CHARS_BEFORE, CHARS_AFTER = 240, 420  # shown around the first hit
 KINDS = ("wrong", "right", "corrected")
 """By rank."""
 
-Kept = tuple[int, int, int, Line]
-"""Rank, step, how many had passed before, and the line."""
+Candidate = tuple[int, int, int, Line]
+"""Rank, step, order of arrival (so that lines are never compared), line."""
 
 
-class Excerpts:
-    """The most telling answers with a hit, kept while all answers pass by."""
+class ExcerptCollector:
+    """Keeps the best candidates of all completions that are added."""
 
     def __init__(self) -> None:
-        self.best: list[Kept] = []
-        self.wrong: list[Kept] = []
-        self.passed = 0
+        self.right: list[Candidate] = []
+        self.wrong: list[Candidate] = []
+        self.n_hits = 0
 
     def add(self, line: Line) -> None:
+        """Consider a line of rollouts.jsonl or eval_rollouts.jsonl."""
         if not line.get("reflection"):
             return
-        self.passed += 1
+        self.n_hits += 1
         if line["strict"]:
-            rank = 2 if _another_number_before(line) else 1
-            self._keep(self.best, BEST * 4, rank, line)
+            rank = KINDS.index("corrected" if _wrong_number_before_hit(line) else "right")
+            self._push(self.right, MAX_RIGHT * 4, rank, line)
         else:
-            self._keep(self.wrong, WRONG * 4, 0, line)
+            self._push(self.wrong, MAX_WRONG * 4, KINDS.index("wrong"), line)
 
-    def _keep(self, kept: list[Kept], most: int, rank: int, line: Line) -> None:
-        heapq.heappush(kept, (rank, line["step"], self.passed, line))
-        if len(kept) > most:
-            heapq.heappop(kept)
+    def _push(self, heap: list[Candidate], capacity: int, rank: int, line: Line) -> None:
+        heapq.heappush(heap, (rank, line["step"], self.n_hits, line))
+        if len(heap) > capacity:
+            heapq.heappop(heap)
 
-    def chosen(self) -> list[Line]:
-        """Best first: right after another number stood before the hit, right, then some that are wrong."""
-        return _one_a_problem(self.best, BEST) + _one_a_problem(self.wrong, WRONG)
+    def select(self) -> list[Line]:
+        """The excerpts to show, best first: right ones, then wrong ones, each at most one a problem."""
+        return _one_per_problem(self.right, MAX_RIGHT) + _one_per_problem(self.wrong, MAX_WRONG)
 
 
-def _another_number_before(line: Line) -> bool:
-    """Whether the last number before the first hit differs from the gold: the answer changed its mind."""
-    at = _first_hit(line)
-    if at is None:
+def _wrong_number_before_hit(line: Line) -> bool:
+    """Whether the last number before the first hit differs from the gold."""
+    start = _first_hit(line)
+    if start is None:
         return False
     try:
-        before = grade(line["completion"][:at], line["gold"], mode="lenient")
-    except UsageError:  # the gold is no number: whether a mind was changed can't be told
+        before = grade(line["completion"][:start], line["gold"], mode="lenient")
+    except UsageError:  # the gold is not a number, so a correction can't be detected
         return False
     return before.answer is not None and not before.correct
 
 
 def _first_hit(line: Line) -> int | None:
-    """Where the completion's first hit begins; None when it stands in the turn that was begun for it."""
-    words = {word for found in line["reflection"].values() for word in found}
-    ordered = sorted(words, key=len, reverse=True)
-    found = keyword_pattern(ordered).search(line["completion"].translate(reflection.PLAIN))
-    return found.start() if found else None
+    """Where the first hit starts in the completion; None if it is only in the response's prefill."""
+    words = {word for words in line["reflection"].values() for word in words}
+    longest_first = sorted(words, key=len, reverse=True)
+    match = keyword_pattern(longest_first).search(line["completion"].translate(PLAIN))
+    return match.start() if match else None
 
 
-def _one_a_problem(kept: list[Kept], most: int) -> list[Line]:
-    chosen: dict[str, Line] = {}
-    for rank, _, _, line in sorted(kept, key=lambda k: k[:3], reverse=True):
-        chosen.setdefault(line["problem_id"], _excerpt(line, rank))
-    return list(chosen.values())[:most]
+def _one_per_problem(candidates: list[Candidate], limit: int) -> list[Line]:
+    excerpts: dict[str, Line] = {}
+    for rank, _, _, line in sorted(candidates, key=lambda c: c[:3], reverse=True):
+        excerpts.setdefault(line["problem_id"], _excerpt(line, rank))
+    return list(excerpts.values())[:limit]
 
 
 def _excerpt(line: Line, rank: int) -> Line:
-    """The text around the first hit, and what stands around it."""
-    text, at = line["completion"], _first_hit(line) or 0
-    start, end = max(0, at - BEFORE), min(len(text), at + AFTER)
+    """The text around the first hit, with its question, extracted answer and verdict."""
+    text, hit = line["completion"], _first_hit(line) or 0
+    start, end = max(0, hit - CHARS_BEFORE), min(len(text), hit + CHARS_AFTER)
     part = ("… " if start else "") + text[start:end] + (" …" if end < len(text) else "")
     return serialize.question(line) | {
         "step": line["step"],
         "split": line.get("split", "train"),
-        "answer": serialize.text(line["answer"]),
+        "extracted": serialize.text(line["answer"]),
         "strict": line["strict"],
         "text": part,
         "hits": serialize.hits(line),

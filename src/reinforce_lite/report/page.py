@@ -1,11 +1,12 @@
-"""The page itself: the template with its style and scripts in it, and the data as inert JSON.
+"""The page: the template with its style and scripts inlined, and the data as inert JSON.
 
-Nothing that a model or a user wrote becomes HTML: the template escapes what it prints, scripts set text
-alone, and the content policy lets run only the scripts whose hash it names and lets nothing be fetched.
+No text of a model or a user becomes HTML: the template escapes what it prints, the scripts only set text, and
+the Content-Security-Policy allows only the style and script whose hashes it names, and no network request.
 """
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -18,39 +19,41 @@ from reinforce_lite.report.build import RunReport
 from reinforce_lite.runlog.run import Line
 from reinforce_lite.utils.text import harmless, interval, percent
 
-READ = ("name", "aha", "cost", "answers")
-"""What the scripts read of a run's numbers; the template reads the others."""
-SCRIPTS = ("dom.js", "chart.js", "curves.js", "answers.js", "aha.js", "costs.js", "main.js")
+SUMMARY_KEYS = ("name", "reflection", "costs", "completions")
+"""What the scripts read of a run's summary; the template reads the rest."""
+SCRIPTS = ("dom.js", "chart.js", "curves.js", "completions.js", "reflection.js", "costs.js", "main.js")
 
 
-def render(made: Sequence[RunReport]) -> str:
+def render(reports: Sequence[RunReport]) -> str:
     """The HTML of one run or several."""
     style, script = _asset("style.css"), "".join(map(_asset, SCRIPTS))
-    runs = [numbers for numbers, _ in made]
+    runs = [report.summary for report in reports]
     page: str = _template().render(
         runs=runs,
-        verdicts=_verdicts([numbers["result"] for numbers in runs]),
+        verdicts=_verdicts([summary["result"] for summary in runs]),
         style=style,
         script=script,
-        policy=_policy(style, script),
-        data=serialize.encode(_data(made)),
+        policy=_content_security_policy(style, script),
+        data=serialize.to_json(_script_data(reports)),
     )
-    return page.encode("utf-8", "replace").decode()  # a name from a file system may hold half a character
+    return page.encode("utf-8", "replace").decode()  # a name from a file system may hold a lone surrogate
 
 
-def _data(made: Sequence[RunReport]) -> dict[str, Any]:
+def _script_data(reports: Sequence[RunReport]) -> dict[str, Any]:
     """What the scripts draw."""
-    charts = curves.charts([beside["curves"] for _, beside in made])
-    return {"charts": charts, "runs": [{key: n[key] for key in READ} | beside for n, beside in made]}
+    return {
+        "charts": curves.charts([report.details["curves"] for report in reports]),
+        "runs": [{key: r.summary[key] for key in SUMMARY_KEYS} | r.details for r in reports],
+    }
 
 
 def _verdicts(results: Sequence[Line]) -> list[str]:
-    """What the comparison has columns for: the verdicts that a run has, a second opinion only where it is
-    not lenient once more."""
-    found = [each for r in results for each in (r["before"], r["after"]) if each]
-    again = all(each["second_opinion"] in (each["lenient"], None) for each in found)
-    names = result.VERDICTS[: 2 if again else 3]
-    return [name for name in names if any(each[name] is not None for each in found)]
+    """The verdicts that the comparison has columns for: those of any run, and a second opinion only if it
+    differs from lenient."""
+    evals = [e for r in results for e in (r["before"], r["after"]) if e]
+    redundant = all(e["second_opinion"] in (e["lenient"], None) for e in evals)
+    names = result.VERDICTS[: 2 if redundant else 3]
+    return [name for name in names if any(e[name] is not None for e in evals)]
 
 
 @cache
@@ -59,13 +62,18 @@ def _template() -> Any:
     environment.filters |= {
         "percent": percent,
         "interval": interval,
-        "p": result.p_value,
-        "place": lambda share: f"{100 * share:.2f}%",
+        "p": result.format_p,
+        "position": lambda share: f"{100 * share:.2f}%",
         "harmless": harmless,
         "words": lambda name: name.replace("_", " "),
-        "tight": lambda text: text.replace("p = ", "p\u00a0=\u00a0"),
+        "unbroken": _unbroken,
     }
     return environment.from_string(_asset("page.html"))
+
+
+def _unbroken(text: str) -> str:
+    """Keep each p-value on one line: with no-break spaces and hyphens."""
+    return re.sub("p [=<] [0-9.e-]+", lambda m: m[0].replace(" ", "\u00a0").replace("-", "\u2011"), text)
 
 
 @cache
@@ -73,8 +81,8 @@ def _asset(name: str) -> str:
     return (files("reinforce_lite") / "report" / "static" / name).read_text(encoding="utf-8")
 
 
-def _policy(style: str, script: str) -> str:
-    """The Content-Security-Policy: these two texts may act, and nothing may be fetched."""
+def _content_security_policy(style: str, script: str) -> str:
+    """Allow these two texts to act, and nothing to be fetched."""
     return (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"

@@ -1,4 +1,4 @@
-"""What a report is made from: a run's small files whole, its answers as a stream of groups."""
+"""What a report reads: a run's small files as a whole, its completions as a stream."""
 
 import json
 import tomllib
@@ -10,38 +10,38 @@ from reinforce_lite.runlog.run import Line, Run
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """A run directory, without its answers."""
+class RunData:
+    """A run directory, without its completions."""
 
     run: Run
     config: dict[str, Any]
-    """config.toml as it stands: a run of another version is shown too."""
+    """config.toml, not validated: a run of another version can be shown too."""
     steps: list[Line]
     evals: list[Line]
     """In the order of their steps."""
     summary: Line
-    """Empty while the run goes on."""
+    """Empty until the run ends."""
     machine: Line
-    """machine.json, written when the run begins; empty in runs that have none."""
+    """machine.json, written when the run starts; empty for runs that have none."""
 
     @property
     def step(self) -> int:
-        """The last step that is done; 0: none."""
+        """The last completed step; 0 before the first."""
         return self.steps[-1]["step"] if self.steps else 0
 
     @property
     def planned_steps(self) -> int:
-        """How many steps were asked for."""
+        """The number of steps that the config asks for."""
         return int(self.config.get("train", {}).get("steps", self.step))
 
     @property
     def model(self) -> str:
-        """The model's name, without the folders before it."""
+        """The model's name, without its folders."""
         return str(self.config.get("model", {}).get("name", "the model")).rstrip("/").rpartition("/")[2]
 
     @property
     def task(self) -> str:
-        """The task's name, with its level or where its problems come from."""
+        """The task's name, with its level or the path of its problems."""
         task = self.config.get("task", {})
         name = str(task.get("name", "its task"))
         if name == "wordmath":
@@ -49,18 +49,18 @@ class Files:
         return f"{name} {task['path']}" if task.get("path") and name != "gsm8k" else name
 
 
-def load(run: Run) -> Files:
-    """Read everything but the answers."""
+def load_run_data(run: Run) -> RunData:
+    """Read everything except the completions."""
     config = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
     evals = sorted(run.evals, key=lambda e: e["step"])
-    return Files(run, config, run.steps, evals, run.summary, _machine(run))
+    return RunData(run, config, run.steps, evals, run.summary, _read_machine(run))
 
 
-def groups(run: Run) -> Iterator[list[Line]]:
-    """The lines of rollouts.jsonl, a list a group: the answers to one question in one step."""
+def iter_groups(run: Run) -> Iterator[list[Line]]:
+    """The groups of rollouts.jsonl: the lines of the completions sampled for one question in one step."""
     group: list[Line] = []
     for line in run.read("rollouts"):
-        if group and (_key(line) != _key(group[-1]) or line["sample"] <= group[-1]["sample"]):
+        if group and (_group_key(line) != _group_key(group[-1]) or line["sample"] <= group[-1]["sample"]):
             yield group
             group = []
         group.append(line)
@@ -68,18 +68,18 @@ def groups(run: Run) -> Iterator[list[Line]]:
         yield group
 
 
-def whole(files: Files) -> Iterator[Line]:
-    """The lines of eval_rollouts.jsonl whose evaluation was finished."""
-    done = {(e["split"], e["step"]) for e in files.evals}
-    return (line for line in files.run.read("eval_rollouts") if (line["split"], line["step"]) in done)
+def iter_eval_completions(data: RunData) -> Iterator[Line]:
+    """The lines of eval_rollouts.jsonl that belong to finished evaluations."""
+    finished = {(e["split"], e["step"]) for e in data.evals}
+    return (line for line in data.run.read("eval_rollouts") if (line["split"], line["step"]) in finished)
 
 
-def _machine(run: Run) -> Line:
+def _read_machine(run: Run) -> Line:
     try:
         return dict(json.loads((run.path / "machine.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # not there, not whole, or not an object
+    except (OSError, ValueError, TypeError):  # missing, truncated, or not an object
         return {}
 
 
-def _key(line: Line) -> tuple[int, str]:
+def _group_key(line: Line) -> tuple[int, str]:
     return line["step"], line["problem_id"]

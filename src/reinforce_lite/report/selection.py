@@ -1,4 +1,4 @@
-"""Which answers a page shows when there are too many: a bounded choice that speaks for all of them."""
+"""Which completions a page shows when there are too many: a bounded, representative selection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,121 +6,131 @@ from random import Random
 from typing import TypeVar
 
 from reinforce_lite.report import serialize
-from reinforce_lite.report.eval_history import EvalHistory, Key
+from reinforce_lite.report.eval_history import EvalHistory, ProblemKey
 from reinforce_lite.runlog.run import Line
 
-ANSWERS = 6_000
-"""Of training, in a page."""
-ASKED = 2_000
-"""Of evaluations, in a page."""
-BYTES = 5_000_000
-"""Of each of the two, in a page."""
+MAX_TRAINING = 6_000
+"""Training completions in a page."""
+MAX_EVALUATION = 2_000
+"""Completions of evaluations in a page."""
+MAX_BYTES = 5_000_000
+"""Bytes in a page, for each of the two."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A group of training answers, as the choice knows it."""
+class GroupStats:
+    """What the selection knows of a group of training completions."""
 
-    place: int
-    """Its number in the file."""
+    index: int
+    """Its position among the groups of rollouts.jsonl."""
     step: int
+    n_completions: int
     size: int
-    cost: int
     """Bytes in the page."""
-    worth: tuple[bool, bool, bool]
-    """A reflection hit, right and wrong side by side, a cut answer: the first counts most."""
+    interest: tuple[bool, bool, bool]
+    """Has a reflection hit, has right and wrong completions, has a truncated one; the first counts most."""
 
 
-def seen(place: int, group: Sequence[Line]) -> Seen:
-    """A group's lines as the choice knows them."""
-    worth = (
+def group_stats(index: int, group: Sequence[Line]) -> GroupStats:
+    """What the selection needs to know of a group's lines."""
+    interest = (
         any(line.get("reflection") for line in group),
         len({line["strict"] for line in group}) > 1,
         any(line["truncated"] for line in group),
     )
-    cost = serialize.question_cost(group[0]) + sum(map(serialize.cost, group))
-    return Seen(place, group[0]["step"], len(group), cost, worth)
+    size = serialize.question_bytes(group[0]) + sum(map(serialize.completion_bytes, group))
+    return GroupStats(index, group[0]["step"], len(group), size, interest)
 
 
-def of_groups(found: Sequence[Seen], share: int = 1) -> set[int]:
-    """The places of the groups to show: one of every step, then of every step the next.
+def select_groups(groups: Sequence[GroupStats], n_runs: int = 1) -> set[int]:
+    """The indices of the groups to show: one of every step, then a second one of every step, and so on.
 
-    By turns the most telling group and one at random, so that ordinary ones are shown too; every other step
-    begins with the random one. Where even one group a step is too much, the first and the last step come
-    first, then those halfway. A page of `share` runs gives each its part.
+    A step's groups alternate between the most interesting one and a random one, so that ordinary groups
+    are shown too; half of the steps start with the random one. If not even one group a step fits, the first
+    and the last step come first, then those halfway between. Each of `n_runs` runs gets an equal part.
     """
-    by_step: dict[int, list[Seen]] = {}
-    for group in found:
+    by_step: dict[int, list[GroupStats]] = {}
+    for group in groups:
         by_step.setdefault(group.step, []).append(group)
     steps = list(by_step.values())
-    queues = [_by_turns(steps[i], at_random=rank // 2 % 2 == 1) for rank, i in enumerate(spread(len(steps)))]
-    costs = {g.place: (g.size, g.cost) for g in found}
-    return set(take(queues, costs, (ANSWERS // share, BYTES // share)))
+    queues = [
+        _alternate(steps[i], random_first=rank // 2 % 2 == 1)
+        for rank, i in enumerate(spread_order(len(steps)))
+    ]
+    costs = {g.index: (g.n_completions, g.size) for g in groups}
+    return set(take_in_turn(queues, costs, (MAX_TRAINING // n_runs, MAX_BYTES // n_runs)))
 
 
-def _by_turns(groups: Sequence[Seen], at_random: bool) -> list[int]:
-    """The places of a step's groups, the most telling of those left and one drawn at random by turns.
+def _alternate(groups: Sequence[GroupStats], random_first: bool) -> list[int]:
+    """The indices of a step's groups, alternately the most interesting remaining one and a random one.
 
-    The draw depends on the step alone: a report that is written again shows the same.
+    The draw depends only on the step, so a report that is rewritten shows the same groups.
     """
-    left = sorted(groups, key=lambda g: g.worth, reverse=True)
-    random, places = Random(left[0].step), []
-    while left:
-        places.append(left.pop(random.randrange(len(left)) if at_random else 0).place)
-        at_random = not at_random
-    return places
+    remaining = sorted(groups, key=lambda g: g.interest, reverse=True)
+    random, indices, draw = Random(remaining[0].step), [], random_first
+    while remaining:
+        indices.append(remaining.pop(random.randrange(len(remaining)) if draw else 0).index)
+        draw = not draw
+    return indices
 
 
-def of_questions(asked: EvalHistory, share: int = 1) -> list[Key]:
-    """The held-out problems to show, test first: of every outcome as many, those with a reflection hit first.
+def select_questions(history: EvalHistory, n_runs: int = 1) -> list[ProblemKey]:
+    """The held-out problems to show, test first: as many of every outcome, those with a reflection hit first.
 
-    Validation problems, asked at every evaluation, get half of the room at most.
+    Validation problems, which have a completion from every evaluation, get at most half of the room.
     """
-    costs = {key: (len(found), sum(m.cost for m in found.values())) for key, found in asked.marks.items()}
-    answers, size = ASKED // share, BYTES // share
-    often = take(_by_outcome(asked, "validation"), costs, (answers // 2, size // 2))
-    left = answers - sum(costs[key][0] for key in often), size - sum(costs[key][1] for key in often)
-    return take(_by_outcome(asked, "test"), costs, left) + often
+    costs = {
+        key: (len(by_step), sum(c.size for c in by_step.values()))
+        for key, by_step in history.problems.items()
+    }
+    n, size = MAX_EVALUATION // n_runs, MAX_BYTES // n_runs
+    validation = take_in_turn(_by_outcome(history, "validation"), costs, (n // 2, size // 2))
+    room = n - sum(costs[key][0] for key in validation), size - sum(costs[key][1] for key in validation)
+    return take_in_turn(_by_outcome(history, "test"), costs, room) + validation
 
 
-def _by_outcome(asked: EvalHistory, split: str) -> list[list[Key]]:
-    """A split's problems, a list an outcome, those with a reflection hit first."""
+def _by_outcome(history: EvalHistory, split: str) -> list[list[ProblemKey]]:
+    """A split's problems, a list for each outcome, those with a reflection hit first."""
 
-    def plain(key: Key) -> bool:
-        return not any(mark.lists for mark in asked.marks[key].values())
+    def has_no_hit(key: ProblemKey) -> bool:
+        return not any(completion.lists for completion in history.problems[key].values())
 
-    return [sorted((k for k in keys if k[0] == split), key=plain) for keys in asked.kinds().values()]
+    by_outcome = history.problems_by_outcome().values()
+    return [sorted((k for k in keys if k[0] == split), key=has_no_hit) for keys in by_outcome]
 
 
-def take(queues: Sequence[Sequence[T]], costs: dict[T, tuple[int, int]], limits: tuple[int, int]) -> list[T]:
-    """The first of every queue, then the second of every queue, and so on, within the limits.
+def take_in_turn(
+    queues: Sequence[Sequence[T]], costs: dict[T, tuple[int, int]], limits: tuple[int, int]
+) -> list[T]:
+    """The first item of every queue, then the second of every queue, and so on, within the limits.
 
-    `costs` and `limits` are answers and bytes. What does not fit is passed over; something smaller may.
+    `costs` and `limits` are completions and bytes. An item that does not fit is skipped; a smaller one may
+    follow.
 
-    >>> take([["a", "b"], ["c"]], {"a": (5, 1), "b": (5, 1), "c": (5, 1)}, (10, 10))
+    >>> take_in_turn([["a", "b"], ["c"]], {"a": (5, 1), "b": (5, 1), "c": (5, 1)}, (10, 10))
     ['a', 'c']
     """
     taken: list[T] = []
-    answers, size = limits
+    n_left, bytes_left = limits
     for rank in range(max(map(len, queues), default=0)):
         for queue in queues:
             if rank < len(queue):
-                n, cost = costs[queue[rank]]
-                if n <= answers and cost <= size:
-                    answers, size = answers - n, size - cost
+                n, size = costs[queue[rank]]
+                if n <= n_left and size <= bytes_left:
+                    n_left, bytes_left = n_left - n, bytes_left - size
                     taken.append(queue[rank])
     return taken
 
 
-def spread(n: int) -> list[int]:
-    """0 to n-1 so that every beginning of the list lies evenly: first, last, then what halves the gaps.
+def spread_order(n: int) -> list[int]:
+    """0 to n-1 in an order whose every prefix is spread evenly: first, last, then what halves the gaps.
 
-    >>> spread(5)
+    >>> spread_order(5)
     [0, 4, 2, 1, 3]
     """
     bits = max(1, (n - 1).bit_length())
-    ends = [0, n - 1] if n > 1 else [0] * n
+    outer = [0, n - 1] if n > 1 else [0] * n
     inner = sorted(range(1, n - 1), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))
-    return ends + inner
+    return outer + inner

@@ -11,7 +11,7 @@ from reinforce_lite.learner.optimizers import check_optimizer
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.planner.plan import Plan, check_fits, plan_unchanged
-from reinforce_lite.report import ReportRefresher
+from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.tasks import task_fingerprint
 from reinforce_lite.tasks.base import Task

@@ -1,25 +1,25 @@
-// One line chart as inline SVG: raw and smoothed lines, evaluations as points, a control as a dashed line.
-// All charts share the place that is pointed at, so that one sees every figure of a step at once.
+// One line chart as inline SVG: raw and smoothed lines, evaluations as points, a reference as a dashed line.
+// All charts share the cursor, so that pointing at a step shows every figure of it.
 
-const WIDE = 400, HIGH = 190, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 22;
+const WIDTH = 400, HEIGHT = 190, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 22;
 const charts = new Set();
 
-// {title, unit, span: [from, to], clock: bool, lines: [{label, x, y}], points: [{label, x, y, low, high}], control}
+// {title, unit, span: [from, to], clock: bool, lines: [{label, x, y}], points: [{label, x, y, low, high}], reference, hint}
 function chart(spec, smoothing) {
   const values = spec.lines.flatMap((l) => l.y).concat((spec.points || []).flatMap((p) => [p.high, p.y]));
-  const scale = axis(values.concat([spec.control, 0]).filter((v) => v !== null && v !== undefined), spec.unit);
+  const scale = axis(values.concat([spec.reference, 0]).filter((v) => v !== null && v !== undefined), spec.unit);
   const [from, to] = spec.span;
-  const atX = (x) => LEFT + ((x - from) / (to - from || 1)) * (WIDE - LEFT - RIGHT);
-  const atY = (y) => HIGH - BOTTOM - ((y - scale.low) / (scale.high - scale.low)) * (HIGH - TOP - BOTTOM);
+  const atX = (x) => LEFT + ((x - from) / (to - from || 1)) * (WIDTH - LEFT - RIGHT);
+  const atY = (y) => HEIGHT - BOTTOM - ((y - scale.low) / (scale.high - scale.low)) * (HEIGHT - TOP - BOTTOM);
   const lines = spec.lines.map((line) => ({ ...line, smooth: smooth(line.y, windowOf(line.y, smoothing)) }));
-  const cursor = svg("line", { class: "cursor", y1: TOP, y2: HIGH - BOTTOM, visibility: "hidden" });
-  const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", tabindex: 0, "aria-label": spec.title },
-    ...grid(scale, spec, atY), ...ticksBelow(spec, atX), control(spec, atY),
+  const cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
+  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", tabindex: 0, "aria-label": spec.title },
+    ...grid(scale, spec, atY), ...ticksBelow(spec, atX), referenceLine(spec, atY),
     ...lines.flatMap((line, i) => curve(line, i, atX, atY)),
     ...(spec.points || []).flatMap((p) => point(p, atX, atY)), cursor);
   const legend = el("p", { class: "legend" });
   const node = el("figure", { class: "chart" },
-    el("figcaption", {}, el("b", {}, spec.title), spec.unit && spec.unit !== "share" && spec.unit !== "bytes"
+    el("figcaption", { title: spec.hint }, el("b", {}, spec.title), spec.unit && spec.unit !== "share" && spec.unit !== "bytes"
       ? el("span", { class: "unit" }, " " + spec.unit) : ""), picture, legend);
   const show = (x) => {
     cursor.setAttribute("visibility", x === null ? "hidden" : "visible");
@@ -27,7 +27,7 @@ function chart(spec, smoothing) {
     legend.replaceChildren(...readings(spec, lines, x));
   };
   show(null);
-  listen(picture, spec, (px) => from + ((px - LEFT) / (WIDE - LEFT - RIGHT)) * (to - from));
+  listen(picture, spec, (px) => from + ((px - LEFT) / (WIDTH - LEFT - RIGHT)) * (to - from));
   charts.add({ node, show });
   return node;
 }
@@ -47,7 +47,7 @@ function grid(scale, spec, atY) {
     const value = i * scale.step, y = atY(value);
     const text = spec.unit === "share" ? Number((100 * value).toPrecision(3)) + "%"
       : spec.unit === "bytes" ? Number((value / 1e9).toPrecision(3)) + " GB" : number(value);
-    nodes.push(svg("line", { class: "grid", x1: LEFT, x2: WIDE - RIGHT, y1: y, y2: y }),
+    nodes.push(svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y, y2: y }),
       svg("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, text));
   }
   return nodes;
@@ -56,13 +56,13 @@ function grid(scale, spec, atY) {
 function ticksBelow(spec, atX) {
   const [from, to] = spec.span;
   return [from, (from + to) / 2, to].map((x, i) => svg("text",
-    { x: atX(x), y: HIGH - 6, "text-anchor": ["start", "middle", "end"][i] },
+    { x: atX(x), y: HEIGHT - 6, "text-anchor": ["start", "middle", "end"][i] },
     spec.clock ? clock(x) : (i ? "" : "step ") + Math.round(x)));
 }
 
-function control(spec, atY) {
-  if (spec.control === null || spec.control === undefined) return null;
-  return svg("line", { class: "control", x1: LEFT, x2: WIDE - RIGHT, y1: atY(spec.control), y2: atY(spec.control) });
+function referenceLine(spec, atY) {
+  if (spec.reference === null || spec.reference === undefined) return null;
+  return svg("line", { class: "reference", x1: LEFT, x2: WIDTH - RIGHT, y1: atY(spec.reference), y2: atY(spec.reference) });
 }
 
 function curve(line, i, atX, atY) {
@@ -74,8 +74,8 @@ function path(x, y, atX, atY) {
   let d = "", pen = false;
   for (let i = 0; i < y.length; i++) {
     if (y[i] === null) { pen = false; continue; }
-    const alone = !pen && (i + 1 === y.length || y[i + 1] === null);
-    d += `${pen ? "L" : "M"}${atX(x[i]).toFixed(1)} ${atY(y[i]).toFixed(1)}${alone ? "h0.01" : ""}`;
+    const isolated = !pen && (i + 1 === y.length || y[i + 1] === null);
+    d += `${pen ? "L" : "M"}${atX(x[i]).toFixed(1)} ${atY(y[i]).toFixed(1)}${isolated ? "h0.01" : ""}`;
     pen = true;
   }
   return d;
@@ -83,7 +83,7 @@ function path(x, y, atX, atY) {
 
 const windowOf = (y, smoothing) => Math.max(1, Math.round(y.length * smoothing));
 
-// The mean of a window that stands around each step: it lags behind neither side. Null where it is one step.
+// The mean of a window centred on each step, so that it does not lag; null if the window is one step.
 function smooth(y, window) {
   if (window === 1) return null;
   const half = Math.floor(window / 2);
@@ -101,21 +101,21 @@ function point(p, atX, atY) {
       svg("title", {}, `${p.label}: ${percent(p.y)} (${percent(p.low)} to ${percent(p.high)})`))];
 }
 
-// Every line's value at x, or its last; a dash where the line has ended before.
+// Every line's value at x, or its last one; a dash where the line ends before x.
 function readings(spec, lines, x) {
   const nodes = lines.map((line, i) => {
     const at = x === null ? line.y.length - 1 : x > line.x.at(-1) ? line.y.length : nearest(line.x, x);
     const known = line.y[at] !== null && line.y[at] !== undefined;
-    const around = line.smooth && known ? el("small", {}, ` ≈ ${inUnit(line.smooth[at], spec.unit)}`) : "";
-    return el("span", {}, el("i", { class: `key s${i % 6}` }), line.label + " ", el("b", {}, inUnit(line.y[at], spec.unit)), around);
+    const smoothed = line.smooth && known ? el("small", {}, ` ≈ ${inUnit(line.smooth[at], spec.unit)}`) : "";
+    return el("span", {}, el("i", { class: `key s${i % 6}` }), line.label + " ", el("b", {}, inUnit(line.y[at], spec.unit)), smoothed);
   });
   const points = spec.points || [];
   if (points.length) {
     const p = x === null ? points[points.length - 1] : points[nearest(points.map((q) => q.x), x)];
     nodes.push(el("span", {}, el("i", { class: `key dot s${p.series ?? 3}` }), p.label + " ", el("b", {}, percent(p.y))));
   }
-  if (spec.control !== null && spec.control !== undefined) {
-    nodes.push(el("span", {}, el("i", { class: "key dash" }), "untrained ", el("b", {}, percent(spec.control))));
+  if (spec.reference !== null && spec.reference !== undefined) {
+    nodes.push(el("span", {}, el("i", { class: "key dash" }), "untrained ", el("b", {}, percent(spec.reference))));
   }
   return nodes;
 }
@@ -127,27 +127,27 @@ function nearest(xs, x) {
 }
 
 function pointAt(x, spec) {
-  for (const one of charts) one.node.isConnected ? one.show(x) : charts.delete(one);
+  for (const c of charts) c.node.isConnected ? c.show(x) : charts.delete(c);
   byId("at").textContent = x === null ? "" : spec.clock ? `at ${clock(x)}` : `at step ${Math.round(x)}`;
 }
 
 function listen(picture, spec, toValue) {
   const xs = [...new Set(spec.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
-  let here = null;
-  const go = (x) => { here = x; pointAt(x, spec); };
+  let cursor = null;
+  const go = (x) => { cursor = x; pointAt(x, spec); };
   const move = (event) => {
     const box = picture.getBoundingClientRect();
-    if (xs.length) go(xs[nearest(xs, toValue(((event.clientX - box.left) / box.width) * WIDE))]);
+    if (xs.length) go(xs[nearest(xs, toValue(((event.clientX - box.left) / box.width) * WIDTH))]);
   };
   picture.addEventListener("pointermove", move);
   picture.addEventListener("pointerdown", move);
   picture.addEventListener("pointerleave", () => go(null));
   picture.addEventListener("blur", () => go(null));
   picture.addEventListener("keydown", (event) => {
-    const turn = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!turn || !xs.length) return;
+    const direction = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!direction || !xs.length) return;
     event.preventDefault();
-    const at = here === null ? (turn > 0 ? -1 : xs.length) : nearest(xs, here);
-    go(xs[Math.max(0, Math.min(xs.length - 1, at + turn))]);
+    const at = cursor === null ? (direction > 0 ? -1 : xs.length) : nearest(xs, cursor);
+    go(xs[Math.max(0, Math.min(xs.length - 1, at + direction))]);
   });
 }

@@ -1,4 +1,4 @@
-// The charts over the steps: of one run all its lines, of several runs one line each.
+// The charts over the steps: one run with all its lines, or several runs with one line each.
 
 const several = data.runs.length > 1;
 
@@ -6,9 +6,10 @@ function drawCurves() {
   const axisName = byId("axis").value, smoothing = Number(byId("smoothing").value);
   const specs = several ? data.charts.flatMap((c) => comparison(c, axisName)) : data.charts.map((c) => single(c, axisName));
   byId("charts").replaceChildren(...specs.filter((s) => s && s.lines.length).map((s) => chart(s, smoothing)));
-  if (!byId("charts").children.length) byId("charts").append(el("p", { class: "hint" }, "No step is done yet."));
-  const coarse = data.runs.find((r) => r.curves.averaged > 1);
-  if (coarse) byId("charts").append(el("p", { class: "hint" }, `Each point is the mean of ${coarse.curves.averaged} steps.`));
+  if (!byId("charts").children.length) byId("charts").append(el("p", { class: "hint" }, "No step is finished yet."));
+  const averaged = Math.max(...data.runs.map((r) => r.curves.averaged));
+  if (averaged > 1) byId("charts").append(el("p", { class: "hint" }, `Each point is the mean of up to ${averaged} steps.`));
+  byId("chart-hints").replaceChildren(...data.charts.flatMap((c) => [el("dt", {}, c.title), el("dd", {}, c.hint)]));
 }
 
 function single(c, axisName) {
@@ -23,14 +24,14 @@ function linesOf(run, c, axisName) {
     .map(([key, label]) => ({ label, x: run.curves[axisName], y: run.curves.columns[key] }));
 }
 
-// One chart for every figure, with a line for every run that has it.
+// One chart per figure, with a line for every run that has it.
 function comparison(c, axisName) {
   return Object.entries(c.lines).map(([key, label]) => {
     const runs = data.runs.filter((r) => r.curves.columns[key]);
     const title = Object.keys(c.lines).length > 1 ? `${c.title}: ${label}` : c.title;
-    return { title, unit: c.unit, span: spanOf(data.runs, axisName), clock: axisName === "seconds",
+    return { title, unit: c.unit, hint: c.hint, span: spanOf(data.runs, axisName), clock: axisName === "seconds",
       lines: runs.map((r) => ({ label: r.name, x: r.curves[axisName], y: r.curves.columns[key] })),
-      points: key === "accuracy/strict" ? data.runs.flatMap((r, i) => evalPoints(r, axisName, i % 6)) : [] };
+      points: key === c.evals ? data.runs.flatMap((r, i) => evalPoints(r, axisName, i % 6)) : [] };
   });
 }
 

@@ -1,5 +1,5 @@
 "use strict";
-// Helpers that make nodes. Text reaches the page through text nodes alone; innerHTML is never set.
+// Helpers that make nodes. Text reaches the page only through text nodes; innerHTML is never set.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -15,22 +15,22 @@ const el = (name, attributes = {}, ...children) => fill(document.createElement(n
 const svg = (name, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 
-// What acts on a screen without being seen: control and format characters, halves of characters.
-const ACTS = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}]/gu;
+// Invisible characters that affect the display: control and format characters, lone surrogates.
+const INVISIBLE = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}]/gu;
 
 function visible(text) {
   if (text === null) return [DASH];
   const parts = [];
   let end = 0;
-  for (const found of text.matchAll(ACTS)) {
-    parts.push(text.slice(end, found.index));
-    parts.push(el("span", { class: "acts" }, "\\u" + found[0].codePointAt(0).toString(16).padStart(4, "0")));
-    end = found.index + found[0].length;
+  for (const match of text.matchAll(INVISIBLE)) {
+    parts.push(text.slice(end, match.index));
+    parts.push(el("span", { class: "escape" }, "\\u" + match[0].codePointAt(0).toString(16).padStart(4, "0")));
+    end = match.index + match[0].length;
   }
   return [...parts, text.slice(end)];
 }
 
-// Text with words marked: whole words in any case, with either apostrophe or hyphen, also over a line's end.
+// Text with words marked: whole words in any case, with either kind of apostrophe and hyphen, also across lines.
 function marked(text, words) {
   if (!words.length) return visible(text);
   const escaped = [...words].sort((a, b) => b.length - a.length)
@@ -39,18 +39,18 @@ function marked(text, words) {
   const pattern = new RegExp(`(?<![\\p{L}\\p{N}_-])(?:${escaped.join("|")})(?![\\p{L}\\p{N}_-])`, "giu");
   const parts = [];
   let end = 0;
-  for (const found of text.matchAll(pattern)) {
-    parts.push(...visible(text.slice(end, found.index)), el("mark", {}, found[0]));
-    end = found.index + found[0].length;
+  for (const match of text.matchAll(pattern)) {
+    parts.push(...visible(text.slice(end, match.index)), el("mark", {}, match[0]));
+    end = match.index + match[0].length;
   }
   return [...parts, ...visible(text.slice(end))];
 }
 
 const wordsOf = (hits) => [...new Set(Object.values(hits).flat())];
 
-// Numbers as a person reads them.
+// Numbers for people.
 const DASH = "–";
-const count = (n, thing) => `${n.toLocaleString("en")} ${thing}${n === 1 ? "" : "s"}`;
+const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 function number(value) {
   if (value === null || value === undefined) return DASH;
   const size = Math.abs(value);

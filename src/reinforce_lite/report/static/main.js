@@ -1,28 +1,28 @@
-// Wiring: which run is looked at, what the controls do.
+// Wiring: the current run, and what the controls do.
 
 let current = data.runs[0];
 
 function showRun() {
   if (several) current = data.runs[Number(byId("run").value)];
-  showAnswers();
-  showAha();
-  showCost();
+  showCompletions();
+  showReflection();
+  showCosts();
 }
 
 function redraw() {
   drawCurves();
-  showAha();
+  showReflection();
 }
 
-function on(ids, event, act) {
-  for (const id of ids) byId(id)?.addEventListener(event, act);
+function on(ids, event, handler) {
+  for (const id of ids) byId(id)?.addEventListener(event, handler);
 }
 
 on(["axis", "smoothing"], "change", redraw);
 on(["run"], "change", showRun);
-on(["f-step", "f-verdict", "f-hit", "f-cut"], "change", filterGroups);
+on(["f-step", "f-verdict", "f-hit", "f-truncated"], "change", filterGroups);
 on(["f-text"], "input", filterGroups);
-on(["q-split", "q-change"], "change", filterQuestions);
+on(["q-split", "q-outcome"], "change", filterQuestions);
 on(["q-text"], "input", filterQuestions);
 on(["theme"], "click", () => {
   const dark = document.documentElement.dataset.theme
