@@ -138,7 +138,8 @@ def test_task_of_the_how_to_trains(settings: dict[str, Any]) -> None:
     small = {"train.steps": 1, "rollout.prompts_per_step": 4, "task.name": "./my_task.py"}
     run = rl.train(RECIPE, settings | small, run="own", quiet=True)
     assert run.steps[0]["reward_faults"] == 0
-    assert run.before["n"] == 2  # its test split
+    assert run.before
+    assert run.before["n"] == 2  # the size of its test split
 
 
 def test_snippet_of_getting_started_runs(
@@ -151,5 +152,6 @@ def test_snippet_of_getting_started_runs(
 
     monkeypatch.setattr(rl, "train", tiny_train)
     (block,) = blocks(DOCS / "getting-started.md", "python")
-    exec(block, {})
+    Path("snippet.py").write_text(block)
+    runpy.run_path("snippet.py")
     assert "'strict'" in capsys.readouterr().out

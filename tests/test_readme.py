@@ -1,6 +1,7 @@
 """What the README tells a newcomer to type works, with a tiny model and few steps."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def test_snippet_runs(
     monkeypatch.setattr(rl, "train", tiny_train)
     (snippet,) = [block for block in blocks("python") if "rl.train" in block]
     assert snippet.splitlines()[0] == "import reinforce_lite as rl"
-    exec(snippet, {})
+    Path("snippet.py").write_text(snippet)
+    runpy.run_path("snippet.py")
     assert capsys.readouterr().out.splitlines()[-1] == "True 72 right"
 
 
