@@ -4,7 +4,7 @@
                                                                          │
                                 docs/results/EXPERIMENT.md, .svg ◀──the experiment's own table and plot
                                         │
-                     README.md, docs/results.md ◀── docs/results.py
+                                docs/results.md ◀── docs/results.py
 
 A trial is a command of its own, so its run is what anyone gets who types it. What has been kept isn't run
 again; a trial that the time limit stops saves a checkpoint and goes on the next time. Tables and plots are
