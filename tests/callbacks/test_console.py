@@ -118,7 +118,7 @@ def test_the_table_says_whether_the_change_is_real() -> None:
 def test_lines_tell_of_long_phases_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 0, 10, 20 and 40 seconds; a line every 15."""
     times = iter([0.0, 0.0, 10.0, 20.0, 20.0, 21.0, 40.0, 40.0])
-    monkeypatch.setattr(screen.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr("reinforce_lite.callbacks.console.time.monotonic", lambda: next(times))
     show = LineConsole(Console(file=io.StringIO(), width=120))
     show.phase("answering", 200)
     for finished in (50, 30, 0, 20, 20):

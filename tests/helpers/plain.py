@@ -1,5 +1,6 @@
 """Log-probabilities and gradients by plain transformers: the independent path."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,11 +21,9 @@ BRANCHES = [
 ]
 
 
-def plain(
-    model: Any, prompt: tuple[int, ...], completion: tuple[int, ...], temperature: float
-) -> torch.Tensor:
+def plain(model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float) -> torch.Tensor:
     """The independent path: whole sequence, no padding, no cache, log_softmax of everything."""
-    ids = torch.tensor([prompt + completion])
+    ids = torch.tensor([[*prompt, *completion]])
     logits = model(ids, use_cache=False).logits[0].double() / temperature
     logprobs = torch.log_softmax(logits, dim=-1)
     places = range(len(prompt) - 1, len(prompt) + len(completion) - 1)

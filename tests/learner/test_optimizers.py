@@ -138,7 +138,7 @@ def test_pieces_are_whole_blocks_and_none_is_small(numbers: int) -> None:
 def test_forgotten_it_starts_anew() -> None:
     """A rehearsal at a rate of 0 with gradients of 0 moves nothing and leaves nothing."""
     for state, dtype in (("8-bit", torch.bfloat16), ("32-bit", torch.float32)):
-        section = UpdateConfig(optimizer_state=state, weight_decay=0.1)
+        section = UpdateConfig(optimizer_state=state, weight_decay=0.1)  # type: ignore[arg-type]
         held, plain = weights(dtype), weights(dtype)
         optimizer = make_optimizer(section, held)
         for w in held.values():

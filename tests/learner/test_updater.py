@@ -54,7 +54,7 @@ def test_gradient_is_the_independent_one(policy: Policy, preset: str, temperatur
     reference.load_state_dict(policy.model.state_dict())
     reference.get_input_embeddings().padding_idx = None
     loss = independent_loss(reference, preset, temperature)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     expected = flat([p.grad for p in reference.parameters()])
     assert gradient.loss == pytest.approx(loss.item(), rel=1e-4)
     assert (gradient_of(updater) - expected).norm() / expected.norm() < 1e-5
@@ -127,7 +127,7 @@ class Small:
         self.states, self.tokens = updater.passes.states, tokens
         self.calls = 0
         self.refused: list[int] = []
-        updater.passes.states = self  # type: ignore[method-assign, assignment]
+        updater.passes.states = self  # type: ignore[method-assign]
 
     def __call__(self, branches: Any, prefix: Any) -> Tensor:
         tokens = sum(len(b.prompt) - prefix.length + sum(map(len, b.completions)) for b in branches)
@@ -360,7 +360,7 @@ def test_three_updates_are_those_of_a_plain_loop(policy: Policy) -> None:
         assert gradient.norm > 0.05  # so the clipping is real
         assert updater.apply_gradient(gradient, step)
         optimizer.zero_grad()
-        independent_loss(reference, "reinforce-lite", 0.7).backward()
+        independent_loss(reference, "reinforce-lite", 0.7).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()

@@ -61,13 +61,13 @@ FAMILIES: dict[str, Any] = {
         Phi3Config(**(SIZES | {"hidden_size": 32}), partial_rotary_factor=0.5)
     ),
 }
-LONG = {
+LONG: dict[str, Any] = {
     "rope_type": "longrope",
     "rope_theta": 500.0,
     "short_factor": [1.0, 1.1],
     "long_factor": [2.0, 3.0],
 }
-LLAMA_3 = {
+LLAMA_3: dict[str, Any] = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
     "factor": 4.0,
@@ -98,7 +98,7 @@ def test_log_probabilities_and_gradients_are_transformers(family: str) -> None:
     expected = plain_of(reference, BRANCHES, 0.7)
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
     backward_in_chunks(model, passes.states(BRANCHES, None), tokens, weights, 0.7)
-    (-(weights * expected).sum()).backward()
+    (-(weights * expected).sum()).backward()  # type: ignore[no-untyped-call]
     assert relative_difference(model, reference) < 1e-5
 
 

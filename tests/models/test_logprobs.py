@@ -1,5 +1,7 @@
 """Log-probabilities and gradients against plain transformers, one unpadded sequence at a time."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -19,7 +21,11 @@ from reinforce_lite.models.logprobs import token_logprobs
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.models.prefix_tree import Branch
 
-WAYS = {"tree": lambda m: TreeForward(Llama(m)), "shared": SharedPromptForward, "whole": FullSequenceForward}
+WAYS: dict[str, Any] = {
+    "tree": lambda m: TreeForward(Llama(m)),
+    "shared": SharedPromptForward,
+    "whole": FullSequenceForward,
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -44,7 +50,7 @@ def test_gradients_are_those_of_plain_transformers(
     weights = torch.linspace(-1, 2, len(tokens), dtype=torch.float64)
     loss = backward_in_chunks(model, WAYS[way](model).states(BRANCHES, None), tokens, weights, 0.7)
     expected = -(weights * plain_of(reference, BRANCHES, 0.7)).sum()
-    expected.backward()
+    expected.backward()  # type: ignore[no-untyped-call]
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert relative_difference(model, reference) < 1e-5
 
@@ -59,10 +65,10 @@ def test_a_prefix_shared_by_several_prompts_is_exact(way: str, shared: int) -> N
     assert prefix is not None
     for weight, part in enumerate([BRANCHES[:1], BRANCHES[1:]], start=1):
         found = token_logprobs(model, passes.states(part, prefix), tokens_of(part), 0.7)
-        (weight * found.sum()).backward()
+        (weight * found.sum()).backward()  # type: ignore[no-untyped-call]
         expected = plain_of(reference, part, 0.7)
         assert found.tolist() == pytest.approx(expected.tolist(), abs=2e-5)
-        (weight * expected.sum()).backward()
+        (weight * expected.sum()).backward()  # type: ignore[no-untyped-call]
     before = relative_difference(model, reference)
     prefix.backward()
     assert relative_difference(model, reference) < 1e-5 < before
@@ -130,6 +136,6 @@ def test_the_end_token_learns_although_it_is_the_padding(policy: Policy) -> None
     backward_in_chunks(policy.model, states, tokens, -torch.ones(len(tokens)), 1.0)
     reference = make_model(pad_token_id=None)
     reference.load_state_dict(policy.model.state_dict())
-    plain_of(reference, branches, 1.0).sum().backward()
+    plain_of(reference, branches, 1.0).sum().backward()  # type: ignore[no-untyped-call]
     found, expected = (m.get_input_embeddings().weight.grad[END] for m in (policy.model, reference))
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-4)

@@ -173,7 +173,7 @@ def test_a_failed_fetch_is_one_line_and_leaves_nothing(
 def test_no_room_is_seen_before_the_download(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pip = Pip()
     monkeypatch.setattr(subprocess, "run", pip)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
     with pytest.raises(ReinforceLiteError, match="no room in"):
         embedded_folder()
     assert pip.calls == 0

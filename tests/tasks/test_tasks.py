@@ -88,7 +88,7 @@ def test_check_names_an_empty_split(empty: Split) -> None:
     ("held_out", "learned"), [("test", "train"), ("validation", "train"), ("test", "validation")]
 )
 def test_check_counts_questions_that_stand_in_two_parts(held_out: Split, learned: Split) -> None:
-    parts = {split: (problem(split),) for split in SPLITS}
+    parts: dict[str, tuple[Problem, ...]] = {split: (problem(split),) for split in SPLITS}
     parts[learned] += (problem("a", "How many eggs?"), problem("b", "How many hens?"))
     parts[held_out] += (problem("c", "How  many\neggs? "), problem("d", "How many hens?"))
     with pytest.raises(UsageError) as caught:
@@ -589,7 +589,7 @@ def test_gym_tasks_that_seed_numpy_are_within_its_range(monkeypatch: pytest.Monk
 def test_gym_questions_that_come_again_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("reasoning_gym", reason='needs pip install "reinforce-lite[gym]"')
     for split, size in (("train", 300), ("validation", 30), ("test", 20)):
-        monkeypatch.setitem(gym.SIZES, split, size)
+        monkeypatch.setitem(gym.SIZES, split, size)  # type: ignore[misc]
     # One of a few dozen animals, once or twice: far fewer than 350 questions.
     few = {"min_animals": 1, "max_animals": 1, "min_instances": 1, "max_instances": 2}
     task = load("gym", path="leg_counting", params=few)

@@ -126,10 +126,10 @@ def test_levels_keep_their_ranges(level: int) -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_operations_are_balanced_at_level_1(split: str) -> None:
-    counts = Counter(steps(p)[0][1] for p in generate(1, 0, split))  # type: ignore[arg-type]
-    quarter = len(generate(1, 0, split)) // 4  # type: ignore[arg-type]
+    counts = Counter(steps(p)[0][1] for p in generate(1, 0, split))
+    quarter = len(generate(1, 0, split)) // 4
     assert counts == {"+": quarter, "-": quarter, "*": quarter, "/": quarter}
-    in_order = [steps(p)[0][1] for p in generate(1, 0, split)[:8]]  # type: ignore[arg-type]
+    in_order = [steps(p)[0][1] for p in generate(1, 0, split)[:8]]
     assert Counter(in_order) == {"+": 2, "-": 2, "*": 2, "/": 2}
 
 
@@ -143,7 +143,7 @@ def test_no_step_is_shared_between_splits_at_any_levels() -> None:
     owned: dict[str, set[tuple[str, int, int]]] = {split: set() for split in SPLITS}
     for level in LEVELS:
         for split in SPLITS:
-            for problem in generate(level, 0, split):  # type: ignore[arg-type]
+            for problem in generate(level, 0, split):
                 for left, operation, right, _ in steps(problem):
                     low, high = min(left, right), max(left, right)
                     owned[split].add(
@@ -268,7 +268,7 @@ def test_the_text_of_one_world_read_by_hand(level: int) -> None:
             readings = [(do, m) for form, do in PASSENGERS if (m := re.fullmatch(form, sentence))]
             assert len(readings) == 1, sentence
             do, match = readings[0]
-            count = do(count, *(int(g) for g in match.groups() if g and g.isdigit()))  # type: ignore[no-untyped-call]
+            count = do(count, *(int(g) for g in match.groups() if g and g.isdigit()))  # type: ignore[operator]
         assert str(count) == problem.gold, problem
 
 

@@ -238,6 +238,7 @@ def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) 
         """Right until step 4's evaluation is over, wrong after."""
 
         calls = 0
+        good = False
 
         def reward(self, problem: Problem, completion: str) -> Reward:
             Early.calls += 1
@@ -246,12 +247,11 @@ def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) 
                 float(good or (problem.id.startswith("train") and super().reward(problem, completion).value))
             )
 
-    Early.good = False  # type: ignore[attr-defined]
     resolved = resolve_config(RECIPE, settings | {"train.steps": 4}, Early())
 
     class Turns(Silent):
         def stepped(self, line: Any, groups: Any) -> None:
-            Early.good = line["step"] == 4  # type: ignore[attr-defined]
+            Early.good = line["step"] == 4
 
     run = trainer.train(resolved, create_run("a"), Early(), Turns())
     assert run.summary["best_step"] == 4
