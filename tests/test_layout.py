@@ -7,10 +7,28 @@ import grimp
 from helpers.paths import ROOT
 
 PACKAGE = ROOT / "src" / "reinforce_lite"
-LAYOUT = """
-api.py callbacks/ cli/ config.py engines/ errors.py evaluation/ learner/ models/ pipeline.py planner/ py.typed recipes/
-report/ rollout/ runlog/ tasks/ trainer/ types.py utils/
-""".split()
+LAYOUT = [
+    "api.py",
+    "callbacks/",
+    "cli/",
+    "config.py",
+    "engines/",
+    "errors.py",
+    "evaluation/",
+    "learner/",
+    "models/",
+    "pipeline.py",
+    "planner/",
+    "py.typed",
+    "recipes/",
+    "report/",
+    "rollout/",
+    "runlog/",
+    "tasks/",
+    "trainer/",
+    "types.py",
+    "utils/",
+]
 
 
 def test_layout_is_that_of_the_architecture() -> None:
