@@ -143,8 +143,8 @@ def build(
 ) -> Any:
     """A policy with random weights.
 
-    The final norm is scaled so that a nucleus is as narrow as a trained model's; otherwise every sequence takes
-    the sampler's fallback, which sorts the vocabulary. `key_bias` makes scores as large as Qwen2.5's.
+    The final norm is scaled so that a nucleus is as narrow as a trained model's; otherwise every sequence
+    takes the sampler's fallback, which sorts the vocabulary. `key_bias` makes scores as large as Qwen2.5's.
     """
     from transformers import AutoModelForCausalLM, Qwen2Config
 
