@@ -1,8 +1,8 @@
 """What the benchmarks share: parts that run one after another, each in a process of its own.
 
-A part is a function that returns its figures. The benchmark starts itself again for each part, waits
-for it, and reads the peak memory of that process from outside. It prints a table and writes it as
-JSON into benchmarks/results/.
+A part is a function that returns its figures. The benchmark starts itself again for each part and reads the
+peak memory of that process from outside. It prints the figures and writes them as JSON into
+benchmarks/results/.
 """
 
 import argparse
@@ -31,7 +31,7 @@ Figures = dict[str, Any]
 Part = Callable[[argparse.Namespace], Figures]
 RESULTS = Path(__file__).parent / "results"
 SAMPLING: dict[str, Any] = {"rollout.temperature": 0.7, "rollout.top_p": 0.9}
-"""On either side, whatever the recipe has."""
+"""Of every program, whatever the recipe has."""
 
 
 def run(
@@ -40,34 +40,36 @@ def run(
     summary: Callable[[dict[str, Figures]], list[str]],
     flags: tuple[str, ...] = (),
 ) -> None:
-    """The command line of a benchmark: all its parts, or with --part one of them in this process."""
+    """The command line of a benchmark: all its parts, or with --part one of them, in this process."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--part", choices=list(parts), help="this part alone, its figures as JSON")
-    parser.add_argument("--only", nargs="+", choices=list(parts), help="these parts")
+    parser.add_argument(
+        "--part", choices=list(parts), help="run this part in this process and print its figures as JSON"
+    )
+    parser.add_argument("--only", nargs="+", choices=list(parts), help="run these parts")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder for the JSON")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file")
     arguments = parser.parse_args()
     if arguments.part:
         print("\n" + json.dumps(parts[arguments.part](arguments)))
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Figures] = {}
+    results: dict[str, Figures] = {}
     for part in arguments.only or parts:
-        given = [f"--{flag}" for flag in flags if getattr(arguments, flag)]
-        found[part] = _outside([sys.argv[0], "--part", part, "--dtype", arguments.dtype, *given])
-        print(f"{part}: {_words(found[part])}", flush=True)
-    lines = summary(found)
+        options = [f"--{flag}" for flag in flags if getattr(arguments, flag)]
+        results[part] = _run_process([sys.argv[0], "--part", part, "--dtype", arguments.dtype, *options])
+        print(f"{part}: {_format(results[part])}", flush=True)
+    lines = summary(results)
     print("\n" + "\n".join(lines))
-    record = {"machine": machine(), "dtype": arguments.dtype, "parts": found, "summary": lines}
+    record = {"machine": machine(), "dtype": arguments.dtype, "parts": results, "summary": lines}
     (arguments.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    if failed := [part for part, figures in found.items() if "failed" in figures]:
+    if failed := [part for part, figures in results.items() if "failed" in figures]:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
-def _outside(command: list[str]) -> Figures:
-    """Run a part and add the peak of its resident memory, as the system counted it."""
+def _run_process(command: list[str]) -> Figures:
+    """Run a part; its figures, and the peak of its resident memory as the system counts it."""
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     output = process.stdout.read()
@@ -81,23 +83,23 @@ def _outside(command: list[str]) -> Figures:
     return figures | {"peak_gb": round(usage.ru_maxrss * unit / 1e9, 2)}
 
 
-def _words(figures: Figures) -> str:
+def _format(figures: Figures) -> str:
     return ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in figures.items()
     )
 
 
-def ratio(found: Mapping[str, Figures], slow: str, fast: str, key: str = "seconds") -> str:
-    """How many times longer one part took than another, as a line of the summary."""
-    if key not in found.get(slow, {}) or key not in found.get(fast, {}):
+def ratio(results: Mapping[str, Figures], slow: str, fast: str, key: str = "seconds") -> str:
+    """How many times as long one part takes as another, as a line of the summary."""
+    if key not in results.get(slow, {}) or key not in results.get(fast, {}):
         return f"{slow} / {fast}: not measured"
-    return f"{slow} / {fast}: {found[slow][key] / found[fast][key]:.2f}x"
+    return f"{slow} / {fast}: {results[slow][key] / results[fast][key]:.2f}x"
 
 
-def timed(job: Callable[[], Any], times: int = 3, warm: int = 1) -> float:
-    """The median seconds of a job."""
-    for _ in range(warm):
+def timed(job: Callable[[], Any], times: int = 3, warmup: int = 1) -> float:
+    """The median time of a job in seconds, after `warmup` runs that do not count."""
+    for _ in range(warmup):
         job()
     seconds = []
     for _ in range(times):
@@ -110,8 +112,11 @@ def timed(job: Callable[[], Any], times: int = 3, warm: int = 1) -> float:
 def pipeline(
     arguments: argparse.Namespace, overrides: Mapping[str, Any] | None = None, ours: bool = True
 ) -> Pipeline:
-    """The quickstart, at the benchmark's dtype. What is not `ours` keeps the allocator as it came: our
-    settings of it would double the time of transformers' generate."""
+    """The quickstart at the benchmark's dtype.
+
+    `ours` sets the allocator as the program does; other programs keep its defaults, since with these settings
+    transformers' generate takes twice as long.
+    """
     if ours:
         limit_fragmentation()
     values = {"model.dtype": arguments.dtype} | SAMPLING | dict(overrides or {})
@@ -119,14 +124,14 @@ def pipeline(
 
 
 def prompts(built: Pipeline) -> list[Prompt]:
-    """A step's prompts."""
+    """The prompts of one step."""
     return [
         built.prompter(p.question) for p in built.problems("train", built.config.rollout.prompts_per_step)
     ]
 
 
-def random_groups(questions: int, answers: int, prompt: int, length: int, seed: int = 0) -> list[Group]:
-    """Groups of random tokens: what they say does not matter to the clock."""
+def random_groups(questions: int, samples: int, prompt: int, length: int, seed: int = 0) -> list[Group]:
+    """Groups of random tokens: `prompt` tokens of a prompt, `length` of a completion."""
     source = torch.Generator().manual_seed(seed)
 
     def ids(n: int) -> tuple[int, ...]:
@@ -137,13 +142,13 @@ def random_groups(questions: int, answers: int, prompt: int, length: int, seed: 
         return Rollout(completion, "", 0.0, Verdict(False, None, ""), None)
 
     return [
-        Group(Problem(str(q), "", ""), Prompt(ids(prompt)), tuple(rollout() for _ in range(answers)))
+        Group(Problem(str(q), "", ""), Prompt(ids(prompt)), tuple(rollout() for _ in range(samples)))
         for q in range(questions)
     ]
 
 
 def products(llama: Llama, tokens: int, heads: int, linear: Linear = plain) -> None:
-    """The matrix products that `tokens` tokens take through the model, `heads` of them through its head."""
+    """Run the matrix products of `tokens` tokens in the layers, and of `heads` tokens in the head."""
     weights = [
         w
         for layer in llama.layers
@@ -158,18 +163,18 @@ def products(llama: Llama, tokens: int, heads: int, linear: Linear = plain) -> N
 
 
 def saved(built: Pipeline, folder: str) -> str:
-    """The policy as a Hugging Face folder, for other programs."""
+    """Save the policy as a Hugging Face folder, for other programs; return its path."""
     save_policy(built.policy, Path(folder) / "model", "for a benchmark")
     return str(Path(folder) / "model")
 
 
 def installed(name: str) -> bool:
-    """Whether a package is there."""
+    """Whether a package is installed."""
     return find_spec(name) is not None
 
 
 def machine() -> str:
-    """In words."""
+    """The machine in one line."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     name = torch.cpu.get_capabilities().get("cpu_name", "CPU")

@@ -1,13 +1,14 @@
-"""What a graphics card gives, in under ten minutes, for a 3B model with random weights.
+"""What a GPU reaches, in under ten minutes, with a 3B model with random weights.
 
-python benchmarks/gpu.py           # on the card
-python benchmarks/gpu.py --tiny    # a tiny model, on a processor too: tries the benchmark itself
+python benchmarks/gpu.py           # on the GPU
+python benchmarks/gpu.py --tiny    # a tiny model, on a CPU too: tries the benchmark itself
 
-Decode: tokens a second at several batches, and the share of the floor that the card's own bandwidth
-and products set, t >= max((weights + cache read) / bandwidth, 2 x parameters x batch / peak). Update:
-tokens a second, and the share of the peak that a large product reaches here. Step: 16 questions x 10
-answers, forced to their full length, with the optimizer's step. First: the loop of the first
-implementation beside it, one question at a time: ten answers without a cache, the gradient of one.
+decode    tokens per second at several batch sizes, and the share of the floor that the GPU's bandwidth and
+          matrix products set: t >= max((weights + cache read) / bandwidth, 2 x parameters x batch / peak)
+update    tokens per second, and the share of the peak that a large product reaches here
+step      16 questions x 10 completions, forced to their full length, with the optimizer step
+article   the first implementation's loop, one question at a time: ten completions without a cache, the
+          gradient of one
 """
 
 import argparse
@@ -49,96 +50,104 @@ PROMPT = 100
 SEED = 0
 
 
-class Ids:
-    """Stands for a tokenizer: these answers are never read."""
+class NoTokenizer:
+    """In place of a tokenizer: nobody reads these completions."""
 
     def decode(self, ids: Any, **_: Any) -> str:
+        """No text."""
         return ""
 
 
 def build(arguments: argparse.Namespace) -> Policy:
+    """The model with random weights."""
     torch.manual_seed(SEED)
     with torch.device(pick_device("auto")):
         shape = Qwen2Config(**(TINY if arguments.tiny else QWEN_3B))
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).eval()
     model.requires_grad_(True)
-    return Policy(model, Ids(), frozenset({0}), "random", llama=Llama(model))
+    return Policy(model, NoTokenizer(), frozenset({0}), "random", llama=Llama(model))
 
 
 def length(arguments: argparse.Namespace) -> int:
+    """Tokens per completion."""
     return 4 if arguments.tiny else 250
 
 
-def wait(policy: Policy) -> None:
+def synchronize(policy: Policy) -> None:
+    """Wait for the GPU."""
     if policy.device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def seconds(policy: Policy, job: Callable[[], Any], times: int = 2) -> float:
-    def whole() -> None:
-        job()
-        wait(policy)
+    """The median time of a job, synchronization included."""
 
-    return timed(whole, times)
+    def synchronized() -> None:
+        job()
+        synchronize(policy)
+
+    return timed(synchronized, times)
 
 
 def bandwidth(policy: Policy, tiny: bool) -> float:
-    """Bytes a second that are read and written by copying."""
-    there = torch.ones(2**20 if tiny else 2**31, dtype=torch.uint8, device=policy.device)
-    here = torch.empty_like(there)
-    return 2 * len(there) / seconds(policy, lambda: here.copy_(there), 5)
+    """Bytes per second read and written by a copy."""
+    source = torch.ones(2**20 if tiny else 2**31, dtype=torch.uint8, device=policy.device)
+    target = torch.empty_like(source)
+    return 2 * len(source) / seconds(policy, lambda: target.copy_(source), 5)
 
 
 def peak(policy: Policy, tiny: bool) -> float:
-    """Operations a second of one large product."""
+    """Floating-point operations per second of one large product."""
     n = 256 if tiny else 8192
     a = torch.ones(n, n, dtype=torch.bfloat16, device=policy.device)
     return 2 * n**3 / seconds(policy, lambda: a @ a, 5)
 
 
 def parameters(policy: Policy) -> int:
+    """How many."""
     return sum(p.numel() for p in policy.model.parameters())
 
 
-def groups(questions: int, answers: int, new: int) -> list[Group]:
-    return random_groups(questions, answers, PROMPT, new)
+def groups(questions: int, samples: int, length: int) -> list[Group]:
+    """Groups of random tokens."""
+    return random_groups(questions, samples, PROMPT, length)
 
 
 @torch.no_grad()
 def decode(arguments: argparse.Namespace) -> Figures:
+    """The native engine at several batch sizes."""
     policy, new = build(arguments), length(arguments)
     assert policy.llama is not None
     engine = NativeEngine(policy)
     n, c = parameters(policy), policy.model.config
-    token = 4 * c.num_hidden_layers * c.num_key_value_heads * policy.llama.head_size
-    read, most = bandwidth(policy, arguments.tiny), peak(policy, arguments.tiny)
-    found: Figures = {"bandwidth_gb_s": read / 1e9, "peak_tflops": most / 1e12}
-    for rows in (8,) if arguments.tiny else (32, 64, 128, 256):
-        asked = [g.prompt for g in groups(max(1, rows // 16), 1, 1)]
-        sampling = Sampling(rows // len(asked), new, new, temperature=0.7, top_p=0.9)
+    token_bytes = 4 * c.num_hidden_layers * c.num_key_value_heads * policy.llama.head_size
+    bytes_per_second, flops = bandwidth(policy, arguments.tiny), peak(policy, arguments.tiny)
+    figures: Figures = {"bandwidth_gb_s": bytes_per_second / 1e9, "peak_tflops": flops / 1e12}
+    for batch in (8,) if arguments.tiny else (32, 64, 128, 256):
+        asked = [g.prompt for g in groups(max(1, batch // 16), 1, 1)]
+        sampling = Sampling(batch // len(asked), new, new, temperature=0.7, top_p=0.9)
         spent = seconds(policy, lambda asked=asked, s=sampling: engine.generate(asked, s, SEED), 1)
-        context = (
-            len(asked) * PROMPT + rows * new / 2
-        )  # a prompt's keys and values are read once for its answers
-        floor = new * max((2 * n + context * token) / read, 2 * n * rows / most)
-        found[f"tokens_per_second_{rows}"] = rows * new / spent
-        found[f"of_floor_{rows}"] = floor / spent
-    return found
+        cached = len(asked) * PROMPT + batch * new / 2  # a prompt is read once for all its completions
+        floor = new * max((2 * n + cached * token_bytes) / bytes_per_second, 2 * n * batch / flops)
+        figures[f"tokens_per_second_{batch}"] = batch * new / spent
+        figures[f"of_floor_{batch}"] = floor / spent
+    return figures
 
 
 def update(arguments: argparse.Namespace) -> Figures:
+    """Forward and backward passes."""
     policy, new = build(arguments), length(arguments)
     updater = Updater(policy, UpdateConfig(), 0.7)
     asked = groups(2, 10, new)
     weights = torch.linspace(-1, 1, 20, dtype=torch.float64).view(2, 10) / new
     tokens = updater.compute_gradient(asked, weights).tokens
     spent = seconds(policy, lambda: updater.compute_gradient(asked, weights))
-    done = 6 * parameters(policy) * tokens / spent
-    return {"tokens_per_second": tokens / spent, "of_peak": done / peak(policy, arguments.tiny)}
+    flops = 6 * parameters(policy) * tokens / spent
+    return {"tokens_per_second": tokens / spent, "of_peak": flops / peak(policy, arguments.tiny)}
 
 
 def step(arguments: argparse.Namespace) -> Figures:
-    """Rollout, update and optimizer of a whole step."""
+    """Rollout, gradient and optimizer step."""
     policy, new = build(arguments), length(arguments)
     questions = 1 if arguments.tiny else 16
     asked = groups(questions, 10, new)
@@ -149,17 +158,17 @@ def step(arguments: argparse.Namespace) -> Figures:
     for _ in range(2):  # the first warms up
         start = time.perf_counter()
         engine.generate([g.prompt for g in asked], sampling, SEED)
-        wait(policy)
+        synchronize(policy)
         middle = time.perf_counter()
         assert updater.apply_gradient(updater.compute_gradient(asked, weights), 1)
-        wait(policy)
+        synchronize(policy)
         laps = {"rollout": middle - start, "update": time.perf_counter() - middle}
-    whole = sum(laps.values())
-    return {**laps, "seconds": whole, "seconds_per_answer": whole / (10 * questions)}
+    total = sum(laps.values())
+    return {**laps, "seconds": total, "seconds_per_completion": total / (10 * questions)}
 
 
-def first(arguments: argparse.Namespace) -> Figures:
-    """One question: ten answers by whole passes without a cache, the plain gradient of one of them."""
+def article(arguments: argparse.Namespace) -> Figures:
+    """One question: ten completions without a cache, the plain gradient of one of them."""
     policy, new = build(arguments), length(arguments)
     model = policy.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
@@ -182,13 +191,13 @@ def first(arguments: argparse.Namespace) -> Figures:
         optimizer.zero_grad()
 
     spent = seconds(policy, job, 1)
-    return {"seconds": spent, "seconds_per_answer": spent / 10}
+    return {"seconds": spent, "seconds_per_completion": spent / 10}
 
 
 if __name__ == "__main__":
     run(
         "gpu",
-        {"decode": decode, "update": update, "step": step, "first": first},
-        lambda found: [ratio(found, "first", "step", "seconds_per_answer")],
+        {"decode": decode, "update": update, "step": step, "article": article},
+        lambda results: [ratio(results, "article", "step", "seconds_per_completion")],
         flags=("tiny",),
     )

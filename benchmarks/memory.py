@@ -1,12 +1,11 @@
-"""The plan beside what is measured: whole steps of the largest kind, peak memory by phase.
+"""The plan against measurements: peak memory by phase over whole steps of the largest size.
 
-python benchmarks/memory.py           # a card: a 3B model with random weights under hard caps; else SmolLM2
-python benchmarks/memory.py --tiny    # a tiny model on a processor: tries the benchmark itself
+python benchmarks/memory.py           # GPU: a 3B model with random weights under hard caps; CPU: SmolLM2
+python benchmarks/memory.py --tiny    # a tiny model on a CPU: tries the benchmark itself
 
-On a card each part may take 48, 36 or 24 GB and no more (torch.cuda.set_per_process_memory_fraction), with
-what the plan chooses for it. On a processor the quickstart runs in three settings, and
-its prompts are planned as long as they are; memory is the resident set, as the system counts it, less that
-of a process that has imported torch.
+On a GPU each part runs under a hard cap of 48, 36 or 24 GB (torch.cuda.set_per_process_memory_fraction) with
+the settings that the plan chooses for it. On a CPU the quickstart runs in three settings, planned with the
+actual length of its prompts; memory is the resident set less that of a process that has only imported torch.
 """
 
 import argparse
@@ -42,7 +41,7 @@ from reinforce_lite.planner.estimate import (
 )
 from reinforce_lite.planner.model_shape import shape_of
 from reinforce_lite.planner.plan import Plan, best_plan, check_fits, chosen_flags, plan_unchanged
-from reinforce_lite.trainer import dry_run as rehearsal
+from reinforce_lite.trainer import dry_run
 from reinforce_lite.types import Group, Sampling
 from reinforce_lite.utils.memory import limit_fragmentation, release_cached_memory
 
@@ -52,47 +51,48 @@ PROMPT = 100
 
 
 @contextmanager
-def peak(phase: str, found: Figures, device: torch.device) -> Iterator[None]:
-    """Adds the most memory that was held within, in bytes."""
+def peak(phase: str, peaks: Figures, device: torch.device) -> Iterator[None]:
+    """Add the peak memory within the block, in bytes, to `peaks`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         yield
-        found[phase] = torch.cuda.max_memory_allocated()
+        peaks[phase] = torch.cuda.max_memory_allocated()
         return
-    seen, done = [resident()], threading.Event()
+    samples, done = [resident()], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.005):
-            seen.append(resident())
+            samples.append(resident())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     yield
     done.set()
     watcher.join()
-    found[phase] = max(seen)
+    peaks[phase] = max(samples)
 
 
 def resident() -> int:
+    """The resident set of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def phases(updater: Updater, sample: Callable[[], list[Group]]) -> dict[str, int]:
-    """Two whole steps; the second has every tensor that a run holds."""
-    found: dict[str, int] = {}
+    """Run two whole steps; the second has every tensor that a run holds."""
+    peaks: dict[str, int] = {}
     device = updater.policy.device
     for step in (1, 2):
         release_cached_memory()
-        with peak("rollout", found, device):
+        with peak("rollout", peaks, device):
             asked = sample()
         release_cached_memory()
         shape = (len(asked), len(asked[0].rollouts))
         weights = torch.linspace(-1, 1, shape[0] * shape[1], dtype=torch.float64).view(shape) / 1e4
-        with peak("update", found, device):
+        with peak("update", peaks, device):
             gradient = updater.compute_gradient(asked, weights)
-        with peak("weights", found, device):
+        with peak("weights", peaks, device):
             assert updater.apply_gradient(gradient, step)
-    return found
+    return peaks
 
 
 def figures(measured: Mapping[str, int], planned: Plan, empty: int, left_out: int) -> Figures:
@@ -106,7 +106,7 @@ def figures(measured: Mapping[str, int], planned: Plan, empty: int, left_out: in
 
 
 def arithmetic(arguments: argparse.Namespace) -> Figures:
-    """What 8-bit AdamW holds for each number of a piece."""
+    """Bytes that 8-bit AdamW needs in addition for each number of a piece."""
     limit_fragmentation()
     numbers = optimizers.PIECE
     weight = torch.randn(numbers).bfloat16().requires_grad_()
@@ -114,25 +114,26 @@ def arithmetic(arguments: argparse.Namespace) -> Figures:
     optimizer = make_optimizer(UpdateConfig(optimizer_state="8-bit"), {"w": weight})
     optimizer.step(1e-5, 0)
     release_cached_memory()
-    found: dict[str, int] = {"start": resident()}
-    with peak("step", found, weight.device):
+    peaks: dict[str, int] = {"start": resident()}
+    with peak("step", peaks, weight.device):
         for _ in range(20):
             optimizer.step(1e-5, 1)
-    return {"bytes_per_number": (found["step"] - found["start"]) / numbers}
+    return {"bytes_per_number": (peaks["step"] - peaks["start"]) / numbers}
 
 
-def on_a_processor(arguments: argparse.Namespace, **values: Any) -> Figures:
+def on_cpu(arguments: argparse.Namespace, **values: Any) -> Figures:
+    """The quickstart with some settings."""
     overrides = {key.replace("__", "."): value for key, value in values.items()} | {"model.device": "cpu"}
     if arguments.tiny:
         overrides |= {"rollout.max_new_tokens": 4, "rollout.group_size": 3}
     settings = load_config("quickstart", overrides)
     pipeline = build_pipeline(settings)
-    problems = rehearsal.longest(pipeline, pipeline.problems("train"))
+    problems = dry_run.longest_problems(pipeline, pipeline.problems("train"))
     length = len(pipeline.prompter(problems[0].question).token_ids)
     settings = override_config(settings, {"prompt.max_tokens": length})
     planned = plan_unchanged(settings)
     updater = Updater(pipeline.policy, settings.update, settings.rollout.temperature)
-    measured = phases(updater, lambda: rehearsal.groups(pipeline, problems))
+    measured = phases(updater, lambda: dry_run.full_length_groups(pipeline, problems))
     release_cached_memory()
     with peak("evaluation", measured, pipeline.policy.device):
         pipeline.eval_groups(pipeline.problems("test", 4 if arguments.tiny else settings.eval.n))
@@ -143,11 +144,12 @@ def on_a_processor(arguments: argparse.Namespace, **values: Any) -> Figures:
 
 
 def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
+    """The 3B recipe as the plan adapts it to `gb` GB of GPU memory."""
     if not torch.cuda.is_available() and not arguments.tiny:
-        return {"skipped": "there is no card"}
+        return {"skipped": "there is no GPU"}
     if torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
-        native.CACHE_SHARE *= gb * GB / whole  # as on a card of that size
+        native.CACHE_SHARE *= gb * GB / whole  # as on a GPU of that size
         torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - estimate.CUDA_CONTEXT) / whole))
     policy = build(arguments)
     new = 4 if arguments.tiny else 512
@@ -173,18 +175,18 @@ def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
     return {"chosen": chosen_flags(planned), "most": max(measured.values()) / GB} | found
 
 
-def lines(found: Mapping[str, Figures]) -> list[str]:
-    """The whole beside the plan: on a card what torch allocated, else what the system counted."""
-    said = []
-    for name, f in found.items():
+def lines(results: Mapping[str, Figures]) -> list[str]:
+    """The total against the plan: on a GPU what torch allocated, on a CPU what the system counted."""
+    summary = []
+    for name, f in results.items():
         if "planned" in f:
             most = f.get("most", f["peak_gb"] - f["empty"])
             off = 100 * (f["planned"] / most - 1)
-            said.append(f"{name}: planned {f['planned']:.2f} GB, measured {most:.2f} GB, {off:+.0f}%")
-    return said
+            summary.append(f"{name}: planned {f['planned']:.2f} GB, measured {most:.2f} GB, {off:+.0f}%")
+    return summary
 
 
-PROCESSOR: dict[str, dict[str, Any]] = {
+CPU_SETTINGS: dict[str, dict[str, Any]] = {
     "bfloat16_32bit": {"model__dtype": "bfloat16"},
     "float32_32bit": {"model__dtype": "float32"},
     "bfloat16_8bit_checkpointing": {
@@ -199,9 +201,7 @@ if __name__ == "__main__":
     parts: dict[str, Callable[[argparse.Namespace], Figures]] = (
         {f"cap_{gb}": lambda a, gb=gb: under_a_cap(a, gb) for gb in (48, 36, 24)}
         if cuda
-        else {
-            name: lambda a, values=values: on_a_processor(a, **values) for name, values in PROCESSOR.items()
-        }
+        else {name: lambda a, values=values: on_cpu(a, **values) for name, values in CPU_SETTINGS.items()}
         | {"arithmetic": arithmetic}
     )
     run("memory", parts, lines, flags=("tiny",))

@@ -2,10 +2,10 @@
 
 python benchmarks/rollout.py
 
-8 questions of the quickstart, 8 answers each, every one forced to 64 tokens, temperature 0.7, top-p 0.9.
-The floor is the time of the matrix products alone that a decoder can't do without: the worked examples
-once, each prompt once, and 64 steps of 64 rows. The lower floor has the weights of these steps laid out
-once, as our decoder does.
+8 questions of the quickstart with 8 completions each, all forced to 64 tokens, temperature 0.7, top-p 0.9.
+The floor is the time of the matrix products that no decoder can avoid: the worked examples once, each prompt
+once, and 64 steps of 64 sequences. The lower floor packs the weights of these steps once, as the native
+engine does.
 """
 
 import argparse
@@ -24,43 +24,46 @@ from reinforce_lite.types import Sampling
 SAMPLING = Sampling(samples=8, max_new_tokens=64, min_new_tokens=64, temperature=0.7, top_p=0.9)
 
 
-def rate(seconds: float, answers: int) -> Figures:
-    return {"seconds": seconds, "tokens_per_second": answers * SAMPLING.max_new_tokens / seconds}
+def rate(seconds: float, completions: int) -> Figures:
+    """Seconds and tokens per second."""
+    return {"seconds": seconds, "tokens_per_second": completions * SAMPLING.max_new_tokens / seconds}
 
 
 def native(arguments: argparse.Namespace) -> Figures:
+    """The native engine."""
     built = pipeline(arguments)
     asked = prompts(built)
     return rate(timed(lambda: built.engine.generate(asked, SAMPLING, 0)), 8 * len(asked))
 
 
-def floor(arguments: argparse.Namespace, packing: bool = False) -> Figures:
+def floor(arguments: argparse.Namespace, packed: bool = False) -> Figures:
+    """The unavoidable matrix products alone."""
     built = pipeline(arguments)
     asked, llama = [p.token_ids for p in prompts(built)], built.policy.llama
     assert llama is not None
-    shared, rows = common_prefix_length(asked), len(asked) * SAMPLING.samples
+    shared, sequences = common_prefix_length(asked), len(asked) * SAMPLING.samples
 
-    linear = make_linear(llama, rows) if packing else plain
+    linear = make_linear(llama, sequences) if packed else plain
 
     @torch.inference_mode()
     def job() -> None:
         products(llama, shared, 0)
-        products(llama, sum(map(len, asked)) - shared * len(asked), rows)
+        products(llama, sum(map(len, asked)) - shared * len(asked), sequences)
         for _ in range(SAMPLING.max_new_tokens - 1):
-            products(llama, rows, rows, linear)
+            products(llama, sequences, sequences, linear)
 
-    return rate(timed(job), rows)
+    return rate(timed(job), sequences)
 
 
 def generate(arguments: argparse.Namespace) -> Figures:
     """As most people would call it: one padded batch."""
     built = pipeline(arguments, ours=False)
     tokenizer, model = built.policy.tokenizer, built.policy.model
-    rows = [list(p.token_ids) for p in prompts(built) for _ in range(SAMPLING.samples)]
-    batch = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
+    sequences = [list(p.token_ids) for p in prompts(built) for _ in range(SAMPLING.samples)]
+    batch = tokenizer.pad({"input_ids": sequences}, padding_side="left", return_tensors="pt")
 
     def job() -> None:
-        made = model.generate(
+        ids = model.generate(
             **batch,
             do_sample=True,
             temperature=SAMPLING.temperature,
@@ -69,9 +72,9 @@ def generate(arguments: argparse.Namespace) -> Figures:
             min_new_tokens=SAMPLING.min_new_tokens,
             max_new_tokens=SAMPLING.max_new_tokens,
         )
-        assert made.shape[1] == batch["input_ids"].shape[1] + SAMPLING.max_new_tokens
+        assert ids.shape[1] == batch["input_ids"].shape[1] + SAMPLING.max_new_tokens
 
-    return rate(timed(job, times=1), len(rows))
+    return rate(timed(job, times=1), len(sequences))
 
 
 def vllm(arguments: argparse.Namespace) -> Figures:
@@ -87,7 +90,7 @@ def vllm(arguments: argparse.Namespace) -> Figures:
         from vllm import LLM, SamplingParams
 
         engine = LLM(path, dtype=arguments.dtype, enforce_eager=True, max_model_len=1024)
-        how = SamplingParams(
+        params = SamplingParams(
             n=SAMPLING.samples,
             temperature=SAMPLING.temperature,
             top_p=SAMPLING.top_p,
@@ -98,8 +101,8 @@ def vllm(arguments: argparse.Namespace) -> Figures:
         lengths: Counter[int] = Counter()
 
         def job() -> None:
-            made = engine.generate(asked, how, use_tqdm=False)
-            lengths.update(len(answer.token_ids) for request in made for answer in request.outputs)
+            requests = engine.generate(asked, params, use_tqdm=False)
+            lengths.update(len(output.token_ids) for request in requests for output in request.outputs)
 
         figures = rate(timed(job), 8 * len(asked))
         assert set(lengths) == {SAMPLING.max_new_tokens}
@@ -111,15 +114,15 @@ if __name__ == "__main__":
         "rollout",
         {
             "floor": floor,
-            "lower_floor": lambda a: floor(a, packing=True),
+            "lower_floor": lambda a: floor(a, packed=True),
             "native": native,
             "generate": generate,
             "vllm": vllm,
         },
-        lambda found: [
-            ratio(found, "generate", "native"),
-            ratio(found, "vllm", "native"),
-            ratio(found, "floor", "native") + " (its share of the floor)",
-            ratio(found, "lower_floor", "native") + " (its share of the lower floor)",
+        lambda results: [
+            ratio(results, "generate", "native"),
+            ratio(results, "vllm", "native"),
+            ratio(results, "floor", "native") + " (its share of the floor)",
+            ratio(results, "lower_floor", "native") + " (its share of the lower floor)",
         ],
     )

@@ -1,10 +1,10 @@
-"""One update, every group live: ours, and plain training with transformers.
+"""One gradient with every group live: the program, and plain training with transformers.
 
 python benchmarks/update.py
 
-8 questions x 8 answers of random tokens, prompts of 120 and answers of 40 tokens, and once more in the
-quickstart's shape, whose prompts begin alike. Plain training passes whole sequences, a group at a
-time, with logits for completion tokens only. Forward and backward passes; no optimizer step.
+8 questions x 8 completions of random tokens: prompts of 120 and completions of 40 tokens, then the
+quickstart's shape, whose prompts share a prefix. Plain training passes whole sequences, a group at a time,
+with logits for completion tokens only. Forward and backward passes; no optimizer step.
 """
 
 import argparse
@@ -22,29 +22,31 @@ TEMPERATURE = 0.7
 
 
 def quickstart_groups(built: Pipeline) -> list[Group]:
-    """The quickstart's prompts, with answers of 32 random tokens."""
+    """The quickstart's prompts, with completions of 32 random tokens."""
     groups = random_groups(8, 8, 1, 32)
     return [replace(g, prompt=p) for g, p in zip(groups, prompts(built), strict=True)]
 
 
 def ours(built: Pipeline, groups: list[Group]) -> Figures:
+    """The program's updater."""
     updater = Updater(built.policy, built.config.update, TEMPERATURE)
-    found: list[float] = []
-    seconds = timed(lambda: found.append(updater.compute_gradient(groups, WEIGHTS).norm))
-    return {"seconds": seconds, "norm": found[-1]}
+    norms: list[float] = []
+    seconds = timed(lambda: norms.append(updater.compute_gradient(groups, WEIGHTS).norm))
+    return {"seconds": seconds, "norm": norms[-1]}
 
 
 def plain(built: Pipeline, groups: list[Group]) -> Figures:
+    """transformers, one padded batch per group."""
     model = built.policy.model
 
     def job() -> None:
         model.zero_grad()
         for group, weights in zip(groups, WEIGHTS, strict=True):
             prompt = group.prompt.token_ids
-            rows = torch.tensor([[*prompt, *r.completion.token_ids] for r in group.rollouts])
-            kept = rows.shape[1] - len(prompt)
-            logits = model(rows[:, :-1], use_cache=False, logits_to_keep=kept).logits.float() / TEMPERATURE
-            logprobs = logits.log_softmax(-1).gather(2, rows[:, -kept:, None]).squeeze(2)
+            ids = torch.tensor([[*prompt, *r.completion.token_ids] for r in group.rollouts])
+            length = ids.shape[1] - len(prompt)
+            logits = model(ids[:, :-1], use_cache=False, logits_to_keep=length).logits.float() / TEMPERATURE
+            logprobs = logits.log_softmax(-1).gather(2, ids[:, -length:, None]).squeeze(2)
             (-(weights * logprobs.sum(1)).sum()).backward()
 
     seconds = timed(job, times=1)
@@ -53,19 +55,23 @@ def plain(built: Pipeline, groups: list[Group]) -> Figures:
 
 
 def ours_120(arguments: argparse.Namespace) -> Figures:
+    """The program, prompts of 120 tokens."""
     return ours(pipeline(arguments), random_groups(8, 8, 120, 40))
 
 
 def plain_120(arguments: argparse.Namespace) -> Figures:
+    """transformers, prompts of 120 tokens."""
     return plain(pipeline(arguments, ours=False), random_groups(8, 8, 120, 40))
 
 
 def ours_quickstart(arguments: argparse.Namespace) -> Figures:
+    """The program, the quickstart's prompts."""
     built = pipeline(arguments)
     return ours(built, quickstart_groups(built))
 
 
 def plain_quickstart(arguments: argparse.Namespace) -> Figures:
+    """transformers, the quickstart's prompts."""
     built = pipeline(arguments, ours=False)
     return plain(built, quickstart_groups(built))
 
@@ -79,8 +85,8 @@ if __name__ == "__main__":
             "ours_quickstart": ours_quickstart,
             "plain_quickstart": plain_quickstart,
         },
-        lambda found: [
-            ratio(found, "plain_120", "ours_120"),
-            ratio(found, "plain_quickstart", "ours_quickstart"),
+        lambda results: [
+            ratio(results, "plain_120", "ours_120"),
+            ratio(results, "plain_quickstart", "ours_quickstart"),
         ],
     )

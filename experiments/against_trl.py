@@ -1,16 +1,15 @@
-"""Ours and TRL's GRPOTrainer on the quickstart for a quarter of an hour each.
+"""The program and TRL's GRPOTrainer on the quickstart for a quarter of an hour each.
 
     pip install -e ".[experiments,bench]" && python experiments/against_trl.py
 
-The same model, prompts, reward, group size, sampling and rate, three steps of warm-up (TRL's begins at a
-rate of 0), and problems of the same set. TRL has bfloat16 weights and autocast and no activation
-checkpointing, which is its fastest (benchmarks/step.py). The quarter of an hour is the training alone for
-TRL; ours loads, evaluates and saves within it. Afterwards the same code evaluates both on the same test
+Both have the same model, prompts, reward, group size, sampling, learning rate, three warm-up steps (TRL's
+first has learning rate 0) and training problems. TRL has bfloat16 weights and autocast and no activation
+checkpointing, its fastest setting (benchmarks/step.py). For TRL the quarter of an hour is training alone; the
+program also loads, evaluates and saves within it. Afterwards the same code evaluates both on the same test
 problems.
 """
 
 import argparse
-import logging
 import sys
 import tempfile
 import time
@@ -21,11 +20,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import trials
-from trials import KINDS, Kept, Trial
+from trials import KINDS, Record, Trial
 
 from reinforce_lite.config import load_config, override_config
 from reinforce_lite.evaluation.statistics import mcnemar_p_value
 from reinforce_lite.pipeline import build_pipeline
+from reinforce_lite.types import Problem
 
 HOURS = 0.25
 TRIALS = [
@@ -34,27 +34,25 @@ TRIALS = [
 ]
 
 
-def train(hours: float) -> Kept:
+def train(hours: float) -> Record:
     """TRL's trainer until the first step that ends after `hours`; its model is evaluated as ours is."""
-    from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
 
-    logging.disable(logging.WARNING)
+    sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+    from trl_setup import make_inputs, make_trainer
+
     recipe = load_config("quickstart")
     pipeline = build_pipeline(recipe)
-    problems = pipeline.problems("train", 1000)
-    texts = [pipeline.policy.tokenizer.decode(pipeline.prompter(p.question).token_ids) for p in problems]
-    by_text, scorer = dict(zip(texts, problems, strict=True)), pipeline.scorer
+    scorer = pipeline.scorer
     seconds: list[float] = []
     rewards: list[float] = []
 
-    def reward(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
-        found = [scorer(by_text[p], c)[0].value for p, c in zip(prompts, completions, strict=True)]
-        rewards.append(sum(found) / len(found))
-        return found
+    def reward(problems: Sequence[Problem], completions: Sequence[str], _: Any) -> list[float]:
+        values = [scorer(p, c)[0].value for p, c in zip(problems, completions, strict=True)]
+        rewards.append(sum(values) / len(values))
+        return values
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class StopAfter(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.start = time.perf_counter()
 
@@ -63,17 +61,14 @@ def train(hours: float) -> Kept:
             control.should_training_stop = seconds[-1] >= 3600 * hours
 
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "model")
-        pipeline.policy.model.save_pretrained(path)
-        pipeline.policy.tokenizer.save_pretrained(path)
-        settings = GRPOConfig(
-            output_dir=folder,
+        inputs = make_inputs(pipeline, pipeline.problems("train", 1000), folder)
+        trainer = make_trainer(
+            inputs,
+            reward,
+            StopAfter(),
+            folder,
+            bfloat16=True,
             use_cpu=True,
-            bf16=True,
-            gradient_checkpointing=False,
-            model_init_kwargs={"dtype": "bfloat16"},
-            per_device_train_batch_size=16,
-            gradient_accumulation_steps=4,
             num_generations=recipe.rollout.group_size,
             max_completion_length=recipe.rollout.max_new_tokens,
             temperature=recipe.rollout.temperature,
@@ -82,64 +77,53 @@ def train(hours: float) -> Kept:
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=recipe.update.warmup_steps,
             max_steps=10_000,
-            shuffle_dataset=False,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-        )
-        trainer = GRPOTrainer(
-            path,
-            reward_funcs=reward,
-            args=settings,
-            train_dataset=Dataset.from_dict({"prompt": texts}),
-            callbacks=[Watch()],
         )
         trainer.train()
-        trainer.save_model(path)
-        found = trials.tested(override_config(recipe, {"model.name": path}), len(seconds))
-    versions = found["versions"] | {"trl": version("trl")}
+        trainer.save_model(inputs.model)
+        record = trials.evaluate_model(override_config(recipe, {"model.name": inputs.model}), len(seconds))
+    versions = record["versions"] | {"trl": version("trl")}
     curves = {"seconds": seconds, "reward": rewards}
-    return found | {"versions": versions, "steps": len(seconds), "curves": curves}
+    return record | {"versions": versions, "steps": len(seconds), "curves": curves}
 
 
-def write(kept: Mapping[str, Kept]) -> None:
-    """Both beside the untrained model, which ours evaluates first."""
-    if kept.keys() != {t.name for t in TRIALS}:
+def write(records: Mapping[str, Record]) -> None:
+    """Both against the untrained model, which the program evaluates before it trains."""
+    if records.keys() != {t.name for t in TRIALS}:
         return
-    ours, trl = (kept[t.name] for t in TRIALS)
-    before = {kind: trials.right(ours, 0, kind) for kind in KINDS}
-    rows = [["untrained", "0", *map(trials.share, before.values()), ""]]
-    for name, each in (("Reinforce-Lite", ours), ("TRL", trl)):
-        after = {kind: trials.right(each, -1, kind) for kind in KINDS}
+    ours, trl = (records[t.name] for t in TRIALS)
+    before = {kind: trials.correct(ours, 0, kind) for kind in KINDS}
+    rows = [["untrained", "0", *map(trials.accuracy_cell, before.values()), ""]]
+    for name, record in (("Reinforce-Lite", ours), ("TRL", trl)):
+        after = {kind: trials.correct(record, -1, kind) for kind in KINDS}
         p = ", ".join(f"{mcnemar_p_value(before[k], after[k]):.1g}" for k in KINDS)
-        rows.append([name, str(each["steps"]), *map(trials.share, after.values()), p])
+        rows.append([name, str(record["steps"]), *map(trials.accuracy_cell, after.values()), p])
     header = ["a quarter of an hour", "steps", "strict", "lenient", "p against untrained: strict, lenient"]
-    trials.write("against_trl", trials.table(header, rows))
+    trials.write_page("against_trl", trials.table(header, rows))
     _plot(
         {
-            "Reinforce-Lite": (trials.minutes(ours["curves"]["step_time"]), ours),
+            "Reinforce-Lite": (trials.cumulative_minutes(ours["curves"]["step_time"]), ours),
             "TRL": ([seconds / 60 for seconds in trl["curves"]["seconds"]], trl),
         }
     )
 
 
-def _plot(lines: Mapping[str, tuple[Sequence[float], Kept]]) -> None:
-    """The reward of the sampled answers against the minutes of training."""
+def _plot(lines: Mapping[str, tuple[Sequence[float], Record]]) -> None:
+    """The reward of the sampled completions over the minutes of training."""
     figure, axis = plt.subplots(figsize=(7, 3))
-    for name, (minutes, kept) in lines.items():
-        axis.plot(minutes, trials.smooth(kept["curves"]["reward"]), ".-", label=name)
+    for name, (minutes, record) in lines.items():
+        axis.plot(minutes, trials.smooth(record["curves"]["reward"]), ".-", label=name)
     axis.set_xlabel("minutes in training steps")
     axis.set_ylabel("reward, mean of 5 steps")
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
-    trials.save("against_trl", figure)
+    trials.save_figure("against_trl", figure)
 
 
 if __name__ == "__main__":
-    if "--out" in sys.argv:  # as a trial: TRL's
+    if "--out" in sys.argv:  # the trial with TRL
         parser = argparse.ArgumentParser()
         parser.add_argument("--out", type=Path, required=True)
         out = parser.parse_args().out
-        out.write_text(trials.dump({"trial": out.stem} | train(HOURS)), encoding="utf-8")
+        out.write_text(trials.dump_json({"trial": out.stem} | train(HOURS)), encoding="utf-8")
     else:
         trials.main("against_trl", TRIALS, write)

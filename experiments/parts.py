@@ -1,11 +1,10 @@
-"""What each part of the method buys: the quickstart with another preset, or with one part of the objective or
-of the group changed.
+"""What each part of the method gains: the quickstart with another preset, or with one part changed.
 
-    python experiments/parts.py --at-once 2
+    python experiments/parts.py --parallel 2
 
-Equal numbers of answers (groups of ten: 60 a step instead of 64), three seeds each; then three fresh seeds of
-the setting that came out best, beside the base. The intervals of the differences are Dunnett's: see
-`trials.against`. The base is the quickstart as it is, and so its seeds are the README's.
+Equal numbers of completions (groups of ten: 60 a step instead of 64), three seeds each; then three fresh
+seeds of the best setting and of the base. The intervals of the differences are Dunnett's: see
+`trials.differences`. The base is the unchanged quickstart, so its seeds are those of the README.
 """
 
 import math
@@ -14,7 +13,7 @@ from statistics import fmean
 
 import matplotlib.pyplot as plt
 import trials
-from trials import Kept, Trial
+from trials import Record, Trial
 
 BASE = "reinforce-lite"
 BEST = "groups of 4"
@@ -37,6 +36,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 def label(name: str, seed: int) -> str:
+    """The name of a trial."""
     return f"{name.replace(' ', '-')}-{seed}"
 
 
@@ -48,58 +48,66 @@ TRIALS = [
 ]
 
 
-def write(kept: Mapping[str, Kept]) -> None:
-    """Settings of which not all seeds are there are left out."""
-    found, fresh = complete(kept, SETTINGS, SEEDS), complete(kept, (BASE, BEST), FRESH)
-    if BASE not in found:
+def write(records: Mapping[str, Record]) -> None:
+    """Settings with missing seeds are omitted."""
+    by_setting, fresh = complete(records, SETTINGS, SEEDS), complete(records, (BASE, BEST), FRESH)
+    if BASE not in by_setting:
         return
-    parts = [_table(found, SEEDS)]
-    if BEST in found and len(fresh) == 2:
-        both = {name: trials.ends(found[name] + fresh[name]) for name in fresh}
+    parts = [_table(by_setting, SEEDS)]
+    if BEST in by_setting and len(fresh) == 2:
+        both = {name: trials.final_accuracies(by_setting[name] + fresh[name]) for name in fresh}
         parts += [_table(fresh, FRESH)]
-        parts += [f"Over all six seeds, {BEST} against {BASE}: {trials.against(both, BASE)[BEST]} points.\n"]
-    trials.write("parts", *parts)
-    base = [trials.learned(run) for run in (*found[BASE], *fresh.get(BASE, []))]
-    trials.write("seeds", trials.table(trials.LEARNED, base))
-    _plot(found)
+        parts += [
+            f"Over all six seeds, {BEST} against {BASE}: {trials.differences(both, BASE)[BEST]} points.\n"
+        ]
+    trials.write_page("parts", *parts)
+    base = [trials.result_row(run) for run in (*by_setting[BASE], *fresh.get(BASE, []))]
+    trials.write_page("seeds", trials.table(trials.RESULT_HEADER, base))
+    _plot(by_setting)
 
 
-def complete(kept: Mapping[str, Kept], names: Iterable[str], seeds: Iterable[int]) -> dict[str, list[Kept]]:
-    """The runs of those settings of which all `seeds` are kept."""
+def complete(
+    records: Mapping[str, Record], names: Iterable[str], seeds: Iterable[int]
+) -> dict[str, list[Record]]:
+    """The records of those settings that have all `seeds`."""
     wanted = {name: [label(name, seed) for seed in seeds] for name in names}
-    return {name: [kept[run] for run in runs] for name, runs in wanted.items() if kept.keys() >= set(runs)}
+    return {
+        name: [records[run] for run in runs] for name, runs in wanted.items() if records.keys() >= set(runs)
+    }
 
 
-def _table(found: Mapping[str, list[Kept]], seeds: Sequence[int]) -> str:
-    differences = trials.against({name: trials.ends(runs) for name, runs in found.items()}, BASE)
+def _table(by_setting: Mapping[str, list[Record]], seeds: Sequence[int]) -> str:
+    differences = trials.differences(
+        {name: trials.final_accuracies(runs) for name, runs in by_setting.items()}, BASE
+    )
     rows = []
-    for name, runs in found.items():
-        idle = fmean(fmean(r["curves"]["frac_reward_zero_std"]) for r in runs)
-        means = (fmean(trials.ends(runs, kind)) for kind in trials.KINDS)
-        cells = [f"{accuracy:.1%}" for accuracy in (*trials.ends(runs), *means)]
+    for name, runs in by_setting.items():
+        no_signal = fmean(fmean(r["curves"]["frac_reward_zero_std"]) for r in runs)
+        means = (fmean(trials.final_accuracies(runs, kind)) for kind in trials.KINDS)
+        cells = [f"{accuracy:.1%}" for accuracy in (*trials.final_accuracies(runs), *means)]
         entropy = fmean(fmean(r["curves"]["entropy"][-5:]) for r in runs)
-        rows.append([name, *cells, differences.get(name, ""), f"{idle:.0%}", f"{entropy:.2f}"])
+        rows.append([name, *cells, differences.get(name, ""), f"{no_signal:.0%}", f"{entropy:.2f}"])
     header = ["", *(f"seed {s}" for s in seeds), "mean", "lenient", f"against {BASE}, points (95%)"]
-    return trials.table([*header, "equal groups", "entropy, last 5"], rows)
+    return trials.table([*header, "no-signal groups", "entropy, last 5"], rows)
 
 
-def _plot(found: Mapping[str, list[Kept]]) -> None:
+def _plot(by_setting: Mapping[str, list[Record]]) -> None:
     columns = 4
-    rows = math.ceil(len(found) / columns)
+    rows = math.ceil(len(by_setting) / columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(11, 2.4 * rows), sharex=True, sharey=True, squeeze=False
     )
-    for axis in axes.flat[len(found) :]:
+    for axis in axes.flat[len(by_setting) :]:
         axis.set_axis_off()
-    for axis, (name, runs) in zip(axes.flat, found.items(), strict=False):
+    for axis, (name, runs) in zip(axes.flat, by_setting.items(), strict=False):
         for run in runs:
             values = trials.smooth(run["curves"]["accuracy/strict"])
             axis.plot(range(1, len(values) + 1), values, linewidth=1)
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
     figure.supxlabel("step")
-    figure.supylabel("strict accuracy of the sampled answers, mean of 5 steps")
-    trials.save("parts", figure)
+    figure.supylabel("strict accuracy of the sampled completions, mean of 5 steps")
+    trials.save_figure("parts", figure)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Which prompt suits the untrained model best? Greedy accuracy of several on training problems.
+"""Which prompt suits the untrained model best? Greedy accuracy with several prompts on training problems.
 
     python experiments/prompts.py
 
-The quickstart starts from the best of them, so that its gain is not made by a poor start. Training
-problems are used, so nothing is chosen on the test problems.
+The quickstart uses the best, so that its gain is not due to a poor start. Accuracy is measured on training
+problems, so that nothing is chosen on the test problems.
 """
 
 from typing import Any
@@ -25,10 +25,11 @@ SENTENCES = [
 
 
 def main() -> None:
+    """Print a table."""
     quickstart = load_config("quickstart")
     pipeline = build_pipeline(quickstart)
     plus, minus, times, over = quickstart.prompt.examples
-    spoken = [
+    in_sentences = [
         ExampleConfig(
             question=e.question, answer=e.answer.replace(e.answer[7 : e.answer.index("</think>")], s)
         )
@@ -39,9 +40,9 @@ def main() -> None:
         "1 example (+), short instruction": {"examples": [plus], "instruction": SHORT},
         "2 examples (+ ×), no instruction": {"examples": [plus, times], "instruction": ""},
         "4 examples, no instruction": {"examples": [plus, minus, times, over], "instruction": ""},
-        "4 examples with sentences, no instruction": {"examples": spoken, "instruction": ""},
+        "4 examples with sentences, no instruction": {"examples": in_sentences, "instruction": ""},
         "4 examples, short instruction": {"examples": [plus, minus, times, over], "instruction": SHORT},
-        "4 examples, begun with <think>": {
+        "4 examples, prefill <think>": {
             "examples": [plus, minus, times, over],
             "instruction": "",
             "prefill": "<think>",

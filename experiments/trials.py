@@ -1,17 +1,17 @@
-"""What the experiments share: trials that are run, what is kept of each, tables and plots.
+"""What the experiments share: trials, the record of each, tables and plots.
 
-    Trial ──reinforce-lite train──▶ runs/EXPERIMENT-NAME/ ──keep──▶ docs/results/EXPERIMENT/NAME.json
+    Trial ──reinforce-lite train──▶ runs/EXPERIMENT-NAME/ ──▶ record docs/results/EXPERIMENT/NAME.json
                                                                          │
-                                docs/results/EXPERIMENT.md, .svg ◀──the experiment's own table and plot
+                                   docs/results/EXPERIMENT.md, .svg ◀────┘ the experiment's table and plot
                                         │
                                 docs/results.md ◀── docs/results.py
 
-A trial is a command of its own, so its run is what anyone gets who types it. What has been kept isn't run
-again; a trial that the time limit stops saves a checkpoint and goes on the next time. Tables and plots are
-made from the kept files alone:
+A trial is a command of its own, so anyone who types the command gets the same run. A trial that has a record
+is not run again; one that the time limit stops saves a checkpoint and resumes the next time. Tables and plots
+are written from the records alone:
 
-    python experiments/NAME.py --hours 2        # run what is missing, within two hours, and write the table
-    python experiments/NAME.py --hours 0        # write the table from what is there
+    python experiments/NAME.py --hours 2        # run missing trials, two hours at most; write the table
+    python experiments/NAME.py --hours 0        # write the table from the records
 
 Needs the extra "experiments" (matplotlib, scipy).
 """
@@ -47,7 +47,7 @@ matplotlib.use("svg")
 matplotlib.rcParams |= {"svg.hashsalt": "reinforce-lite", "svg.fonttype": "none"}
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
-"""Kept files, tables and plots."""
+"""Records, tables and plots."""
 CURVES = [
     "reward",
     "accuracy/strict",
@@ -63,8 +63,8 @@ CURVES = [
     "step_time",
 ]
 KINDS = ("strict", "lenient")
-"""The verdicts that are kept of each answer."""
-LEARNED = [
+"""The verdicts that a record has for each completion."""
+RESULT_HEADER = [
     "seed",
     "strict before",
     "strict after",
@@ -73,9 +73,9 @@ LEARNED = [
     "p (paired)",
     "minutes",
 ]
-"""The header above the rows of `learned`."""
+"""The header of a table of `result_row`s."""
 
-Kept = dict[str, Any]
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,137 +83,148 @@ class Trial:
     """One run of an experiment."""
 
     name: str
-    """Its part of the run's name, and of the kept file's."""
+    """Names the run and the record."""
     options: tuple[str, ...]
-    """After `reinforce-lite train`."""
+    """Arguments of `reinforce-lite train`."""
     script: str = ""
-    """A file beside this one, if another program is tried: it gets the options and --out, the kept file."""
+    """A file in this folder to run instead of `reinforce-lite train`; it gets the options and --out FILE."""
     after: str = ""
-    """The trial whose model this one begins with; none: the model of its recipe."""
+    """The trial whose model this one starts from; empty: the model of its recipe."""
     leaves_model: bool = False
-    """Whether its model stays, since another trial begins with it."""
+    """Whether its model is not deleted, since another trial starts from it."""
 
 
 def main(
     experiment: str,
     trials: Sequence[Trial],
-    write: Callable[[Mapping[str, Kept]], None],
-    keep: Callable[[Run], Kept] | None = None,
+    write: Callable[[Mapping[str, Record]], None],
+    make_record: Callable[[Run], Record] | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> None:
-    """The command line of an experiment; `write` makes table and plot of what is kept, by trial, and
-    `prepare` what the trials need."""
+    """The command line of an experiment.
+
+    `write` writes table and plot from the records by trial name; `make_record` turns a finished run into a
+    record (`record_run` by default); `prepare` writes what the trials need before they start.
+    """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--hours", type=float, default=24.0, help="stop, to go on later, after so long")
-    parser.add_argument("--at-once", type=int, default=1, help="trials side by side, which share the cores")
-    parser.add_argument("--only", nargs="+", default=[], help="trials whose names begin so")
+    parser.add_argument(
+        "--hours", type=float, default=24.0, help="stop after this time; the same command resumes"
+    )
+    parser.add_argument(
+        "--parallel", type=int, default=1, help="trials that run concurrently and share the cores"
+    )
+    parser.add_argument("--only", nargs="+", default=[], help="trials whose names start with one of these")
     arguments = parser.parse_args()
     wanted = [t for t in trials if not arguments.only or t.name.startswith(tuple(arguments.only))]
     if prepare and arguments.hours:
         prepare()
-    complete = run(experiment, wanted, arguments.hours, arguments.at_once, keep or of_run)
-    if kept := read(experiment, trials):
-        write(kept)
+    complete = run_trials(experiment, wanted, arguments.hours, arguments.parallel, make_record or record_run)
+    if records := read_records(experiment, trials):
+        write(records)
     if not complete:
-        sys.exit("not all trials are done: the same command goes on")
+        sys.exit("not all trials are done: run the same command again to continue")
 
 
-def run(
-    experiment: str, trials: Sequence[Trial], hours: float, at_once: int, keep: Callable[[Run], Kept]
+def run_trials(
+    experiment: str,
+    trials: Sequence[Trial],
+    hours: float,
+    parallel: int,
+    make_record: Callable[[Run], Record],
 ) -> bool:
-    """Run the trials of which nothing is kept yet; returns whether all are done."""
+    """Run the trials that have no record, `parallel` at a time; return whether all are done."""
     end = time.monotonic() + 3600 * hours
     (RESULTS / experiment).mkdir(parents=True, exist_ok=True)
-    waiting = [t for t in trials if not file(experiment, t).exists()]
-    going: dict[str, subprocess.Popen[bytes]] = {}
+    waiting = [t for t in trials if not record_file(experiment, t).exists()]
+    running: dict[str, subprocess.Popen[bytes]] = {}
     by_name = {t.name: t for t in waiting}
-    while (ready := _ready(experiment, waiting, end)) or going:
-        for trial in ready[: at_once - len(going)]:
+    while (ready := _ready(experiment, waiting, end)) or running:
+        for trial in ready[: parallel - len(running)]:
             waiting.remove(trial)
-            going[trial.name] = _start(experiment, trial, at_once)
+            running[trial.name] = _start(experiment, trial, parallel)
         if time.monotonic() >= end:
-            for process in going.values():
+            for process in running.values():
                 process.send_signal(signal.SIGTERM)
-            for process in going.values():
+            for process in running.values():
                 process.wait()
-        for name, process in list(going.items()):
+        for name, process in list(running.items()):
             if process.poll() is not None:
-                del going[name]
-                _ended(experiment, by_name[name], process.returncode, keep)
+                del running[name]
+                _finish(experiment, by_name[name], process.returncode, make_record)
         time.sleep(1)
     if time.monotonic() < end:
         for trial in waiting:
-            left = _model(experiment, trial)
+            model = _model(experiment, trial)
             print(
-                f"{trial.name} needs {left}, which {trial.after} leaves: if that is kept without it, delete "
-                f"what is kept, and {left.parent}",
+                f"{trial.name} needs {model}, the model of {trial.after}: if that trial is done without it, "
+                f"delete its record and {model.parent} to run it again",
                 flush=True,
             )
-    return all(file(experiment, t).exists() for t in trials)
+    return all(record_file(experiment, t).exists() for t in trials)
 
 
 def _ready(experiment: str, waiting: Iterable[Trial], end: float) -> list[Trial]:
-    """Those that can begin now."""
+    """The trials that can start now."""
     if time.monotonic() >= end:
         return []
     return [t for t in waiting if not t.after or _model(experiment, t).is_dir()]
 
 
 def _model(experiment: str, trial: Trial) -> Path:
-    """The folder of the model that it begins with, which is there once the other trial is done."""
+    """The model that it starts from; it exists once the other trial is done."""
     return Path("runs") / f"{experiment}-{trial.after}" / "model"
 
 
-def _start(experiment: str, trial: Trial, at_once: int) -> "subprocess.Popen[bytes]":
+def _start(experiment: str, trial: Trial, parallel: int) -> "subprocess.Popen[bytes]":
     name = f"{experiment}-{trial.name}"
     if trial.script:
         script = str(Path(__file__).with_name(trial.script))
-        command = [sys.executable, script, *trial.options, "--out", str(file(experiment, trial))]
+        command = [sys.executable, script, *trial.options, "--out", str(record_file(experiment, trial))]
     else:
         program = str(Path(sys.executable).with_name("reinforce-lite"))
         model = ("--model.name", str(_model(experiment, trial))) if trial.after else ()
         command = [program, "train", *trial.options, *model, "--run", name, "--resume"]
     Path("runs").mkdir(exist_ok=True)
-    threads = str(max(1, (os.cpu_count() or 1) // at_once))
+    threads = str(max(1, (os.cpu_count() or 1) // parallel))
     print(f"{name}: {' '.join(command[1:])}", flush=True)
     with Path(f"runs/{name}.log").open("ab") as log:
         environment = {"OMP_NUM_THREADS": threads} | os.environ
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
-def _ended(experiment: str, trial: Trial, status: int, keep: Callable[[Run], Kept]) -> None:
-    """Keep what is worth keeping, and free the gigabytes."""
+def _finish(experiment: str, trial: Trial, status: int, make_record: Callable[[Run], Record]) -> None:
+    """Write the record of a finished run, and delete its checkpoints and models."""
     name = f"{experiment}-{trial.name}"
     if status not in (0, 130, 143):
         print(f"{name} failed with status {status}: runs/{name}.log", flush=True)
     if status or trial.script:
         return
-    found = Run(Path("runs") / name)
-    kept = {"trial": trial.name, "options": list(trial.options)}
-    kept |= {"after": trial.after} if trial.after else {}
-    kept |= keep(found)
-    file(experiment, trial).write_text(dump(kept), encoding="utf-8")
+    run = Run(Path("runs") / name)
+    record: Record = {"trial": trial.name, "options": list(trial.options)}
+    record |= {"after": trial.after} if trial.after else {}
+    record |= make_record(run)
+    record_file(experiment, trial).write_text(dump_json(record), encoding="utf-8")
     for folder in ("checkpoints", "best", *(() if trial.leaves_model else ("model",))):
-        shutil.rmtree(found.path / folder, ignore_errors=True)
+        shutil.rmtree(run.path / folder, ignore_errors=True)
 
 
-def file(experiment: str, trial: Trial) -> Path:
-    """What is kept of a trial."""
+def record_file(experiment: str, trial: Trial) -> Path:
+    """The file of a trial's record."""
     return RESULTS / experiment / f"{trial.name}.json"
 
 
-def read(experiment: str, trials: Sequence[Trial]) -> dict[str, Kept]:
-    """What is kept, by the trial's name, in the order of `trials`."""
-    files = {t.name: file(experiment, t) for t in trials}
+def read_records(experiment: str, trials: Sequence[Trial]) -> dict[str, Record]:
+    """The records that exist, by trial name, in the order of `trials`."""
+    files = {t.name: record_file(experiment, t) for t in trials}
     return {name: json.loads(f.read_text(encoding="utf-8")) for name, f in files.items() if f.exists()}
 
 
-def of_run(run: Run) -> Kept:
-    """What is kept of a run: curves, evaluations, and each test problem's verdicts."""
+def record_run(run: Run) -> Record:
+    """The record of a run: curves, evaluations, and the verdicts on each test problem."""
     summary, steps = run.summary, run.steps
-    described = json.loads((run.path / "machine.json").read_text(encoding="utf-8"))
+    machine = json.loads((run.path / "machine.json").read_text(encoding="utf-8"))
     return {
-        "machine": named(described),
+        "machine": machine_name(machine),
         "versions": summary["versions"],
         "seconds": round(summary["seconds"], 1),
         "peak_memory_bytes": summary["peak_memory_bytes"],
@@ -225,92 +236,92 @@ def of_run(run: Run) -> Kept:
     }
 
 
-def named(described: Mapping[str, Any]) -> str:
-    """What machine.json says, in a line."""
-    return f"{described['processor']}, {described['cores']} cores, {described['dtype']}"
+def machine_name(machine: Mapping[str, Any]) -> str:
+    """The contents of machine.json in a line."""
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['dtype']}"
 
 
-def tested(settings: Config, step: int) -> Kept:
-    """The verdicts on the greedy answers of `settings.model` to the test problems, and what made them."""
-    pipeline = build_pipeline(settings)
-    groups = pipeline.eval_groups(pipeline.problems("test", settings.eval.n))
+def evaluate_model(config: Config, step: int) -> Record:
+    """The verdicts on greedy completions of `config.model` to the test problems; machine and versions."""
+    pipeline = build_pipeline(config)
+    groups = pipeline.answer(pipeline.problems("test", config.eval.n))
     lines = [line | {"split": "test"} for line in rollout_lines(step, groups, None)]
     return {
-        "machine": named(describe_machine(pipeline.policy.device, pipeline.policy.dtype)),
+        "machine": machine_name(describe_machine(pipeline.policy.device, pipeline.policy.dtype)),
         "versions": package_versions(),
         "verdicts": verdicts(lines),
     }
 
 
-def verdicts(lines: Iterable[Line]) -> Kept:
-    """Each test problem's verdicts by step: {"ids": [...], "0": {"strict": "0110", "lenient": "1110"}}."""
-    found: dict[int, list[Line]] = defaultdict(list)
+def verdicts(lines: Iterable[Line]) -> Record:
+    """Verdicts on the test problems by step: {"ids": [...], "0": {"strict": "0110", "lenient": "1110"}}."""
+    by_step: dict[int, list[Line]] = defaultdict(list)
     for line in lines:
         if line["split"] == "test":
-            found[line["step"]].append(line)
-    ids = {step: [line["problem_id"] for line in rows] for step, rows in found.items()}
-    assert len({tuple(each) for each in ids.values()}) <= 1, "not the same problems"
+            by_step[line["step"]].append(line)
+    ids = {step: [line["problem_id"] for line in rows] for step, rows in by_step.items()}
+    assert len({tuple(i) for i in ids.values()}) <= 1, "different problems"
     bits = {
         str(step): {kind: "".join(str(int(line[kind])) for line in rows) for kind in KINDS}
-        for step, rows in found.items()
+        for step, rows in by_step.items()
     }
     return {"ids": next(iter(ids.values()), [])} | bits
 
 
-def right(kept: Kept, step: int, kind: str = "strict") -> list[bool]:
-    """The verdicts on the test problems after `step`; -1 is the last."""
-    steps = sorted(int(key) for key in kept["verdicts"] if key != "ids")
-    return [bit == "1" for bit in kept["verdicts"][str(steps[step] if step < 0 else step)][kind]]
+def correct(record: Record, step: int, kind: str = "strict") -> list[bool]:
+    """The verdicts on the test problems after `step`; -1 is the last step."""
+    steps = sorted(int(key) for key in record["verdicts"] if key != "ids")
+    return [bit == "1" for bit in record["verdicts"][str(steps[step] if step < 0 else step)][kind]]
 
 
-def ends(runs: Iterable[Kept], kind: str = "strict") -> list[float]:
+def final_accuracies(runs: Iterable[Record], kind: str = "strict") -> list[float]:
     """Accuracy on the test problems after the last step."""
-    return [fmean(right(run, -1, kind)) for run in runs]
+    return [fmean(correct(run, -1, kind)) for run in runs]
 
 
-def seed(run: Kept) -> str:
-    """Of a trial named WHAT-SEED."""
+def seed_of(run: Record) -> str:
+    """The seed of a trial named SETTING-SEED."""
     return str(run["trial"].rsplit("-", 1)[1])
 
 
-def learned(run: Kept) -> list[str]:
-    """A row under LEARNED; p is the larger of the two kinds'."""
-    when = [(kind, step) for kind in KINDS for step in (0, -1)]
-    cells = [share(right(run, step, kind)) for kind, step in when]
-    p = max(mcnemar_p_value(right(run, 0, kind), right(run, -1, kind)) for kind in KINDS)
-    return [seed(run), *cells, f"{p:.1g}", f"{run['seconds'] / 60:.1f}"]
+def result_row(run: Record) -> list[str]:
+    """A row under RESULT_HEADER; p is the larger of those of the two kinds."""
+    points = [(kind, step) for kind in KINDS for step in (0, -1)]
+    cells = [accuracy_cell(correct(run, step, kind)) for kind, step in points]
+    p = max(mcnemar_p_value(correct(run, 0, kind), correct(run, -1, kind)) for kind in KINDS)
+    return [seed_of(run), *cells, f"{p:.1g}", f"{run['seconds'] / 60:.1f}"]
 
 
-def share(verdicts: Sequence[bool]) -> str:
+def accuracy_cell(verdicts: Sequence[bool]) -> str:
     """Accuracy with its 95% interval, as a cell of a table."""
     low, high = wilson_interval(sum(verdicts), len(verdicts))
     return f"{fmean(verdicts):.1%} ({100 * low:.0f}–{100 * high:.0f})"
 
 
-def against(ends: Mapping[str, Sequence[float]], base: str) -> dict[str, str]:
-    """The mean of each setting's seeds less that of `base`, in points: "+1.5 (-8 to +11)".
+def differences(accuracies: Mapping[str, Sequence[float]], base: str) -> dict[str, str]:
+    """Each setting's mean over seeds minus that of `base`, in points: "+1.5 (-8 to +11)".
 
-    The intervals hold at once for all settings with 95% (C. W. Dunnett 1955; for two settings it is
-    Student's). Seeds are taken as independent samples with the same spread in every setting: with three
-    seeds one can do no better, and hardly check it.
+    The 95% intervals hold for all settings simultaneously (Dunnett 1955, https://doi.org/10.2307/2281208;
+    with one setting and the base they are Student's). Seeds are assumed to be independent samples with the
+    same variance in every setting, which three seeds cannot check.
     """
-    others = {name: values for name, values in ends.items() if name != base}
+    others = {name: values for name, values in accuracies.items() if name != base}
     if not others:
         return {}
-    interval = stats.dunnett(*others.values(), control=ends[base], rng=0).confidence_interval(0.95)
-    middles = [fmean(values) - fmean(ends[base]) for values in others.values()]
+    interval = stats.dunnett(*others.values(), control=accuracies[base], rng=0).confidence_interval(0.95)
+    means = [fmean(values) - fmean(accuracies[base]) for values in others.values()]
     return {
-        name: f"{100 * middle:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
-        for name, middle, low, high in zip(others, middles, interval.low, interval.high, strict=True)
+        name: f"{100 * mean:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
+        for name, mean, low, high in zip(others, means, interval.low, interval.high, strict=True)
     }
 
 
-def by_seed(kept: Mapping[str, Kept]) -> dict[str, list[Kept]]:
-    """Trials named WHAT-SEED, by what."""
-    found: dict[str, list[Kept]] = defaultdict(list)
-    for name, each in kept.items():
-        found[name.rsplit("-", 1)[0]].append(each)
-    return found
+def by_setting(records: Mapping[str, Record]) -> dict[str, list[Record]]:
+    """The records of trials named SETTING-SEED, by setting."""
+    grouped: dict[str, list[Record]] = defaultdict(list)
+    for name, record in records.items():
+        grouped[name.rsplit("-", 1)[0]].append(record)
+    return grouped
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -319,32 +330,34 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def write(name: str, *parts: str) -> None:
-    """docs/results/NAME.md."""
+def write_page(name: str, *parts: str) -> None:
+    """Write docs/results/NAME.md."""
     text = "\n".join(parts)
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def minutes(seconds: Iterable[float]) -> list[float]:
-    """The time at the end of each step, from what each took."""
+def cumulative_minutes(seconds: Iterable[float]) -> list[float]:
+    """Minutes at the end of each step, from the seconds of each."""
     return [spent / 60 for spent in itertools.accumulate(seconds)]
 
 
 def smooth(values: Sequence[float], width: int = 5) -> list[float]:
-    """Each value's mean with the ones before it, `width` of them at most."""
+    """The trailing mean over up to `width` values."""
     return [fmean(values[max(0, i + 1 - width) : i + 1]) for i in range(len(values))]
 
 
-def save(experiment: str, figure: Figure) -> None:
-    """docs/results/EXPERIMENT.svg, the same bytes for the same figures."""
+def save_figure(experiment: str, figure: Figure) -> None:
+    """Write docs/results/EXPERIMENT.svg; the same figures give the same bytes."""
     figure.tight_layout()
     figure.savefig(RESULTS / f"{experiment}.svg", metadata={"Date": None})
 
 
-def dump(kept: Kept) -> str:
-    """JSON with a line for each curve, evaluation and verdict, so that a difference can be read."""
-    return "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in kept.items()) + "\n}\n"
+def dump_json(record: Record) -> str:
+    """JSON with a line for each curve, evaluation and verdict, so that a diff can be read."""
+    return (
+        "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in record.items()) + "\n}\n"
+    )
 
 
 def _lines(value: Any) -> str:
@@ -356,7 +369,7 @@ def _lines(value: Any) -> str:
 
 
 def _short(value: Any) -> Any:
-    """Four figures are enough of a curve."""
+    """Four significant figures are enough for a curve."""
     if isinstance(value, list):
         return [_short(v) for v in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,10 +1,10 @@
-"""Word problems of one and of two steps, and whether the one helps with the other.
+"""Word problems of one and of two steps, and whether learning the first helps with the second.
 
-    python experiments/word_problems.py --at-once 2
+    python experiments/word_problems.py --parallel 2
 
-Level 1 is the quickstart with more steps; level 2 has worked examples of two steps (level2.toml). Level 2 is
-learned by the untrained model, and by those that level 1 has trained. What these make of its test problems
-before their first step is transfer.
+Level 1 is the quickstart with more steps; level 2 has worked examples of two steps (level2.toml). Level 2
+is trained from the untrained model and from the models that level 1 has trained. The accuracy of the latter
+on level 2's test problems before their first step is transfer.
 """
 
 import re
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import trials
-from trials import KINDS, Kept, Trial
+from trials import KINDS, Record, Trial
 
 from reinforce_lite.evaluation.statistics import mcnemar_p_value
 from reinforce_lite.runlog.run import Run
@@ -21,12 +21,13 @@ from reinforce_lite.runlog.run import Run
 SEEDS = range(3)
 STEPS = 36
 RECIPES = {"level1": "quickstart", "level2": "experiments/level2.toml"}
-MOST = 5
+MOST_FREQUENT = 5
 OPERATION = re.compile(r"\d ([-+*/]) \d+ =")
 TITLES = {"level1": "level 1", "level2": "level 2", "level2-after-level1": "level 2, after level 1"}
 
 
 def trial(level: str, recipe: str, seed: int, after: str = "") -> Trial:
+    """A trial, from the model of the trial `after` or from the untrained one."""
     options = (recipe, "--train.seed", str(seed), "--train.steps", str(STEPS))
     return Trial(f"{level}-{seed}", options, after=after, leaves_model=level == "level1")
 
@@ -37,67 +38,72 @@ TRIALS = [
 ]
 
 
-def keep(run: Run) -> Kept:
-    """A run, and how often its test answers write which operations: the first two, in their order."""
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+def make_record(run: Run) -> Record:
+    """The record of a run, and how often test completions write which operations: the first two, in order."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for line in run.read("eval_rollouts"):
         if line["split"] == "test":
             written = " ".join(OPERATION.findall(line["completion"])[:2])
-            found[str(line["step"])][written or "none"] += 1
-    return trials.of_run(run) | {"operations": {step: dict(c.most_common()) for step, c in found.items()}}
+            counts[str(line["step"])][written or "none"] += 1
+    return trials.record_run(run) | {
+        "operations": {step: dict(c.most_common()) for step, c in counts.items()}
+    }
 
 
-def write(kept: Mapping[str, Kept]) -> None:
-    found = trials.by_seed(kept)
-    rows = [[TITLES[level], *trials.learned(run)] for level, runs in found.items() for run in runs]
-    parts = [trials.table(["trained on", *trials.LEARNED], rows)]
-    direct, later = found.get("level2", []), found.get("level2-after-level1", [])
+def write(records: Mapping[str, Record]) -> None:
+    """Accuracies; with all seeds, transfer and the effect of the order; operations."""
+    by_level = trials.by_setting(records)
+    rows = [[TITLES[level], *trials.result_row(run)] for level, runs in by_level.items() for run in runs]
+    parts = [trials.table(["trained on", *trials.RESULT_HEADER], rows)]
+    direct, later = (by_level.get(level, []) for level in ("level2", "level2-after-level1"))
     if len(direct) == len(later) == len(SEEDS):
         parts += [_transfer(direct[0], later), _order(direct, later)]
-    parts += [_operations(kept)]
-    trials.write("word_problems", *parts)
-    _plot(found)
+    parts += [_operations(records)]
+    trials.write_page("word_problems", *parts)
+    _plot(by_level)
 
 
-def _transfer(untrained: Kept, runs: Sequence[Kept]) -> str:
-    """Level 2's test problems before anything was learned of level 2."""
-    rows = [["untrained", "", *(trials.share(trials.right(untrained, 0, k)) for k in KINDS), ""]]
+def _transfer(untrained: Record, runs: Sequence[Record]) -> str:
+    """Accuracy on level 2's test problems before any training on level 2."""
+    rows = [["untrained", "", *(trials.accuracy_cell(trials.correct(untrained, 0, k)) for k in KINDS), ""]]
     for run in runs:
-        shares = [trials.share(trials.right(run, 0, kind)) for kind in KINDS]
-        p = [mcnemar_p_value(trials.right(untrained, 0, k), trials.right(run, 0, k)) for k in KINDS]
-        rows.append(["trained on level 1", trials.seed(run), *shares, f"{max(p):.1g}"])
+        shares = [trials.accuracy_cell(trials.correct(run, 0, kind)) for kind in KINDS]
+        p = [mcnemar_p_value(trials.correct(untrained, 0, k), trials.correct(run, 0, k)) for k in KINDS]
+        rows.append(["trained on level 1", trials.seed_of(run), *shares, f"{max(p):.1g}"])
     return trials.table(["level 2's test problems", "seed", "strict", "lenient", "p (paired)"], rows)
 
 
-def _order(direct: Sequence[Kept], later: Sequence[Kept]) -> str:
-    """What level 1 beforehand does to what level 2 teaches."""
-    ends = {"after": trials.ends(later), "at once": trials.ends(direct)}
+def _order(direct: Sequence[Record], later: Sequence[Record]) -> str:
+    """How training on level 1 first changes the accuracy after level 2."""
+    accuracies = {"after": trials.final_accuracies(later), "direct": trials.final_accuracies(direct)}
     return (
-        "Level 2 learned after level 1 against level 2 learned at once (strict, mean over seeds): "
-        f"{trials.against(ends, 'at once')['after']} points.\n"
+        "Level 2 learned after level 1 against level 2 learned directly (strict, mean over seeds): "
+        f"{trials.differences(accuracies, 'direct')['after']} points.\n"
     )
 
 
-def _operations(kept: Mapping[str, Kept]) -> str:
-    """What the answers to the test problems write, the most frequent first."""
+def _operations(records: Mapping[str, Record]) -> str:
+    """The operations in the completions to the test problems, the most frequent first."""
     rows = []
-    for name, run in kept.items():
+    for name, run in records.items():
         level, seed = name.rsplit("-", 1)
         for step, counts in run["operations"].items():
-            most = ", ".join(f"`{written}` {n}" for written, n in list(counts.items())[:MOST])
+            most = ", ".join(f"`{written}` {n}" for written, n in list(counts.items())[:MOST_FREQUENT])
             if step != "0" or (seed == "0" and level in RECIPES):
                 rows.append([TITLES[level], seed if step != "0" else "untrained", most])
     return trials.table(["answers to", "seed", "operations, of 200 answers"], rows)
 
 
-def _plot(found: Mapping[str, list[Kept]]) -> None:
-    figure, axes = plt.subplots(len(found), 2, figsize=(10, 3.1 * len(found)), sharey="row", squeeze=False)
-    for row, (level, runs) in zip(axes, found.items(), strict=True):
+def _plot(by_level: Mapping[str, list[Record]]) -> None:
+    figure, axes = plt.subplots(
+        len(by_level), 2, figsize=(10, 3.1 * len(by_level)), sharey="row", squeeze=False
+    )
+    for row, (level, runs) in zip(axes, by_level.items(), strict=True):
         for run in runs:
-            minutes = trials.minutes(run["curves"]["step_time"])
+            minutes = trials.cumulative_minutes(run["curves"]["step_time"])
             curves = {k: trials.smooth(run["curves"][f"accuracy/{k}"]) for k in KINDS}
             for axis, x in zip(row, (range(1, len(minutes) + 1), minutes), strict=True):
-                (line,) = axis.plot(x, curves["strict"], linewidth=1.2, label=f"seed {trials.seed(run)}")
+                (line,) = axis.plot(x, curves["strict"], linewidth=1.2, label=f"seed {trials.seed_of(run)}")
                 axis.plot(x, curves["lenient"], linewidth=0.8, linestyle=":", color=line.get_color())
         row[0].set_ylabel(TITLES[level])
     axes[-1][0].set_xlabel("step")
@@ -106,10 +112,10 @@ def _plot(found: Mapping[str, list[Kept]]) -> None:
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     figure.suptitle(
-        "accuracy of the sampled answers, mean of 5 steps: strict, and lenient (dotted)", fontsize=10
+        "accuracy of the sampled completions, mean of 5 steps: strict, and lenient (dotted)", fontsize=10
     )
-    trials.save("word_problems", figure)
+    trials.save_figure("word_problems", figure)
 
 
 if __name__ == "__main__":
-    trials.main("word_problems", TRIALS, write, keep)
+    trials.main("word_problems", TRIALS, write, make_record)

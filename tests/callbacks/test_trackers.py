@@ -49,7 +49,7 @@ class Fake(ModuleType):
         self.started.append(settings | ({"project": names[0]} if names else {}))
         return self
 
-    def Settings(self, **settings: Any) -> dict[str, Any]:
+    def Settings(self, **settings: Any) -> dict[str, Any]:  # noqa: N802 wandb.Settings
         return settings
 
     def log(self, numbers: dict[str, float], step: int) -> None:
@@ -181,7 +181,7 @@ def test_one_that_does_not_start_ends_the_command_before_any_work(
 
 def after_two_steps(monkeypatch: pytest.MonkeyPatch, happens: Any) -> None:
     """Have something happen in the third step's update."""
-    gradient = Updater.gradient
+    gradient = Updater.compute_gradient
 
     def third(self: Updater, groups: Any, weights: Any) -> Any:
         if len(runlog.Run(Path("runs/a")).steps) == 2:

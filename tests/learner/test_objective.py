@@ -98,7 +98,7 @@ def test_loss_by_hand() -> None:
     sums = torch.tensor([-3.0, -1.0], requires_grad=True)
     value = reinforce_loss(sums, torch.tensor([0.5, -0.25], dtype=torch.float64))
     assert value.item() == 1.25
-    value.backward()
+    value.backward()  # type: ignore[no-untyped-call]
     assert sums.grad is not None
     assert sums.grad.tolist() == [-0.5, 0.25]  # makes the good completion likelier, the bad one less likely
 

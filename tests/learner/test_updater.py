@@ -363,7 +363,7 @@ def test_three_updates_equal_a_plain_loop(policy: Policy) -> None:
         assert gradient.norm > 0.05  # so clipping has an effect
         assert updater.apply_gradient(gradient, step)
         optimizer.zero_grad()
-        independent_loss(reference, "reinforce-lite", 0.7).backward()
+        independent_loss(reference, "reinforce-lite", 0.7).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()

@@ -67,7 +67,7 @@ LONGROPE = {
     "short_factor": [1.0, 1.1],
     "long_factor": [2.0, 3.0],
 }
-LLAMA_3 = {
+LLAMA_3: dict[str, Any] = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
     "factor": 4.0,

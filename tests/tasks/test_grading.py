@@ -174,7 +174,7 @@ def test_grade_takes_linear_time(text: str, mode: str) -> None:
 @given(st.text(alphabet="<>/answerthink 0123456789.,-−$%eE²٧\n", max_size=200))
 def test_grade_accepts_any_text(text: str) -> None:
     for mode in ("strict", "lenient"):
-        verdict = grade(text, "72", mode=mode)  # type: ignore[arg-type]
+        verdict = grade(text, "72", mode=mode)
         assert verdict.correct == (verdict.reason == "right")
 
 

@@ -239,6 +239,7 @@ def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) 
         """Right until step 4's evaluation is over, wrong after."""
 
         calls = 0
+        good = False
 
         def reward(self, problem: Problem, completion: str) -> Reward:
             Early.calls += 1
@@ -247,7 +248,6 @@ def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) 
                 float(good or (problem.id.startswith("train") and super().reward(problem, completion).value))
             )
 
-    Early.good = False  # type: ignore[attr-defined]
     resolved = resolve_config(RECIPE, settings | {"train.steps": 4}, Early())
 
     class Turns(Silent):
