@@ -126,7 +126,8 @@ def pipeline(
 def prompts(built: Pipeline) -> list[Prompt]:
     """The prompts of one step."""
     return [
-        built.prompter(p.question) for p in built.problems("train", built.config.rollout.prompts_per_step)
+        built.prompt_builder(p.question)
+        for p in built.problems("train", built.config.rollout.prompts_per_step)
     ]
 
 

@@ -129,7 +129,7 @@ def on_cpu(arguments: argparse.Namespace, **values: Any) -> Figures:
     settings = load_config("quickstart", overrides)
     pipeline = build_pipeline(settings)
     problems = dry_run.longest_problems(pipeline, pipeline.problems("train"))
-    length = len(pipeline.prompter(problems[0].question).token_ids)
+    length = len(pipeline.prompt_builder(problems[0].question).token_ids)
     settings = override_config(settings, {"prompt.max_tokens": length})
     planned = plan_unchanged(settings)
     updater = Updater(pipeline.policy, settings.update, settings.rollout.temperature)

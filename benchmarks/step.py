@@ -54,7 +54,7 @@ def ours_forced(arguments: argparse.Namespace) -> Figures:
     seconds = []
     for step in range(1, 5):
         start = time.perf_counter()
-        sampled = sample_completions(problems, built.prompter, built.engine, sampling, step)
+        sampled = sample_completions(problems, built.prompt_builder, built.engine, sampling, step)
         groups = score_groups(problems, sampled, built.scorer)
         groups = [
             replace(

@@ -30,7 +30,7 @@ class Inputs:
 def make_inputs(pipeline: Pipeline, problems: Sequence[Problem], folder: str) -> Inputs:
     """Save the pipeline's model under `folder`, and its prompts as text."""
     decode = pipeline.policy.tokenizer.decode
-    texts = [decode(pipeline.prompter(p.question).token_ids) for p in problems]
+    texts = [decode(pipeline.prompt_builder(p.question).token_ids) for p in problems]
     return Inputs(saved(pipeline, folder), texts, dict(zip(texts, problems, strict=True)))
 
 

@@ -69,6 +69,7 @@ def plot(runs: Runs, file: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Train every preset with every seed, and print the table."""
     parser = argparse.ArgumentParser(description="Train several objectives with the same seeds.")
     parser.add_argument("--recipe", default="quickstart", help="a shipped recipe or a TOML file")
     parser.add_argument("--presets", nargs="+", default=["reinforce-lite", "grpo", "rloo"])

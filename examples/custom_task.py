@@ -31,6 +31,7 @@ def problems(split: str) -> list[Problem]:
 
 
 def make_problem(gold: str) -> Problem:
+    """The problem whose answer is `gold`, which is sorted."""
     shuffled, random = list(gold), Random(gold)
     while "".join(shuffled) == gold:  # never in order already: copying the question must not pay in full
         random.shuffle(shuffled)

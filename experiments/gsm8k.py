@@ -28,7 +28,7 @@ from trials import KINDS, Record, Trial
 from reinforce_lite.config import load_config, override_config
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
 from reinforce_lite.evaluation.statistics import mcnemar_p_value
-from reinforce_lite.runlog.run import Line, Run
+from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.summary import best_step
 from reinforce_lite.tasks import gsm8k
 from reinforce_lite.tasks.hub import load_tables
@@ -125,7 +125,7 @@ def make_record(run: Run) -> Record:
     return record
 
 
-def words(lines: Sequence[Line]) -> Record:
+def words(lines: Sequence[Record]) -> Record:
     """Which completions have a word of each list ("0110"), which are correct, their lengths, and excerpts.
 
     Excerpts of lists A and B come before those of C.

@@ -52,9 +52,9 @@ def main() -> None:
     problems = pipeline.problems("train", N)
     print(f"| prompt | strict | lenient | prompt tokens |\n| --- | --- | --- | --- |  ({N} problems)")
     for name, keys in prompts.items():
-        pipeline.prompter = PromptBuilder(pipeline.policy.tokenizer, PromptConfig(**keys))
+        pipeline.prompt_builder = PromptBuilder(pipeline.policy.tokenizer, PromptConfig(**keys))
         result = evaluate_groups(pipeline.eval_groups(problems), None, "train")
-        tokens = len(pipeline.prompter(problems[0].question).token_ids)
+        tokens = len(pipeline.prompt_builder(problems[0].question).token_ids)
         print(f"| {name} | {result.strict:.1%} | {result.lenient:.1%} | {tokens} |", flush=True)
 
 

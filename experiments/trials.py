@@ -39,8 +39,8 @@ from scipy import stats
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation.statistics import mcnemar_p_value, wilson_interval
 from reinforce_lite.pipeline import build_pipeline
-from reinforce_lite.runlog.run import Line, Run
-from reinforce_lite.trainer.metrics import rollout_lines
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.trainer.metrics import completion_records
 from reinforce_lite.utils.environment import describe_machine, package_versions
 
 matplotlib.use("svg")
@@ -244,8 +244,8 @@ def machine_name(machine: Mapping[str, Any]) -> str:
 def evaluate_model(config: Config, step: int) -> Record:
     """The verdicts on greedy completions of `config.model` to the test problems; machine and versions."""
     pipeline = build_pipeline(config)
-    groups = pipeline.answer(pipeline.problems("test", config.eval.n))
-    lines = [line | {"split": "test"} for line in rollout_lines(step, groups, None)]
+    groups = pipeline.eval_groups(pipeline.problems("test", config.eval.n))
+    lines = [record.to_record() for record in completion_records(step, groups, split="test")]
     return {
         "machine": machine_name(describe_machine(pipeline.policy.device, pipeline.policy.dtype)),
         "versions": package_versions(),
@@ -253,9 +253,9 @@ def evaluate_model(config: Config, step: int) -> Record:
     }
 
 
-def verdicts(lines: Iterable[Line]) -> Record:
+def verdicts(lines: Iterable[Record]) -> Record:
     """Verdicts on the test problems by step: {"ids": [...], "0": {"strict": "0110", "lenient": "1110"}}."""
-    by_step: dict[int, list[Line]] = defaultdict(list)
+    by_step: dict[int, list[Record]] = defaultdict(list)
     for line in lines:
         if line["split"] == "test":
             by_step[line["step"]].append(line)

@@ -14,7 +14,7 @@ import torch
 
 import reinforce_lite as rl
 from helpers.paths import RECIPE, ROOT
-from helpers.plain import COMPLETIONS, PROMPT, plain
+from helpers.plain import COMPLETIONS, PROMPT, sequence_logprobs
 from helpers.tiny import ToyTask
 from reinforce_lite.cli.app import main
 from reinforce_lite.config import TaskConfig, load_config
@@ -97,7 +97,7 @@ def test_minimal_loop_logprobs_equal_those_without_cache_or_padding(
     (found * weights).sum().backward()
     gradients = [p.grad.clone() for p in policy.model.parameters()]
     policy.model.zero_grad()
-    sums = [plain(policy.model, PROMPT, c, loop.TEMPERATURE).sum() for c in completions]
+    sums = [sequence_logprobs(policy.model, PROMPT, c, loop.TEMPERATURE).sum() for c in completions]
     expected = torch.stack(sums).float()
     (expected * weights).sum().backward()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -44,6 +44,8 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
+    """Which model, and how it is computed."""
+
     name: str = "smollm2-135m"
     """The embedded smollm2-135m, a Hugging Face hub name, or a local folder."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -56,6 +58,8 @@ class ModelConfig(Section):
 
 
 class TaskConfig(Section):
+    """Where problems come from."""
+
     name: str = "wordmath"
     """wordmath, gsm8k, jsonl, hub, gym, or a Python file of your own (./my_task.py)."""
     path: str = ""
@@ -80,6 +84,8 @@ class ExampleConfig(Section):
 
 
 class PromptConfig(Section):
+    """What the model reads before it writes."""
+
     system: str = ""
     """The system message; empty leaves it to the model's chat template."""
     instruction: str = (
@@ -95,6 +101,8 @@ class PromptConfig(Section):
 
 
 class RolloutConfig(Section):
+    """How completions are sampled in training."""
+
     engine: Literal["native", "hf"] = "native"
     """native: our own decoder; hf: transformers' generate, slower, for any causal language model."""
     prompts_per_step: Positive = 8
@@ -136,6 +144,8 @@ class ObjectiveConfig(Section):
 
 
 class UpdateConfig(Section):
+    """How the weights change."""
+
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     warmup_steps: NotNegative = 0
     """Steps over which the learning rate rises linearly; it is constant afterwards."""
@@ -154,6 +164,8 @@ class UpdateConfig(Section):
 
 
 class TrainConfig(Section):
+    """How long, and from which seed."""
+
     steps: Positive = 100
     hours: Annotated[float, Field(gt=0)] | None = None
     """End within this many hours, evaluated and saved, if that comes before the last step."""
@@ -163,6 +175,8 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
+    """How accuracy is measured."""
+
     n: Positive = 200
     """Test problems, evaluated before and after training."""
     validation_n: Positive = 64
@@ -174,6 +188,8 @@ class EvalConfig(Section):
 
 
 class LogConfig(Section):
+    """Who else receives the metrics."""
+
     trackers: tuple[Literal["trackio", "wandb", "tensorboard"], ...] = ()
     """Send the metrics there too; each needs the extra of its name. By default nothing is sent anywhere."""
 

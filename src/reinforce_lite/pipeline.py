@@ -24,7 +24,7 @@ class Pipeline:
     config: Config
     policy: Policy
     task: Task
-    prompter: PromptBuilder
+    prompt_builder: PromptBuilder
     engine: Engine
     scorer: Scorer
     _problems: dict[tuple[Split, int | None], list[Problem]] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Pipeline:
         Raises UsageError when none remains.
         """
         if (split, n) not in self._problems:
-            self._problems[split, n] = self.prompter.within_limit(self.task.problems(split)[:n])
+            self._problems[split, n] = self.prompt_builder.within_limit(self.task.problems(split)[:n])
         if not self._problems[split, n]:
             raise UsageError(
                 f"no {split} problem has a prompt of at most {self.config.prompt.max_tokens} tokens",
@@ -70,7 +70,7 @@ class Pipeline:
         """Scored completions of each problem, as an evaluation samples them."""
         seed = derive_seed(self.config.train.seed, "evaluation")
         sampling = self.eval_sampling(samples)
-        sampled = sample_completions(problems, self.prompter, self.engine, sampling, seed, progress)
+        sampled = sample_completions(problems, self.prompt_builder, self.engine, sampling, seed, progress)
         return score_groups(problems, sampled, self.scorer)
 
 
@@ -94,9 +94,9 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
         config.max_sequence_tokens,
     )
     _check_context(policy, config)
-    prompter = PromptBuilder(policy.tokenizer, config.prompt)
+    prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
     engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)
-    return Pipeline(config, policy, task, prompter, engine, scorer)
+    return Pipeline(config, policy, task, prompt_builder, engine, scorer)
 
 
 def _check_context(policy: Policy, config: Config) -> None:

@@ -79,7 +79,7 @@ def test_prompt_slots_by_hand(groups: int, samples: int, max_num_seqs: int, expe
 def test_greedy_completions_of_the_embedded_model_equal_generate() -> None:
     """Against the hf engine, in float32, on the quickstart's own prompts."""
     pipeline = build_pipeline(load_config("quickstart", {"model.dtype": "float32"}))
-    prompts = [pipeline.prompter(p.question) for p in pipeline.problems("test", 50)]
+    prompts = [pipeline.prompt_builder(p.question) for p in pipeline.problems("test", 50)]
     greedy = Sampling(1, max_new_tokens=48, temperature=0.0)
     native = NativeEngine(pipeline.policy).generate(prompts, greedy, 0)
     hf = HFEngine(pipeline.policy).generate(prompts, greedy, 0)

@@ -9,7 +9,8 @@ from typing import Any
 from reinforce_lite.evaluation.reflection import find_reflections
 from reinforce_lite.evaluation.statistics import wilson_interval
 from reinforce_lite.report.build import build_report
-from reinforce_lite.runlog.run import Line, Run
+from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.run import Run
 
 CONFIG = """recipe = "quickstart"
 [model]
@@ -32,9 +33,9 @@ seed = 0
 ONE_RIGHT, SEVEN_RIGHT = [True] + [False] * 7, [True] * 7 + [False]
 
 
-def completion(at: int, problem: str, right: bool = True, sample: int = 0, **changes: Any) -> Line:
+def completion(at: int, problem: str, right: bool = True, sample: int = 0, **changes: Any) -> Record:
     """A line of rollouts.jsonl; `changes` override its fields, such as `question`, `completion` or `lenient`."""
-    line: Line = {
+    line: Record = {
         "step": at,
         "problem_id": problem,
         "sample": sample,
@@ -54,9 +55,9 @@ def completion(at: int, problem: str, right: bool = True, sample: int = 0, **cha
     return {"reflection": find_reflections(line["completion"])} | line
 
 
-def step(n: int, **changes: Any) -> Line:
+def step(n: int, **changes: Any) -> Record:
     """A line of steps.jsonl."""
-    line: Line = {
+    line: Record = {
         "step": n,
         "reward": 0.5,
         "accuracy/strict": 0.5,
@@ -80,9 +81,9 @@ def step(n: int, **changes: Any) -> Line:
     return line | changes
 
 
-def evaluation(at: int, split: str, lines: Sequence[Line]) -> Line:
+def evaluation(at: int, split: str, lines: Sequence[Record]) -> Record:
     """The line of evals.jsonl for the completions of an evaluation."""
-    line: Line = {"step": at, "split": split, "n": len(lines), "seconds": 3.0}
+    line: Record = {"step": at, "split": split, "n": len(lines), "seconds": 3.0}
     for kind in ("strict", "lenient", "second_opinion"):
         judged = [bool(c[kind]) for c in lines if c.get(kind) is not None]
         line[kind] = sum(judged) / len(judged) if judged else None
@@ -90,7 +91,7 @@ def evaluation(at: int, split: str, lines: Sequence[Line]) -> Line:
     return line
 
 
-def eval_completions(at: int, verdicts: Sequence[bool], split: str = "test", **changes: Any) -> list[Line]:
+def eval_completions(at: int, verdicts: Sequence[bool], split: str = "test", **changes: Any) -> list[Record]:
     """The completions of one evaluation, one per problem; a list among `changes` has one value per problem."""
     return [
         completion(
@@ -106,9 +107,9 @@ def eval_completions(at: int, verdicts: Sequence[bool], split: str = "test", **c
 
 def write(
     path: Path,
-    steps: Sequence[Line] = (),
-    rollouts: Sequence[Line] = (),
-    evaluations: Sequence[Sequence[Line]] = (),
+    steps: Sequence[Record] = (),
+    rollouts: Sequence[Record] = (),
+    evaluations: Sequence[Sequence[Record]] = (),
     stopped: str = "",
     planned: int = 0,
     **summary: Any,
@@ -169,7 +170,7 @@ def large(path: Path, steps: int = 625, questions: int = 10, samples: int = 8, t
             f"<think>{work} {word}So it is {7 if right else 8}.</think>\n<answer>{7 if right else 8}</answer>"
         )
 
-    def sample_completion(at: int, problem: str, skill: float, sample: int = 0, **changes: Any) -> Line:
+    def sample_completion(at: int, problem: str, skill: float, sample: int = 0, **changes: Any) -> Record:
         right, reflects = random.random() < skill, random.random() < 0.02 + 0.1 * skill
         question = f"Question {problem}: a train has {random.randrange(99)} wagons; how many wheels do they have in all?"
         changes |= {"truncated": random.random() < 0.03, "question": question}
@@ -212,7 +213,7 @@ def large(path: Path, steps: int = 625, questions: int = 10, samples: int = 8, t
     )
 
 
-def _step_line(at: int, lines: Sequence[Line], random: Random) -> Line:
+def _step_line(at: int, lines: Sequence[Record], random: Random) -> Record:
     """The line of steps.jsonl for the completions of a step."""
     n = len(lines)
     groups: dict[str, set[bool]] = {}
@@ -269,6 +270,6 @@ def hostile(path: Path) -> Run:
     return run
 
 
-def summary_of(run: Run) -> Line:
+def summary_of(run: Run) -> Record:
     """The figures of a run's report."""
     return build_report(run).summary

@@ -130,7 +130,7 @@ def test_the_embedded_model_is_smollm2(real_model: Path) -> None:
 def test_native_engine_matches_transformers(real_model: Path) -> None:
     """Greedy text and log-probabilities on quickstart problems, in float32."""
     pipeline = build_pipeline(load_config("quickstart", {"model.dtype": "float32", "model.device": "cpu"}))
-    prompts = [pipeline.prompter(p.question) for p in pipeline.problems("validation", 8)]
+    prompts = [pipeline.prompt_builder(p.question) for p in pipeline.problems("validation", 8)]
     greedy = Sampling(samples=1, max_new_tokens=40, temperature=0.0)
     native = pipeline.engine.generate(prompts, greedy, seed=0)
     expected = HFEngine(pipeline.policy).generate(prompts, greedy, seed=0)

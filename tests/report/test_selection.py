@@ -9,17 +9,17 @@ from helpers import run_files as runs
 from helpers.run_files import completion, eval_completions, step
 from reinforce_lite.report import selection, serialize
 from reinforce_lite.report.build import build_report
-from reinforce_lite.runlog.run import Line
+from reinforce_lite.runlog.records import Record
 
 F, T = False, True
 
 
-def problem_of(item: Line) -> str:
+def problem_of(item: Record) -> str:
     """The problem of a group or of a held-out question."""
     return str(item["question"]).removeprefix("What is ").removesuffix("?")
 
 
-def group(at: int, problem: str, **changes: Any) -> list[Line]:
+def group(at: int, problem: str, **changes: Any) -> list[Record]:
     return [completion(at, problem, changes.pop("right", F), 0, **changes), completion(at, problem, F, 1)]
 
 

@@ -51,6 +51,8 @@ class Sections:
 
 @dataclass(frozen=True)
 class TrainArgs(Sections):
+    """Train a model in a new run directory, or resume a run."""
+
     recipe: Positional[str] = ""
     """A shipped recipe or a TOML file; quickstart when none is given."""
     run: Annotated[str, arg(metavar="NAME")] = ""
@@ -63,6 +65,8 @@ class TrainArgs(Sections):
 
 @dataclass(frozen=True)
 class EvalArgs(Sections):
+    """Measure accuracy on held-out problems, and say why completions are wrong."""
+
     target: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")] = ModelConfig().name
     """A run, a model folder, a hub name, or smollm2-135m."""
     samples: int = 1
@@ -73,6 +77,8 @@ class EvalArgs(Sections):
 
 @dataclass(frozen=True)
 class PlanArgs(Sections):
+    """Say how much memory a run needs, before a weight is loaded."""
+
     recipe: Positional[str] = ""
     """A shipped recipe or a TOML file; quickstart when none is given."""
     vram: Annotated[float | None, arg(metavar="GB")] = None
@@ -83,6 +89,8 @@ class PlanArgs(Sections):
 
 @dataclass(frozen=True)
 class AskArgs:
+    """Ask a model a question."""
+
     model: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")]
     """A run, a model folder, a hub name, or smollm2-135m."""
     question: Positional[str]
@@ -92,6 +100,8 @@ class AskArgs:
 
 @dataclass(frozen=True)
 class ReportArgs:
+    """Write the report of one run or of several, as one HTML file."""
+
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN [RUN ...]")]
     """Names under runs/, or paths."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None

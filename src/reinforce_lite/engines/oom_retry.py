@@ -7,6 +7,7 @@ from reinforce_lite.engines.base import Engine, ignore_progress
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.types import Completion, Prompt, Sampling
 from reinforce_lite.utils.memory import retry_on_oom
+from reinforce_lite.utils.program import command_line
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class OOMRetryEngine:
         running = min(self.max_num_seqs, requested)
         if running == 1:
             raise DoesNotFitError(
-                "sampling a single sequence does not fit into memory", "see: reinforce-lite plan"
+                "sampling a single sequence does not fit into memory", f"see: {command_line('plan')}"
             )
         self.max_num_seqs = running // 2
         logger.warning("out of memory while sampling: retrying with max_num_seqs %d", self.max_num_seqs)

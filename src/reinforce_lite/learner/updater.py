@@ -30,6 +30,7 @@ from reinforce_lite.models.policy import Policy
 from reinforce_lite.models.prefix_tree import Branch, Ids
 from reinforce_lite.types import Group
 from reinforce_lite.utils.memory import retry_on_oom
+from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.seeding import derive_seed
 
 PIECE = 2**20
@@ -69,6 +70,7 @@ class MicroBatch:
 
     @property
     def completions(self) -> list[Ids]:
+        """Of all branches, in order."""
         return [c for b in self.branches for c in b.completions]
 
     @property
@@ -121,7 +123,7 @@ class Updater:
         self.micro_batch_tokens = min(self.micro_batch_tokens, sum(costs))
         if self.micro_batch_tokens <= min(costs):
             raise DoesNotFitError(
-                "the update of a single completion does not fit into memory", "see: reinforce-lite plan"
+                "the update of a single completion does not fit into memory", f"see: {command_line('plan')}"
             )
         self.micro_batch_tokens //= 2
         logger.warning(

@@ -116,6 +116,7 @@ class Llama:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         device: torch.device = self.layers[0].qkv.weight.device
         return device
 

@@ -8,6 +8,7 @@ import transformers
 from safetensors import SafetensorError
 
 from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.utils.program import command_line
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def explain_load_errors(name: str) -> Iterator[None]:
         raise UsageError(f"can't load the model {name!r}: {cause}", remedy) from error
     except MemoryError as error:
         raise ReinforceLiteError(
-            f"the model {name!r} does not fit into memory", "see: reinforce-lite plan"
+            f"the model {name!r} does not fit into memory", f"see: {command_line('plan')}"
         ) from error
 
 

@@ -44,11 +44,13 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the parameters: what the forward pass computes in."""
         dtype: torch.dtype = next(self.model.parameters()).dtype
         return dtype
 

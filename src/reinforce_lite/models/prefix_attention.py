@@ -33,6 +33,7 @@ class PrefixAttention:
         self.llama, self.tree, self.prefix, self.keep = llama, tree, prefix, keep
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        """(N, (Q + 2K) x D) rotated queries and keys, and values, to (N, Q x D)."""
         self.keep(layer, qkv[:, self.llama.key_start :])
         prefix = self.prefix[layer] if self.prefix else None
         out: Tensor = _TreeAttention.apply(qkv, prefix, self.tree, self.llama)  # type: ignore[no-untyped-call]

@@ -59,6 +59,7 @@ class ParameterScheme:
 
     @property
     def total(self) -> float:
+        """Bytes per parameter in all."""
         return self.weights + self.gradients + self.optimizer_state + self.master_weights
 
 
@@ -101,6 +102,7 @@ class Target:
 
     @property
     def dtype_name(self) -> str:
+        """For example bfloat16."""
         return str(self.dtype).removeprefix("torch.")
 
 

@@ -38,6 +38,7 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
+        """How many numbers the model has; tied tensors count once."""
         return sum(self.tensor_sizes)
 
     @property

@@ -66,10 +66,12 @@ class Plan:
 
     @property
     def fits(self) -> bool:
+        """Whether the total is within the memory of the target."""
         return self.target.memory is None or self.total <= self.target.memory
 
     @property
     def scheme(self) -> ParameterScheme:
+        """What is kept of each parameter."""
         return parameter_scheme(self.config, self.target)
 
 

@@ -16,16 +16,16 @@ from reinforce_lite.report.result import build_result
 from reinforce_lite.report.run_data import RunData, iter_eval_completions, iter_groups, load_run_data
 from reinforce_lite.report.selection import GroupStats
 from reinforce_lite.runlog.health import find_warnings
-from reinforce_lite.runlog.records import StepMetrics
-from reinforce_lite.runlog.run import Line, Run
+from reinforce_lite.runlog.records import Record, StepMetrics
+from reinforce_lite.runlog.run import Run
 
 
 class RunReport(NamedTuple):
     """Everything that a page shows of a run."""
 
-    summary: Line
+    summary: Record
     """Results and figures, as `report --json` prints them."""
-    details: Line
+    details: Record
     """Curves, excerpts and the selected completions."""
 
 
@@ -36,7 +36,7 @@ def build_report(run: Run, n_runs: int = 1) -> RunReport:
     indices = selection.select_groups(collected.groups, n_runs)
     keys = selection.select_questions(collected.history, n_runs)
     result, questions = build_result(data, collected.history), _questions(data, keys)
-    summary: Line = {
+    summary: Record = {
         "name": run.path.resolve().name,
         "model": data.model,
         "task": data.task,
@@ -47,7 +47,7 @@ def build_report(run: Run, n_runs: int = 1) -> RunReport:
         "completions": _counts(collected, indices, keys),
         "example": _example(result["kind"], questions),
     }
-    details: Line = {
+    details: Record = {
         "curves": build_curves(data),
         "excerpts": collected.excerpts.select(),
         "groups": [_group(group) for i, group in enumerate(iter_groups(run)) if i in indices],
@@ -109,7 +109,7 @@ def _counts(collected: _Collected, indices: set[int], keys: list[ProblemKey]) ->
     }
 
 
-def _example(kind: str, questions: list[Line]) -> Line | None:
+def _example(kind: str, questions: list[Record]) -> Record | None:
     """The shortest test question that illustrates the result: gained for a gain, lost for a loss."""
     right_after = {"better": True, "format": True, "worse": False}.get(kind)
     pairs = [
@@ -123,18 +123,18 @@ def _example(kind: str, questions: list[Line]) -> Line | None:
     return min(examples, key=_length, default=None)
 
 
-def _length(example: Line) -> int:
+def _length(example: Record) -> int:
     return len(example["question"] + example["before"]["text"] + example["after"]["text"])
 
 
-def _group(group: list[Line]) -> Line:
+def _group(group: list[Record]) -> Record:
     completions = [serialize.completion(line) for line in group]
     return {"step": group[0]["step"]} | serialize.question(group[0]) | {"completions": completions}
 
 
-def _questions(data: RunData, keys: list[ProblemKey]) -> list[Line]:
+def _questions(data: RunData, keys: list[ProblemKey]) -> list[Record]:
     """The selected held-out problems, in that order, with the completions of all evaluations."""
-    questions: dict[ProblemKey, Line] = {key: {} for key in keys}
+    questions: dict[ProblemKey, Record] = {key: {} for key in keys}
     for line in iter_eval_completions(data):
         key = (line["split"], line["problem_id"])
         if key in questions:

@@ -9,7 +9,7 @@ from typing import Any
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
 from reinforce_lite.report import serialize
 from reinforce_lite.report.run_data import RunData
-from reinforce_lite.runlog.run import Line
+from reinforce_lite.runlog.records import Record
 
 MAX_POINTS = 1_500
 """More steps than this are drawn as means of neighbouring steps."""
@@ -100,7 +100,7 @@ def build_curves(data: RunData) -> dict[str, Any]:
     }
 
 
-def charts(curves: Sequence[Line]) -> list[dict[str, Any]]:
+def charts(curves: Sequence[Record]) -> list[dict[str, Any]]:
     """The charts for the curves of one run or several.
 
     The second opinion is omitted if it is the lenient verdict in every run, as in tasks whose golds are
@@ -122,7 +122,7 @@ def _eval_seconds(data: RunData, step: int) -> float:
     return float(sum(e.get("seconds", 0.0) for e in data.evals if e["step"] == step))
 
 
-def _evaluation(evaluation: Line, data: RunData, elapsed: Sequence[float]) -> Line:
+def _evaluation(evaluation: Record, data: RunData, elapsed: Sequence[float]) -> Record:
     shown = {key: serialize.round_float(evaluation[key]) for key in _EVALUATION_KEYS}
     by_step = dict(zip((line["step"] for line in data.steps), elapsed, strict=True))
     return shown | {"seconds": serialize.round_float(by_step.get(evaluation["step"], 0.0))}

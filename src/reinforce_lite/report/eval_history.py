@@ -7,7 +7,7 @@ from typing import NamedTuple
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
 from reinforce_lite.evaluation.statistics import mcnemar_p_value
 from reinforce_lite.report import serialize
-from reinforce_lite.runlog.run import Line
+from reinforce_lite.runlog.records import Record
 
 ProblemKey = tuple[str, str]
 """The split and the problem's id."""
@@ -35,7 +35,7 @@ class EvalHistory:
     problems: dict[ProblemKey, dict[int, EvalCompletion]] = field(default_factory=dict)
     """By problem, then by step."""
 
-    def add(self, line: Line) -> None:
+    def add(self, line: Record) -> None:
         """Add a line of eval_rollouts.jsonl."""
         lists = frozenset(line.get("reflection", {})) & frozenset(REFLECTION_LISTS)
         size = serialize.completion_bytes(line) + (0 if line["step"] else serialize.question_bytes(line))

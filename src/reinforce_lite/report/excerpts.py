@@ -9,7 +9,7 @@ import heapq
 from reinforce_lite.errors import UsageError
 from reinforce_lite.evaluation.reflection import PLAIN, keyword_pattern
 from reinforce_lite.report import serialize
-from reinforce_lite.runlog.run import Line
+from reinforce_lite.runlog.records import Record
 from reinforce_lite.tasks.grading import grade
 
 MAX_RIGHT, MAX_WRONG = 12, 4  # excerpts shown
@@ -17,7 +17,7 @@ CHARS_BEFORE, CHARS_AFTER = 240, 420  # shown around the first hit
 KINDS = ("wrong", "right", "corrected")
 """By rank."""
 
-Candidate = tuple[int, int, int, Line]
+Candidate = tuple[int, int, int, Record]
 """Rank, step, order of arrival (so that lines are never compared), line."""
 
 
@@ -29,7 +29,7 @@ class ExcerptCollector:
         self.wrong: list[Candidate] = []
         self.n_hits = 0
 
-    def add(self, line: Line) -> None:
+    def add(self, line: Record) -> None:
         """Consider a line of rollouts.jsonl or eval_rollouts.jsonl."""
         if not line.get("reflection"):
             return
@@ -40,17 +40,17 @@ class ExcerptCollector:
         else:
             self._push(self.wrong, MAX_WRONG * 4, KINDS.index("wrong"), line)
 
-    def _push(self, heap: list[Candidate], capacity: int, rank: int, line: Line) -> None:
+    def _push(self, heap: list[Candidate], capacity: int, rank: int, line: Record) -> None:
         heapq.heappush(heap, (rank, line["step"], self.n_hits, line))
         if len(heap) > capacity:
             heapq.heappop(heap)
 
-    def select(self) -> list[Line]:
+    def select(self) -> list[Record]:
         """The excerpts to show, best first: right ones, then wrong ones, each at most one a problem."""
         return _one_per_problem(self.right, MAX_RIGHT) + _one_per_problem(self.wrong, MAX_WRONG)
 
 
-def _wrong_number_before_hit(line: Line) -> bool:
+def _wrong_number_before_hit(line: Record) -> bool:
     """Whether the last number before the first hit differs from the gold."""
     start = _first_hit(line)
     if start is None:
@@ -62,7 +62,7 @@ def _wrong_number_before_hit(line: Line) -> bool:
     return before.answer is not None and not before.correct
 
 
-def _first_hit(line: Line) -> int | None:
+def _first_hit(line: Record) -> int | None:
     """Where the first hit starts in the completion; None if it is only in the response's prefill."""
     words = {word for words in line["reflection"].values() for word in words}
     longest_first = sorted(words, key=len, reverse=True)
@@ -70,14 +70,14 @@ def _first_hit(line: Line) -> int | None:
     return match.start() if match else None
 
 
-def _one_per_problem(candidates: list[Candidate], limit: int) -> list[Line]:
-    excerpts: dict[str, Line] = {}
+def _one_per_problem(candidates: list[Candidate], limit: int) -> list[Record]:
+    excerpts: dict[str, Record] = {}
     for rank, _, _, line in sorted(candidates, key=lambda c: c[:3], reverse=True):
         excerpts.setdefault(line["problem_id"], _excerpt(line, rank))
     return list(excerpts.values())[:limit]
 
 
-def _excerpt(line: Line, rank: int) -> Line:
+def _excerpt(line: Record, rank: int) -> Record:
     """The text around the first hit, with its question, extracted answer and verdict."""
     text, hit = line["completion"], _first_hit(line) or 0
     start, end = max(0, hit - CHARS_BEFORE), min(len(text), hit + CHARS_AFTER)

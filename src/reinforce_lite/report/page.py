@@ -16,7 +16,7 @@ from jinja2 import Environment
 
 from reinforce_lite.report import curves, result, serialize
 from reinforce_lite.report.build import RunReport
-from reinforce_lite.runlog.run import Line
+from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.text import harmless, interval, percent
 
 SUMMARY_KEYS = ("name", "reflection", "costs", "completions")
@@ -47,7 +47,7 @@ def _script_data(reports: Sequence[RunReport]) -> dict[str, Any]:
     }
 
 
-def _verdicts(results: Sequence[Line]) -> list[str]:
+def _verdicts(results: Sequence[Record]) -> list[str]:
     """The verdicts that the comparison has columns for: those of any run, and a second opinion only if it
     differs from lenient."""
     evals = [e for r in results for e in (r["before"], r["after"]) if e]

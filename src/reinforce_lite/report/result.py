@@ -8,7 +8,7 @@ from typing import Any
 
 from reinforce_lite.report.eval_history import EvalHistory
 from reinforce_lite.report.run_data import RunData
-from reinforce_lite.runlog.run import Line
+from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.text import percent
 
 SIGNIFICANCE = 0.05
@@ -75,7 +75,7 @@ def format_p(p: float) -> str:
     return f"p = {p:.2g}" if p >= MIN_P else f"p < {MIN_P:g}"
 
 
-def _judge(before: Line, after: Line, p: dict[str, float | None], other: str | None) -> tuple[str, str]:
+def _judge(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> tuple[str, str]:
     """The kind of result, and the second half of the sentence."""
     strict = p["strict"]
     if strict is None:
@@ -93,7 +93,9 @@ def _judge(before: Line, after: Line, p: dict[str, float | None], other: str | N
     return kind, f"a gain beyond chance ({format_p(strict)}){reading}"
 
 
-def _judge_gain(before: Line, after: Line, p: dict[str, float | None], other: str | None) -> tuple[str, str]:
+def _judge_gain(
+    before: Record, after: Record, p: dict[str, float | None], other: str | None
+) -> tuple[str, str]:
     """Whether a strict gain may be in format only, by the verdict that training does not reward."""
     p_other = p[other] if other else None
     if other is None or p_other is None:
@@ -104,7 +106,7 @@ def _judge_gain(before: Line, after: Line, p: dict[str, float | None], other: st
     return "format", f", but perhaps only in format: no other verdict rose beyond chance ({figures})"
 
 
-def _other_figures(before: Line, after: Line, p: dict[str, float | None], other: str | None) -> str:
+def _other_figures(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> str:
     """The other verdict's change, or nothing."""
     p_other = p[other] if other else None
     if other is None or p_other is None:
@@ -113,7 +115,7 @@ def _other_figures(before: Line, after: Line, p: dict[str, float | None], other:
     return f"{name} {percent(before[other])} → {percent(after[other])}, {format_p(p_other)}"
 
 
-def _unfinished(data: RunData, before: Line | None) -> str:
+def _unfinished(data: RunData, before: Record | None) -> str:
     if before is None:
         return "No result yet: the evaluation of the untrained model is not finished."
     text = (
@@ -130,5 +132,5 @@ def _unfinished(data: RunData, before: Line | None) -> str:
     )
 
 
-def _figures(evaluation: Line) -> Line:
+def _figures(evaluation: Record) -> Record:
     return {key: evaluation.get(key) for key in _FIGURES}

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reinforce_lite.runlog.run import Line, Run
+from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +17,12 @@ class RunData:
     run: Run
     config: dict[str, Any]
     """config.toml, not validated: a run of another version can be shown too."""
-    steps: list[Line]
-    evals: list[Line]
+    steps: list[Record]
+    evals: list[Record]
     """In the order of their steps."""
-    summary: Line
+    summary: Record
     """Empty until the run ends."""
-    machine: Line
+    machine: Record
     """machine.json, written when the run starts; empty for runs that have none."""
 
     @property
@@ -56,9 +57,9 @@ def load_run_data(run: Run) -> RunData:
     return RunData(run, config, run.steps, evals, run.summary, _read_machine(run))
 
 
-def iter_groups(run: Run) -> Iterator[list[Line]]:
+def iter_groups(run: Run) -> Iterator[list[Record]]:
     """The groups of rollouts.jsonl: the lines of the completions sampled for one question in one step."""
-    group: list[Line] = []
+    group: list[Record] = []
     for line in run.read("rollouts"):
         if group and (_group_key(line) != _group_key(group[-1]) or line["sample"] <= group[-1]["sample"]):
             yield group
@@ -68,18 +69,18 @@ def iter_groups(run: Run) -> Iterator[list[Line]]:
         yield group
 
 
-def iter_eval_completions(data: RunData) -> Iterator[Line]:
+def iter_eval_completions(data: RunData) -> Iterator[Record]:
     """The lines of eval_rollouts.jsonl that belong to finished evaluations."""
     finished = {(e["split"], e["step"]) for e in data.evals}
     return (line for line in data.run.read("eval_rollouts") if (line["split"], line["step"]) in finished)
 
 
-def _read_machine(run: Run) -> Line:
+def _read_machine(run: Run) -> Record:
     try:
         return dict(json.loads((run.path / "machine.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # missing, truncated, or not an object
         return {}
 
 
-def _group_key(line: Line) -> tuple[int, str]:
+def _group_key(line: Record) -> tuple[int, str]:
     return line["step"], line["problem_id"]

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from reinforce_lite.report import serialize
 from reinforce_lite.report.eval_history import EvalHistory, ProblemKey
-from reinforce_lite.runlog.run import Line
+from reinforce_lite.runlog.records import Record
 
 MAX_TRAINING = 6_000
 """Training completions in a page."""
@@ -33,7 +33,7 @@ class GroupStats:
     """Has a reflection hit, has right and wrong completions, has a truncated one; the first counts most."""
 
 
-def group_stats(index: int, group: Sequence[Line]) -> GroupStats:
+def group_stats(index: int, group: Sequence[Record]) -> GroupStats:
     """What the selection needs to know of a group's lines."""
     interest = (
         any(line.get("reflection") for line in group),

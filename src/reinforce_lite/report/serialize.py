@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from reinforce_lite.runlog.run import Line
+from reinforce_lite.runlog.records import Record
 
 MAX_TEXT = 6_000
 """Characters of a text that are shown: all, or the beginning and the end of a longer one."""
@@ -12,7 +12,7 @@ OVERHEAD = 40
 """Upper bound of the bytes around a completion or a question: its step, its split, brackets."""
 
 
-def completion(line: Line) -> Line:
+def completion(line: Record) -> Record:
     """What the page shows of a line of rollouts.jsonl or eval_rollouts.jsonl."""
     shown = {key: round_float(line[key]) for key in ("reward", "advantage", "strict", "lenient", "tokens")}
     shown |= {"extracted": text(line["answer"]), "reason": text(line["reason"])}
@@ -21,22 +21,22 @@ def completion(line: Line) -> Line:
     return shown | ({"fault": text(line["fault"])} if line.get("fault") else {})
 
 
-def question(line: Line) -> Line:
+def question(line: Record) -> Record:
     """What the page holds once for all completions of a question."""
     return {"question": text(line["question"]), "gold": text(line["gold"])}
 
 
-def hits(line: Line) -> dict[str, list[str]]:
+def hits(line: Record) -> dict[str, list[str]]:
     """A line's reflection words by list, without repetitions."""
     return {name: list(dict.fromkeys(words)) for name, words in line.get("reflection", {}).items()}
 
 
-def completion_bytes(line: Line) -> int:
+def completion_bytes(line: Record) -> int:
     """Upper bound of the bytes that a line's completion takes in the page."""
     return len(to_json(completion(line))) + OVERHEAD
 
 
-def question_bytes(line: Line) -> int:
+def question_bytes(line: Record) -> int:
     """Upper bound of the bytes that a line's question takes in the page."""
     return len(to_json(question(line))) + OVERHEAD
 

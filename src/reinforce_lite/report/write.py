@@ -7,13 +7,14 @@ from pathlib import Path
 from reinforce_lite.errors import UsageError
 from reinforce_lite.report import page
 from reinforce_lite.report.build import RunReport, build_report
-from reinforce_lite.runlog.run import Line, Run
+from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.run import Run
 from reinforce_lite.utils.atomic import write_atomically
 
 REPORT_NAME = "report.html"
 
 
-def write_report(runs: Sequence[Run], file: Path) -> list[Line]:
+def write_report(runs: Sequence[Run], file: Path) -> list[Record]:
     """Write the report atomically and return the summary of each run, as `report --json` prints it.
 
     Raises UsageError, with the file's name, if a run cannot be read, and OSError if `file` cannot be written.

@@ -46,6 +46,7 @@ class Change:
 
     @property
     def rise(self) -> float:
+        """Negative for a fall."""
         return self.after - self.before
 
 

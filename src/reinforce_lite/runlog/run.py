@@ -28,7 +28,6 @@ from reinforce_lite.utils.program import command_line
 logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
-Line = Record
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

@@ -33,9 +33,11 @@ class NumberTask:
     test: tuple[Problem, ...]
 
     def problems(self, split: Split) -> Sequence[Problem]:
+        """See `Task`."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
 
     def reward(self, problem: Problem, completion: str) -> Reward:
+        """See `Task`."""
         return number_reward(problem, completion)
 
 

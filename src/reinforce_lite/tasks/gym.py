@@ -58,6 +58,7 @@ class GymTask:
     _problems: dict[Split, tuple[Problem, ...]] = field(default_factory=dict, repr=False)
 
     def problems(self, split: Split) -> Sequence[Problem]:
+        """See `Task`."""
         if split not in self._problems:
             earlier = [problem for part in _EARLIER_SPLITS[split] for problem in self.problems(part)]
             seen = {normalize_question(problem.question) for problem in earlier}

@@ -16,7 +16,7 @@ from typing import Any
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.base import NumberTask
-from reinforce_lite.tasks.tables import BadRow, Table, read_problems, split_train
+from reinforce_lite.tasks.tables import BadRowError, Table, read_problems, split_train
 from reinforce_lite.types import Problem
 
 _BOM = b"\xef\xbb\xbf"
@@ -65,6 +65,6 @@ def _parse(line: bytes) -> Any:
     try:
         return json.loads(line.decode())
     except UnicodeDecodeError:
-        return BadRow("not UTF-8", "save the file as UTF-8")
+        return BadRowError("not UTF-8", "save the file as UTF-8")
     except (ValueError, RecursionError):  # ValueError also for an int of more than 4,300 digits
-        return BadRow("not JSON", "each line is one JSON object")
+        return BadRowError("not JSON", "each line is one JSON object")

@@ -54,6 +54,7 @@ class FileTask:
         return self._problems[split]
 
     def reward(self, problem: Problem, completion: str) -> float | Reward:
+        """See `Task`."""
         reward: float | Reward = self.task.reward(problem, completion)
         return reward
 

@@ -22,7 +22,7 @@ VALIDATION_FRACTION = 0.06  # of train, where only the validation split is missi
 HELD_OUT_FRACTION = 0.1  # of train, for each missing split, where the test split is missing
 
 
-class BadRow(Exception):
+class BadRowError(Exception):
     """Why a row can't be used, and how to fix it."""
 
     def __init__(self, reason: str, remedy: str) -> None:
@@ -53,7 +53,7 @@ def read_problems(table: Table, columns: Mapping[str, str]) -> tuple[Problem, ..
     check_columns(columns)
     by_question: dict[str, tuple[int, Problem]] = {}
     numbers_by_id: dict[str, int] = {}
-    bad: dict[int, BadRow] = {}
+    bad: dict[int, BadRowError] = {}
     for number, row in table.rows:
         try:
             problem = _parse_row(row, columns, table.stem)
@@ -63,7 +63,7 @@ def read_problems(table: Table, columns: Mapping[str, str]) -> tuple[Problem, ..
             else:
                 _check_new_id(problem.id, number, numbers_by_id)
                 by_question[question] = number, problem
-        except BadRow as error:
+        except BadRowError as error:
             bad[number] = error
     if bad:
         raise _bad_rows_error(table, bad)
@@ -105,16 +105,16 @@ def split_train(
 
 
 def _parse_row(row: Any, columns: Mapping[str, str], stem: str) -> Problem:
-    if isinstance(row, BadRow):
+    if isinstance(row, BadRowError):
         raise row
     if not isinstance(row, Mapping):
-        raise BadRow("not an object", 'a row is an object like {"question": "6 * 12?", "answer": "72"}')
+        raise BadRowError("not an object", 'a row is an object like {"question": "6 * 12?", "answer": "72"}')
     question = _read_text(row, columns.get("question", "question"))
     answer = _read_text(row, columns.get("answer", "answer"), allow_number=True)
     steps, _, gold = answer.rpartition("####")  # GSM8K: the steps, then the gold
     gold = gold.strip()
     if parse_number(gold) is None:
-        raise BadRow(
+        raise BadRowError(
             f"answer {gold[:MAX_SHOWN]!r} is not one number",
             "other answers need a task of your own: --task.name ./my_task.py",
         )
@@ -129,7 +129,7 @@ def _parse_row(row: Any, columns: Mapping[str, str], stem: str) -> Problem:
 def _read_text(row: Mapping[str, Any], column: str, allow_number: bool = False) -> str:
     value = row.get(column)
     if value is None:
-        raise BadRow(
+        raise BadRowError(
             f"{column!r} is null" if column in row else f"no {column!r}",
             f"it has {', '.join(map(repr, row)) or 'nothing'}; name yours under [task]: "
             'columns = {question = "…", answer = "…"}',
@@ -138,36 +138,38 @@ def _read_text(row: Mapping[str, Any], column: str, allow_number: bool = False) 
         return str(value)
     if not isinstance(value, str):
         kinds = "text or a number" if allow_number else "text"
-        raise BadRow(f"{column!r} is not text", f"{column!r} must be {kinds}")
+        raise BadRowError(f"{column!r} is not text", f"{column!r} must be {kinds}")
     if not value.strip():
-        raise BadRow(f"{column!r} is blank", "fill it in, or remove the row")
+        raise BadRowError(f"{column!r} is blank", "fill it in, or remove the row")
     if any("\ud800" <= c <= "\udfff" for c in value):  # valid in JSON, not in UTF-8 or for a tokenizer
-        raise BadRow(f"{column!r} holds half a character", "a \\ud… escape needs its other half")
+        raise BadRowError(f"{column!r} holds half a character", "a \\ud… escape needs its other half")
     return value.strip()
 
 
 def _read_id(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     value = row.get(columns.get("id", "id"))
     if value is None and "id" in columns:
-        raise BadRow(f"no {columns['id']!r}", "fill it in, or remove id from task.columns")
+        raise BadRowError(f"no {columns['id']!r}", "fill it in, or remove id from task.columns")
     return "" if value is None else str(value)
 
 
 def _check_new_id(row_id: str, number: int, numbers_by_id: dict[str, int]) -> None:
     first = numbers_by_id.setdefault(row_id, number)
     if first != number:
-        raise BadRow(f"the id {row_id!r} again, first used on {first}", "give each problem an id of its own")
+        raise BadRowError(
+            f"the id {row_id!r} again, first used on {first}", "give each problem an id of its own"
+        )
 
 
 def _check_same_gold(problem: Problem, first_number: int, first: Problem, unit: str) -> None:
     if parse_number(problem.gold) != parse_number(first.gold):
-        raise BadRow(
+        raise BadRowError(
             f"the question of {unit} {first_number} with another answer",
             "keep the right one of two answers to a question",
         )
 
 
-def _bad_rows_error(table: Table, bad: Mapping[int, BadRow]) -> UsageError:
+def _bad_rows_error(table: Table, bad: Mapping[int, BadRowError]) -> UsageError:
     rows = [f"{table.unit} {number} ({error.reason})" for number, error in bad.items()]
     more = f" and {len(bad) - MAX_REPORTED_ROWS} more" if len(bad) > MAX_REPORTED_ROWS else ""
     count = f"1 bad {table.unit}" if len(bad) == 1 else f"{len(bad)} bad {table.unit}s"

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.tasks.base import number_reward, short_hash
-from reinforce_lite.tasks.wordmath_stories import Event, PortableRandom, RejectedDraw, load_worlds, tell
+from reinforce_lite.tasks.wordmath_stories import Event, PortableRandom, RejectedDrawError, load_worlds, tell
 from reinforce_lite.types import Problem, Reward, Split
 from reinforce_lite.utils.seeding import derive_seed, hash_fraction
 
@@ -69,9 +69,11 @@ class WordMath:
         self.seed = seed
 
     def problems(self, split: Split) -> Sequence[Problem]:
+        """See `Task`."""
         return generate(self.level, self.seed, split)
 
     def reward(self, problem: Problem, completion: str) -> Reward:
+        """See `Task`."""
         return number_reward(problem, completion)
 
 
@@ -104,7 +106,7 @@ def _draw_problem(
     for _ in range(MAX_STORY_DRAWS):
         try:
             steps, question = _draw_story(operation, sampler)
-        except RejectedDraw:
+        except RejectedDrawError:
             continue
         if question not in known_questions:
             return Problem(
@@ -122,7 +124,7 @@ def _draw_story(operation: str, sampler: "StepSampler") -> "tuple[list[Step], st
     plan = random.pick(_plans_with(operation, random.pick(level.steps), world.moves))
     steps, events = _play(plan, sampler)
     if max(number for step in steps for number in (step.left, step.right, step.result)) > world.largest:
-        raise RejectedDraw
+        raise RejectedDrawError
     for _ in range(level.distractors):
         events.insert(random.between(1, len(events) - 1), Event("aside", {"n": random.between(5, 60)}))
     return steps, tell(world, events, random)
@@ -182,7 +184,7 @@ class StepSampler:
         step = Step(left, operation, right, OPERATIONS[operation](left, right))
         fits = step.result > 0 and max(left, step.result) <= self.level.max_number
         if not fits or not self.is_in_split(left, operation, right):
-            raise RejectedDraw
+            raise RejectedDrawError
         return step
 
     def _right_operand(self, left: int, operation: str) -> int:
@@ -330,6 +332,6 @@ def _draw_outcome(move: Move, sampler: StepSampler, amount: int, operation: str)
     for _ in range(MAX_MOVE_DRAWS):
         try:
             return move.play(sampler, amount, operation)
-        except RejectedDraw:
+        except RejectedDrawError:
             continue
-    raise RejectedDraw
+    raise RejectedDrawError

@@ -18,7 +18,7 @@ COMPARISONS = frozenset(["more", "fewer", "times"])  # after these the story is 
 OTHER_KEYS = frozenset(["things", "boxes", "places", "largest", "like"])  # a world's keys that are not moves
 
 
-class RejectedDraw(Exception):
+class RejectedDrawError(Exception):
     """A draw that does not fit the rest: draw again."""
 
 
@@ -29,15 +29,15 @@ class PortableRandom(Random):
     """
 
     def pick(self, items: Sequence[T]) -> T:
-        """One of the items. Raises RejectedDraw when there are none."""
+        """One of the items. Raises RejectedDrawError when there are none."""
         if not items:
-            raise RejectedDraw
+            raise RejectedDrawError
         return items[int(self.random() * len(items))]
 
     def between(self, low: int, high: int) -> int:
-        """One of low to high, both included. Raises RejectedDraw when the range is empty."""
+        """One of low to high, both included. Raises RejectedDrawError when the range is empty."""
         if low > high:
-            raise RejectedDraw
+            raise RejectedDrawError
         return low + int(self.random() * (high - low + 1))
 
 
@@ -62,6 +62,7 @@ class World:
 
     @property
     def moves(self) -> frozenset[str]:
+        """The names of the moves that it has sentences for."""
         return frozenset(self.phrases)
 
 
@@ -100,7 +101,7 @@ def _parse_world(table: Mapping[str, Any]) -> World:
 def tell(world: World, events: Sequence[Event], random: PortableRandom) -> str:
     """The events as a text in this world, a sentence each; no phrase is used twice.
 
-    Raises RejectedDraw when the world has too few phrases for a move.
+    Raises RejectedDrawError when the world has too few phrases for a move.
     """
     words = {
         "things": random.pick(world.things),

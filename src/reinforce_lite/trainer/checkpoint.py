@@ -120,6 +120,7 @@ class Checkpointer:
 
     @property
     def folder(self) -> Path:
+        """The run's checkpoints."""
         return self.run.path / "checkpoints"
 
     def saved(self, step: int) -> bool:

@@ -50,13 +50,13 @@ def longest_problems(pipeline: Pipeline, problems: Sequence[Problem]) -> list[Pr
     """A step's problems with the most prompt tokens, among the four times as many with the most bytes."""
     n = pipeline.config.rollout.prompts_per_step
     long = sorted(problems, key=lambda p: len(p.question.encode()), reverse=True)[: 4 * n]
-    return sorted(long, key=lambda p: len(pipeline.prompter(p.question).token_ids), reverse=True)[:n]
+    return sorted(long, key=lambda p: len(pipeline.prompt_builder(p.question).token_ids), reverse=True)[:n]
 
 
 def full_length_groups(pipeline: Pipeline, problems: Sequence[Problem]) -> list[Group]:
     """Completions of full length of these problems, not judged."""
     sampling = replace(pipeline.sampling(), min_new_tokens=pipeline.config.rollout.max_new_tokens)
-    sampled = sample_completions(problems, pipeline.prompter, pipeline.engine, sampling, seed=0)
+    sampled = sample_completions(problems, pipeline.prompt_builder, pipeline.engine, sampling, seed=0)
     return [
         Group(problem, prompt, tuple(Rollout(c, "", 0.0, UNJUDGED, None) for c in completions))
         for problem, (prompt, completions) in zip(problems, sampled, strict=True)

@@ -154,7 +154,12 @@ class Trainer:
         seed, sampling = derive_seed(config.train.seed, "rollout", step), self.pipeline.sampling()
         self.callback.phase(SAMPLING, len(problems) * sampling.samples)
         sampled = sample_completions(
-            problems, self.pipeline.prompter, self.pipeline.engine, sampling, seed, self.callback.advance
+            problems,
+            self.pipeline.prompt_builder,
+            self.pipeline.engine,
+            sampling,
+            seed,
+            self.callback.advance,
         )
         release_cached_memory()
         phases.lap("rollout")
