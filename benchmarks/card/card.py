@@ -135,20 +135,15 @@ class NoTokenizer:
         return ""
 
 
-def build(
-    shape: dict[str, Any],
-    dtype: str = "bfloat16",
-    key_bias: float = 0.0,
-    device: torch.device = DEVICE,
+def build_model(
+    shape: dict[str, Any], dtype: str = "bfloat16", key_bias: float = 0.0, device: torch.device = DEVICE
 ) -> Any:
-    """A policy with random weights.
+    """A model with random weights.
 
     The final norm is scaled so that a nucleus is as narrow as a trained model's; otherwise every sequence
     takes the sampler's fallback, which sorts the vocabulary. `key_bias` makes scores as large as Qwen2.5's.
     """
     from transformers import AutoModelForCausalLM, Qwen2Config
-
-    from reinforce_lite.models.policy import Policy
 
     torch.manual_seed(0)
     with device:
@@ -158,8 +153,21 @@ def build(
         for layer in model.model.layers[:2] if key_bias else ():
             for bias in (layer.self_attn.k_proj.bias, layer.self_attn.q_proj.bias):
                 bias.normal_(0, key_bias)
-    model.requires_grad_(True)
-    return Policy(model, NoTokenizer(), frozenset({shape["vocab_size"] - 1}), "random", None)
+    return model.requires_grad_(True)
+
+
+def as_policy(model: Any, fused: bool = True) -> Any:
+    """The model as a policy; `fused` uses the program's forward pass, otherwise transformers' modules."""
+    from reinforce_lite.models.llama import Llama
+    from reinforce_lite.models.policy import Policy
+
+    eos = frozenset({model.config.vocab_size - 1})
+    return Policy(model, NoTokenizer(), eos, "random", llama=Llama(model) if fused else None)
+
+
+def build(shape: dict[str, Any], key_bias: float = 0.0) -> Any:
+    """A bfloat16 policy with random weights."""
+    return as_policy(build_model(shape, key_bias=key_bias))
 
 
 def parameter_count(policy: Any) -> int:
@@ -260,16 +268,14 @@ def _compare_with_float64(key_bias: float) -> None:
     tokens = torch.tensor([t for g in groups for r in g.rollouts for t in r.completion.token_ids])
     branches = [Branch(g.prompt.token_ids, [r.completion.token_ids for r in g.rollouts]) for g in groups]
     cpu = torch.device("cpu")
-    reference = build(SMALL, "float32", key_bias, cpu).model.double()
+    reference = build_model(SMALL, "float32", key_bias, cpu).double()
     with torch.no_grad():
         exact = token_logprobs(reference, FullSequenceForward(reference).states(branches, None), tokens)
     for dtype in ("float32", "bfloat16"):
         for path in ("program", "modules"):
-            policy = build(SMALL, dtype, key_bias, cpu)
-            weights = {name: w.to(policy.dtype) for name, w in reference.state_dict().items()}
-            policy.model.load_state_dict(weights)
-            policy.model.to(DEVICE)
-            policy.fast = path == "program"
+            model = build_model(SMALL, dtype, key_bias, cpu)
+            model.load_state_dict({name: w.to(model.dtype) for name, w in reference.state_dict().items()})
+            policy = as_policy(model.to(DEVICE), fused=path == "program")
             forward = build_forward_pass(policy.model, policy.llama)
             with torch.no_grad():
                 states = forward.states(branches, None)
@@ -295,7 +301,7 @@ def _compare_sampler_with_trainer(key_bias: float) -> None:
     from reinforce_lite.models.logprobs import token_logprobs
     from reinforce_lite.models.prefix_tree import Branch
 
-    policy = build(SMALL, "bfloat16", key_bias)
+    policy = build(SMALL, key_bias)
     asked = [g.prompt for g in random_groups(3, 4, 40, 60, SMALL["vocab_size"])]
     first, second = (NativeEngine(policy, 8).generate(asked, sampling(4, 40), 1) for _ in range(2))
     completions = [c for group in first for c in group]
@@ -679,7 +685,7 @@ def step() -> None:
 
 def article() -> None:
     """The first implementation's loop: ten completions in a batch without a cache, the gradient of one."""
-    model, length = build(SHAPE).model, 4 if TINY else 250
+    model, length = build_model(SHAPE), 4 if TINY else 250
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     ids = torch.tensor([prompts(1)[0].token_ids], device=DEVICE).expand(SAMPLES, -1)
     prompt_length = ids.shape[1]

@@ -57,7 +57,7 @@ def test_repeated_prompt_gets_other_completions(policy: Policy) -> None:
 
 
 def test_unsupported_model_is_refused(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy.fast = False
+    policy.llama = None
     with pytest.raises(ValueError, match="llama"):
         NativeEngine(policy)
 

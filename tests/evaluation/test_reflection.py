@@ -12,7 +12,7 @@ from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks.base import NumberTask
-from reinforce_lite.trainer.metrics import StepCosts, completion_records, step_metrics
+from reinforce_lite.trainer.metrics import completion_records, step_metrics
 from reinforce_lite.types import Group, Problem, Sampling
 
 # (completion, the lists that it hits), counted by hand. The question, the worked example and the prefill of each
@@ -82,16 +82,10 @@ def test_completion_records_hold_the_hits_of_each_completion(
 
 def test_reflection_rates_are_the_same_in_a_step_and_in_an_evaluation(groups: list[Group]) -> None:
     assert len(COMPLETIONS) == 30
-    costs = StepCosts(
-        rollout_seconds=1.0,
-        reward_seconds=0.0,
-        update_seconds=1.0,
-        step_time=2.0,
-        peak_memory=0,
-        micro_batch_tokens=1,
-        max_num_seqs=1,
-    )
-    step = step_metrics(1, groups, GradientStats(0.0, 0.0, 0), False, 1e-6, 0, costs).to_record()
+    state = {"learning_rate": 1e-6, "num_tokens": 0, "step_time": 2.0, "peak_memory": 0}
+    state |= {"micro_batch_tokens": 1, "max_num_seqs": 1}
+    seconds = {"rollout": 1.0, "reward": 0.0, "update": 1.0}
+    step = step_metrics(1, groups, GradientStats(0.0, 0.0, 0), False, seconds, **state).to_record()
     line = evaluate_groups(groups, 1, "test").to_record()
     for name, share in EXPECTED_RATES.items():
         assert step[name] == line[name] == pytest.approx(share)

@@ -1,26 +1,13 @@
 """Groups to the records of a run: one a step, one a completion."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 from reinforce_lite.evaluation.reflection import find_reflections, reflection_rates
 from reinforce_lite.learner.updater import GradientStats
 from reinforce_lite.runlog.records import CompletionRecord, StepMetrics
 from reinforce_lite.types import Group, Rollout
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCosts:
-    """What a step took, and how much may pass at once from now on."""
-
-    rollout_seconds: float
-    reward_seconds: float
-    update_seconds: float
-    step_time: float
-    peak_memory: int
-    micro_batch_tokens: int
-    max_num_seqs: int
 
 
 def step_tokens(groups: Sequence[Group]) -> int:
@@ -33,11 +20,14 @@ def step_metrics(
     groups: Sequence[Group],
     gradient: GradientStats,
     updated: bool,
-    learning_rate: float,
-    num_tokens: int,
-    costs: StepCosts,
+    seconds: Mapping[str, float],
+    **state: Any,
 ) -> StepMetrics:
-    """The metrics of one step; `num_tokens` are those since the start of the run."""
+    """The metrics of one step.
+
+    `seconds` are those of its phases: rollout, reward, update. `state` are the fields of StepMetrics that the
+    trainer knows: learning_rate, num_tokens, step_time, peak_memory, micro_batch_tokens, max_num_seqs.
+    """
     rollouts = [r for g in groups for r in g.rollouts]
     completions = [r.completion for r in rollouts]
     sampled = sum(len(c.token_ids) for c in completions)
@@ -57,22 +47,17 @@ def step_metrics(
         entropy=-sum(sum(c.logprobs) for c in completions) / sampled,
         loss=gradient.loss,
         grad_norm=gradient.norm,
-        learning_rate=learning_rate,
         updated=updated,
         reward_faults=sum(bool(r.fault) for r in rollouts),
         reflection_a=reflection["a"],
         reflection_b=reflection["b"],
         reflection_c=reflection["c"],
-        rollout_seconds=costs.rollout_seconds,
-        reward_seconds=costs.reward_seconds,
-        update_seconds=costs.update_seconds,
-        rollout_tokens_per_second=sampled / costs.rollout_seconds,
-        update_tokens_per_second=gradient.tokens / costs.update_seconds,
-        num_tokens=num_tokens,
-        step_time=costs.step_time,
-        peak_memory=costs.peak_memory,
-        micro_batch_tokens=costs.micro_batch_tokens,
-        max_num_seqs=costs.max_num_seqs,
+        rollout_seconds=seconds["rollout"],
+        reward_seconds=seconds["reward"],
+        update_seconds=seconds["update"],
+        rollout_tokens_per_second=sampled / seconds["rollout"],
+        update_tokens_per_second=gradient.tokens / seconds["update"],
+        **state,
     )
 
 

@@ -39,7 +39,7 @@ from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Progress
 from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
-from reinforce_lite.trainer.metrics import StepCosts, completion_records, step_metrics, step_tokens
+from reinforce_lite.trainer.metrics import completion_records, step_metrics, step_tokens
 from reinforce_lite.trainer.preflight import check_same_config
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.types import Group, Split
@@ -176,9 +176,18 @@ class Trainer:
             updated = self.updater.apply_gradient(gradient, step)
             phases.lap("update")
             self.num_tokens += step_tokens(groups)
-            rate = self.updater.learning_rate(step)
             metrics = step_metrics(
-                step, groups, gradient, updated, rate, self.num_tokens, self._costs(phases)
+                step,
+                groups,
+                gradient,
+                updated,
+                phases.laps,
+                learning_rate=self.updater.learning_rate(step),
+                num_tokens=self.num_tokens,
+                step_time=phases.total,
+                peak_memory=peak_bytes(self.pipeline.policy.device),
+                micro_batch_tokens=self.updater.micro_batch_tokens,
+                max_num_seqs=self.pipeline.engine.max_num_seqs,
             )
             self.run.append_completions(
                 "rollouts", completion_records(step, groups, group_advantages.tolist())
@@ -193,17 +202,6 @@ class Trainer:
         """(Q, G) advantages; 0 for a completion whose reward failed, so that nothing is learned from it."""
         usable = torch.tensor([g.usable for g in groups])
         return advantages([g.rewards for g in groups], self.context.objective) * usable
-
-    def _costs(self, phases: Clock) -> StepCosts:
-        return StepCosts(
-            rollout_seconds=phases.laps["rollout"],
-            reward_seconds=phases.laps["reward"],
-            update_seconds=phases.laps["update"],
-            step_time=phases.total,
-            peak_memory=peak_bytes(self.pipeline.policy.device),
-            micro_batch_tokens=self.updater.micro_batch_tokens,
-            max_num_seqs=self.pipeline.engine.max_num_seqs,
-        )
 
     def _start(self) -> None:
         """Everything before the first step; once config.toml is written the run can be resumed."""
