@@ -11,20 +11,21 @@ What is listed in `__all__` is public; everything else may change (docs/api.md).
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from reinforce_lite.config import Config
-from reinforce_lite.tasks.base import Task, number_reward
-from reinforce_lite.tasks.grading import grade
 from reinforce_lite.types import Problem, Reward, Verdict
 from reinforce_lite.utils.logs import quiet_dependencies
 
 if TYPE_CHECKING:
     from reinforce_lite.api import evaluate, load, train
+    from reinforce_lite.config import Config
     from reinforce_lite.engines.scripted import ScriptedEngine
     from reinforce_lite.evaluation.evaluate import Evaluation
     from reinforce_lite.runlog.run import Run
+    from reinforce_lite.tasks.base import Task, number_reward
+    from reinforce_lite.tasks.grading import grade
+
+    __version__: str
 
 __all__ = [
     "Config",
@@ -42,23 +43,24 @@ __all__ = [
     "train",
 ]
 
-try:
-    __version__ = version("reinforce-lite")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0.0.0"
-
 _LAZY = {
-    "train": "api",
-    "evaluate": "api",
-    "load": "api",
+    "Config": "config",
     "Evaluation": "evaluation.evaluate",
     "Run": "runlog.run",
     "ScriptedEngine": "engines.scripted",
+    "Task": "tasks.base",
+    "evaluate": "api",
+    "grade": "tasks.grading",
+    "load": "api",
+    "number_reward": "tasks.base",
+    "train": "api",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs torch when it is first asked for."""
+    """Import a public name when it is first used: some of them need torch."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("reinforce-lite")
     if name not in _LAZY:
         raise AttributeError(f"module 'reinforce_lite' has no attribute {name!r}")
     quiet_dependencies()

@@ -78,7 +78,7 @@ def test_train_eval_and_ask(train_args: list[str], capsys: pytest.CaptureFixture
 
     status, _, err = run([*train_args, "--run", "mine"], capsys)
     assert status == 2
-    assert "is there already" in err
+    assert "already exists" in err
     status, out, err = run(["train", "--run", "mine", "--resume"], capsys)
     assert status == 0
     assert "is finished" in err

@@ -78,7 +78,7 @@ def _train(args: list[str]) -> None:
     if parsed.resume and not parsed.run:
         raise UsageError("--resume needs the name of a run", "name it with --run NAME")
     run = open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
-    _announce_imports()
+    _announce_imports(parsed.json)
 
     from reinforce_lite.callbacks.console import make_console
     from reinforce_lite.cli.plan_table import show_plan
@@ -99,7 +99,7 @@ def _eval(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_eval
 
     parsed, config = parse_eval(args)
-    _announce_imports()
+    _announce_imports(parsed.json)
 
     from dataclasses import asdict
 
@@ -164,8 +164,9 @@ def _report(args: list[str]) -> None:
     print(f"report: {file}")
 
 
-def _announce_imports() -> None:
-    print("loading libraries ...", file=sys.stderr)  # seconds, on a slow machine
+def _announce_imports(json: bool) -> None:
+    if not json:
+        print("loading libraries ...", flush=True)  # takes seconds on a slow machine
 
 
 def _print_json(value: Any) -> None:
