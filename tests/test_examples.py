@@ -14,7 +14,7 @@ import torch
 
 import reinforce_lite as rl
 from helpers.paths import RECIPE, ROOT
-from helpers.plain import COMPLETIONS, PROMPT, plain
+from helpers.plain import COMPLETIONS, PROMPT, sequence_logprobs
 from helpers.tiny import ToyTask
 from reinforce_lite.cli.app import main
 from reinforce_lite.config import TaskConfig, load_config
@@ -97,9 +97,9 @@ def test_minimal_loop_logprobs_equal_those_without_cache_or_padding(
     (found * weights).sum().backward()
     gradients = [p.grad.clone() for p in policy.model.parameters()]
     policy.model.zero_grad()
-    sums = [plain(policy.model, PROMPT, c, loop.TEMPERATURE).sum() for c in completions]
+    sums = [sequence_logprobs(policy.model, PROMPT, c, loop.TEMPERATURE).sum() for c in completions]
     expected = torch.stack(sums).float()
-    (expected * weights).sum().backward()
+    torch.autograd.backward((expected * weights).sum())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     for gradient, parameter in zip(gradients, policy.model.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-4)
@@ -295,7 +295,7 @@ def test_notebook_runs_from_top_to_bottom(
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), namespace)
+            exec("".join(cell["source"]), namespace)  # noqa: S102 our own notebook
         if "parameters" in cell["metadata"].get("tags", ()):
             steps = namespace["overrides"]["train.steps"] = 2
             namespace["overrides"] |= settings | SMALL_STEP | PROMPT_TOKENS | {"eval.n": 4}

@@ -12,7 +12,7 @@ from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks.base import NumberTask
-from reinforce_lite.trainer.metrics import rollout_lines, step_line
+from reinforce_lite.trainer.metrics import StepCosts, completion_records, step_metrics
 from reinforce_lite.types import Group, Problem, Sampling
 
 # (completion, the lists that it hits), counted by hand. The question, the worked example and the prefill of each
@@ -72,15 +72,26 @@ def groups() -> list[Group]:
 
 
 @pytest.mark.parametrize(("index", "lists"), list(enumerate(lists for _, lists in COMPLETIONS)))
-def test_rollout_lines_hold_the_hits_of_each_completion(index: int, lists: str, groups: list[Group]) -> None:
-    line = rollout_lines(1, groups, None)[index]
+def test_completion_records_hold_the_hits_of_each_completion(
+    index: int, lists: str, groups: list[Group]
+) -> None:
+    line = completion_records(1, groups)[index].to_record()
     assert line["completion"] == COMPLETIONS[index][0]
     assert "".join(sorted(line["reflection"])) == lists
 
 
 def test_reflection_rates_are_the_same_in_a_step_and_in_an_evaluation(groups: list[Group]) -> None:
     assert len(COMPLETIONS) == 30
-    step = step_line(1, groups, GradientStats(0.0, 0.0, 0), False, 1e-6, {"rollout": 1.0, "update": 1.0})
+    costs = StepCosts(
+        rollout_seconds=1.0,
+        reward_seconds=1.0,
+        update_seconds=1.0,
+        step_time=3.0,
+        peak_memory=0,
+        micro_batch_tokens=1,
+        max_num_seqs=1,
+    )
+    step = step_metrics(1, groups, GradientStats(0.0, 0.0, 0), False, 1e-6, 0, costs).to_record()
     line = evaluate_groups(groups, 1, "test").to_record()
     for name, share in EXPECTED_RATES.items():
         assert step[name] == line[name] == pytest.approx(share)

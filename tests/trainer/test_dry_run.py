@@ -15,6 +15,7 @@ from reinforce_lite import api
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import Silent
 from reinforce_lite.cli.app import main
+from reinforce_lite.config import PresetName
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.engines.oom_retry import OOMRetryEngine
 from reinforce_lite.errors import DoesNotFitError
@@ -46,7 +47,7 @@ def built(settings: dict[str, Any], task: ToyTask) -> Pipeline:
 
 
 @pytest.mark.parametrize(("preset", "learned_from"), [("reinforce-lite", 4), ("article", 1)])
-def test_it_is_the_largest_step(settings: dict[str, Any], preset: str, learned_from: int) -> None:
+def test_it_is_the_largest_step(settings: dict[str, Any], preset: PresetName, learned_from: int) -> None:
     """5 questions of 12, those of 9 to 13 letters; 4 answers each, all as long as may be."""
     pipeline = built(settings, Uneven())
     seen: list[tuple[list[Group], torch.Tensor]] = []

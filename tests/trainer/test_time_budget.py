@@ -50,9 +50,9 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
 
 
 def test_is_there_time_for_another_step_by_hand(wall: Wall) -> None:
-    """Closing: 1.2 x (30 + 20 + 10) + 3 = 75; a step of 50: 60 with its margin."""
+    """Finishing: 1.2 x (30 + 20 + 10) + 3 = 75; a step of 50: 60 with its margin."""
     ahead = TimeBudget(wall.time + 135.5, {"test": 30.0, "checkpoint": 20.0, "model": 10.0}, [40.0, 50.0])
-    assert ahead.closing == pytest.approx(75)
+    assert ahead.finish_seconds == pytest.approx(75)
     assert ahead.allows_step()
     assert not ahead.allows_step(["checkpoint"])  # 24 more
     wall.time += 1
