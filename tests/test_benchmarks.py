@@ -100,8 +100,9 @@ def test_varlen_tree_attention_equals_prefix_attention(
         prefix,
         torch.device("cpu"),
     )
-    q, k, v = qkv.view(len(qkv), -1, llama.head_size).split(heads, 1)
-    prefix_kv = shared.view(prefix, -1, llama.head_size).split(heads[1:], 1) if prefix else (None, None)
+    q, k, v = torch.split(qkv.view(len(qkv), -1, llama.head_size), heads, dim=1)
+    shared_heads = shared.view(prefix, llama.kv_heads * 2, llama.head_size)
+    prefix_kv = torch.split(shared_heads, heads[1:], dim=1) if prefix else (None, None)
     found = varlen_tree.VarlenTreeAttention.apply(q, k, v, *prefix_kv, parts, llama.scale).flatten(1)
     leaves = [qkv, shared] if prefix else [qkv]
     pairs = zip(

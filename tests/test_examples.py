@@ -99,7 +99,7 @@ def test_minimal_loop_logprobs_equal_those_without_cache_or_padding(
     policy.model.zero_grad()
     sums = [sequence_logprobs(policy.model, PROMPT, c, loop.TEMPERATURE).sum() for c in completions]
     expected = torch.stack(sums).float()
-    (expected * weights).sum().backward()
+    torch.autograd.backward((expected * weights).sum())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     for gradient, parameter in zip(gradients, policy.model.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-4)

@@ -112,15 +112,17 @@ def test_the_table_says_whether_the_change_is_real() -> None:
         },
         "paired_p": {"strict": 1e-9, "lenient": 0.4},
     }
-    console = Console(file=io.StringIO(), width=120)
-    console.print(console_module.before_after_table(evals))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    output = io.StringIO()
+    Console(file=output, width=120).print(console_module.before_after_table(evals))
+    text = output.getvalue()
     assert "+50.0 points (significant, p = 1e-09)" in text
     assert "+2.0 points (not significant, p = 0.4)" in text
 
 
 def lines_of(console: LineConsole) -> list[str]:
-    return console.console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    output = console.console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue().splitlines()
 
 
 @pytest.fixture

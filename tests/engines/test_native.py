@@ -56,7 +56,7 @@ def test_repeated_prompt_gets_other_completions(policy: Policy) -> None:
     assert first != second
 
 
-def test_unsupported_model_is_refused(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_model_is_refused(policy: Policy) -> None:
     policy.llama = None
     with pytest.raises(ValueError, match="llama"):
         NativeEngine(policy)

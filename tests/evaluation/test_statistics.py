@@ -18,7 +18,7 @@ from reinforce_lite.evaluation.statistics import mcnemar_p_value, pass_at_k, wil
     ],
 )
 def test_wilson_interval_is_the_published_table(correct: int, n: int, low: float, high: float) -> None:
-    assert wilson_interval(correct, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert wilson_interval(correct, n) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_wilson_interval_stays_within_bounds() -> None:

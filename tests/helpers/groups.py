@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from helpers.tiny import END, make_model, make_tokenizer
+from reinforce_lite.config import PresetName
 from reinforce_lite.learner.objective import PRESETS, advantages, weights
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 
@@ -42,5 +43,5 @@ def make_groups(rewards: list[list[float]] = REWARDS) -> list[Group]:
     return groups
 
 
-def make_weights(preset: str = "reinforce-lite") -> Tensor:
+def make_weights(preset: PresetName = "reinforce-lite") -> Tensor:
     return weights(advantages(REWARDS, PRESETS[preset]), LENGTHS, PRESETS[preset], max_new_tokens=8)

@@ -1,6 +1,6 @@
 """Prompts with completions, and what plain transformers computes for them: the independent reference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +25,10 @@ FORWARD_PASSES: dict[str, Callable[[Any], ForwardPass]] = {
 
 
 def sequence_logprobs(
-    model: Any, prompt: tuple[int, ...], completion: tuple[int, ...], temperature: float
+    model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float
 ) -> torch.Tensor:
     """(completion,) log-probabilities in float64: no padding, no cache, log_softmax of all logits."""
-    ids = torch.tensor([prompt + completion])
+    ids = torch.tensor([[*prompt, *completion]])
     logits = model(ids, use_cache=False).logits[0].double() / temperature
     logprobs = torch.log_softmax(logits, dim=-1)
     positions = range(len(prompt) - 1, len(prompt) + len(completion) - 1)

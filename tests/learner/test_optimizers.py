@@ -139,8 +139,10 @@ def test_pieces_are_whole_blocks_and_none_is_small(elements: int) -> None:
 
 def test_reset_starts_anew() -> None:
     """A step at learning rate 0 with gradients of 0 changes no weight, and after a reset nothing of it is left."""
-    for state, dtype in (("8-bit", torch.bfloat16), ("32-bit", torch.float32)):
-        config = UpdateConfig(optimizer_state=state, weight_decay=0.1)
+    for config, dtype in (
+        (UpdateConfig(optimizer_state="8-bit", weight_decay=0.1), torch.bfloat16),
+        (UpdateConfig(optimizer_state="32-bit", weight_decay=0.1), torch.float32),
+    ):
         params, plain = weights(dtype), weights(dtype)
         optimizer = make_optimizer(config, params)
         for w in params.values():

@@ -11,7 +11,7 @@ from transformers import OPTConfig, OPTForCausalLM, Qwen3Config, Qwen3ForCausalL
 
 from helpers.groups import REWARDS, make_groups, make_weights, save_wide
 from helpers.tiny import END, make_model, make_tokenizer
-from reinforce_lite.config import UpdateConfig
+from reinforce_lite.config import PresetName, UpdateConfig
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner import loss
 from reinforce_lite.learner.updater import TrainableGroup, Updater, micro_batches, trainable_groups
@@ -20,7 +20,7 @@ from reinforce_lite.models.forward import SharedPrefix
 from reinforce_lite.models.policy import Policy, load_policy
 
 
-def independent_loss(model: torch.nn.Module, preset: str, temperature: float) -> Tensor:
+def independent_loss(model: torch.nn.Module, preset: PresetName, temperature: float) -> Tensor:
     """- mean over all 12 completions of A / 8 * sum log pi, completion by completion."""
     total = torch.zeros(())
     n = 3 if preset == "article" else 12
@@ -47,14 +47,14 @@ def gradient_of(updater: Updater) -> Tensor:
 
 
 @pytest.mark.parametrize(("preset", "temperature"), [("reinforce-lite", 0.7), ("article", 1.0)])
-def test_gradient_equals_the_independent_one(policy: Policy, preset: str, temperature: float) -> None:
+def test_gradient_equals_the_independent_one(policy: Policy, preset: PresetName, temperature: float) -> None:
     updater = Updater(policy, UpdateConfig(), temperature)
     gradient = updater.compute_gradient(make_groups(), make_weights(preset))
     reference = make_model()
     reference.load_state_dict(policy.model.state_dict())
     reference.get_input_embeddings().padding_idx = None
     expected_loss = independent_loss(reference, preset, temperature)
-    expected_loss.backward()
+    torch.autograd.backward(expected_loss)
     expected = flat([p.grad for p in reference.parameters()])
     assert gradient.loss == pytest.approx(expected_loss.item(), rel=1e-4)
     assert (gradient_of(updater) - expected).norm() / expected.norm() < 1e-5
@@ -129,7 +129,7 @@ class LimitedMemory:
         self.states, self.tokens = updater.forward_pass.states, tokens
         self.calls = 0
         self.refused: list[int] = []
-        updater.forward_pass.states = self  # type: ignore[method-assign, assignment]
+        updater.forward_pass.states = self  # type: ignore[method-assign]
 
     def __call__(self, branches: Any, prefix: Any) -> Tensor:
         tokens = sum(len(b.prompt) - prefix.length + sum(map(len, b.completions)) for b in branches)
@@ -363,7 +363,7 @@ def test_three_updates_equal_a_plain_loop(policy: Policy) -> None:
         assert gradient.norm > 0.05  # so clipping has an effect
         assert updater.apply_gradient(gradient, step)
         optimizer.zero_grad()
-        independent_loss(reference, "reinforce-lite", 0.7).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(independent_loss(reference, "reinforce-lite", 0.7))
         torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()

@@ -96,7 +96,7 @@ def test_a_failed_download_is_reported_in_one_line_and_leaves_nothing(
 def test_a_full_disk_is_noticed_before_the_download(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pip = FakePip()
     monkeypatch.setattr(subprocess, "run", pip)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
     with pytest.raises(ReinforceLiteError, match="no space left in"):
         embedded_folder()
     assert pip.calls == 0

@@ -1,6 +1,7 @@
 """All forward passes against plain transformers, one unpadded sequence at a time."""
 
 import pytest
+import torch
 
 from helpers.plain import (
     BRANCHES,
@@ -36,10 +37,10 @@ def test_shared_prefix_is_exact(name: str, length: int) -> None:
     assert prefix is not None
     for weight, branches in enumerate([BRANCHES[:1], BRANCHES[1:]], start=1):
         logprobs = token_logprobs(model, forward.states(branches, prefix), completion_tokens(branches), 0.7)
-        (weight * logprobs.sum()).backward()
+        torch.autograd.backward(weight * logprobs.sum())
         expected = reference_logprobs(reference, branches, 0.7)
         assert logprobs.tolist() == pytest.approx(expected.tolist(), abs=2e-5)
-        (weight * expected.sum()).backward()
+        torch.autograd.backward(weight * expected.sum())
     before = gradient_difference(model, reference)
     prefix.backward()
     assert gradient_difference(model, reference) < 1e-5 < before

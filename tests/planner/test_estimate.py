@@ -1,7 +1,7 @@
 """The estimated parts of a run's memory against the tensors that the code allocates."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from helpers.groups import make_groups, make_weights
 from helpers.tiny import make_model, make_tokenizer
 from reinforce_lite.config import Config, EvalConfig, PromptConfig, RolloutConfig, UpdateConfig
 from reinforce_lite.engines import hf, native
+from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.models.llama import Llama
@@ -35,7 +36,7 @@ def part_sizes(model: str, dtype: str, longest: int, **sections: Any) -> dict[st
 @pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("dtype", "state"), SCHEMES)
 def test_training_state_is_what_the_updater_holds(
-    tmp_path: Path, saved: torch.dtype, dtype: str, state: str
+    tmp_path: Path, saved: torch.dtype, dtype: str, state: Literal["32-bit", "16-bit", "8-bit"]
 ) -> None:
     """Whatever dtype the model's folder has: weights finer than bfloat16 become the master weights."""
     make_model(hidden_size=64, vocab_size=320, head_dim=32).to(saved).save_pretrained(tmp_path)
@@ -70,7 +71,7 @@ def moment_bytes(optimizer: Any) -> int:
 
 
 def copy_bytes(optimizer: Any) -> int:
-    return bytes_of(p.numbers for p in getattr(optimizer, "pieces", ()) if p.copied)
+    return bytes_of(p.elements for p in getattr(optimizer, "pieces", ()) if p.is_master)
 
 
 @pytest.mark.parametrize("cache_bytes", [768 * 10**6, 40_000])
@@ -78,9 +79,9 @@ def copy_bytes(optimizer: Any) -> int:
 def test_kv_cache_is_what_the_native_engine_allocates(
     policy: Policy, model_folder: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, samples: int
 ) -> None:
-    caches: list[native.KVCache] = []
+    caches: list[KVCache] = []
 
-    class RecordedCache(native.KVCache):
+    class RecordedCache(KVCache):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             caches.append(self)
@@ -98,13 +99,13 @@ def test_kv_cache_is_what_the_native_engine_allocates(
         rollout=RolloutConfig(prompts_per_step=4, group_size=samples, max_new_tokens=7),
         eval=EvalConfig(n=1, validation_n=1),
     )
-    assert parts["KV cache"] == caches[0].prompts.nbytes + caches[0].own.nbytes
+    assert parts["KV cache"] == caches[0].prompts.nbytes + caches[0].sequences.nbytes
 
 
 def test_kv_cache_of_the_hf_engine_by_hand() -> None:
     """Batches of 128 // 10 = 12 prompts, each with 10 sequences of 9 + 7 tokens of 100 bytes."""
     sampling = Sampling(samples=10, max_new_tokens=7)
-    limits = {"max_num_seqs": 256, "prompt_tokens": 9, "token_bytes": 100, "gpu_memory": None}
+    limits: dict[str, Any] = {"max_num_seqs": 256, "prompt_tokens": 9, "token_bytes": 100, "gpu_memory": None}
     assert hf.cache_plan(50, sampling, **limits) == (120, 120 * 16 * 100)
     assert hf.cache_plan(3, sampling, **limits) == (30, 30 * 16 * 100)
 
@@ -134,7 +135,7 @@ def test_activations_are_what_the_forward_pass_saves(dtype: str) -> None:
 
     tree = PrefixTree([Branch(range(20, 60), [range(5, 35), range(7, 40)])], 0, llama.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        llama(tree.ids, tree.places, PrefixAttention(llama, tree))
+        llama(tree.ids, tree.positions, PrefixAttention(llama, tree))
     itemsize = getattr(torch, dtype).itemsize
     per_token = activation_bytes_per_token(shape_of(model, 64), itemsize)
     after_layers = 2 * 16 * itemsize  # the final states and their gradient come after the forward pass

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import pytest
 
@@ -35,6 +36,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+Scheme = Literal["light", "dark"]
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+
+
 @dataclass
 class Opened:
     """An opened page, with its console messages and requests."""
@@ -50,6 +55,12 @@ class Opened:
         return int(self.page.locator(f"#groups .card{selector}").count())
 
 
+class OpenReport(Protocol):
+    """Opens the report of some runs."""
+
+    def __call__(self, *shown: Run, width: int = 1280, scheme: Scheme = "light") -> Opened: ...
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[sync_api.Browser]:
     with sync_api.sync_playwright() as playwright:
@@ -59,11 +70,11 @@ def browser() -> Iterator[sync_api.Browser]:
 
 
 @pytest.fixture
-def show(browser: sync_api.Browser, tmp_path: Path) -> Iterator[object]:
+def show(browser: sync_api.Browser, tmp_path: Path) -> Iterator[OpenReport]:
     """Open the report of some runs; at the end, the console must be empty and only the file requested."""
     opened: list[Opened] = []
 
-    def open_report(*shown: Run, width: int = 1280, scheme: str = "light") -> Opened:
+    def open_report(*shown: Run, width: int = 1280, scheme: Scheme = "light") -> Opened:
         file = tmp_path / "report.html"
         write_report(shown, file)
         context = browser.new_context(
@@ -121,7 +132,7 @@ def three_steps(path: Path) -> Run:
     )
 
 
-def test_page_has_the_result_and_every_section(show, tmp_path: Path) -> None:
+def test_page_has_the_result_and_every_section(show: OpenReport, tmp_path: Path) -> None:
     view = show(two_steps(tmp_path / "mine"))
     assert "solves 33.3% of 3 test problems" in view.text("h1").replace("\xa0", " ")
     assert view.page.locator(".whisker").count() == 4
@@ -137,7 +148,7 @@ def test_page_has_the_result_and_every_section(show, tmp_path: Path) -> None:
     assert 'name = "smollm2-135m"' in view.text("#config")
 
 
-def test_page_without_reflection_has_no_empty_chart(show, tmp_path: Path) -> None:
+def test_page_without_reflection_has_no_empty_chart(show: OpenReport, tmp_path: Path) -> None:
     run = runs.write(
         tmp_path / "a",
         [step(1)],
@@ -150,7 +161,7 @@ def test_page_without_reflection_has_no_empty_chart(show, tmp_path: Path) -> Non
     assert not view.page.locator("#reflection-charts").is_visible()
 
 
-def test_filters_narrow_the_completions(show, tmp_path: Path) -> None:
+def test_filters_narrow_the_completions(show: OpenReport, tmp_path: Path) -> None:
     view = show(two_steps(tmp_path / "mine"))
     count = "#groups-count"
     assert view.text(count) == "8 completions of 4 questions match"
@@ -174,7 +185,7 @@ def test_filters_narrow_the_completions(show, tmp_path: Path) -> None:
     assert "truncated" in view.text("#groups .card:not(.dimmed)")
 
 
-def test_search_covers_questions_and_completions(show, tmp_path: Path) -> None:
+def test_search_covers_questions_and_completions(show: OpenReport, tmp_path: Path) -> None:
     view = show(two_steps(tmp_path / "mine"))
     view.page.fill("#f-text", "PLUMS")
     assert view.text("#groups-count") == "2 completions of 1 question match"
@@ -185,7 +196,7 @@ def test_search_covers_questions_and_completions(show, tmp_path: Path) -> None:
     assert view.cards() == 0
 
 
-def test_eval_history_shows_a_question_over_time(show, tmp_path: Path) -> None:
+def test_eval_history_shows_a_question_over_time(show: OpenReport, tmp_path: Path) -> None:
     view = show(two_steps(tmp_path / "mine"))
     assert view.page.locator("#questions .head").all_inner_texts() == [
         "validation · ✗ untrained  ✓ after step 1  ✓ after step 2"
@@ -200,7 +211,7 @@ def test_eval_history_shows_a_question_over_time(show, tmp_path: Path) -> None:
     assert view.page.locator("#questions .question").all_inner_texts() == ["What is test-0?"]
 
 
-def test_chart_shows_values_at_the_cursor(show, tmp_path: Path) -> None:
+def test_chart_shows_values_at_the_cursor(show: OpenReport, tmp_path: Path) -> None:
     view = show(two_steps(tmp_path / "mine"))
     reward = view.page.locator("#charts .chart", has_text="mean reward")
     entropy = view.page.locator("#charts .chart", has_text="Entropy")
@@ -217,7 +228,7 @@ def test_chart_shows_values_at_the_cursor(show, tmp_path: Path) -> None:
     assert view.text("#at") == "at 16 s"  # step 1: its 10 s, after two evaluations of 3 s
 
 
-def test_smoothing_keeps_the_raw_line(show, tmp_path: Path) -> None:
+def test_smoothing_keeps_the_raw_line(show: OpenReport, tmp_path: Path) -> None:
     run = runs.write(tmp_path / "a", [step(n, reward=float(n % 2)) for n in range(1, 41)])
     view = show(run)
     reward = view.page.locator("#charts .chart", has_text="mean reward")
@@ -227,7 +238,9 @@ def test_smoothing_keeps_the_raw_line(show, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "first", "second"), [("light", 255, 18), ("dark", 18, 255)])
-def test_theme_can_be_switched(scheme: str, first: int, second: int, show, tmp_path: Path) -> None:
+def test_theme_can_be_switched(
+    scheme: Scheme, first: int, second: int, show: OpenReport, tmp_path: Path
+) -> None:
     view = show(two_steps(tmp_path / "mine"), scheme=scheme)
 
     def paper() -> int:
@@ -239,7 +252,7 @@ def test_theme_can_be_switched(scheme: str, first: int, second: int, show, tmp_p
     assert paper() == second
 
 
-def test_page_compares_two_runs(show, tmp_path: Path) -> None:
+def test_page_compares_two_runs(show: OpenReport, tmp_path: Path) -> None:
     view = show(two_steps(tmp_path / "mine"), three_steps(tmp_path / "other"))
     rows = [
         [re.sub(r"\s", " ", cell) for cell in row.locator("th, td").all_inner_texts()]
@@ -261,7 +274,7 @@ def test_page_compares_two_runs(show, tmp_path: Path) -> None:
     )
 
 
-def test_arrow_keys_reach_the_steps_of_every_run(show, tmp_path: Path) -> None:
+def test_arrow_keys_reach_the_steps_of_every_run(show: OpenReport, tmp_path: Path) -> None:
     """The shorter run ends at step 2, so its legend has a dash at step 3."""
     view = show(two_steps(tmp_path / "mine"), three_steps(tmp_path / "other"))
     picture = view.page.locator("#charts .chart", has_text="Reward").locator("svg")
@@ -278,7 +291,7 @@ def test_arrow_keys_reach_the_steps_of_every_run(show, tmp_path: Path) -> None:
     assert view.text("#at") == "at step 3"
 
 
-def test_second_opinions_are_shown(show, tmp_path: Path) -> None:
+def test_second_opinions_are_shown(show: OpenReport, tmp_path: Path) -> None:
     """A task without a lenient verdict: the second opinion doubts one of the rewarded completions."""
     rollouts = [
         completion(1, "p", True, s, lenient=None, second_opinion=second)
@@ -302,10 +315,10 @@ def test_second_opinions_are_shown(show, tmp_path: Path) -> None:
     assert row[head.index("lenient after") - 1] == "–"
 
 
-def test_print_is_light_and_unclipped(show, tmp_path: Path) -> None:
+def test_print_is_light_and_unclipped(show: OpenReport, tmp_path: Path) -> None:
     won = [eval_completions(at, [at > 0] * 8, question="long " * 2000) for at in (0, 2)]
     run = runs.write(tmp_path / "a", [step(1)], [completion(1, "p")], won, stopped="steps")
-    for scheme in ("light", "dark"):
+    for scheme in SCHEMES:
         view = show(run, scheme=scheme)
         if scheme == "light":
             view.page.click("#theme")
@@ -318,9 +331,9 @@ def test_print_is_light_and_unclipped(show, tmp_path: Path) -> None:
             assert view.page.locator(place).first.evaluate(style) == "none", place
 
 
-def test_page_shows_texts_that_are_numbers_or_none(show, tmp_path: Path) -> None:
+def test_page_shows_texts_that_are_numbers_or_none(show: OpenReport, tmp_path: Path) -> None:
     for gold, shown in ((72, "72"), (None, "–")):
-        fields = {"gold": gold, "reason": gold, "answer": gold, "completion": "Wait."}
+        fields: dict[str, Any] = {"gold": gold, "reason": gold, "answer": gold, "completion": "Wait."}
         run = runs.write(
             tmp_path / shown,
             [step(1)],
@@ -336,14 +349,14 @@ def test_page_shows_texts_that_are_numbers_or_none(show, tmp_path: Path) -> None
         )
 
 
-def test_page_without_memory_figures_has_no_empty_chart(show, tmp_path: Path) -> None:
+def test_page_without_memory_figures_has_no_empty_chart(show: OpenReport, tmp_path: Path) -> None:
     lines = [step(1, **{"memory/peak_bytes": None})]
     view = show(runs.write(tmp_path / "a", lines, [completion(1, "p")]))
     assert view.text("#costs-memory") == ""
     assert view.text("#groups-shown") == "All completions of training are here (1)."
 
 
-def test_page_of_a_real_run(show, in_tmp: Path, model_folder: Path) -> None:
+def test_page_of_a_real_run(show: OpenReport, in_tmp: Path, model_folder: Path) -> None:
     """The page shows what training writes: 10 steps of 5 questions x 4 completions, an evaluation every 3 steps."""
     recipe, settings = RECIPE, {"model.name": str(model_folder)}
     run = api.train(recipe, settings, task=ToyTask(), run="real", quiet=True)
@@ -362,7 +375,7 @@ def test_page_of_a_real_run(show, in_tmp: Path, model_folder: Path) -> None:
     assert "of 6 test problems, compared with" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
-def test_hostile_completion_is_shown_and_inert(show, tmp_path: Path) -> None:
+def test_hostile_completion_is_shown_and_inert(show: OpenReport, tmp_path: Path) -> None:
     view = show(hostile(tmp_path / "<img src=x onerror=window.__hit=4>"))
     view.page.fill("#f-text", "onerror")
     assert view.page.evaluate("window.__hit") is None
@@ -392,7 +405,7 @@ def test_hostile_completion_is_shown_and_inert(show, tmp_path: Path) -> None:
     assert view.page.evaluate("window.__hit") is None
 
 
-def test_phone_needs_no_horizontal_scrolling(show, tmp_path: Path) -> None:
+def test_phone_needs_no_horizontal_scrolling(show: OpenReport, tmp_path: Path) -> None:
     long = "x" * 3000  # no line break possible
     lines = [
         completion(1, "p", n > 2, n, completion=long, question=long, gold=long, answer=long) for n in range(6)
@@ -409,7 +422,7 @@ def test_phone_needs_no_horizontal_scrolling(show, tmp_path: Path) -> None:
         assert view.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_fifty_thousand_completions_are_filtered_quickly(show, tmp_path: Path) -> None:
+def test_fifty_thousand_completions_are_filtered_quickly(show: OpenReport, tmp_path: Path) -> None:
     view = show(runs.large(tmp_path / "a"))
     assert "of 50,000 completions" in view.text("#groups-shown")
     milliseconds = view.page.evaluate("""() => {

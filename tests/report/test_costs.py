@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_machine_names_the_gpu(tmp_path: Path) -> None:
 
 
 def test_summary_overrides_machine_file(tmp_path: Path) -> None:
-    summary = {
+    summary: dict[str, Any] = {
         "machine": "Linux arm",
         "versions": {"torch": "2.13.0"},
         "memory": {"planned_bytes": 5},

@@ -1,6 +1,7 @@
 """Which completions a page shows: spread over steps and outcomes, bounded in number and bytes."""
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def test_selection_is_spread_over_steps_and_most_interesting(
     """Room for 6 groups of 2: one of each of 4 steps, the most interesting of the first and the last;
     then a random one of the first and of the last."""
     monkeypatch.setattr(selection, "MAX_TRAINING", 12)
-    monkeypatch.setattr(selection.Random, "randrange", lambda _, n: n - 1)
+    monkeypatch.setattr(Random, "randrange", lambda _, n: n - 1)
     rollouts = []
     for at in (1, 2, 3, 4):
         rollouts += group(at, f"plain-{at}") + group(at, f"truncated-{at}", truncated=True)
@@ -107,7 +108,7 @@ def test_selection_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.Monke
 def test_selection_counts_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """512 times "wait" and an answer of 100 kB: the selection stays within its bytes."""
     monkeypatch.setattr(selection, "MAX_BYTES", 150_000)
-    long = {
+    long: dict[str, Any] = {
         "completion": "wait " * 512,
         "answer": "9" * 100_000,
         "reason": "é" * 100_000,

@@ -8,7 +8,7 @@ from helpers.tasks import all_problems, load, load_error
 from reinforce_lite.tasks import SPLITS, check_task, gym
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.gym import is_safe_to_score
-from reinforce_lite.types import Reward
+from reinforce_lite.types import Reward, Split
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,8 @@ def test_gym_seeds_are_within_numpys_range(reasoning_gym: None, monkeypatch: pyt
 
 
 def test_gym_drops_repeated_questions(reasoning_gym: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for split, size in (("train", 300), ("validation", 30), ("test", 20)):
+    sizes: dict[Split, int] = {"train": 300, "validation": 30, "test": 20}
+    for split, size in sizes.items():
         monkeypatch.setitem(gym.SIZES, split, size)
     # One of a few dozen animals, once or twice: far fewer than 350 questions.
     few_questions = {"min_animals": 1, "max_animals": 1, "min_instances": 1, "max_instances": 2}

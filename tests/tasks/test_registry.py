@@ -53,7 +53,7 @@ def test_check_task_names_an_empty_split(empty: Split) -> None:
     ("held_out", "trained_on"), [("test", "train"), ("validation", "train"), ("test", "validation")]
 )
 def test_check_task_counts_questions_in_two_splits(held_out: Split, trained_on: Split) -> None:
-    problems = {split: (make_problem(split),) for split in SPLITS}
+    problems: dict[Split, tuple[Problem, ...]] = {split: (make_problem(split),) for split in SPLITS}
     problems[trained_on] += (make_problem("a", "How many eggs?"), make_problem("b", "How many hens?"))
     problems[held_out] += (make_problem("c", "How  many\neggs? "), make_problem("d", "How many hens?"))
     with pytest.raises(UsageError) as caught:

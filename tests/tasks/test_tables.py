@@ -91,7 +91,7 @@ def test_read_problems_reports_a_bad_line_by_number(tmp_path: Path, row: Any, re
 
 
 def test_read_problems_reports_all_bad_lines_together_and_names_ten(tmp_path: Path) -> None:
-    rows = [*sums(3), *["oops"] * 11, {"question": "?", "answer": "blue"}]
+    rows: list[dict[str, Any] | str] = [*sums(3), *["oops"] * 11, {"question": "?", "answer": "blue"}]
     path = write_rows(tmp_path / "bad.jsonl", rows)
     error = load_error("jsonl", path=str(path))
     first_ten = ", ".join(f"line {n} (not JSON)" for n in range(4, 14))

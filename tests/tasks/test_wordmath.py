@@ -14,10 +14,10 @@ from reinforce_lite.config import TaskConfig
 from reinforce_lite.tasks import check_task, load_task
 from reinforce_lite.tasks.wordmath import MOVES, generate
 from reinforce_lite.tasks.wordmath_stories import load_worlds
-from reinforce_lite.types import Problem
+from reinforce_lite.types import Problem, Split
 
 LEVELS = (1, 2, 3, 4)
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Step = tuple[int, str, int, int]
 
 GOLDEN_IDS_AND_GOLDS = {
@@ -127,11 +127,11 @@ def test_levels_keep_their_ranges(level: int) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_operations_are_balanced_at_level_1(split: str) -> None:
-    counts = Counter(parse_steps(p)[0][1] for p in generate(1, 0, split))  # type: ignore[arg-type]
-    quarter = len(generate(1, 0, split)) // 4  # type: ignore[arg-type]
+def test_operations_are_balanced_at_level_1(split: Split) -> None:
+    counts = Counter(parse_steps(p)[0][1] for p in generate(1, 0, split))
+    quarter = len(generate(1, 0, split)) // 4
     assert counts == {"+": quarter, "-": quarter, "*": quarter, "/": quarter}
-    in_order = [parse_steps(p)[0][1] for p in generate(1, 0, split)[:8]]  # type: ignore[arg-type]
+    in_order = [parse_steps(p)[0][1] for p in generate(1, 0, split)[:8]]
     assert Counter(in_order) == {"+": 2, "-": 2, "*": 2, "/": 2}
 
 
@@ -145,7 +145,7 @@ def test_splits_share_no_step_at_any_level() -> None:
     steps_of: dict[str, set[tuple[str, int, int]]] = {split: set() for split in SPLITS}
     for level in LEVELS:
         for split in SPLITS:
-            for problem in generate(level, 0, split):  # type: ignore[arg-type]
+            for problem in generate(level, 0, split):
                 for left, operation, right, _ in parse_steps(problem):
                     low, high = min(left, right), max(left, right)
                     steps_of[split].add(

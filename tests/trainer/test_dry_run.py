@@ -15,6 +15,7 @@ from reinforce_lite import api
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import Silent
 from reinforce_lite.cli.app import main
+from reinforce_lite.config import PresetName
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.engines.oom_retry import OOMRetryEngine
 from reinforce_lite.errors import DoesNotFitError
@@ -22,11 +23,14 @@ from reinforce_lite.learner.objective import PRESETS
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline
+from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import create_run
 from reinforce_lite.trainer import trainer
 from reinforce_lite.trainer.checkpoint import latest_checkpoint
 from reinforce_lite.trainer.dry_run import dry_run, groups_that_fill
 from reinforce_lite.types import Group, Problem, Prompt, Sampling
+
+pytestmark = pytest.mark.usefixtures("no_spare_memory")
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def built(settings: dict[str, Any], task: ToyTask) -> Pipeline:
 
 
 @pytest.mark.parametrize(("preset", "learned_from"), [("reinforce-lite", 4), ("article", 1)])
-def test_it_is_the_largest_step(settings: dict[str, Any], preset: str, learned_from: int) -> None:
+def test_it_is_the_largest_step(settings: dict[str, Any], preset: PresetName, learned_from: int) -> None:
     """5 questions of 12, those of 9 to 13 letters; 4 answers each, all as long as may be."""
     pipeline = built(settings, Uneven())
     seen: list[tuple[list[Group], torch.Tensor]] = []
@@ -94,6 +98,14 @@ def test_its_figure_stands_beside_the_plans(settings: dict[str, Any]) -> None:
         RECIPE, settings | {"train.steps": 6}, task=ToyTask(), run="a", resume=True, quiet=True
     )
     assert longer.summary["memory"]["dry_run_bytes"] == found["dry_run_bytes"]  # it was tried once
+
+
+def test_dry_run_is_omitted_where_a_cpu_has_memory_to_spare(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "available_bytes", lambda: 10**15)
+    run = api.train(RECIPE, settings | {"train.steps": 1}, task=ToyTask(), run="a", quiet=True)
+    assert run.summary["memory"]["dry_run_bytes"] is None
 
 
 class Full:
@@ -173,8 +185,8 @@ class FullFrom(Silent):
     def __init__(self, full: Full, step: int, rows: int, tokens: int) -> None:
         self.full, self.step, self.small = full, step, (rows, tokens)
 
-    def stepped(self, line: Any, groups: Any) -> None:
-        if line["step"] == self.step:
+    def stepped(self, metrics: StepMetrics, groups: Any) -> None:
+        if metrics.step == self.step:
             self.full.rows, self.full.tokens = self.small
 
 

@@ -50,7 +50,7 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
 
 
 def test_is_there_time_for_another_step_by_hand(wall: Wall) -> None:
-    """Closing: 1.2 x (30 + 20 + 10) + 3 = 75; a step of 50: 60 with its margin."""
+    """Finishing: 1.2 x (30 + 20 + 10) + 3 = 75; a step of 50: 60 with its margin."""
     ahead = TimeBudget(wall.time + 135.5, {"test": 30.0, "checkpoint": 20.0, "model": 10.0}, [40.0, 50.0])
     assert ahead.finish_seconds == pytest.approx(75)
     assert ahead.allows_step()
@@ -160,11 +160,7 @@ def test_the_first_report_of_a_run_that_goes_on_is_counted(
     assert wall.time - began <= 64
 
 
-def test_steps_come_first_when_they_do(
-    wall: Wall,
-    monkeypatch: pytest.MonkeyPatch,
-    settings: dict[str, Any],
-) -> None:
+def test_steps_come_first_when_they_do(wall: Wall, settings: dict[str, Any], no_spare_memory: None) -> None:
     given = resolve_config(RECIPE, settings | {"train.hours": 100.0, "train.steps": 2}, ToyTask())
     run = trainer.train(given, create_run("short"), ToyTask(), Silent(), start=wall.time)
     assert run.summary["stopped"] == "steps"

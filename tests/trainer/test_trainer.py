@@ -252,7 +252,7 @@ def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) 
 
     class Turns(Silent):
         def stepped(self, metrics: Any, groups: Any) -> None:
-            Early.good = metrics.step == 4  # type: ignore[attr-defined]
+            Early.good = metrics.step == 4
 
     run = trainer.train(resolved, create_run("a"), Early(), Turns())
     assert run.summary["best_step"] == 4

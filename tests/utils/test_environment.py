@@ -1,12 +1,14 @@
 """What is written down of the machine."""
 
+import os
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from reinforce_lite.utils import environment
+from reinforce_lite.utils import environment, memory
 from reinforce_lite.utils.environment import describe_machine, package_versions
 
 CPUINFO = """processor\t: 0
@@ -21,10 +23,10 @@ def test_machine_with_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(CPUINFO)
     monkeypatch.setattr(environment, "CPUINFO", cpuinfo)
-    monkeypatch.setattr(environment.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(environment.memory, "installed_bytes", lambda: 8 * 10**9)
-    monkeypatch.setattr(environment.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(environment.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(memory, "installed_bytes", lambda: 8 * 10**9)
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert describe_machine(torch.device("cpu"), torch.bfloat16) == {
         "system": "Linux x86_64",
         "processor": "Intel(R) Xeon(R) Processor",
@@ -47,8 +49,8 @@ def test_machine_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_processor_without_proc_is_its_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "CPUINFO", tmp_path / "none")
-    monkeypatch.setattr(environment.platform, "processor", lambda: "")
-    monkeypatch.setattr(environment.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert describe_machine(torch.device("cpu"), torch.float32)["processor"] == "arm64"
 
 

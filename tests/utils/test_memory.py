@@ -1,6 +1,8 @@
 """Running out of memory, and what the machine has and a process held."""
 
+import ctypes
 import gc
+import os
 import weakref
 from pathlib import Path
 
@@ -90,7 +92,7 @@ def test_installed_bytes_respects_a_container_limit(
     limit: str, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10**6}
-    monkeypatch.setattr(memory.os, "sysconf", machine.__getitem__)
+    monkeypatch.setattr(os, "sysconf", machine.__getitem__)
     monkeypatch.setattr(Path, "read_text", lambda path: limit)
     assert installed_bytes() == expected
 
@@ -99,7 +101,7 @@ def test_installed_bytes_without_cgroups(monkeypatch: pytest.MonkeyPatch) -> Non
     def missing(path: Path) -> str:
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(memory.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10}.__getitem__)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10}.__getitem__)
     monkeypatch.setattr(Path, "read_text", missing)
     assert installed_bytes() == 40_960
 
@@ -112,14 +114,14 @@ def test_peak_bytes_of_the_cpu_grow_with_a_large_tensor() -> None:
 
 
 def test_limit_fragmentation_keeps_a_capacity_that_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.ctypes, "CDLL", no_glibc)
+    monkeypatch.setattr(ctypes, "CDLL", no_glibc)
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
     memory.limit_fragmentation()
-    assert memory.os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
 
 
 def test_memory_is_left_alone_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.ctypes, "CDLL", no_glibc)
+    monkeypatch.setattr(ctypes, "CDLL", no_glibc)
     memory.release_cached_memory()
     memory.limit_fragmentation()
 
