@@ -37,7 +37,7 @@ KEPT = 2  # the last, and the one before in case the last is damaged
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint as it was read back."""
+    """A checkpoint that was read back."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -56,35 +56,35 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: d
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         raise ReinforceLiteError(
             f"the checkpoint of step {step} can't be written: {getattr(error, 'strerror', None) or error}",
-            "the one before is intact; make room and go on with --resume",
+            "the checkpoint before is intact; free some disk space, then continue with --resume",
         ) from error
     for old in checkpoint_steps(folder)[:-KEPT]:
         shutil.rmtree(folder / f"step-{old}")
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; one that is damaged is named and the one before taken."""
+    """The newest intact checkpoint. A damaged one is named and removed, and the one before is used."""
     remove_leftovers(folder)
     for step in reversed(checkpoint_steps(folder)):
-        place = folder / f"step-{step}"
+        path = folder / f"step-{step}"
         try:
-            meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
-            if _hash(place / "state.safetensors") == meta["sha256"]:
-                return Checkpoint(step, load_file(place / "state.safetensors"), meta)
+            meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+            if _hash(path / "state.safetensors") == meta["sha256"]:
+                return Checkpoint(step, load_file(path / "state.safetensors"), meta)
         except (OSError, ValueError, KeyError):
             pass
-        logger.warning("%s is damaged: its contents do not match its hash; taking the one before", place)
-        shutil.rmtree(place)  # so that the step can be saved again
+        logger.warning("%s is damaged: its contents do not match its hash; using the one before", path)
+        shutil.rmtree(path)  # so that the step can be saved again
     return None
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, in order."""
-    return sorted(int(found[1]) for p in folder.glob("*") if (found := _NAME.fullmatch(p.name)))
+    return sorted(int(match[1]) for p in folder.glob("*") if (match := _NAME.fullmatch(p.name)))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill left half written."""
+    """Remove what a killed process left incomplete."""
     for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover)
 

@@ -1,4 +1,4 @@
-"""Write files and folders completely or not at all: beside the target first, then renamed over it."""
+"""Write files and folders completely or not at all: under a temporary name, then renamed to the target."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ def write_atomically(file: Path, text: str) -> None:
 
 @contextmanager
 def replace_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`, and put it in target's place when the block succeeds.
+    """Yield an empty folder next to `target`, and rename it to `target` when the block succeeds.
 
     Its files are flushed to the disk first. If the block raises, the folder is removed and `target` stays as
     it was. What a killed process left behind is removed when the same target is replaced next. Not safe for
