@@ -59,7 +59,7 @@ def test_report_command_writes_the_file(in_tmp: Path, capsys: pytest.CaptureFixt
         (["nothere"], "there is no run 'nothere'"),
         (["a", "nothere"], "there is no run 'nothere'"),
         (["a", "--out", "no/such/folder/x.html"], "can't write no/such/folder/x.html"),
-        ([], "report needs to know of which run"),
+        ([], "report needs the name of a run"),
     ],
 )
 def test_report_command_rejects_bad_usage(

@@ -96,14 +96,11 @@ def test_second_opinion_warns_of_a_gamed_reward_during_and_after_a_run(
     task = GamedTask("123456789")
     config = resolve_config(RECIPE, settings | SMALL, task)
     run = trainer.train(config, create_run("a"), task, callback)
-    expected = (
-        "warning: over steps 1 to 20 the reward rose from 0.00 to 1.00, but accuracy by a second opinion, which "
-        "is not paid, went from 0% to 0%: "
-    )
+    expected = "warning: over steps 1 to 20 the reward rose from 0.00 to 1.00"
     text = output.getvalue()
     assert text.count(expected) >= 2
     if terminal:
-        assert f"{'second opinion':>24}  0.00" in text
+        assert f"{'second opinion':>32}  0.00" in text
     else:
         assert text.count(expected) == 2
         assert text.index(expected) > text.index("step 20/20")
@@ -112,6 +109,7 @@ def test_second_opinion_warns_of_a_gamed_reward_during_and_after_a_run(
         assert "lenient" not in text
     (warning,) = run.summary["warnings"]
     assert f"warning: {warning}".startswith(expected)
+    assert "from 0% to 0%" in warning
 
 
 def test_second_opinion_is_in_every_record(settings: dict[str, Any]) -> None:
