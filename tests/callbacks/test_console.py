@@ -141,7 +141,7 @@ def test_line_console_announces_each_phase() -> None:
     show = line_console()
     show.phase("loading x")
     show.phase("evaluating on test", 8)
-    assert lines_of(show) == ["  loading x ...", "  evaluating on test (8 completions) ..."]
+    assert lines_of(show) == ["  loading x ...", "  evaluating on test (8) ..."]
 
 
 def test_line_console_is_never_silent_for_longer_than_a_heartbeat(wall: list[float]) -> None:

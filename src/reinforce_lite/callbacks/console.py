@@ -72,7 +72,7 @@ class LineConsole(Callback):
     def phase(self, name: str, total: int = 0) -> None:
         self.phase_name, self.total, self.done, self.phase_start = name, total, 0, clock.now()
         if self.slow_steps or name not in (SAMPLING, UPDATING):
-            self._print(f"  {name}{f' ({total} completions)' if total else ''} ...")
+            self._print(f"  {name}{f' ({total})' if total else ''} ...")
 
     def advance(self, finished: int) -> None:
         self.done += finished

@@ -56,7 +56,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: d
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         raise ReinforceLiteError(
             f"the checkpoint of step {step} can't be written: {getattr(error, 'strerror', None) or error}",
-            "the checkpoint before is intact; free some disk space, then continue with --resume",
+            "earlier checkpoints are untouched; free some disk space, then continue with --resume",
         ) from error
     for old in checkpoint_steps(folder)[:-KEPT]:
         shutil.rmtree(folder / f"step-{old}")
@@ -73,7 +73,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
                 return Checkpoint(step, load_file(path / "state.safetensors"), meta)
         except (OSError, ValueError, KeyError):
             pass
-        logger.warning("%s is damaged: its contents do not match its hash; using the one before", path)
+        logger.warning("%s is damaged or unreadable, and is removed: using the one before it, if any", path)
         shutil.rmtree(path)  # so that the step can be saved again
     return None
 
@@ -114,8 +114,8 @@ class Checkpointer:
     config: Config
     updater: Updater
     engine: Engine
-    data: str
-    """The fingerprint of the task's problems."""
+    data_fingerprint: str
+    """Of the task's problems."""
     versions: Mapping[str, str]
 
     @property
@@ -128,10 +128,13 @@ class Checkpointer:
         return step in checkpoint_steps(self.folder)
 
     def save(self, progress: Progress) -> None:
-        """Write the checkpoint of a step, after the log lines that it claims. Raises ReinforceLiteError."""
+        """Write the checkpoint of a step, after the logs up to that step are on the disk.
+
+        Raises ReinforceLiteError when it can't be written.
+        """
         self.run.sync()
         meta = {
-            "data": self.data,
+            "data": self.data_fingerprint,
             "seconds": progress.seconds,
             "versions": dict(self.versions),
             "dry_run_bytes": progress.dry_run_bytes,
@@ -150,7 +153,7 @@ class Checkpointer:
             self.run.rewind(0)
             return Progress()
         meta = checkpoint.meta
-        if meta["data"] != self.data:
+        if meta["data"] != self.data_fingerprint:
             raise UsageError(
                 f"the task's problems have changed since {self.run.path} was started",
                 "restore them, or start a new run",

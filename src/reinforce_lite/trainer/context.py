@@ -77,9 +77,9 @@ def prepare(
     machine = describe_machine(policy.device, policy.dtype)
     fingerprint = task_fingerprint(pipeline.task)
     checkpointer = Checkpointer(run, config, updater, pipeline.engine, fingerprint, machine["versions"])
-    progress = checkpointer.restore()
     model_bytes = policy.dtype.itemsize * sum(p.numel() for p in policy.model.parameters())
     check_disk_space(run, updater.state_bytes, model_bytes)
+    progress = checkpointer.restore()
     return TrainingContext(
         config=config,
         run=run,

@@ -1,9 +1,8 @@
-"""The largest step that a run may meet, taken before the first: memory then runs out now rather than at
-night.
+"""The largest step that a run may meet, tried before the first: memory then runs out now or never.
 
 It samples the training problems with the longest prompts, every completion at full length, and computes the
-gradient of as many as matter while the optimizer's state is allocated. No weight changes, no reward is
-computed and nothing is written.
+gradient of as many as matter while the optimizer's state is allocated. Where memory runs out, the sizes are
+halved as in training. No weight changes, no reward is computed and nothing is written.
 """
 
 from collections.abc import Sequence
@@ -47,7 +46,7 @@ def groups_that_fill(weights: Tensor, lengths: Sequence[Sequence[int]], tokens: 
 
 
 def longest_problems(pipeline: Pipeline, problems: Sequence[Problem]) -> list[Problem]:
-    """A step's problems with the most prompt tokens, among the four times as many with the most bytes."""
+    """A step's problems with the most prompt tokens, among four times as many that are longest in bytes."""
     n = pipeline.config.rollout.prompts_per_step
     long = sorted(problems, key=lambda p: len(p.question.encode()), reverse=True)[: 4 * n]
     return sorted(long, key=lambda p: len(pipeline.prompt_builder(p.question).token_ids), reverse=True)[:n]

@@ -58,8 +58,8 @@ tags: [reinforce-lite, reinforcement-learning]
 
 {table}
 
-Strict: the one number in the answer block equals the gold. Lenient: the last number anywhere does. A gain in
-strict alone is format learning. Completions are greedy; intervals are 95% (Wilson).
+Strict is the verdict that training pays for; lenient, on number tasks, takes the last number anywhere. A gain
+in strict alone is format learning. Completions are greedy; intervals are 95% (Wilson).
 """
 
 
@@ -87,7 +87,7 @@ def _data(config: Config) -> str:
 
 def _table(evals: Sequence[Record], step: int) -> str:
     rows = [e for e in evals if e["step"] in (0, step)]
-    head = "| | problems | strict | lenient | n |\n| --- | --- | --- | --- | --- |\n"
+    head = "| | split | strict | lenient | problems |\n| --- | --- | --- | --- | --- |\n"
     return head + "\n".join(
         f"| {'before' if e['step'] == 0 else f'after step {step}'} | {e['split']} "
         f"| {_share(e, 'strict')} | {_share(e, 'lenient')} | {e['n']} |"

@@ -11,18 +11,19 @@ from reinforce_lite.trainer import checkpoint
 from reinforce_lite.types import Problem
 
 SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers", *MEMORY_KEYS})
-"""Keys that may differ when a run is resumed; those about memory may have to when it ran out."""
+"""Keys that may differ when a run is resumed. Those about memory are among them because a run that ran out of
+memory may need smaller values."""
 
 
 def check_same_config(config: Config, run: Run) -> None:
-    """A run continues with the config that it was started with."""
+    """Refuse a config that differs from the one that the run was started with."""
     if not run.started:
         return
     changed = config_differences(run.config, config, SAFE_TO_CHANGE)
     if changed:
         raise UsageError(
-            f"this is not the run that was started in {run.path}: {'; '.join(changed)}",
-            f"leave these as they were (only {' and '.join(sorted(SAFE_TO_CHANGE))} may change)",
+            f"the config differs from the one that {run.path} was started with: {'; '.join(changed)}",
+            f"leave these as they were (only {', '.join(sorted(SAFE_TO_CHANGE))} may change)",
         )
 
 

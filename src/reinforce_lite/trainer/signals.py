@@ -14,7 +14,7 @@ from types import FrameType
 
 
 class Interrupted(BaseException):
-    """A signal arrived. Not an Exception, so that no broad `except` swallows it."""
+    """A signal arrived. Not an Exception, so that `except Exception` does not swallow it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -54,7 +54,7 @@ class SignalGuard:
         self.check()
 
     def check(self) -> None:
-        """Raise Interrupted for a signal that was delayed by a block, or swallowed by a reward."""
+        """Raise Interrupted for a signal that a block delayed, or a bare `except:` in a reward swallowed."""
         if self._received is not None and not self._depth and not self._handled:
             raise Interrupted(self._received)
 

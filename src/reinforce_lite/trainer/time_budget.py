@@ -1,7 +1,8 @@
 """The time of a run: how long things take, and whether another step fits before the hours are over.
 
-A run with `train.hours` ends within them, evaluated and saved: the time that the last evaluations and saves
-took when they were last measured is set aside. All times are seconds; moments are those of `utils.clock.now`.
+A run with `train.hours` ends within them, evaluated and saved: the time that the final evaluations and saves
+need is set aside, as it was measured most recently. All times are seconds; moments are those of
+`utils.clock.now`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from reinforce_lite.utils import clock
 MARGIN = 1.2  # measured times vary
 EXIT_SECONDS = 3.0  # to end the process
 DRY_RUN_SECONDS = 900.0  # with less time than this left there is no dry run
-DISK_BYTES_PER_SECOND = 100e6  # until a save was measured
+DISK_BYTES_PER_SECOND = 100e6  # until a save has been measured
 
 
 @dataclass(slots=True)
@@ -22,13 +23,13 @@ class TimeBudget:
     """Measured durations, and when everything must be done."""
 
     end: float | None
-    """The moment; None: no limit but the number of steps."""
+    """The moment at which everything must be done; None: only the number of steps is limited."""
     durations: dict[str, float] = field(default_factory=dict)
-    """Of each kind of evaluation and save: the last one's, or an estimate before the first."""
+    """Seconds of each kind of evaluation and save: the latest one's, or an estimate before the first."""
     steps: list[float] = field(default_factory=list)
-    """Of each step."""
+    """Seconds of each step."""
     dry_run: float = 0.0
-    """Of the dry run; 0 if there was none."""
+    """Seconds of the dry run; 0 if there was none."""
 
     @classmethod
     def create(
@@ -60,13 +61,13 @@ class TimeBudget:
 
     @property
     def finish_seconds(self) -> float:
-        """What the last evaluations and saves need."""
+        """What the final evaluations and saves need."""
         return MARGIN * sum(self.durations.values()) + EXIT_SECONDS
 
     def allows_step(self, due: Sequence[str] = ()) -> bool:
         """Whether what is `due` first, one more step and the finish fit into the time.
 
-        A first step is expected to take as long as the dry run, or as the evaluations before it.
+        A first step is expected to take as long as the dry run, or else as long as everything in `durations`.
         """
         if self.end is None:
             return True
@@ -75,7 +76,7 @@ class TimeBudget:
         return clock.now() + MARGIN * (due_seconds + step) + self.finish_seconds <= self.end
 
     def eta(self, steps: int) -> float:
-        """Seconds to the end of a run with `steps` steps to go; nan while no step was measured."""
+        """Seconds to the end of a run with `steps` steps to go; nan until a step has been measured."""
         recent = self.steps[-10:]
         if not recent:
             return nan

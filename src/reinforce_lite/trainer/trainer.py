@@ -1,12 +1,12 @@
-"""The loop. One step walks the road once; everything around it is saving, measuring and telling.
+"""The loop. One step goes through the pipeline once; the rest is saving, measuring and reporting.
 
     problems ─▶ completions ─▶ rewards ─▶ advantages ─▶ weights ─▶ gradient ─▶ new policy
         ▲                                                                        │
         └──────────────────────────── the next step ◀────────────────────────────┘
 
 A step changes weights and logs in one block that no signal cuts through. Before each step the trainer settles
-the last one: evaluations that are due, then the checkpoint. So a run that was killed anywhere and resumed
-passes through the same states as one that was never stopped.
+the previous one: evaluations that are due, then the checkpoint. So a run that was killed anywhere and resumed
+with the same config, versions and machine takes the same steps as one that was never stopped.
 """
 
 import logging
@@ -66,10 +66,10 @@ def train(
     command: str = "",
     start: float | None = None,
 ) -> Run:
-    """Train in a run directory, from its last checkpoint if it has one, to the last step or the end of its
-    hours.
+    """Train in a run directory, from its latest checkpoint if there is one, to the final step.
 
-    `start` is the moment at which the process started, by `utils.clock`; by default now.
+    With `train.hours` it ends when they have passed since `start`, the moment at which the process started
+    (by `utils.clock`; by default now).
     Raises UsageError for a config or data that differ from the checkpoint's, DoesNotFitError where memory is
     too small, StoppedError after a signal.
     """
@@ -87,7 +87,8 @@ def train(
         if not is_out_of_memory(error):
             raise
         raise DoesNotFitError(
-            "memory ran out where no smaller piece helps", f"see: {command_line('plan')}"
+            "out of memory in a part of the program that cannot be split further",
+            f"see: {command_line('plan')}",
         ) from error
     finally:
         run.unlock()
@@ -139,10 +140,10 @@ class Trainer:
 
     def _loop(self) -> None:
         self._start()
-        last = self._settle()
-        while not last:
+        is_final = self._settle()
+        while not is_final:
             self._take_step(self.step + 1)
-            last = self._settle()
+            is_final = self._settle()
         self._finish()
 
     def _take_step(self, step: int) -> None:
@@ -199,7 +200,10 @@ class Trainer:
         self.callback.stepped(metrics, groups)
 
     def _advantages(self, groups: Sequence[Group]) -> Tensor:
-        """(Q, G) advantages; 0 for a completion whose reward failed, so that nothing is learned from it."""
+        """(Q, G) advantages; 0 for a completion whose reward failed: nothing is learned from it.
+
+        Its reward is the mean of the group's usable ones (rollout/scoring.py), so it moves no baseline.
+        """
         usable = torch.tensor([g.usable for g in groups])
         return advantages([g.rewards for g in groups], self.context.objective) * usable
 
@@ -233,7 +237,7 @@ class Trainer:
         self.budget.dry_run = clock.now() - start
 
     def _settle(self) -> bool:
-        """Evaluate and save what is due at this step and not done yet. True: this step was the last."""
+        """Evaluate and save what is due at this step and not done yet. True: this step was the final one."""
         step, config = self.step, self.config
         if step == 0:
             self._evaluate("validation", config.eval.validation_n)
@@ -243,16 +247,16 @@ class Trainer:
             "checkpoint": step > 0 and step % config.train.save_every == 0,
             "report": self.context.refresher.is_due,
         }
-        last = step >= config.train.steps or not self.budget.allows_step([k for k, v in due.items() if v])
-        if due["validation"] or last:
+        is_final = step >= config.train.steps or not self.budget.allows_step([k for k, v in due.items() if v])
+        if due["validation"] or is_final:
             self._evaluate("validation", config.eval.validation_n)
-        if last:
+        if is_final:
             self._evaluate("test", config.eval.n)
-        if due["checkpoint"] or (last and step):
+        if due["checkpoint"] or (is_final and step):
             self._save_checkpoint()
-        if not last:
+        if not is_final:
             self._report()
-        return last
+        return is_final
 
     def _evaluate(self, split: Split, n: int) -> None:
         if self.run.evaluated(self.step, split):
@@ -263,12 +267,12 @@ class Trainer:
         groups = self.pipeline.eval_groups(problems, self.callback.advance)
         result = evaluate_groups(groups, self.step, split)
         release_cached_memory()
+        self.budget.durations[split] = seconds = clock.now() - start
         with self.signals.uninterrupted():
             if split == "validation" and self.context.exporter.is_best(self.step, result.to_record()):
                 self._save_model("best", [*self.run.evals, result.to_record()])
             self.run.append_completions("eval_rollouts", completion_records(self.step, groups, split=split))
-            self.budget.durations[split] = clock.now() - start
-            self.run.append("evals", result.to_record() | {"seconds": self.budget.durations[split]})
+            self.run.append("evals", result.to_record() | {"seconds": seconds})
         self.callback.evaluated(result)
 
     def _save_model(self, folder: str, evals: Sequence[dict[str, Any]]) -> None:
@@ -291,7 +295,7 @@ class Trainer:
         if self.context.refresher.is_quick:
             self._report(force=True)
         elif self.run.started:
-            logger.warning("for a report so far: %s", command_line("report", self.run.name))
+            logger.warning("to write a report of the run so far: %s", command_line("report", self.run.name))
 
     def stop(self, signum: int) -> None:
         """After a signal: save the last finished step and say how to resume, unless the run is finished."""
@@ -300,7 +304,11 @@ class Trainer:
             return
         state = "before the run was started"
         if self.run.started:
-            state = f"after step {self.step}; everything is saved"
+            state = (
+                f"after step {self.step}; everything is saved"
+                if self.step
+                else "before the first step was done"
+            )
             if self.step:
                 self._save_checkpoint()
             self.run.write_summary(self._summary("signal"))
@@ -312,7 +320,7 @@ class Trainer:
         self._save_checkpoint()
         resume = command_line("train", "--run", self.run.name, "--resume")
         keys = ", ".join(map(option_flag, MEMORY_KEYS))
-        error.remedy = f"step {self.step} is saved: resume with {resume} and one of {keys}"
+        error.remedy = f"step {self.step} is saved: resume with {resume} and a smaller value of one of {keys}"
 
     def _finish(self) -> None:
         try:
@@ -323,7 +331,9 @@ class Trainer:
             if not self.result_saved:
                 raise
             self.signals.mark_handled()
-            logger.warning("the run is finished; for its report: %s", command_line("report", self.run.name))
+            logger.warning(
+                "the run is finished; to write its report: %s", command_line("report", self.run.name)
+            )
         self.callback.finished(self.run)
 
     def _save_result(self) -> None:
@@ -334,11 +344,11 @@ class Trainer:
         self.run.write_summary(self._summary("steps" if self.step >= self.config.train.steps else "hours"))
         self.result_saved = True
 
-    def _summary(self, stopped: str) -> dict[str, Any]:
+    def _summary(self, stop_reason: str) -> dict[str, Any]:
         peak, machine = peak_bytes(self.pipeline.policy.device), self.context.machine
         return summarize(self.run, self.config, self.step) | {
             "seconds": round(self._seconds(), 1),
-            "stopped": stopped,
+            "stopped": stop_reason,
             "peak_memory_bytes": peak,
             "memory": {
                 "planned_bytes": self.context.plan.total,
