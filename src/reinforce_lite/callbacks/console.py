@@ -111,6 +111,7 @@ class LineConsole(Callback):
     def finished(self, run: Run) -> None:
         self.phase_name = ""
         self.console.print(final_summary(run))
+        self.console.print(next_commands(run), soft_wrap=True)
 
     def _watch(self) -> None:
         while not self._stop.wait(1.0):
@@ -184,6 +185,7 @@ class LiveConsole(Callback):
         self.bars.update(self.current, visible=False)
         self.live.stop()
         self.console.print(final_summary(run))
+        self.console.print(next_commands(run), soft_wrap=True)
 
     def _draw(self) -> RenderableType:
         parts = [self.head, self.bars]
@@ -222,7 +224,7 @@ def make_console(json: bool = False) -> Callback:
 
 
 def final_summary(run: Run) -> RenderableType:
-    """Accuracy before and after, where everything is, and what to try next."""
+    """Accuracy before and after, and where everything is."""
     summary = run.summary
     evals = summary["evals"]
     parts: list[RenderableType] = [before_after_table(evals)] if "after" in evals else []
@@ -241,22 +243,21 @@ def final_summary(run: Run) -> RenderableType:
         places.add_row(
             "ended", f"after {summary['steps']} of {run.config.train.steps} steps, when its hours were over"
         )
-    return Stack(*parts, places, Text("try next", style="bold"), _next_commands(run, summary))
+    return Stack(*parts, places)
 
 
-def _next_commands(run: Run, summary: dict[str, Any]) -> Table:
-    """Three commands that can be typed as printed."""
-    train = ("train", "--run", run.name, "--resume")
-    longer = (
-        f"--train.steps {2 * run.config.train.steps}" if summary["stopped"] == "steps" else "--train.hours 1"
-    )
-    table = _rows()
-    table.add_row(
-        "ask the trained model and the untrained one", command_line("ask", run.name, '"your question"')
-    )
-    table.add_row("train longer", command_line(*train, longer))
-    table.add_row("evaluate on more problems", command_line("eval", run.name, "--eval.n 400"))
-    return table
+def next_commands(run: Run) -> Text:
+    """Three commands that can be copied as printed: printed with soft_wrap each is one line."""
+    steps = 2 * run.config.train.steps
+    longer = f"--train.steps {steps}" if run.summary["stopped"] == "steps" else "--train.hours 1"
+    commands = {
+        command_line("ask", run.name, '"your question"'): "trained and untrained model",
+        command_line("train", "--run", run.name, "--resume", longer): "train longer",
+        command_line("eval", run.name, "--eval.n 400"): "more test problems",
+    }
+    width = max(map(len, commands))
+    lines = [f"  {command:{width}}  # {purpose}" for command, purpose in commands.items()]
+    return Text("\n".join(["try next", *lines]))
 
 
 def _rows() -> Table:
