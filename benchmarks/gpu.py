@@ -137,7 +137,7 @@ def decode(arguments: argparse.Namespace) -> Figures:
 def update(arguments: argparse.Namespace) -> Figures:
     """Forward and backward passes."""
     policy, new = build(arguments), length(arguments)
-    updater = Updater(policy, UpdateConfig(), 0.7)
+    updater = Updater(policy, UpdateConfig(), 0.7, 0)
     asked = groups(2, 10, new)
     weights = torch.linspace(-1, 1, 20, dtype=torch.float64).view(2, 10) / new
     tokens = updater.compute_gradient(asked, weights).tokens
@@ -151,7 +151,7 @@ def step(arguments: argparse.Namespace) -> Figures:
     policy, new = build(arguments), length(arguments)
     questions = 1 if arguments.tiny else 16
     asked = groups(questions, 10, new)
-    engine, updater = NativeEngine(policy), Updater(policy, UpdateConfig(), 0.7)
+    engine, updater = NativeEngine(policy), Updater(policy, UpdateConfig(), 0.7, 0)
     sampling = Sampling(10, new, new, temperature=0.7, top_p=0.9)
     weights = torch.linspace(-1, 1, 10, dtype=torch.float64).expand(questions, 10) / (10 * questions * new)
     laps = {"rollout": 0.0, "update": 0.0}

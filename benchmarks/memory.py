@@ -132,7 +132,7 @@ def on_cpu(arguments: argparse.Namespace, **values: Any) -> Figures:
     length = len(pipeline.prompt_builder(problems[0].question).token_ids)
     settings = override_config(settings, {"prompt.max_tokens": length})
     planned = plan_unchanged(settings)
-    updater = Updater(pipeline.policy, settings.update, settings.rollout.temperature)
+    updater = Updater(pipeline.policy, settings.update, settings.rollout.temperature, 0)
     measured = phases(updater, lambda: dry_run.full_length_groups(pipeline, problems))
     release_cached_memory()
     with peak("evaluation", measured, pipeline.policy.device):
@@ -170,7 +170,7 @@ def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
         engine.generate([g.prompt for g in asked], sampling, 0)
         return asked
 
-    measured = phases(Updater(policy, chosen.update, chosen.rollout.temperature), sample)
+    measured = phases(Updater(policy, chosen.update, chosen.rollout.temperature, 0), sample)
     found = figures(measured, planned, 0, estimate.CUDA_CONTEXT)
     return {"chosen": chosen_flags(planned), "most": max(measured.values()) / GB} | found
 

@@ -48,7 +48,7 @@ def ours_forced(arguments: argparse.Namespace) -> Figures:
     """The trainer's pipeline, with coins in place of the reward."""
     built = pipeline(arguments, {"rollout.min_new_tokens": LENGTH})
     preset = build_objective("reinforce-lite")
-    updater = Updater(built.policy, built.config.update, built.config.rollout.temperature)
+    updater = Updater(built.policy, built.config.update, built.config.rollout.temperature, 0)
     sampling = built.sampling()
     problems = built.problems("train", QUESTIONS)
     seconds = []
@@ -68,7 +68,8 @@ def ours_forced(arguments: argparse.Namespace) -> Figures:
         lengths = [[len(r.completion.token_ids) for r in g.rollouts] for g in groups]
         assert {n for group in lengths for n in group} == {LENGTH}
         advantages = objective.advantages([g.rewards for g in groups], preset)
-        gradient = updater.compute_gradient(groups, objective.weights(advantages, lengths, preset, LENGTH))
+        loss_weights = objective.loss_weights(advantages, lengths, preset, LENGTH)
+        gradient = updater.compute_gradient(groups, loss_weights)
         assert updater.apply_gradient(gradient, step)
         seconds.append(time.perf_counter() - start)
     return {"seconds": statistics.median(seconds[1:]), "all": [round(s, 2) for s in seconds]}

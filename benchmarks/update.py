@@ -29,7 +29,7 @@ def quickstart_groups(built: Pipeline) -> list[Group]:
 
 def ours(built: Pipeline, groups: list[Group]) -> Figures:
     """The program's updater."""
-    updater = Updater(built.policy, built.config.update, TEMPERATURE)
+    updater = Updater(built.policy, built.config.update, TEMPERATURE, 0)
     norms: list[float] = []
     seconds = timed(lambda: norms.append(updater.compute_gradient(groups, WEIGHTS).norm))
     return {"seconds": seconds, "norm": norms[-1]}

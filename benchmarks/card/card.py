@@ -280,7 +280,7 @@ def _compare_with_float64(key_bias: float) -> None:
             with torch.no_grad():
                 states = forward.states(branches, None)
                 logprobs = token_logprobs(policy.model, states, tokens.to(DEVICE)).double().cpu()
-            updater = Updater(policy, UpdateConfig(), TEMPERATURE)
+            updater = Updater(policy, UpdateConfig(), TEMPERATURE, 0)
             norm = updater.compute_gradient(groups, _weights(4)).norm
             gradients = [w.grad for _, w in sorted(updater.master_weights.items()) if w.grad is not None]
             gap = (logprobs - exact).abs()
@@ -326,7 +326,7 @@ def _step_each_optimizer() -> None:
 
     for state in ("32-bit", "16-bit", "8-bit"):
         policy = build(SMALL)
-        updater = Updater(policy, UpdateConfig(optimizer_state=state, learning_rate=1e-3), TEMPERATURE)
+        updater = Updater(policy, UpdateConfig(optimizer_state=state, learning_rate=1e-3), TEMPERATURE, 0)
         weight = policy.model.model.layers[0].mlp.up_proj.weight
         before = weight.detach().clone()
         gradient = updater.compute_gradient(random_groups(3, 4, 40, 60, SMALL["vocab_size"]), _weights(4))
@@ -392,7 +392,7 @@ def _updater(policy: Any) -> Any:
     from reinforce_lite.config import UpdateConfig
     from reinforce_lite.learner.updater import Updater
 
-    return Updater(policy, UpdateConfig(optimizer_state="16-bit", micro_batch_tokens=8192), TEMPERATURE)
+    return Updater(policy, UpdateConfig(optimizer_state="16-bit", micro_batch_tokens=8192), TEMPERATURE, 0)
 
 
 def update() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.config import PresetName
-from reinforce_lite.learner.objective import PRESETS, advantages, weights
+from reinforce_lite.learner.objective import PRESETS, advantages, loss_weights
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 
 LENGTHS = [[3, 5, 1, 4], [2, 2, 6, 3], [4, 1, 1, 2]]
@@ -44,4 +44,4 @@ def make_groups(rewards: list[list[float]] = REWARDS) -> list[Group]:
 
 
 def make_weights(preset: PresetName = "reinforce-lite") -> Tensor:
-    return weights(advantages(REWARDS, PRESETS[preset]), LENGTHS, PRESETS[preset], max_new_tokens=8)
+    return loss_weights(advantages(REWARDS, PRESETS[preset]), LENGTHS, PRESETS[preset], max_new_tokens=8)

@@ -16,7 +16,7 @@ from reinforce_lite.learner.objective import (
     advantages,
     build_objective,
     check_group_size,
-    weights,
+    loss_weights,
 )
 
 
@@ -81,16 +81,16 @@ def test_advantage_clip_can_be_removed_or_changed() -> None:
     assert first_advantage(advantage_clip=None) == 2  # not given
 
 
-def test_weights_by_hand() -> None:
+def test_loss_weights_by_hand() -> None:
     a = torch.tensor([[2.0, -1.0, 0.0], [1.0, 1.0, -2.0]], dtype=torch.float64)
     lengths = [[1, 2, 4], [5, 10, 10]]
-    constant = weights(a, lengths, PRESETS["reinforce-lite"], max_new_tokens=10)
+    constant = loss_weights(a, lengths, PRESETS["reinforce-lite"], max_new_tokens=10)
     assert constant.tolist() == [[2 / 60, -1 / 60, 0], [1 / 60, 1 / 60, -2 / 60]]
-    sums = weights(a, lengths, PRESETS["rloo"], max_new_tokens=10)
+    sums = loss_weights(a, lengths, PRESETS["rloo"], max_new_tokens=10)
     assert sums.tolist() == [[2 / 6, -1 / 6, 0], [1 / 6, 1 / 6, -2 / 6]]
-    means = weights(a, lengths, PRESETS["grpo"], max_new_tokens=10)
+    means = loss_weights(a, lengths, PRESETS["grpo"], max_new_tokens=10)
     assert means.tolist() == [[2 / 6, -1 / 12, 0], [1 / 30, 1 / 60, -2 / 60]]
-    one = weights(a, lengths, PRESETS["article"], max_new_tokens=10)
+    one = loss_weights(a, lengths, PRESETS["article"], max_new_tokens=10)
     assert one.tolist() == [[2 / 2, 0, 0], [1 / 2, 0, 0]]
 
 
@@ -131,7 +131,7 @@ def expected_gradient(objective: Objective, rewards: list[float], group: int) ->
     for outcomes in itertools.product(range(len(PROBABILITIES)), repeat=group):
         chance = math.prod(PROBABILITIES[o] for o in outcomes)
         a = advantages([[rewards[o] for o in outcomes]], objective)
-        w = weights(a, [[1] * group], objective, max_new_tokens=1)[0].tolist()
+        w = loss_weights(a, [[1] * group], objective, max_new_tokens=1)[0].tolist()
         for o, weight in zip(outcomes, w, strict=True):
             for k, p in enumerate(PROBABILITIES):
                 total[k] += chance * weight * ((k == o) - p)

@@ -16,7 +16,7 @@ from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner import loss
 from reinforce_lite.learner.updater import TrainableGroup, Updater, micro_batches, trainable_groups
 from reinforce_lite.models import prefix_attention
-from reinforce_lite.models.forward import SharedPrefix
+from reinforce_lite.models.forward import FullSequenceForward, SharedPrefix
 from reinforce_lite.models.policy import Policy, load_policy
 
 
@@ -48,7 +48,7 @@ def gradient_of(updater: Updater) -> Tensor:
 
 @pytest.mark.parametrize(("preset", "temperature"), [("reinforce-lite", 0.7), ("article", 1.0)])
 def test_gradient_equals_the_independent_one(policy: Policy, preset: PresetName, temperature: float) -> None:
-    updater = Updater(policy, UpdateConfig(), temperature)
+    updater = Updater(policy, UpdateConfig(), temperature, 0)
     gradient = updater.compute_gradient(make_groups(), make_weights(preset))
     reference = make_model()
     reference.load_state_dict(policy.model.state_dict())
@@ -63,10 +63,10 @@ def test_gradient_equals_the_independent_one(policy: Policy, preset: PresetName,
 
 @pytest.mark.parametrize("budget", [1, 20, 30, 45])
 def test_gradient_does_not_depend_on_micro_batches(policy: Policy, budget: int) -> None:
-    reference = Updater(policy, UpdateConfig(), 0.7)
+    reference = Updater(policy, UpdateConfig(), 0.7, 0)
     reference.compute_gradient(make_groups(), make_weights())
     expected = gradient_of(reference).clone()
-    small = Updater(policy, UpdateConfig(micro_batch_tokens=budget), 0.7)
+    small = Updater(policy, UpdateConfig(micro_batch_tokens=budget), 0.7, 0)
     small.compute_gradient(make_groups(), make_weights())
     assert (gradient_of(small) - expected).norm() / expected.norm() < 1e-5
 
@@ -79,10 +79,10 @@ def test_micro_batches_by_hand() -> None:
         groups = trainable_groups(make_groups(), make_weights().tolist())
         cost = lambda b: len(b.prompt) + sum(map(len, b.completions))  # noqa: E731
         batches = list(micro_batches(groups, budget, cost))
-        assert [w for batch in batches for w in batch.weights] == [
+        assert [w for batch in batches for w in batch.loss_weights] == [
             w for g in groups for _, w in g.completions
         ]
-        assert all(batch.tokens <= budget or len(batch.weights) == 1 for batch in batches)
+        assert all(batch.tokens <= budget or len(batch.loss_weights) == 1 for batch in batches)
         return [[[len(c) for c in b.completions] for b in batch.branches] for batch in batches]
 
     assert cut(52) == [[[1, 3, 4, 5], [1, 1, 2, 4]]]
@@ -94,7 +94,7 @@ def test_micro_batches_by_hand() -> None:
 
 def test_no_signal_group_is_skipped_exactly(policy: Policy) -> None:
     """Its completions could hold anything: neither loss nor gradient sees them."""
-    updater = Updater(policy, UpdateConfig(), 0.7)
+    updater = Updater(policy, UpdateConfig(), 0.7, 0)
     with_it = updater.compute_gradient(make_groups(), make_weights())
     expected = gradient_of(updater).clone()
     without = updater.compute_gradient([make_groups()[0], make_groups()[2]], make_weights()[[0, 2]])
@@ -105,7 +105,7 @@ def test_no_signal_group_is_skipped_exactly(policy: Policy) -> None:
 
 def test_no_update_without_signal(policy: Policy) -> None:
     """Not even by AdamW's momentum or weight decay."""
-    updater = Updater(policy, UpdateConfig(weight_decay=0.1, learning_rate=0.1), 0.7)
+    updater = Updater(policy, UpdateConfig(weight_decay=0.1, learning_rate=0.1), 0.7, 0)
     assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     before = flat(list(policy.model.parameters())).clone()
     nothing = updater.compute_gradient(make_groups(), torch.zeros(3, 4))
@@ -115,7 +115,7 @@ def test_no_update_without_signal(policy: Policy) -> None:
 
 
 def test_gradient_that_is_not_finite_updates_nothing(policy: Policy) -> None:
-    updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7)
+    updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7, 0)
     before = flat(list(policy.model.parameters())).clone()
     for bad in (math.nan, math.inf):
         assert not updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights() * bad), 1)
@@ -160,9 +160,11 @@ def test_oom_gives_the_same_gradient_in_smaller_micro_batches(
     refused after one has passed.
     """
     save_wide(tmp_path)
-    reference = Updater(load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=40), 0.7)
+    reference = Updater(load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=40), 0.7, 0)
     expected = reference.compute_gradient(make_groups(), make_weights())
-    small = Updater(load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=requested), 0.7)
+    small = Updater(
+        load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=requested), 0.7, 0
+    )
     memory = LimitedMemory(small, limit)
     stats = small.compute_gradient(make_groups(), make_weights())
     assert memory.refused == refused
@@ -178,7 +180,7 @@ def test_oom_gives_the_same_gradient_in_smaller_micro_batches(
 
 
 def test_a_single_completion_that_does_not_fit_raises(policy: Policy) -> None:
-    updater = Updater(policy, UpdateConfig(), 0.7)
+    updater = Updater(policy, UpdateConfig(), 0.7, 0)
     LimitedMemory(updater, 3)
     with pytest.raises(DoesNotFitError, match="a single completion does not fit"):
         updater.compute_gradient(make_groups(), make_weights())
@@ -190,7 +192,7 @@ def has_no_gradient(updater: Updater) -> bool:
 
 
 def test_errors_other_than_oom_propagate(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    updater = Updater(policy, UpdateConfig(), 0.7)
+    updater = Updater(policy, UpdateConfig(), 0.7, 0)
 
     def broken(*_: Any) -> Tensor:
         raise RuntimeError("a bug")
@@ -215,7 +217,7 @@ def test_checkpointing_changes_only_memory(tmp_path: Path, family: str, dtype: s
     make_tokenizer().save_pretrained(tmp_path)
 
     def gradient(config: UpdateConfig) -> tuple[Tensor, float, int]:
-        updater = Updater(load_policy(str(tmp_path), dtype, "cpu"), config, 0.7)
+        updater = Updater(load_policy(str(tmp_path), dtype, "cpu"), config, 0.7, 0)
         saved: dict[int, int] = {}
 
         def save(t: Tensor) -> Tensor:
@@ -271,9 +273,9 @@ def test_oom_in_the_backward_pass_leaves_no_gradient_behind(
         "prefix": (SharedPrefix, "backward", 1),
     }[place]
     config = UpdateConfig(micro_batch_tokens=20, activation_checkpointing=place == "attention")
-    reference = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), config, 0.7)
+    reference = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), config, 0.7, 0)
     expected = reference.compute_gradient(make_groups(), make_weights())
-    retried = Updater(load_policy(str(tmp_path), "float32", "cpu"), config, 0.7)
+    retried = Updater(load_policy(str(tmp_path), "float32", "cpu"), config, 0.7, 0)
     real, calls = getattr(owner, name), 0
 
     def full(*args: Any, **kwargs: Any) -> Any:
@@ -293,7 +295,7 @@ def test_oom_in_the_backward_pass_leaves_no_gradient_behind(
 
 def test_shared_prefix_does_not_count_when_micro_batches_are_halved(policy: Policy) -> None:
     """After 60 shared tokens, completions of 3 and 5 cost 2 + 3 and 2 + 5: a budget of 12 can be halved."""
-    updater = Updater(policy, UpdateConfig(micro_batch_tokens=999), 0.7)
+    updater = Updater(policy, UpdateConfig(micro_batch_tokens=999), 0.7, 0)
     shared = tuple(range(20, 80))
     completions = [(tuple(range(40, 40 + n)), 1.0) for n in (3, 5)]
     groups = [
@@ -311,13 +313,30 @@ def test_shared_prefix_does_not_count_when_micro_batches_are_halved(policy: Poli
         )
 
 
+def test_whole_prompts_count_when_micro_batches_are_halved_without_a_shared_prefix(policy: Policy) -> None:
+    """Two prompts of 62 tokens with completions of 3 and 5 cost 65 and 67, 132 in all."""
+    updater = Updater(policy, UpdateConfig(micro_batch_tokens=999), 0.7, 0)
+    updater.forward_pass = FullSequenceForward(policy.model)
+    shared = tuple(range(20, 80))
+    groups = [
+        TrainableGroup((*shared, 100, 101), [((40, 41, 42), 1.0)]),
+        TrainableGroup((*shared, 102, 103), [((40, 41, 42, 43, 44), 1.0)]),
+    ]
+    updater._halve_micro_batches(groups)
+    assert updater.micro_batch_tokens == 66
+    updater._halve_micro_batches(groups)
+    assert updater.micro_batch_tokens == 33
+    with pytest.raises(DoesNotFitError):
+        updater._halve_micro_batches(groups)
+
+
 @pytest.mark.parametrize("state", ["32-bit", "8-bit"])
 def test_allocated_optimizer_state_changes_no_weight(tmp_path: Path, state: Any) -> None:
     save_wide(tmp_path)
 
     def trained(allocate_first: bool) -> Tensor:
         policy = load_policy(str(tmp_path), "bfloat16", "cpu", keep_float32=state == "32-bit")
-        updater = Updater(policy, UpdateConfig(learning_rate=1e-2, optimizer_state=state), 0.7)
+        updater = Updater(policy, UpdateConfig(learning_rate=1e-2, optimizer_state=state), 0.7, 0)
         before = flat(list(policy.model.parameters())).clone()
         if allocate_first:
             updater.allocate_optimizer_state()
@@ -338,12 +357,13 @@ def test_allocated_optimizer_state_changes_no_weight(tmp_path: Path, state: Any)
 @pytest.mark.parametrize("state", ["16-bit", "8-bit"])
 def test_bfloat16_gradients_accumulate_close_to_float32(tmp_path: Path, state: Any) -> None:
     """Gradients of eight micro-batches, accumulated in bfloat16; the norm itself is not rounded to 8 bits."""
-    exact = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), UpdateConfig(), 0.7)
+    exact = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), UpdateConfig(), 0.7, 0)
     exact.compute_gradient(make_groups(), make_weights())
     rough = Updater(
         load_policy(str(tmp_path), "bfloat16", "cpu", keep_float32=False),
         UpdateConfig(micro_batch_tokens=1, optimizer_state=state),
         0.7,
+        0,
     )
     stats = rough.compute_gradient(make_groups(), make_weights())
     a, b = gradient_of(exact), gradient_of(rough).float()
@@ -353,7 +373,7 @@ def test_bfloat16_gradients_accumulate_close_to_float32(tmp_path: Path, state: A
 
 def test_three_updates_equal_a_plain_loop(policy: Policy) -> None:
     config = UpdateConfig(learning_rate=1e-2, warmup_steps=2, max_grad_norm=0.05, weight_decay=0.01)
-    updater = Updater(policy, config, 0.7)
+    updater = Updater(policy, config, 0.7, 0)
     reference = make_model()
     reference.load_state_dict(policy.model.state_dict())
     reference.get_input_embeddings().padding_idx = None
@@ -378,7 +398,7 @@ def test_master_weights_keep_updates_that_bfloat16_loses(model_folder: Path) -> 
     policy = load_policy(str(model_folder), dtype="bfloat16", device="cpu")
     assert policy.master_weights is not None
     loaded = flat(list(policy.master_weights.values())).clone()
-    updater = Updater(policy, UpdateConfig(learning_rate=1e-6), 0.7)
+    updater = Updater(policy, UpdateConfig(learning_rate=1e-6), 0.7, 0)
     rounded = flat(list(policy.model.parameters())).clone()
     assert rounded.dtype == torch.bfloat16
     assert torch.equal(flat(list(updater.master_weights.values())), loaded)  # not the rounded ones
@@ -394,10 +414,10 @@ def test_master_weights_keep_updates_that_bfloat16_loses(model_folder: Path) -> 
 
 
 def test_bfloat16_policy_has_gradients_close_to_float32(policy: Policy, model_folder: Path) -> None:
-    exact = Updater(policy, UpdateConfig(), 0.7)
+    exact = Updater(policy, UpdateConfig(), 0.7, 0)
     exact.compute_gradient(make_groups(), make_weights())
     half = load_policy(str(model_folder), dtype="bfloat16", device="cpu")
-    rough = Updater(half, UpdateConfig(micro_batch_tokens=1), 0.7)
+    rough = Updater(half, UpdateConfig(micro_batch_tokens=1), 0.7, 0)
     rough.compute_gradient(make_groups(), make_weights())
     assert all(p.grad is None for p in half.model.parameters())  # moved to the master weights and freed
     a, b = gradient_of(exact), gradient_of(rough)
@@ -413,13 +433,13 @@ def test_state_dict_round_trip_continues_bit_for_bit(tmp_path: Path, dtype: str,
     """Two updates equal one, saved, loaded elsewhere, and another."""
     config = UpdateConfig(learning_rate=1e-2, optimizer_state=state)
     policy = load_policy(save_wide(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
-    first = Updater(policy, config, 0.7)
+    first = Updater(policy, config, 0.7, 0)
     assert first.apply_gradient(first.compute_gradient(make_groups(), make_weights()), 1)
     state_dict = {name: t.clone() for name, t in first.state_dict().items()}
     assert first.apply_gradient(first.compute_gradient(make_groups(), make_weights()), 2)
     assert sum(t.nbytes for t in state_dict.values()) == pytest.approx(first.state_bytes, rel=0.05)
     other = load_policy(str(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
-    second = Updater(other, config, 0.7)
+    second = Updater(other, config, 0.7, 0)
     second.load_state_dict(state_dict)
     assert second.apply_gradient(second.compute_gradient(make_groups(), make_weights()), 2)
     assert torch.equal(flat(list(other.model.parameters())), flat(list(policy.model.parameters())))

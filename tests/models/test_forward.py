@@ -34,7 +34,6 @@ def test_shared_prefix_is_exact(name: str, length: int) -> None:
     model, reference = make_model(), make_model()
     forward = FORWARD_PASSES[name](model)
     prefix = forward.prefix(PROMPT[:length])
-    assert prefix is not None
     for weight, branches in enumerate([BRANCHES[:1], BRANCHES[1:]], start=1):
         logprobs = token_logprobs(model, forward.states(branches, prefix), completion_tokens(branches), 0.7)
         torch.autograd.backward(weight * logprobs.sum())

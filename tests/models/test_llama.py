@@ -188,7 +188,7 @@ def test_fused_weights_share_memory_with_parameters(model_folder: Path, tmp_path
         return {name: param.detach().clone() for name, param, _ in fused}
 
     before = check()
-    updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7)
+    updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7, 0)
     state = {name: t.clone() for name, t in updater.state_dict().items()}
     assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     after = check()
@@ -224,14 +224,14 @@ def test_moved_weights_are_noticed_by_engine_and_updater(
     with pytest.raises(RuntimeError, match="moved"):
         engine.generate([Prompt((1, 40, 41))], Sampling(1, max_new_tokens=2), 0)
     with pytest.raises(RuntimeError, match="moved"):
-        Updater(policy, UpdateConfig(), 0.7)
+        Updater(policy, UpdateConfig(), 0.7, 0)
 
 
 def test_the_engine_samples_from_updated_weights(policy: Policy) -> None:
     engine = NativeEngine(policy)
     greedy = Sampling(1, max_new_tokens=6, temperature=0.0)
     before = engine.generate([Prompt((1, 40, 41))], greedy, 0)
-    updater = Updater(policy, UpdateConfig(learning_rate=0.3), 0.7)
+    updater = Updater(policy, UpdateConfig(learning_rate=0.3), 0.7, 0)
     updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     after = engine.generate([Prompt((1, 40, 41))], greedy, 0)
     reference = make_model()

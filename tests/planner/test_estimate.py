@@ -42,7 +42,7 @@ def test_training_state_is_what_the_updater_holds(
     make_model(hidden_size=64, vocab_size=320, head_dim=32).to(saved).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     policy = load_policy(str(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
-    updater = Updater(policy, UpdateConfig(optimizer_state=state), 0.7)
+    updater = Updater(policy, UpdateConfig(optimizer_state=state), 0.7, 0)
     updater.compute_gradient(make_groups(), make_weights())
     gradients = bytes_of(w.grad for w in updater.master_weights.values())
     assert dtype == "float32" or state != "32-bit" or all(p.grad is None for p in policy.model.parameters())

@@ -1,11 +1,11 @@
 """Our own decoder over the policy's own weights: one copy, so sampler and trainer can't drift apart.
 
-What makes it faster than `generate`, the largest saving on a CPU first:
+What makes it faster than transformers' `generate`, the largest saving on a CPU first:
 
 - the prefix that all prompts share (worked examples) and each prompt are computed once, by the same prefix
   tree as the update (`prefix_tree.py`), and all sequences attend to the same keys and values (`kv_cache.py`);
 - a sequence's keys and values go into memory that is allocated once and never copied;
-- weights are packed once for the products of all steps (`packed_linear.py`);
+- weights are packed once for the matrix products of all decoding steps (`packed_linear.py`);
 - sampling sorts a few dozen likely tokens instead of the vocabulary, and is still exact (`sampler.py`);
 - continuous batching: a finished sequence leaves, and a waiting one takes its place.
 
@@ -72,8 +72,8 @@ class NativeEngine:
         seed: int,
         progress: Callable[[int], None] = ignore_progress,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`. A sequence's draws depend on the seed, its prompt and its index alone:
-        what else is in the batch changes nothing but rounding."""
+        """See `Engine.generate`. A sequence's draws depend on the seed, its prompt and its index alone.
+        The other sequences change its rounding. That can change a token, and then all tokens after it."""
         if not prompts:
             return []
         self.policy.check_fused()
@@ -103,7 +103,8 @@ class NativeEngine:
 class _Scheduler:
     """The waiting and the running sequences of one `generate` call, with the KV cache of the running ones.
 
-    A prompt's sequences are admitted together, so that its keys and values are computed once.
+    A prompt's sequences are admitted together, in parts of at most `capacity`: its keys and values are
+    computed once for each part.
     """
 
     def __init__(
@@ -129,7 +130,9 @@ class _Scheduler:
         self.cache = KVCache(self.llama, self.prefix, slots, longest, self.capacity, sampling.max_new_tokens)
         self.running: list[_Sequence] = []
         self.states = policy.model.get_input_embeddings().weight.new_empty(0, policy.model.config.hidden_size)
-        """(R, H): the final hidden states that predict the running sequences' next tokens."""
+        """(R, H): the final hidden states that predict the running sequences' next tokens.
+
+        Valid between `admit` and `sample`; `sample` removes finished sequences, but not their states."""
 
     def admit(self) -> bool:
         """Prefill waiting sequences once an eighth of the capacity is free; False when all are done."""
@@ -164,7 +167,7 @@ class _Scheduler:
     def _forward(
         self, prompts: Sequence[Sequence[int]], start: int, keep: Callable[[int, Tensor], None]
     ) -> Tensor:
-        """(prompts, H): the last state of each; `keep` receives each layer's keys and values."""
+        """(prompts, H): the state at the end of each; `keep` receives each layer's keys and values."""
         tree = PrefixTree([Branch(ids) for ids in prompts], start, self.policy.device)
         attention = PrefixAttention(self.llama, tree, self.prefix, keep)
         return self.llama(tree.ids, tree.positions, attention)[[p[-1] for p in tree.prompts]]
@@ -184,7 +187,7 @@ class _Scheduler:
         finished = [i for i, sequence in enumerate(self.running) if self._is_finished(sequence)]
         for i in reversed(finished):
             self.cache.remove_sequence(i)
-            self.running[i] = self.running[-1]  # as in the cache, the last one takes its place
+            self.running[i] = self.running[-1]  # as in the cache, the one at the end takes its place
             self.running.pop()
         return len(finished)
 

@@ -1,1 +1,1 @@
-"""Rewards to advantages to loss to weights."""
+"""From rewards to an updated policy."""

@@ -1,9 +1,9 @@
 """The REINFORCE loss and its backward pass, within a memory budget.
 
-Logits are the widest tensor of a language model: half a megabyte or more per token. They are computed only
-for positions that predict a completion token, and for one chunk of tokens at a time: each chunk's gradient
-goes back to its hidden states before the next chunk is computed. This needs no second pass, since every
-token's weight is known beforehand.
+Logits are the widest tensor of a language model: V x 4 bytes per token, e.g. 0.6 MB for V = 151,936. They are
+computed only for positions that predict a completion token, and for one chunk of tokens at a time: each
+chunk's gradient goes back to its hidden states before the next chunk is computed. This needs no second pass,
+since every token's loss weight is known beforehand.
 
 Shapes: K completion tokens, C of a chunk, H hidden size, V vocabulary.
 """
@@ -16,24 +16,24 @@ from torch import Tensor
 from reinforce_lite.models.logprobs import token_logprobs, tokens_per_chunk
 
 
-def reinforce_loss(logprobs: Tensor, weights: Tensor) -> Tensor:
-    """REINFORCE: - sum_i w_i log pi_i, a scalar, for (N,) log-probabilities and their constant (N,) weights.
+def reinforce_loss(logprobs: Tensor, loss_weights: Tensor) -> Tensor:
+    """REINFORCE: - sum_i w_i log pi_i, a scalar, for (N,) log-probabilities and constant (N,) loss weights.
 
-    With advantages as weights its gradient estimates minus the gradient of the expected reward
+    With advantages as loss weights its gradient estimates minus the gradient of the expected reward
     (Williams 1992, https://doi.org/10.1007/BF00992696).
     """
-    return -(weights.to(logprobs) * logprobs).sum()
+    return -(loss_weights.to(logprobs) * logprobs).sum()
 
 
 def backward_in_chunks(
-    model: Any, states: Tensor, tokens: Tensor, weights: Tensor, temperature: float
+    model: Any, states: Tensor, tokens: Tensor, loss_weights: Tensor, temperature: float
 ) -> float:
     """Compute the loss of (K,) tokens predicted by (K, H) states, and run the whole backward pass.
 
-    `weights` (K,) are the factors of the tokens' log-probabilities. Gradients accumulate in the parameters;
-    the loss is returned.
+    `loss_weights` (K,) are the factors of the tokens' log-probabilities. Gradients accumulate in the
+    parameters; the loss is returned.
     """
-    assert len(states) == len(tokens), "an empty completion?"
+    assert len(states) == len(tokens), "states and tokens differ in length"
     detached = states.detach()
     gradient = torch.empty_like(detached)
     size = tokens_per_chunk(states.device.type, model.config.vocab_size)
@@ -42,7 +42,7 @@ def backward_in_chunks(
         chunk = slice(start, start + size)
         leaf = detached[chunk].requires_grad_()  # (C, H)
         logprobs = token_logprobs(model, leaf, tokens[chunk], temperature)
-        chunk_loss = reinforce_loss(logprobs, weights[chunk])
+        chunk_loss = reinforce_loss(logprobs, loss_weights[chunk])
         chunk_loss.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
         gradient[chunk] = leaf.grad

@@ -1,6 +1,6 @@
 """Rewards to advantages to loss weights: Reinforce-Lite and its family, one pure function for each part.
 
-    rewards (Q, G) ──advantages──▶ A (Q, G) ──weights──▶ w (Q, G) ──loss──▶ - sum_i w_i sum_t log pi(token_t)
+    rewards (Q, G) ──advantages──▶ A (Q, G) ──loss_weights──▶ w (Q, G) ──loss──▶ -sum_i w_i sum_t log pi(o_t)
 
 The policy gradient is that of REINFORCE (Williams 1992, https://doi.org/10.1007/BF00992696). The members of
 the family differ in what they subtract from a reward, what they divide it by, and how they average:
@@ -11,9 +11,11 @@ the family differ in what they subtract from a reward, what they divide it by, a
     loss_normalization         by a constant: Dr. GRPO, https://arxiv.org/abs/2503.20783;
                                by each completion's length: GRPO
 
-No gradient flows through A, and every token of a completion has the same weight, so the objective is one
+No gradient flows through A, and every token of a completion has the same loss weight, so the objective is one
 number per completion. Each batch of completions is used for one update: the sampling policy is the trained
-policy, and its importance ratio of 1 needs no clipping. No KL term, no reference model, no critic.
+policy, and the importance ratio is not clipped. It is 1 up to what sampling alone applies: truncation by
+top-p, `min_new_tokens` and, where `logprob_temperature` is set, another temperature. No KL term, no reference
+model, no critic.
 
 Shapes: Q questions in the step, G completions of each.
 Arithmetic is float64, since learning rests on small differences of rewards.
@@ -30,7 +32,7 @@ from reinforce_lite.config import Baseline, GradientSamples, LossNormalization, 
 from reinforce_lite.errors import UsageError
 
 EPSILON = 1e-8
-"""Added to a standard deviation: where that is 0, advantages are finite, and left to `advantage_clip`."""
+"""Added to a standard deviation. If it is 0, the advantage is huge but finite; `advantage_clip` bounds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tens
 
     c is `advantage_clip`; None does not clip. In a group of equal rewards A is exactly 0, except with neither
     baseline nor scale, where A is the reward itself. Such groups are detected by equality, not by a small
-    standard deviation: in floating point, ten rewards of 0.7 have one that is not 0.
+    standard deviation: the computed standard deviation of ten rewards of 0.7 is not exactly 0.
 
     Takes (Q, G) rewards; returns (Q, G) float64.
     """
@@ -127,7 +129,7 @@ def _others(r: Tensor) -> Tensor:
     return r.unsqueeze(1).expand(q, g, g)[:, ~torch.eye(g, dtype=torch.bool)].view(q, g, g - 1)
 
 
-def weights(a: Tensor, lengths: Sequence[Sequence[int]], objective: Objective, max_new_tokens: int) -> Tensor:
+def loss_weights(a: Tensor, lengths: list[list[int]], objective: Objective, max_new_tokens: int) -> Tensor:
     """The factor of each completion's summed log-probability in the loss: w_i = A_i / normaliser_i.
 
     The normaliser, with n completions that take part in the gradient:
@@ -142,11 +144,10 @@ def weights(a: Tensor, lengths: Sequence[Sequence[int]], objective: Objective, m
     `a` is (Q, G); `lengths` are the completions' tokens, EOS included. Returns (Q, G) float64.
     """
     q, g = a.shape
+    n = q * g
     if objective.gradient_samples == "one":
         a = a * (torch.arange(g) == 0)
         n = q
-    else:
-        n = q * g
     if objective.loss_normalization == "constant":
         return a / (n * max_new_tokens)
     if objective.loss_normalization == "sequence-sum":

@@ -1,8 +1,8 @@
 """AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with state of 32, 16 or 8 bits.
 
-    32-bit  float32 moments and weights; with a bfloat16 policy the weights are its float32 master weights
-    16-bit  bfloat16 moments and weights, as in the first implementation: at a learning rate of 1e-6 most
-            updates are below half of bfloat16's resolution, and are lost
+    32-bit  float32 moments and weights; the weights of a bfloat16 policy are its float32 master weights
+    16-bit  moments and weights in the policy's dtype; bfloat16 as in the article's code. In bfloat16, at a
+            learning rate of 1e-6, most updates are below half of the resolution, and are lost
     8-bit   the policy's own weights, and 8-bit moments with one scale per block of 256 (Dettmers et al.
             2022, https://arxiv.org/abs/2110.02861). bfloat16 weights are rounded stochastically, so that
             updates are right on average
@@ -33,7 +33,7 @@ PIECE = 2**20
 """Upper limit of elements of a large tensor that are updated at a time."""
 QMAP_BYTES = 1024
 """The table of the 256 values that an 8-bit code stands for, float32; one per moment and piece."""
-PER_NUMBER = 150
+WORKSPACE_BYTES_PER_ELEMENT = 150
 """Bytes that torchao's arithmetic needs for each element of a piece; measured by benchmarks/memory.py."""
 EPSILON = 1e-8
 """AdamW's epsilon, added to the square root of the second moment."""
@@ -47,7 +47,10 @@ class Optimizer(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments, step counts and master weights as flat named tensors. No moments before the first step."""
+        """Moments, step counts and the master weights that the optimizer itself makes, as flat named tensors.
+
+        No moments and step counts before the first step. `AdamW` makes no master weights.
+        """
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -99,7 +102,8 @@ class AdamW:
         """See `Optimizer`."""
         for name, weight in self.weights.items():
             for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{key}/{name}" in state:  # a fused AdamW counts its steps on the device
+                if f"{key}/{name}" in state:
+                    # The step count moves too: a fused AdamW counts on the device.
                     self.optimizer.state[weight][key] = state[f"{key}/{name}"].to(weight.device)
 
     def reset(self) -> None:
@@ -126,10 +130,8 @@ class _Piece:
     @property
     def gradient(self) -> Tensor | None:
         """(n,) a view of the weight's gradient."""
-        gradient = self.weight.grad
-        return (
-            None if gradient is None else gradient.reshape(-1)[self.start : self.start + len(self.elements)]
-        )
+        grad = self.weight.grad
+        return None if grad is None else grad.reshape(-1)[self.start : self.start + len(self.elements)]
 
     def allocate_state(self) -> None:
         """Create moments of zero."""
@@ -199,12 +201,11 @@ class AdamW8bit:
         for piece in self.pieces:
             if piece.is_master:
                 piece.elements.copy_(state[f"master/{piece.name}"])
-            if f"step/{piece.name}" not in state:
-                continue
-            piece.allocate_state()
-            for key, value in piece.state.items():
-                for suffix, t in _plain_tensors(value):
-                    t.copy_(state[f"{key}{suffix}/{piece.name}"])
+            if f"step/{piece.name}" in state:
+                piece.allocate_state()
+                for key, value in piece.state.items():
+                    for suffix, t in _plain_tensors(value):
+                        t.copy_(state[f"{key}{suffix}/{piece.name}"])
 
     def reset(self) -> None:
         """See `Optimizer`."""

@@ -71,8 +71,11 @@ def _move_gradient(total: Tensor, leaf: Tensor) -> None:
 class ForwardPass(Protocol):
     """Computes the hidden states that predict completions."""
 
-    def prefix(self, ids: Ids) -> SharedPrefix | None:
-        """The prefix that all later branches share; None if the model can't share it."""
+    can_share_prefix: bool
+    """Whether `states` accepts a prefix."""
+
+    def prefix(self, ids: Ids) -> SharedPrefix:
+        """The prefix that all later branches share. Only where `can_share_prefix`."""
         ...
 
     def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
@@ -112,11 +115,13 @@ def common_prefix_length(sequences: Sequence[tuple[int, ...]]) -> int:
 class TreeForward:
     """All branches concurrently, through our own forward pass."""
 
+    can_share_prefix = True
+
     def __init__(self, llama: Llama, checkpointing: bool = False) -> None:
         self.llama = llama
         self.checkpointing = checkpointing
 
-    def prefix(self, ids: Ids) -> SharedPrefix | None:
+    def prefix(self, ids: Ids) -> SharedPrefix:
         """See `ForwardPass`."""
         tree = PrefixTree([Branch(ids)], 0, self.llama.device)
         outputs: list[Tensor] = []
@@ -141,10 +146,12 @@ class TreeForward:
 class SharedPromptForward:
     """Branch after branch through transformers' modules; a prompt's cache serves all its completions."""
 
+    can_share_prefix = True
+
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def prefix(self, ids: Ids) -> SharedPrefix | None:
+    def prefix(self, ids: Ids) -> SharedPrefix:
         """See `ForwardPass`."""
         cache = DynamicCache(config=self.model.config)
         self.model.base_model(_batch_of_one(ids, self.model), past_key_values=cache, use_cache=True)
@@ -190,6 +197,8 @@ class SharedPromptForward:
 class FullSequenceForward:
     """Each completion with its whole prompt, through transformers' modules."""
 
+    can_share_prefix = False
+
     def __init__(self, model: Any, checkpointing: bool = False) -> None:
         """Raises UsageError if transformers does not support checkpointing for the model."""
         self.model = model
@@ -206,9 +215,9 @@ class FullSequenceForward:
                     checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
                 )
 
-    def prefix(self, ids: Ids) -> SharedPrefix | None:
+    def prefix(self, ids: Ids) -> SharedPrefix:
         """See `ForwardPass`: never shared."""
-        return None
+        raise NotImplementedError
 
     def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None = None) -> Tensor:
         """See `ForwardPass`."""

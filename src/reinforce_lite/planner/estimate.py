@@ -286,7 +286,7 @@ def _update(config: Config, shape: ModelShape, target: Target) -> list[MemoryPar
     ]
     if config.update.optimizer_state == "8-bit":
         size = min(optimizers.PIECE, shape.largest_tensor)
-        workspace = size * optimizers.PER_NUMBER
+        workspace = size * optimizers.WORKSPACE_BYTES_PER_ELEMENT
         parts.append(
             MemoryPart("optimizer workspace", workspace, (OPTIMIZER_STEP,), f"{size:,} parameters at a time")
         )

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from reinforce_lite.learner.objective import Objective, weights
+from reinforce_lite.learner.objective import Objective, loss_weights
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.rollout.collect import sample_completions
@@ -28,10 +28,10 @@ def dry_run(pipeline: Pipeline, problems: Sequence[Problem], updater: Updater, o
     release_cached_memory()
     ones = torch.ones(len(groups), len(groups[0].rollouts), dtype=torch.float64)
     lengths = [g.lengths for g in groups]
-    group_weights = weights(ones, lengths, objective, pipeline.config.rollout.max_new_tokens)
+    group_weights = loss_weights(ones, lengths, objective, pipeline.config.rollout.max_new_tokens)
     group_weights[groups_that_fill(group_weights, lengths, 2 * updater.micro_batch_tokens) :] = 0
     updater.compute_gradient(groups, group_weights)
-    updater.allocate_optimizer_state()
+    updater.allocate_optimizer_state()  # once more: an optimizer step at the peak of memory
     updater.reset_optimizer()
 
 

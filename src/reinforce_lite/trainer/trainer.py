@@ -30,7 +30,7 @@ from reinforce_lite.callbacks.trackers import with_trackers
 from reinforce_lite.config import Config, option_flag
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, StoppedError
 from reinforce_lite.evaluation.evaluate import evaluate_groups
-from reinforce_lite.learner.objective import advantages, weights
+from reinforce_lite.learner.objective import advantages, loss_weights
 from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.rollout.collect import sample_completions, score_groups, select_problems
 from reinforce_lite.runlog.run import Run
@@ -171,7 +171,7 @@ class Trainer:
         group_advantages = self._advantages(groups)  # (Q, G)
         lengths = [g.lengths for g in groups]
         gradient = self.updater.compute_gradient(
-            groups, weights(group_advantages, lengths, self.context.objective, sampling.max_new_tokens)
+            groups, loss_weights(group_advantages, lengths, self.context.objective, sampling.max_new_tokens)
         )
         with self.signals.uninterrupted():
             updated = self.updater.apply_gradient(gradient, step)
