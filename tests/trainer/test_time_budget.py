@@ -13,7 +13,7 @@ from reinforce_lite import api
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import Silent
-from reinforce_lite.callbacks.console import final_summary
+from reinforce_lite.callbacks.console import final_summary, next_commands
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.report import refresher
 from reinforce_lite.report.write import write_report
@@ -133,7 +133,7 @@ def test_a_run_without_time_for_a_step_says_so(
     console.print(final_summary(run))
     words = " ".join(console.export_text().split())
     assert "after 0 of 1000 steps" in words
-    assert "train --run timed --resume --train.hours" in words
+    assert "train --run timed --resume --train.hours" in next_commands(run).plain
     assert "no step was better" not in words
 
 

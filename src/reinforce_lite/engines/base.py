@@ -32,7 +32,7 @@ class Engine(Protocol):
         """Sample `sampling.samples` completions for each prompt, in the order of the prompts.
 
         The same weights, prompts, sampling and seed give the same completions. `progress` is called with
-        the number of completions finished since its last call.
+        the number of completions finished since its previous call.
         """
         ...
 

@@ -9,8 +9,8 @@
         return float(problem.gold in completion)
 
 A module-level object `task` with these two methods works as well. For golds that are numbers,
-`from reinforce_lite.tasks.base import number_reward as reward` is the reward of the built-in tasks.
-The file runs with the user's rights, when a run or an audit needs it and at no other time.
+`from reinforce_lite import number_reward as reward` is the reward of the built-in tasks. The file runs with
+the user's rights, when a run or an evaluation needs it and at no other time.
 """
 
 import importlib.util
