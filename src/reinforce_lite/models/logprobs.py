@@ -1,8 +1,8 @@
 """Logits and log-probabilities of tokens from the hidden states that predict them.
 
-The vocabulary is the widest dimension of a language model: of 151,936 tokens, one token's float32 logits take
-0.6 MB. So they are computed only where a completion token is predicted, and for `tokens_per_chunk` tokens at a
-time (`learner/loss.py`).
+The vocabulary is the widest dimension of a language model: with 151,936 tokens, one token's float32 logits
+take 0.6 MB. So they are computed only where a completion token is predicted, and `tokens_per_chunk` at a time
+(`learner/loss.py`).
 
 Shapes: K completion tokens, C tokens of a chunk, H hidden size, V vocabulary.
 """
