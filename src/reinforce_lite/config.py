@@ -34,6 +34,7 @@ Baseline = Literal["leave-one-out", "group", "none"]
 Scale = Literal["leave-one-out", "group", "none"]
 GradientSamples = Literal["all", "one"]
 LossNormalization = Literal["constant", "sequence-sum", "sequence-mean"]
+TrackerName = Literal["trackio", "wandb", "tensorboard"]
 PresetName = Literal["reinforce-lite", "article", "rloo", "grpo", "dr-grpo", "monte-carlo"]
 
 
@@ -190,7 +191,7 @@ class EvalConfig(Section):
 class LogConfig(Section):
     """Who else receives the metrics."""
 
-    trackers: tuple[Literal["trackio", "wandb", "tensorboard"], ...] = ()
+    trackers: tuple[TrackerName, ...] = ()
     """Send the metrics there too; each needs the extra of its name. By default nothing is sent anywhere."""
 
 

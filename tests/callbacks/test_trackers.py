@@ -9,7 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from rich.console import Console
@@ -21,6 +21,7 @@ from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks import trackers
 from reinforce_lite.callbacks.console import LineConsole
 from reinforce_lite.cli import app as cli
+from reinforce_lite.config import TrackerName
 from reinforce_lite.errors import DoesNotFitError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.runlog import run as runlog
@@ -290,6 +291,10 @@ def test_the_screen_hears_everything_as_without_trackers(
         lines = re.sub(r"(runs/|ask |eval |--run )b", r"\1a", out.getvalue()).splitlines()
         texts.append([line.split(" s ")[0].rsplit("  ", 1)[0] for line in lines if "took" not in line])
     assert texts[0] == texts[1]
+
+
+def test_trackers_are_those_that_the_config_names() -> None:
+    assert set(trackers.TRACKERS) == set(get_args(TrackerName))
 
 
 def test_every_tracker_has_its_extra() -> None:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from reinforce_lite.callbacks.base import Callback
-from reinforce_lite.config import Config
+from reinforce_lite.config import Config, TrackerName
 from reinforce_lite.errors import UsageError, missing_extra
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.runlog.records import StepMetrics
@@ -94,7 +94,7 @@ class TensorBoard:
         self.writer.close()
 
 
-TRACKERS: dict[str, Callable[[Run, Config], Tracker]] = {
+TRACKERS: dict[TrackerName, Callable[[Run, Config], Tracker]] = {
     "trackio": Trackio,
     "wandb": Wandb,
     "tensorboard": TensorBoard,
@@ -123,7 +123,7 @@ class TrackerCallback(Callback):
 
     def __init__(self, config: Config, run: Run, callback: Callback) -> None:
         self.config, self.run, self.callback = config, run, callback
-        self.trackers: dict[str, Tracker] = {}
+        self.trackers: dict[TrackerName, Tracker] = {}
 
     def __enter__(self) -> Self:
         self.callback.__enter__()
@@ -158,7 +158,7 @@ class TrackerCallback(Callback):
     def finished(self, run: Run) -> None:
         self.callback.finished(run)
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: TrackerName) -> None:
         try:
             with redirect_stdout(sys.stderr):
                 self.trackers[name] = TRACKERS[name](self.run, self.config)
