@@ -38,6 +38,7 @@ from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.text import duration, harmless, interval, percent, shorten, sparkline
 
 EXAMPLE_EVERY = 5  # steps between examples
+MAX_QUESTION = 120  # characters of an example question
 HEARTBEAT = 10.0  # seconds without a line before one about the current phase
 
 
@@ -251,13 +252,22 @@ def next_commands(run: Run) -> Text:
     steps = 2 * run.config.train.steps
     longer = f"--train.steps {steps}" if run.summary["stopped"] == "steps" else "--train.hours 1"
     commands = {
-        command_line("ask", run.name, '"your question"'): "trained and untrained model",
+        command_line("ask", run.name, f'"{_example_question(run)}"'): "trained and untrained model",
         command_line("train", "--run", run.name, "--resume", longer): "train longer",
         command_line("eval", run.name, "--eval.n 400"): "more test problems",
     }
     width = max(map(len, commands))
     lines = [f"  {command:{width}}  # {purpose}" for command, purpose in commands.items()]
     return Text("\n".join(["try next", *lines]))
+
+
+def _example_question(run: Run) -> str:
+    """The first test question that is one short, plain line."""
+    questions = (record["question"] for record in run.read("eval_rollouts") if record["split"] == "test")
+    plain = (
+        q for q in questions if q.isprintable() and len(q) <= MAX_QUESTION and not set(q) & set('"`$\\!')
+    )
+    return next(plain, "your question")
 
 
 def _rows() -> Table:

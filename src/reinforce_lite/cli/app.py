@@ -118,6 +118,7 @@ def _ask(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_ask
 
     parsed = parse_ask(args)
+    _announce_imports(parsed.json)
 
     from reinforce_lite.cli.ask import ask_model, show_answers
 
