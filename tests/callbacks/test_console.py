@@ -10,6 +10,7 @@ from rich.console import Console
 from helpers.tiny import ToyTask
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks import console as console_module
+from reinforce_lite.callbacks import final_summary
 from reinforce_lite.callbacks.base import SAMPLING
 from reinforce_lite.callbacks.console import LineConsole, LiveConsole
 from reinforce_lite.runlog.run import create_run
@@ -113,7 +114,7 @@ def test_the_table_says_whether_the_change_is_real() -> None:
         "paired_p": {"strict": 1e-9, "lenient": 0.4},
     }
     output = io.StringIO()
-    Console(file=output, width=120).print(console_module.before_after_table(evals))
+    Console(file=output, width=120).print(final_summary.before_after_table(evals))
     text = output.getvalue()
     assert "+50.0 points (significant, p = 1e-09)" in text
     assert "+2.0 points (not significant, p = 0.4)" in text

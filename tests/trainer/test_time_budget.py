@@ -13,7 +13,7 @@ from reinforce_lite import api
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import Silent
-from reinforce_lite.callbacks.console import final_summary, next_commands
+from reinforce_lite.callbacks.final_summary import final_summary, next_commands
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.report import refresher
 from reinforce_lite.report.write import write_report

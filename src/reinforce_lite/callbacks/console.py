@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from math import isnan
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.console import Group as Stack
@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reinforce_lite.callbacks.base import SAMPLING, UPDATING, Callback
+from reinforce_lite.callbacks.final_summary import final_summary, next_commands, warning_text
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.runlog.health import find_warnings
@@ -34,11 +35,9 @@ from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.types import Group, Rollout
 from reinforce_lite.utils import clock
-from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.text import duration, harmless, interval, percent, shorten, sparkline
 
 EXAMPLE_EVERY = 5  # steps between examples
-MAX_QUESTION = 120  # characters of an example question
 HEARTBEAT = 10.0  # seconds without a line before one about the current phase
 
 
@@ -192,7 +191,7 @@ class LiveConsole(Callback):
         parts = [self.head, self.bars]
         if self.history:
             parts.append(self._table())
-        parts += [_warning(text) for text in self.warnings]
+        parts += [warning_text(text) for text in self.warnings]
         parts += [Text(_evaluation_text(e)) for e in self.evaluations[-3:]]
         return Stack(*parts, self.example)
 
@@ -222,76 +221,6 @@ def make_console(json: bool = False) -> Callback:
     """The console that fits the output; with `json` it stays off standard output."""
     console = Console(stderr=json, highlight=False)
     return LiveConsole(console) if console.is_terminal else LineConsole(console)
-
-
-def final_summary(run: Run) -> RenderableType:
-    """Accuracy before and after, and where everything is."""
-    summary = run.summary
-    evals = summary["evals"]
-    parts: list[RenderableType] = [before_after_table(evals)] if "after" in evals else []
-    parts += [_warning(text) for text in summary.get("warnings", [])]
-    places = _rows()
-    if (run.path / "report.html").exists():
-        places.add_row("report", f"{run.path / 'report.html'} (open it in a browser)")
-    places.add_row("model", str(run.path / "model"))
-    if (run.path / "best").is_dir():
-        places.add_row("best on validation", f"{run.path / 'best'} (step {summary['best_step']})")
-    elif summary["best_step"] == 0 and summary["steps"]:
-        places.add_row("note", "on validation no step was better than the untrained model")
-    places.add_row("completions", str(run.path / "rollouts.jsonl"))
-    places.add_row("took", duration(summary["seconds"]))
-    if summary["stopped"] == "hours":
-        places.add_row(
-            "ended", f"after {summary['steps']} of {run.config.train.steps} steps, when its hours were over"
-        )
-    return Stack(*parts, places)
-
-
-def next_commands(run: Run) -> Text:
-    """Three commands that can be copied as printed: printed with soft_wrap each is one line."""
-    steps = 2 * run.config.train.steps
-    longer = f"--train.steps {steps}" if run.summary["stopped"] == "steps" else "--train.hours 1"
-    commands = {
-        command_line("ask", run.name, f'"{_example_question(run)}"'): "trained and untrained model",
-        command_line("train", "--run", run.name, "--resume", longer): "train longer",
-        command_line("eval", run.name, "--eval.n 400"): "more test problems",
-    }
-    width = max(map(len, commands))
-    lines = [f"  {command:{width}}  # {purpose}" for command, purpose in commands.items()]
-    return Text("\n".join(["try next", *lines]))
-
-
-def _example_question(run: Run) -> str:
-    """The first test question that is one short, plain line."""
-    questions = (record["question"] for record in run.read("eval_rollouts") if record["split"] == "test")
-    plain = (
-        q for q in questions if q.isprintable() and len(q) <= MAX_QUESTION and not set(q) & set('"`$\\!')
-    )
-    return next(plain, "your question")
-
-
-def _rows() -> Table:
-    return Table.grid(padding=(0, 2))
-
-
-def before_after_table(evals: dict[str, Any]) -> Table:
-    """Accuracy before and after on the same test problems, with intervals and significance."""
-    n = evals["after"]["n"]
-    table = Table(
-        title=f"accuracy on {n} test problems never trained on (95% intervals)", title_justify="left"
-    )
-    for name in ("", "before", "after", "change"):
-        table.add_column(name)
-    control = "lenient" if evals["after"]["lenient"] is not None else "second_opinion"
-    for kind in ("strict", control):
-        before, after = evals["before"].get(kind), evals["after"].get(kind)
-        if before is None or after is None:
-            continue
-        p = evals["paired_p"][kind]
-        verdict = "" if p is None else f" ({'significant' if p < 0.05 else 'not significant'}, p = {p:.2g})"
-        cells = [_with_interval(evals[when], kind) for when in ("before", "after")]
-        table.add_row(kind.replace("_", " "), *cells, f"{100 * (after - before):+.1f} points{verdict}")
-    return table
 
 
 def right_and_wrong(groups: Sequence[Group]) -> tuple[Group, Rollout, Rollout] | None:
@@ -338,15 +267,7 @@ def _eta(seconds: float) -> str:
     return "" if isnan(seconds) else f"ETA {duration(seconds)}"
 
 
-def _warning(text: str) -> Text:
-    return Text(f"warning: {text}", style="yellow")
-
-
 def _why_not(metrics: StepMetrics) -> str:
     if metrics.no_signal_ratio == 1:
         return "no update: every group had equal rewards"
     return "no update: nothing to learn from" if metrics.grad_norm == 0 else "no update: gradient not finite"
-
-
-def _with_interval(record: dict[str, Any], kind: str) -> str:
-    return f"{percent(record[kind])} {interval(record[f'{kind}_interval'])}"
