@@ -37,7 +37,6 @@ from reinforce_lite.planner.estimate import (
     OPTIMIZER_STEP,
     ROLLOUT,
     Target,
-    memory_parts,
 )
 from reinforce_lite.planner.model_shape import shape_of
 from reinforce_lite.planner.plan import Plan, best_plan, check_fits, chosen_flags, plan_unchanged
@@ -159,7 +158,7 @@ def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
     settings = load_config("gsm8k-3b-48gb", values | few | {"update.optimizer_state": "32-bit"})
     shape = shape_of(policy.model, PROMPT + new)
     place = Target(policy.device.type, policy.dtype, gb * GB)
-    planned = best_plan(Plan(settings, settings, shape, place, memory_parts(settings, shape, place)))
+    planned = best_plan(Plan(settings, settings, shape, place))
     check_fits(planned)
     chosen = planned.config
     engine = NativeEngine(policy, chosen.rollout.max_num_seqs)

@@ -254,6 +254,6 @@ def test_cost_of_a_smaller_micro_batch() -> None:
     shape = shape_of(make_model(), 64)
     target = Target("cuda", torch.bfloat16, 10**9)
     smaller = override_config(recipe, {"update.micro_batch_tokens": 1756})
-    cost = choice_costs(Plan(smaller, recipe, shape, target, ()))["update.micro_batch_tokens"]
+    cost = choice_costs(Plan(smaller, recipe, shape, target))["update.micro_batch_tokens"]
     assert "up to 16 micro-batches per step instead of 2" in cost
     assert "up to 26% more tokens" in cost

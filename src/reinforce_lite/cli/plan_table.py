@@ -1,5 +1,6 @@
 """A plan as tables for a person, and as JSON: memory by part, and the training state of other methods."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from reinforce_lite.utils.text import harmless
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:
     """Everything that `show_plan` prints; sizes in bytes."""
-    n, target = plan.shape.parameters, plan.target
+    n, target, peak = plan.shape.parameters, plan.target, plan.peak_phase
     costs = choice_costs(plan)
     return {
         "recipe": plan.config.recipe,
@@ -29,13 +30,9 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         },
         "flags": chosen_flags(plan),
         "total_bytes": plan.total,
-        "peak_phase": plan.peak_phase,
+        "peak_phase": peak,
         "parts": {
-            part.name: {
-                "bytes": part.bytes,
-                "at_peak": plan.peak_phase in part.phases,
-                "description": part.description,
-            }
+            part.name: {"bytes": part.bytes, "at_peak": peak in part.phases, "description": part.description}
             for part in plan.parts
         },
         "training_state": {
@@ -64,44 +61,42 @@ def _training_state(scheme: ParameterScheme, parameters: int) -> dict[str, int]:
 def show_plan(plan: Plan, to_error: bool = False) -> None:
     """Print the tables on standard output, or on standard error."""
     console = Console(stderr=to_error, highlight=False, markup=False)
-    shape, target = plan.shape, plan.target
+    n, target = plan.shape.parameters, plan.target
     console.print(
         f"{harmless(plan.config.model.name)} in {target.dtype_name} on {target.device_type}: "
-        f"{shape.parameters:,} parameters, {kv_bytes(shape, target.dtype):,} KV bytes/token"
+        f"{n:,} parameters, {kv_bytes(plan.shape, target.dtype):,} KV bytes/token"
     )
     console.print(_memory_table(plan))
     console.print(f"Peak phase: {plan.peak_phase}. Parts in brackets are not held then.\n")
-    console.print(_grid([(part.name, part.description) for part in plan.parts]))
+    console.print(_grid((part.name, part.description) for part in plan.parts))
     console.print("\nTraining state of other methods; their activations and caches come on top:")
     console.print(
-        _grid([(name, f"{s.total:g} bytes/parameter", s.description) for name, s in OTHER_METHODS.items()])
+        _grid((name, f"{s.total:g} bytes/parameter", s.description) for name, s in OTHER_METHODS.items())
     )
     console.print("\nTraining state here, by --model.dtype and --update.optimizer-state:")
     console.print(
         _grid(
-            [
-                (
-                    f"{dtype}, {state}",
-                    f"{s.total:.2f} bytes/parameter",
-                    f"{in_gb(s.total * shape.parameters)} GB",
-                )
-                for (dtype, state), s in SCHEMES.items()
-            ]
+            (f"{dtype}, {state}", f"{s.total:.2f} bytes/parameter", f"{in_gb(s.total * n)} GB")
+            for (dtype, state), s in SCHEMES.items()
         )
     )
     if costs := choice_costs(plan):
         console.print("\nChanges to the recipe, and what they cost:")
-        console.print(_grid([(f"{key} = {config_value(plan.config, key)}", costs[key]) for key in costs]))
+        console.print(_grid((f"{key} = {config_value(plan.config, key)}", costs[key]) for key in costs))
     if target.memory is not None:
+        flags = chosen_flags(plan)
+        unchanged = ", with the recipe unchanged" if plan.fits else ""
+        choices = f" with {' '.join(flags)}" if flags else unchanged
+        verdict = "fits" if plan.fits else "does not fit"
         # One line whatever the width: its options are there to be copied.
-        console.print(f"\n{_verdict(plan)}", soft_wrap=True)
+        console.print(f"\n{verdict} into {in_gb(target.memory)} GB{choices}", soft_wrap=True)
 
 
 def _memory_table(plan: Plan) -> Table:
     methods = {name: _training_state(scheme, plan.shape.parameters) for name, scheme in OTHER_METHODS.items()}
-    table = Table("GB", "this recipe", *methods)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("GB")
+    for name in ("this recipe", *methods):
+        table.add_column(name, justify="right")
     state = [part for part in plan.parts if part.name in methods["article"]]
     for part in state:
         table.add_row(part.name, in_gb(part.bytes), *(in_gb(sizes[part.name]) for sizes in methods.values()))
@@ -120,20 +115,11 @@ def _memory_table(plan: Plan) -> Table:
     return table
 
 
-def _grid(rows: list[tuple[str, ...]]) -> Table:
+def _grid(rows: Iterable[tuple[str, ...]]) -> Table:
     """Rows in columns without lines; the last column wraps."""
     grid = Table.grid(padding=(0, 2, 0, 0))
-    for _ in rows[0][:-1]:
-        grid.add_column(no_wrap=True)
-    grid.add_column()
     for first, *rest in rows:
         grid.add_row(f"  {first}", *rest)
+    for column in grid.columns[:-1]:
+        column.no_wrap = True
     return grid
-
-
-def _verdict(plan: Plan) -> str:
-    assert plan.target.memory is not None
-    verdict = f"{'fits' if plan.fits else 'does not fit'} into {in_gb(plan.target.memory)} GB"
-    if flags := chosen_flags(plan):
-        return f"{verdict} with {' '.join(flags)}"
-    return f"{verdict}, with the recipe unchanged" if plan.fits else verdict

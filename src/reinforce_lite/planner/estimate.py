@@ -11,6 +11,8 @@ Symbols: H hidden size, I intermediate size, Q query heads, K key-value heads, D
 """
 
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 
 import torch
 
@@ -20,7 +22,6 @@ from reinforce_lite.engines.packed_linear import can_pack
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner import optimizers
 from reinforce_lite.learner.objective import build_objective
-from reinforce_lite.learner.optimizers import optimizer_state_bytes
 from reinforce_lite.models import attention
 from reinforce_lite.models.logprobs import tokens_per_chunk
 from reinforce_lite.planner.model_shape import ModelShape
@@ -108,13 +109,30 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPart:
-    """For example MemoryPart("KV cache", 1_509_949_440, (ROLLOUT,), "80 sequences, …")."""
+    """For example MemoryPart("KV cache", 1_509_949_440, "80 sequences, …", (ROLLOUT,))."""
 
     name: str
     bytes: int
-    phases: tuple[str, ...]
-    """The phases in which it is held."""
     description: str
+    phases: tuple[str, ...] = PHASES
+    """The phases in which it is held."""
+
+
+_FREE_BLOCKS = "approximate; free blocks, and gaps between blocks"
+OVERHEAD = {
+    "cuda": [MemoryPart("CUDA context", CUDA_CONTEXT, "approximate; varies with GPU and driver")],
+    "cpu": [
+        MemoryPart("Python and libraries", PROCESS, "approximate; before the first tensor"),
+        MemoryPart("allocator, update", ALLOCATOR_UPDATE, _FREE_BLOCKS, UPDATE),
+        MemoryPart("allocator, rollout", ALLOCATOR_ROLLOUT, _FREE_BLOCKS, (ROLLOUT,)),
+    ],
+}
+"""What the process holds in addition to tensors, by device type; not known for others."""
+MASTER_WEIGHTS = {
+    "32-bit": "float32, 4 bytes per parameter: bfloat16 rounding would lose small updates",
+    "8-bit": "norm weights and biases in float32",
+}
+"""Descriptions by update.optimizer_state, where there are any."""
 
 
 def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
@@ -133,92 +151,69 @@ def memory_parts(config: Config, shape: ModelShape, target: Target) -> tuple[Mem
     """Everything that a run holds in any of PHASES."""
     return (
         *_training_state(config, shape, target),
-        *_overhead(target),
+        *OVERHEAD.get(target.device_type, []),
         *_rollout(config, shape, target),
         *_update(config, shape, target),
     )
 
 
 def _training_state(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
-    scheme, state = parameter_scheme(config, target), config.update.optimizer_state
-    moments, master_weights = optimizer_state_bytes(state, shape.tensor_sizes, target.dtype.itemsize)
-    gradient_dtype = "float32" if scheme.gradients == 4 else target.dtype_name
+    scheme, state, dtype = parameter_scheme(config, target), config.update.optimizer_state, target.dtype_name
+    weights, gradients = (round(size * shape.parameters) for size in (scheme.weights, scheme.gradients))
+    moments, master_weights = optimizers.optimizer_state_bytes(
+        state, shape.tensor_sizes, target.dtype.itemsize
+    )
+    gradient_dtype = "float32" if scheme.gradients == 4 else dtype
     return [
-        MemoryPart(
-            "weights",
-            round(scheme.weights * shape.parameters),
-            PHASES,
-            f"{target.dtype_name}, {scheme.weights:g} bytes per parameter",
-        ),
+        MemoryPart("weights", weights, f"{dtype}, {scheme.weights:g} bytes per parameter"),
         MemoryPart(
             "gradients",
-            round(scheme.gradients * shape.parameters),
-            UPDATE,
+            gradients,
             f"{gradient_dtype}, {scheme.gradients:g} bytes per parameter; freed after the optimizer step",
+            UPDATE,
         ),
         MemoryPart(
             "optimizer state",
             moments,
-            PHASES,
             f"AdamW's two moments in {state.removesuffix('-bit')} bits, {scheme.optimizer_state:.4g} bytes "
             "per parameter, and a step count per tensor",
         ),
         MemoryPart(
             "master weights",
             master_weights,
-            PHASES,
             MASTER_WEIGHTS[state] if master_weights else "none: the weights themselves are updated",
         ),
     ]
 
 
-MASTER_WEIGHTS = {
-    "32-bit": "float32, 4 bytes per parameter: bfloat16 rounding would lose small updates",
-    "8-bit": "norm weights and biases in float32",
-}
-
-
-def _overhead(target: Target) -> list[MemoryPart]:
-    """What the process holds in addition to tensors."""
-    if target.device_type == "cuda":
-        return [MemoryPart("CUDA context", CUDA_CONTEXT, PHASES, "approximate; varies with GPU and driver")]
-    if target.device_type == "cpu":
-        free_blocks = "approximate; free blocks, and gaps between blocks"
-        return [
-            MemoryPart("Python and libraries", PROCESS, PHASES, "approximate; before the first tensor"),
-            MemoryPart("allocator, update", ALLOCATOR_UPDATE, UPDATE, free_blocks),
-            MemoryPart("allocator, rollout", ALLOCATOR_ROLLOUT, (ROLLOUT,), free_blocks),
-        ]
-    return []
-
-
 def _rollout(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
-    plans = [_cache(*call, shape, target, config) for call in _engine_calls(config)]
-    sequences, cache_bytes = max(plans, key=lambda plan: plan[1])
-    itemsize = target.dtype.itemsize
+    rollout, evaluation, itemsize = config.rollout, config.eval, target.dtype.itemsize
+    uses_native = shape.forward_pass == "tree" and rollout.engine == "native"
+    token_bytes = kv_bytes(shape, target.dtype)
+    cache_plan = partial(
+        native.cache_plan if uses_native else hf.cache_plan,
+        max_num_seqs=rollout.max_num_seqs,
+        prompt_tokens=config.prompt.max_tokens,
+        token_bytes=token_bytes,
+        gpu_memory=target.memory if target.device_type == "cuda" else None,
+    )
+    eval_tokens = evaluation.max_new_tokens or rollout.max_new_tokens
+    sequences, cache_bytes = max(
+        cache_plan(rollout.prompts_per_step, Sampling(rollout.group_size, rollout.max_new_tokens)),
+        cache_plan(max(evaluation.n, evaluation.validation_n), Sampling(1, eval_tokens)),
+        key=itemgetter(1),
+    )
+    cache = f"{sequences:,} sequences, {token_bytes:,} bytes per token; freed after the rollout"
     # engines/sampler.py: the logits, a float32 copy of them, the same less their peak, and that exponentiated
-    per_logit = itemsize + 8 + (4 if itemsize < 4 else 0) + (17 if config.rollout.top_p == 1 else 0)
+    per_logit = itemsize + 8 + (4 if itemsize < 4 else 0) + (17 if rollout.top_p == 1 else 0)
+    logits = sequences * shape.vocab_size * per_logit
     parts = [
-        MemoryPart(
-            "KV cache",
-            cache_bytes,
-            (ROLLOUT,),
-            f"{sequences:,} sequences, {kv_bytes(shape, target.dtype):,} bytes per token; "
-            "freed after the rollout",
-        ),
-        MemoryPart(
-            "sampling",
-            sequences * shape.vocab_size * per_logit,
-            (ROLLOUT,),
-            "the logits from which the next tokens are sampled",
-        ),
+        MemoryPart("KV cache", cache_bytes, cache, (ROLLOUT,)),
+        MemoryPart("sampling", logits, "the logits from which the next tokens are sampled", (ROLLOUT,)),
     ]
-    packs = target.device_type == "cpu" and can_pack(torch.empty(0, dtype=target.dtype))
-    if _uses_native_engine(config, shape) and packs:
-        size = shape.parameters * itemsize
-        parts.append(
-            MemoryPart("packed weights", size, (ROLLOUT,), "a copy of the weights, laid out for decoding")
-        )
+    if uses_native and target.device_type == "cpu" and can_pack(torch.empty(0, dtype=target.dtype)):
+        size, text = shape.parameters * itemsize, "a copy of the weights, laid out for decoding"
+        parts.append(MemoryPart("packed weights", size, text, (ROLLOUT,)))
     return parts
 
 
@@ -227,69 +222,30 @@ def kv_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
     return 2 * shape.layers * shape.kv_heads * shape.head_size * dtype.itemsize
 
 
-def _engine_calls(config: Config) -> list[tuple[int, Sampling]]:
-    """The engine's calls, as (number of prompts, how they are sampled): a step's and an evaluation's."""
-    rollout, evaluation = config.rollout, config.eval
-    return [
-        (rollout.prompts_per_step, Sampling(rollout.group_size, rollout.max_new_tokens)),
-        (
-            max(evaluation.n, evaluation.validation_n),
-            Sampling(1, evaluation.max_new_tokens or rollout.max_new_tokens),
-        ),
-    ]
-
-
-def _uses_native_engine(config: Config, shape: ModelShape) -> bool:
-    return shape.forward_pass == "tree" and config.rollout.engine == "native"
-
-
-def _cache(
-    prompts: int, sampling: Sampling, shape: ModelShape, target: Target, config: Config
-) -> tuple[int, int]:
-    """Sequences decoded concurrently, and the bytes of their KV cache."""
-    cache_plan = native.cache_plan if _uses_native_engine(config, shape) else hf.cache_plan
-    return cache_plan(
-        prompts,
-        sampling,
-        max_num_seqs=config.rollout.max_num_seqs,
-        prompt_tokens=config.prompt.max_tokens,
-        token_bytes=kv_bytes(shape, target.dtype),
-        gpu_memory=target.memory if target.device_type == "cuda" else None,
-    )
-
-
 def _update(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
     micro_batch, prefix = _update_tokens(config, shape)
-    chunk_tokens = tokens_per_chunk(target.device_type, shape.vocab_size)
-    chunk = chunk_tokens * shape.vocab_size
     itemsize = target.dtype.itemsize
-    temporaries = _backward_temporaries(micro_batch + prefix, chunk, shape, target)
-    description, temporary = max(temporaries, key=lambda pair: pair[1])
     per_token = activation_bytes_per_token(shape, itemsize, config.update.activation_checkpointing)
+    activations = f"up to {micro_batch:,} tokens of {per_token:,} bytes"
     # The prefix is not checkpointed, and the gradients of its keys and values are summed in float32.
     per_prefix_token = activation_bytes_per_token(shape, itemsize) + kv_bytes(shape, torch.float32)
+    if prefix:
+        activations += f", and {prefix:,} of a prefix that prompts share, {per_prefix_token:,} bytes"
+    saved = micro_batch * per_token + prefix * per_prefix_token
+    chunk_tokens = tokens_per_chunk(target.device_type, shape.vocab_size)
+    chunk = chunk_tokens * shape.vocab_size
+    # models/logprobs.py: the logits, a float32 copy at the temperature, and logsumexp's exponentials
+    logits = chunk * (itemsize + 8)
+    temporary, size = _largest_temporary(micro_batch + prefix, chunk, shape, target)
     parts = [
-        MemoryPart(
-            "activations",
-            micro_batch * per_token + prefix * per_prefix_token,
-            (LOGITS, BACKWARD),
-            f"up to {micro_batch:,} tokens of {per_token:,} bytes"
-            + (
-                f", and {prefix:,} of a prefix that prompts share, {per_prefix_token:,} bytes"
-                if prefix
-                else ""
-            ),
-        ),
-        # models/logprobs.py: the logits, a float32 copy at the temperature, and logsumexp's exponentials
-        MemoryPart("logit chunk", chunk * (itemsize + 8), (LOGITS,), f"{chunk_tokens:,} tokens at a time"),
-        MemoryPart("largest temporary", temporary, (BACKWARD,), description),
+        MemoryPart("activations", saved, activations, (LOGITS, BACKWARD)),
+        MemoryPart("logit chunk", logits, f"{chunk_tokens:,} tokens at a time", (LOGITS,)),
+        MemoryPart("largest temporary", size, temporary, (BACKWARD,)),
     ]
     if config.update.optimizer_state == "8-bit":
-        size = min(optimizers.PIECE, shape.largest_tensor)
-        workspace = size * optimizers.WORKSPACE_BYTES_PER_ELEMENT
-        parts.append(
-            MemoryPart("optimizer workspace", workspace, (OPTIMIZER_STEP,), f"{size:,} parameters at a time")
-        )
+        piece = min(optimizers.PIECE, shape.largest_tensor)
+        workspace, text = piece * optimizers.WORKSPACE_BYTES_PER_ELEMENT, f"{piece:,} parameters at a time"
+        parts.append(MemoryPart("optimizer workspace", workspace, text, (OPTIMIZER_STEP,)))
     return parts
 
 
@@ -311,27 +267,22 @@ def activation_bytes_per_token(shape: ModelShape, itemsize: int, checkpointing: 
     return layers + h * (4 + 3 * itemsize)
 
 
-def _backward_temporaries(
-    tokens: int, chunk: int, shape: ModelShape, target: Target
-) -> list[tuple[str, int]]:
-    """Short-lived tensors of the backward pass, as (description, bytes), where they are largest."""
+def _largest_temporary(tokens: int, chunk: int, shape: ModelShape, target: Target) -> tuple[str, int]:
+    """The short-lived tensors of the backward pass where they are largest, as (description, bytes)."""
     itemsize, h, i = target.dtype.itemsize, shape.hidden_size, shape.intermediate_size
-    feed_forward = tokens * (4 * i + 2 * h) * itemsize + 2 * i * h * itemsize
     heads = tokens * shape.query_heads * shape.head_size  # size of one tensor with all query heads
-    if (
-        target.device_type == "cpu"
-    ):  # the fused kernel: five inputs, three outputs; float32 copies too for bfloat16
+    if target.device_type == "cpu":
+        # the fused kernel: five inputs, three outputs; float32 copies too for bfloat16
         attended = heads * (8 * 4 + (8 * itemsize if itemsize < 4 else 0))
     else:  # the same tensors, and up to four tensors of float32 scores
         attended = heads * (6 * itemsize + 8) + 16 * attention.MAX_SCORES
-    return [
-        ("backward through one layer's feed-forward part, with the gradients of its weights", feed_forward),
-        ("backward through one layer's attention", attended),
-        (
-            "gradient of the largest tensor, and of a chunk of logits",
-            (shape.largest_tensor + chunk) * itemsize,
-        ),
-    ]
+    feed_forward = tokens * (4 * i + 2 * h) * itemsize + 2 * i * h * itemsize
+    temporaries = {
+        "backward through one layer's feed-forward part, with the gradients of its weights": feed_forward,
+        "backward through one layer's attention": attended,
+        "gradient of the largest tensor, and of a chunk of logits": (shape.largest_tensor + chunk) * itemsize,
+    }
+    return max(temporaries.items(), key=itemgetter(1))
 
 
 def max_training_sequence(config: Config) -> int:
@@ -345,9 +296,8 @@ def max_step_tokens(config: Config, shape: ModelShape) -> int:
     objective = build_objective(**config.objective.model_dump())
     completions = rollout.group_size if objective.gradient_samples == "all" else 1
     prompts = 1 if _shares_prompts(config, shape) else completions
-    return rollout.prompts_per_step * (
-        prompts * config.prompt.max_tokens + completions * rollout.max_new_tokens
-    )
+    tokens = prompts * config.prompt.max_tokens + completions * rollout.max_new_tokens
+    return rollout.prompts_per_step * tokens
 
 
 def _shares_prompts(config: Config, shape: ModelShape) -> bool:
@@ -367,8 +317,7 @@ def _update_tokens(config: Config, shape: ModelShape) -> tuple[int, int]:
     micro_batch = min(max(config.update.micro_batch_tokens, max_training_sequence(config)), step)
     if not _shares_prompts(config, shape) or config.rollout.prompts_per_step == 1:
         return micro_batch, 0
-    examples = "".join(e.question + prompt.instruction + e.answer for e in prompt.examples)
-    text = prompt.system + examples
+    text = prompt.system + "".join(e.question + prompt.instruction + e.answer for e in prompt.examples)
     prefix = min(prompt.max_tokens, len(text.encode()) + TEMPLATE_TOKENS)
     return micro_batch, min(prefix, step - micro_batch)
 

@@ -8,8 +8,10 @@ with the same message.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 
 import torch
 
@@ -38,7 +40,7 @@ PLAN_KEYS = ("update.optimizer_state", *MEMORY_KEYS)
 """The keys that a plan may choose."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """The memory of one recipe on one target."""
 
@@ -48,7 +50,11 @@ class Plan:
     """The recipe as given."""
     shape: ModelShape
     target: Target
-    parts: tuple[MemoryPart, ...]
+
+    @cached_property
+    def parts(self) -> tuple[MemoryPart, ...]:
+        """Everything that a run holds in any of PHASES."""
+        return memory_parts(self.config, self.shape, self.target)
 
     def bytes_in(self, phase: str) -> int:
         """Bytes held in one of PHASES."""
@@ -89,7 +95,7 @@ def plan_unchanged(config: Config, vram: float | None = None) -> Plan:
     target = _target(config.model, vram)
     parameter_scheme(config, target)
     shape = read_shape(config.model.name, config.model.trust_remote_code, config.max_sequence_tokens)
-    return Plan(config, config, shape, target, memory_parts(config, shape, target))
+    return Plan(config, config, shape, target)
 
 
 def check_fits(plan: Plan) -> None:
@@ -99,14 +105,11 @@ def check_fits(plan: Plan) -> None:
     assert plan.target.memory is not None
     best = best_plan(plan)
     if best.fits:
-        needed, remedy = f"{in_gb(plan.total)} GB", f"it fits with {' '.join(chosen_flags(best))}"
+        needed, remedy = in_gb(plan.total), f"it fits with {' '.join(chosen_flags(best))}"
     else:
-        needed, remedy = (
-            f"at least {in_gb(best.total)} GB",
-            f"what would fit: {'; '.join(_alternatives(best))}",
-        )
+        needed, remedy = f"at least {in_gb(best.total)}", f"what would fit: {'; '.join(_alternatives(best))}"
     raise DoesNotFitError(
-        f"{plan.config.model.name} needs {needed} of memory, but there are {in_gb(plan.target.memory)} GB",
+        f"{plan.config.model.name} needs {needed} GB of memory, but there are {in_gb(plan.target.memory)} GB",
         remedy,
     )
 
@@ -140,32 +143,26 @@ def _device_memory(device: torch.device) -> int | None:
 
 
 def best_plan(plan: Plan) -> Plan:
-    """The first candidate that fits, else the last and smallest."""
-    for candidate in _candidates(plan):
-        plan = candidate
-        if plan.fits:
-            break
-    return plan
+    """The plan itself if it fits, else the first choices that fit, else the last and smallest ones.
 
-
-def _candidates(plan: Plan) -> Iterator[Plan]:
-    """From the recipe as given to the smallest plan; what costs least is given up first."""
-    yield plan
+    What costs least is given up first.
+    """
     requested = plan.requested.update
-    for state in dict.fromkeys((requested.optimizer_state, "8-bit")):
-        for checkpointing in dict.fromkeys((requested.activation_checkpointing, True)):
-            for tokens in _micro_batch_sizes(plan.requested):
-                values = {
-                    "update.optimizer_state": state,
-                    "update.activation_checkpointing": checkpointing,
-                    "update.micro_batch_tokens": tokens,
-                }
-                yield _shrink_rollout(_with_values(plan, values))
+    choices: dict[str, Iterable[object]] = {
+        "update.optimizer_state": (requested.optimizer_state, "8-bit"),
+        "update.activation_checkpointing": (requested.activation_checkpointing, True),
+        "update.micro_batch_tokens": _micro_batch_sizes(plan.requested),
+    }
+    best = plan
+    for values in product(*map(dict.fromkeys, choices.values())):
+        if best.fits:
+            break
+        best = _shrink_rollout(_with_values(plan, dict(zip(choices, values, strict=True))))
+    return best
 
 
 def _with_values(plan: Plan, values: Mapping[str, object]) -> Plan:
-    config = override_config(plan.config, values)
-    return replace(plan, config=config, parts=memory_parts(config, plan.shape, plan.target))
+    return replace(plan, config=override_config(plan.config, values))
 
 
 def _shrink_rollout(plan: Plan) -> Plan:
@@ -196,7 +193,7 @@ def _alternatives(plan: Plan) -> list[str]:
     alternatives = [f"{_smallest_memory(plan)} GB of memory"]
     if plan.target.dtype_name == "float32":
         target = replace(plan.target, dtype=torch.bfloat16)
-        if best_plan(_with_values(replace(plan, target=target), {})).fits:
+        if best_plan(replace(plan, target=target)).fits:
             alternatives.append("--model.dtype bfloat16")
     bytes_per_parameter = plan.scheme.total
     other_bytes = plan.total - bytes_per_parameter * plan.shape.parameters
@@ -211,42 +208,33 @@ def _smallest_memory(plan: Plan) -> int:
     size = 0
     while math.ceil(plan.total / GB) > size:
         size = math.ceil(plan.total / GB)
-        plan = _with_values(replace(plan, target=replace(plan.target, memory=size * GB)), {})
+        plan = replace(plan, target=replace(plan.target, memory=size * GB))
     return size
 
 
 def choice_costs(plan: Plan) -> dict[str, str]:
     """What each choice costs compared with the recipe, by key; empty if nothing was chosen."""
-    costs: dict[str, Callable[[Plan], str]] = {
-        "update.optimizer_state": _optimizer_state_cost,
-        "update.activation_checkpointing": lambda _: (
+    config, requested = plan.config, plan.requested
+    step = max_step_tokens(config, plan.shape)
+    before, after = (math.ceil(step / c.update.micro_batch_tokens) for c in (requested, config))
+    repeated = (after - before) * config.prompt.max_tokens / step
+    costs = {
+        "update.optimizer_state": (
+            f"{plan.scheme.total:.4g} bytes per parameter instead of "
+            f"{parameter_scheme(requested, plan.target).total:g} ({plan.scheme.description}); results differ "
+            '(docs/memory.md), and it needs pip install "reinforce-lite[8bit]"'
+        ),
+        "update.activation_checkpointing": (
             "each layer is computed a second time in the backward pass, with the same gradient; the update "
             "takes about a third longer"
         ),
-        "update.micro_batch_tokens": _micro_batch_cost,
-        "rollout.max_num_seqs": lambda p: (
-            f"{p.config.rollout.max_num_seqs} sequences at a time instead of "
-            f"{p.requested.rollout.max_num_seqs}; more decoding steps, each somewhat faster"
+        "update.micro_batch_tokens": (
+            f"up to {after} micro-batches per step instead of {before}, with the same gradient; each repeats "
+            f"a prompt, so up to {repeated:.0%} more tokens"
+        ),
+        "rollout.max_num_seqs": (
+            f"{config.rollout.max_num_seqs} sequences at a time instead of {requested.rollout.max_num_seqs}; "
+            "more decoding steps, each somewhat faster"
         ),
     }
-    return {key: costs[key](plan) for key in _chosen_keys(plan)}
-
-
-def _optimizer_state_cost(plan: Plan) -> str:
-    requested = parameter_scheme(plan.requested, plan.target)
-    return (
-        f"{plan.scheme.total:.4g} bytes per parameter instead of {requested.total:g} "
-        f"({plan.scheme.description}); results differ (docs/memory.md), and it needs "
-        'pip install "reinforce-lite[8bit]"'
-    )
-
-
-def _micro_batch_cost(plan: Plan) -> str:
-    step = max_step_tokens(plan.config, plan.shape)
-    tokens, requested = plan.config.update.micro_batch_tokens, plan.requested.update.micro_batch_tokens
-    before, after = (math.ceil(step / size) for size in (requested, tokens))
-    extra = (after - before) * plan.config.prompt.max_tokens / step
-    return (
-        f"up to {after} micro-batches per step instead of {before}, with the same gradient; each repeats a "
-        f"prompt, so up to {extra:.0%} more tokens"
-    )
+    return {key: costs[key] for key in _chosen_keys(plan)}
