@@ -14,9 +14,9 @@ from reinforce_lite.report.write import write_report
 F, T = False, True
 
 
-def test_clip_keeps_beginning_and_end() -> None:
-    assert serialize.clip("a" * 6000) == "a" * 6000
-    assert serialize.clip("a" * 3000 + "b" * 10 + "c" * 3000) == (
+def test_text_keeps_beginning_and_end() -> None:
+    assert serialize.text("a" * 6000) == "a" * 6000
+    assert serialize.text("a" * 3000 + "b" * 10 + "c" * 3000) == (
         "a" * 3000 + "\n[… 10 characters omitted …]\n" + "c" * 3000
     )
 

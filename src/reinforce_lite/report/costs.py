@@ -2,12 +2,8 @@
 
 from typing import Any
 
-from reinforce_lite.report.curves import MEAN_LENGTH, PEAK_MEMORY
 from reinforce_lite.report.result import count
 from reinforce_lite.report.run_data import RunData
-
-PHASES = {"rollout": "time/rollout", "reward": "time/reward", "update": "time/update"}
-"""Phases of a step and their keys in steps.jsonl."""
 
 
 def build_costs(data: RunData) -> dict[str, Any]:
@@ -18,20 +14,22 @@ def build_costs(data: RunData) -> dict[str, Any]:
 
 def _time(data: RunData) -> dict[str, float | None]:
     """Seconds by phase; `other` (loading, saving) is None until the run ends."""
-    phases = {name: sum(line.get(key, 0.0) for line in data.steps) for name, key in PHASES.items()}
-    phases["evaluation"] = sum(e.get("seconds", 0.0) for e in data.evals)
+    phases = {
+        "rollout": sum(step.rollout_seconds or 0.0 for step in data.steps),
+        "reward": sum(step.reward_seconds or 0.0 for step in data.steps),
+        "update": sum(step.update_seconds or 0.0 for step in data.steps),
+        "evaluation": sum(e.get("seconds", 0.0) for e in data.evals),
+    }
     known = sum(phases.values())
     total = data.summary.get("seconds")
-    return phases | {
-        "other": None if total is None else max(0.0, total - known),
-        "total": max(total or 0.0, known),
-    }
+    other = None if total is None else max(0.0, total - known)
+    return phases | {"other": other, "total": max(total or 0.0, known)}
 
 
 def _memory(data: RunData) -> dict[str, int | None]:
     """Bytes, None where unknown; `dry_run` is what the trial of the largest possible step needed."""
     memory = data.summary.get("memory") or {}
-    peaks = [line.get(PEAK_MEMORY) or 0 for line in data.steps]
+    peaks = [step.peak_memory or 0 for step in data.steps]
     peak = memory.get("peak_bytes") or data.summary.get("peak_memory_bytes") or max(peaks, default=0)
     return {
         "planned": memory.get("planned_bytes") or data.machine.get("planned_bytes"),
@@ -45,7 +43,7 @@ def _facts(data: RunData) -> dict[str, str]:
     rollout, environment = data.config.get("rollout", {}), data.machine | data.summary
     questions, group_size = rollout.get("prompts_per_step", 0), rollout.get("group_size", 0)
     completions = questions * group_size * len(data.steps)
-    tokens = sum(line[MEAN_LENGTH] * questions * group_size for line in data.steps)
+    tokens = sum(step.mean_length * questions * group_size for step in data.steps)
     per_step = f"{count(questions, 'question')} with {count(group_size, 'completion')} each"
     device = [str(environment[key]) for key in ("device", "dtype") if environment.get(key)]
     facts = {

@@ -34,15 +34,9 @@ class ExcerptCollector:
         if not line.get("reflection"):
             return
         self.n_hits += 1
-        if line["strict"]:
-            rank = KINDS.index("corrected" if _wrong_number_before_hit(line) else "right")
-            self._push(self.right, MAX_RIGHT * 4, rank, line)
-        else:
-            self._push(self.wrong, MAX_WRONG * 4, KINDS.index("wrong"), line)
-
-    def _push(self, heap: list[Candidate], capacity: int, rank: int, line: Record) -> None:
-        heapq.heappush(heap, (rank, line["step"], self.n_hits, line))
-        if len(heap) > capacity:
+        heap, shown = (self.right, MAX_RIGHT) if line["strict"] else (self.wrong, MAX_WRONG)
+        heapq.heappush(heap, (KINDS.index(_kind(line)), line["step"], self.n_hits, line))
+        if len(heap) > 4 * shown:
             heapq.heappop(heap)
 
     def select(self) -> list[Record]:
@@ -50,16 +44,18 @@ class ExcerptCollector:
         return _one_per_problem(self.right, MAX_RIGHT) + _one_per_problem(self.wrong, MAX_WRONG)
 
 
-def _wrong_number_before_hit(line: Record) -> bool:
-    """Whether the last number before the first hit differs from the gold."""
+def _kind(line: Record) -> str:
+    """Corrected if the line is right and the last number before its first hit differs from the gold."""
+    if not line["strict"]:
+        return "wrong"
     start = _first_hit(line)
     if start is None:
-        return False
+        return "right"
     try:
         before = grade(line["completion"][:start], line["gold"], mode="lenient")
     except UsageError:  # the gold is not a number, so a correction can't be detected
-        return False
-    return before.answer is not None and not before.correct
+        return "right"
+    return "right" if before.answer is None or before.correct else "corrected"
 
 
 def _first_hit(line: Record) -> int | None:

@@ -28,23 +28,19 @@ def render(reports: Sequence[RunReport]) -> str:
     """The HTML of one run or several."""
     style, script = _asset("style.css"), "".join(map(_asset, SCRIPTS))
     runs = [report.summary for report in reports]
+    drawn = {
+        "charts": curves.charts([report.details["curves"] for report in reports]),
+        "runs": [{key: r.summary[key] for key in SUMMARY_KEYS} | r.details for r in reports],
+    }
     page: str = _template().render(
         runs=runs,
         verdicts=_verdicts([summary["result"] for summary in runs]),
         style=style,
         script=script,
         policy=_content_security_policy(style, script),
-        data=serialize.to_json(_script_data(reports)),
+        data=serialize.to_json(drawn),
     )
     return page.encode("utf-8", "replace").decode()  # a name from a file system may hold a lone surrogate
-
-
-def _script_data(reports: Sequence[RunReport]) -> dict[str, Any]:
-    """What the scripts draw."""
-    return {
-        "charts": curves.charts([report.details["curves"] for report in reports]),
-        "runs": [{key: r.summary[key] for key in SUMMARY_KEYS} | r.details for r in reports],
-    }
 
 
 def _verdicts(results: Sequence[Record]) -> list[str]:

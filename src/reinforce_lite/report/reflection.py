@@ -4,13 +4,14 @@ A hit does not prove reflection. So the page shows each rate with the untrained 
 the accuracy with a hit and without, and excerpts to read.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
 from reinforce_lite.evaluation.statistics import wilson_interval
-from reinforce_lite.report.eval_history import EvalHistory
+from reinforce_lite.report.eval_history import EvalCompletion, EvalHistory, Pair, paired_p_value
 from reinforce_lite.report.result import format_p
 from reinforce_lite.report.run_data import RunData
 from reinforce_lite.utils.text import percent
@@ -45,34 +46,40 @@ class Tally:
         }
 
 
-@dataclass(slots=True)
 class ReflectionTally:
     """The completions with a hit and those without, for each list."""
 
-    with_hit: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in REFLECTION_LISTS})
-    without: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in REFLECTION_LISTS})
+    def __init__(self) -> None:
+        self.tallies: defaultdict[tuple[str, bool], Tally] = defaultdict(Tally)
+        """By the list, and whether it has a hit."""
 
     def add(self, lists: Collection[str], right: bool, tokens: int) -> None:
         """Count a completion that has a hit of `lists`."""
         for name in REFLECTION_LISTS:
-            (self.with_hit if name in lists else self.without)[name].add(right, tokens)
+            self.tallies[name, name in lists].add(right, tokens)
 
     def figures(self, name: str) -> dict[str, Any]:
         """The figures of one list; `rate` is the share of completions with a hit, None without any."""
-        with_hit, without = self.with_hit[name], self.without[name]
+        with_hit, without = self.tallies[name, True], self.tallies[name, False]
         n = with_hit.n + without.n
         rate = with_hit.n / n if n else None
         return {"rate": rate, "with": with_hit.figures(), "without": without.figures()}
 
 
-def build_reflection(
-    data: RunData, history: EvalHistory, populations: dict[str, ReflectionTally]
-) -> dict[str, Any]:
+def build_reflection(data: RunData, history: EvalHistory, training: ReflectionTally) -> dict[str, Any]:
     """A sentence, the comparison on the same problems, and figures by list and population."""
     split, step = _last_comparison(data)
-    compared = {name: _compare(history, split, step, name) for name in REFLECTION_LISTS} if step else {}
+    pairs = history.pairs(split, step) if step else []
+    compared = {name: _compare(pairs, name) for name in REFLECTION_LISTS} if step else {}
+    last = max((e["step"] for e in data.evals), default=0)
+    evaluated_last = [by_step for by_step in history.problems.values() if last in by_step]
+    populations = {
+        "untrained": _tally(by_step[0] for by_step in evaluated_last if 0 in by_step),
+        "training": training,
+        "trained": _tally(by_step[last] for by_step in evaluated_last if last > 0),
+    }
     return {
-        "sentence": _sentence(compared, split, step, history.count_pairs(split, step) if step else 0),
+        "sentence": _sentence(compared, split, step, len(pairs)),
         "split": split,
         "step": step,
         "compared": compared,
@@ -80,8 +87,15 @@ def build_reflection(
             name: {who: tally.figures(name) for who, tally in populations.items()}
             for name in REFLECTION_LISTS
         },
-        "words": {name: list(words) for name, words in REFLECTION_LISTS.items()},
+        "words": REFLECTION_LISTS,
     }
+
+
+def _tally(completions: Iterable[EvalCompletion]) -> ReflectionTally:
+    tally = ReflectionTally()
+    for completion in completions:
+        tally.add(completion.lists, completion.strict, completion.tokens)
+    return tally
 
 
 def _last_comparison(data: RunData) -> tuple[str, int]:
@@ -93,9 +107,14 @@ def _last_comparison(data: RunData) -> tuple[str, int]:
     return "test", 0
 
 
-def _compare(history: EvalHistory, split: str, step: int, name: str) -> dict[str, Any]:
-    before, after = history.reflection_rates(split, step, name)
-    return {"before": before, "after": after, "p": history.paired_p_value(split, step, name)}
+def _compare(pairs: Sequence[Pair], name: str) -> dict[str, Any]:
+    """The shares of completions with a hit of a list before and after, and the p-value of the change."""
+    n = max(1, len(pairs))
+    return {
+        "before": sum(name in before.lists for before, _ in pairs) / n,
+        "after": sum(name in after.lists for _, after in pairs) / n,
+        "p": paired_p_value(pairs, name),
+    }
 
 
 def _sentence(compared: dict[str, Any], split: str, step: int, n: int) -> str:
@@ -103,25 +122,19 @@ def _sentence(compared: dict[str, Any], split: str, step: int, n: int) -> str:
         return "No comparison yet: it needs a second evaluation, after some training."
     if all(c["before"] == c["after"] == 0 for c in compared.values()):
         return f"No reflection words before or after training, in the completions of {n} {split} problems."
-    changed = {name: c for name, c in compared.items() if c["p"] is not None and c["p"] < SIGNIFICANCE}
+    changed = {name: c for name, c in compared.items() if c["p"] < SIGNIFICANCE}
     more = [name for name, c in changed.items() if c["after"] > c["before"]]
-    fewer = [name for name in changed if name not in more]
+    lists = [name.upper() for name in more or changed]
     where = f"on the same {n} {split} problems at step {step}"
     figures = "; ".join(_figures(name, c) for name, c in compared.items())
-    if more:
-        verdict = f"More reflection words than before training, {where}, by {_lists(more)}"
-    elif fewer:
-        verdict = f"Fewer reflection words than before training, {where}, by {_lists(fewer)}"
-    else:
-        verdict = f"No change in reflection words beyond chance, {where}"
-    return f"{verdict}: {figures}."
+    if not changed:
+        return f"No change in reflection words beyond chance, {where}: {figures}."
+    return (
+        f"{'More' if more else 'Fewer'} reflection words than before training, {where}, by "
+        f"list{'s' if len(lists) > 1 else ''} {' and '.join(lists)}: {figures}."
+    )
 
 
 def _figures(name: str, compared: dict[str, Any]) -> str:
-    p = "" if compared["p"] is None else f" ({format_p(compared['p'])})"
     change = f"{percent(compared['before'])} → {percent(compared['after'])}"
-    return f"list {name.upper()} {change} of completions{p}"
-
-
-def _lists(names: list[str]) -> str:
-    return ("list " if len(names) == 1 else "lists ") + " and ".join(name.upper() for name in names)
+    return f"list {name.upper()} {change} of completions ({format_p(compared['p'])})"

@@ -2,7 +2,7 @@
 
 import logging
 
-from reinforce_lite.report.write import REPORT_NAME, write_report
+from reinforce_lite.report.write import write_report
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.utils import clock
 
@@ -39,7 +39,7 @@ class ReportRefresher:
             return
         start, pause = clock.now(), 0.0
         try:
-            write_report([self.run], self.run.path / REPORT_NAME)
+            write_report([self.run], self.run.path / "report.html")
             self.last_error = ""
         except Exception as error:  # a full disk, a file that someone edited
             self._log_once(error)
@@ -49,8 +49,7 @@ class ReportRefresher:
 
     def _log_once(self, error: Exception) -> None:
         """Log an error unless it is the same as in the attempt before."""
-        kind = type(error.__cause__ or error).__name__
-        message = f"{kind}: {' '.join(str(error).split())}"
+        message = f"{type(error.__cause__ or error).__name__}: {' '.join(str(error).split())}"
         if message != self.last_error:
             logger.warning("no report was written: %s", message)
         self.last_error = message

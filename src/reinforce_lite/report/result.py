@@ -4,9 +4,10 @@ A change counts if McNemar's exact test finds it significant (p < 0.05). A stric
 may be a gain in format only.
 """
 
+from collections import Counter
 from typing import Any
 
-from reinforce_lite.report.eval_history import EvalHistory
+from reinforce_lite.report.eval_history import OUTCOMES, EvalHistory, paired_p_value
 from reinforce_lite.report.run_data import RunData
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.text import percent
@@ -25,16 +26,18 @@ def build_result(data: RunData, history: EvalHistory) -> dict[str, Any]:
     verdict shown in addition to strict: lenient, or second_opinion if the task has no lenient one. Shares
     are fractions of 1.
     """
-    tests = [e for e in data.evals if e["split"] == "test"]
-    before = next((_figures(e) for e in tests if e["step"] == 0), None)
-    after = next((_figures(e) for e in reversed(tests) if e["step"] > 0), None)
+    tests = [{key: e.get(key) for key in _FIGURES} for e in data.evals if e["split"] == "test"]
+    before = next((e for e in tests if e["step"] == 0), None)
+    after = next((e for e in reversed(tests) if e["step"] > 0), None)
     result: dict[str, Any] = {"status": status(data), "step": data.step, "before": before, "after": after}
     result["other"] = next((v for v in VERDICTS[1:] if before and before[v] is not None), None)
     if before is None or after is None:
         kind = "unmeasured" if before is None else "unfinished"
         return result | {"kind": kind, "sentence": _unfinished(data, before)}
-    p = {name: history.paired_p_value("test", after["step"], name) for name in VERDICTS}
-    changes = history.count_outcomes("test", after["step"])
+    pairs = history.pairs("test", after["step"])
+    p = {name: paired_p_value(pairs, name) for name in VERDICTS}
+    outcomes = Counter(OUTCOMES[b.strict, a.strict] for b, a in pairs)
+    changes = {name: outcomes[name] for name in OUTCOMES.values()}
     kind, meaning = _judge(before, after, p, result["other"])
     head = (
         f"After {count(after['step'], 'step')}, {data.model} solves {percent(after['strict'])} of "
@@ -46,15 +49,12 @@ def build_result(data: RunData, history: EvalHistory) -> dict[str, Any]:
 def status(data: RunData) -> str:
     """Whether the run is finished, in words."""
     progress = f"step {data.step} of {data.planned_steps}"
-    match data.summary.get("stopped"):
-        case "steps":
-            return f"finished: {count(data.step, 'step')}"
-        case "hours":
-            return f"finished at its time limit, at {progress}"
-        case "signal":
-            return f"stopped by a signal at {progress}; it can be resumed"
-        case _:
-            return f"not finished: {progress}"
+    ended = {
+        "steps": f"finished: {count(data.step, 'step')}",
+        "hours": f"finished at its time limit, at {progress}",
+        "signal": f"stopped by a signal at {progress}; it can be resumed",
+    }
+    return ended.get(data.summary.get("stopped", ""), f"not finished: {progress}")
 
 
 def count(n: int, noun: str) -> str:
@@ -76,43 +76,29 @@ def format_p(p: float) -> str:
 
 
 def _judge(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> tuple[str, str]:
-    """The kind of result, and the second half of the sentence."""
-    strict = p["strict"]
+    """The kind of result, and the second half of the sentence.
+
+    A strict gain may be in format only: the verdict that training does not reward tells.
+    """
+    strict, p_other = p["strict"], p[other] if other else None
     if strict is None:
-        return (
-            "unknown",
-            "whether this is chance is unknown, as the completions of the evaluations are missing",
-        )
-    figures = _other_figures(before, after, p, other)
+        reason = "as the completions of the evaluations are missing"
+        return "unknown", f"whether this is chance is unknown, {reason}"
+    beyond_chance, figures = f"beyond chance ({format_p(strict)})", ""
+    if other and p_other is not None:
+        change = f"{percent(before[other])} → {percent(after[other])}, {format_p(p_other)}"
+        figures = f"{other.replace('_', ' ')} {change}"
     suffix = f"; {figures}" if figures else ""
     if strict >= SIGNIFICANCE:
-        return "same", f"no change beyond chance ({format_p(strict)}){suffix}"
+        return "same", f"no change {beyond_chance}{suffix}"
     if after["strict"] < before["strict"]:
-        return "worse", f"a loss beyond chance ({format_p(strict)}){suffix}"
-    kind, reading = _judge_gain(before, after, p, other)
-    return kind, f"a gain beyond chance ({format_p(strict)}){reading}"
-
-
-def _judge_gain(
-    before: Record, after: Record, p: dict[str, float | None], other: str | None
-) -> tuple[str, str]:
-    """Whether a strict gain may be in format only, by the verdict that training does not reward."""
-    p_other = p[other] if other else None
+        return "worse", f"a loss {beyond_chance}{suffix}"
+    gain = f"a gain {beyond_chance}"
     if other is None or p_other is None:
-        return "better", "; this task has no second verdict to tell skill from format"
-    figures = _other_figures(before, after, p, other)
+        return "better", f"{gain}; this task has no second verdict to tell skill from format"
     if after[other] > before[other] and p_other < SIGNIFICANCE:
-        return "better", f", and not only in format ({figures})"
-    return "format", f", but perhaps only in format: no other verdict rose beyond chance ({figures})"
-
-
-def _other_figures(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> str:
-    """The other verdict's change, or nothing."""
-    p_other = p[other] if other else None
-    if other is None or p_other is None:
-        return ""
-    name = other.replace("_", " ")
-    return f"{name} {percent(before[other])} → {percent(after[other])}, {format_p(p_other)}"
+        return "better", f"{gain}, and not only in format ({figures})"
+    return "format", f"{gain}, but perhaps only in format: no other verdict rose beyond chance ({figures})"
 
 
 def _unfinished(data: RunData, before: Record | None) -> str:
@@ -130,7 +116,3 @@ def _unfinished(data: RunData, before: Record | None) -> str:
         f" On {last['n']} validation problems, accuracy went from {percent(first['strict'])} to "
         f"{percent(last['strict'])} by step {last['step']}."
     )
-
-
-def _figures(evaluation: Record) -> Record:
-    return {key: evaluation.get(key) for key in _FIGURES}

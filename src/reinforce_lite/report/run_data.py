@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.records import Record, StepMetrics
 from reinforce_lite.runlog.run import Run
 
 
@@ -17,7 +17,7 @@ class RunData:
     run: Run
     config: dict[str, Any]
     """config.toml, not validated: a run of another version can be shown too."""
-    steps: list[Record]
+    steps: list[StepMetrics]
     evals: list[Record]
     """In the order of their steps."""
     summary: Record
@@ -28,7 +28,7 @@ class RunData:
     @property
     def step(self) -> int:
         """The last completed step; 0 before the first."""
-        return self.steps[-1]["step"] if self.steps else 0
+        return self.steps[-1].step if self.steps else 0
 
     @property
     def planned_steps(self) -> int:
@@ -54,7 +54,7 @@ def load_run_data(run: Run) -> RunData:
     """Read everything except the completions."""
     config = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
     evals = sorted(run.evals, key=lambda e: e["step"])
-    return RunData(run, config, run.steps, evals, run.summary, _read_machine(run))
+    return RunData(run, config, run.step_metrics, evals, run.summary, _read_machine(run))
 
 
 def iter_groups(run: Run) -> Iterator[list[Record]]:

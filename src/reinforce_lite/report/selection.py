@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby, zip_longest
 from random import Random
 from typing import TypeVar
 
-from reinforce_lite.report import serialize
-from reinforce_lite.report.eval_history import EvalHistory, ProblemKey
+from reinforce_lite.report.eval_history import OUTCOMES, EvalCompletion, EvalHistory, ProblemKey
+from reinforce_lite.report.serialize import completion, page_bytes, question
 from reinforce_lite.runlog.records import Record
 
 MAX_TRAINING = 6_000
@@ -40,7 +41,7 @@ def group_stats(index: int, group: Sequence[Record]) -> GroupStats:
         len({line["strict"] for line in group}) > 1,
         any(line["truncated"] for line in group),
     )
-    size = serialize.question_bytes(group[0]) + sum(map(serialize.completion_bytes, group))
+    size = page_bytes(question(group[0])) + sum(page_bytes(completion(line)) for line in group)
     return GroupStats(index, group[0]["step"], len(group), size, interest)
 
 
@@ -51,10 +52,7 @@ def select_groups(groups: Sequence[GroupStats], n_runs: int = 1) -> set[int]:
     are shown too; half of the steps start with the random one. If not even one group a step fits, the first
     and the last step come first, then those halfway between. Each of `n_runs` runs gets an equal part.
     """
-    by_step: dict[int, list[GroupStats]] = {}
-    for group in groups:
-        by_step.setdefault(group.step, []).append(group)
-    steps = list(by_step.values())
+    steps = [list(step_groups) for _, step_groups in groupby(groups, key=lambda group: group.step)]
     queues = [
         _alternate(steps[i], random_first=rank // 2 % 2 == 1)
         for rank, i in enumerate(spread_order(len(steps)))
@@ -92,13 +90,16 @@ def select_questions(history: EvalHistory, n_runs: int = 1) -> list[ProblemKey]:
 
 
 def _by_outcome(history: EvalHistory, split: str) -> list[list[ProblemKey]]:
-    """A split's problems, a list for each outcome, those with a reflection hit first."""
+    """A split's problems by outcome, from the first evaluation of each to its last; hits come first."""
 
-    def has_no_hit(key: ProblemKey) -> bool:
-        return not any(completion.lists for completion in history.problems[key].values())
+    def has_no_hit(problem: tuple[ProblemKey, dict[int, EvalCompletion]]) -> bool:
+        return not any(completion.lists for completion in problem[1].values())
 
-    by_outcome = history.problems_by_outcome().values()
-    return [sorted((k for k in keys if k[0] == split), key=has_no_hit) for keys in by_outcome]
+    queues: dict[str, list[ProblemKey]] = {name: [] for name in OUTCOMES.values()}
+    for key, by_step in sorted(history.problems.items(), key=has_no_hit):
+        if key[0] == split:
+            queues[OUTCOMES[by_step[min(by_step)].strict, by_step[max(by_step)].strict]].append(key)
+    return list(queues.values())
 
 
 def take_in_turn(
@@ -114,13 +115,12 @@ def take_in_turn(
     """
     taken: list[T] = []
     n_left, bytes_left = limits
-    for rank in range(max(map(len, queues), default=0)):
-        for queue in queues:
-            if rank < len(queue):
-                n, size = costs[queue[rank]]
-                if n <= n_left and size <= bytes_left:
-                    n_left, bytes_left = n_left - n, bytes_left - size
-                    taken.append(queue[rank])
+    for item in chain.from_iterable(zip_longest(*queues)):
+        if item is not None:  # the end of a shorter queue
+            n, size = costs[item]
+            if n <= n_left and size <= bytes_left:
+                n_left, bytes_left = n_left - n, bytes_left - size
+                taken.append(item)
     return taken
 
 

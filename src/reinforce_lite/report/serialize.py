@@ -31,31 +31,24 @@ def hits(line: Record) -> dict[str, list[str]]:
     return {name: list(dict.fromkeys(words)) for name, words in line.get("reflection", {}).items()}
 
 
-def completion_bytes(line: Record) -> int:
-    """Upper bound of the bytes that a line's completion takes in the page."""
-    return len(to_json(completion(line))) + OVERHEAD
-
-
-def question_bytes(line: Record) -> int:
-    """Upper bound of the bytes that a line's question takes in the page."""
-    return len(to_json(question(line))) + OVERHEAD
+def page_bytes(shown: Record) -> int:
+    """Upper bound of the bytes that a completion or a question takes in the page."""
+    return len(to_json(shown)) + OVERHEAD
 
 
 def text(value: Any) -> str | None:
-    """A value as clipped text, None unchanged: a user's task may have a number for a gold."""
-    return None if value is None else clip(str(value))
+    """A value as text of at most about MAX_TEXT characters, None unchanged.
 
+    The text may be a number: a user's task may have such golds. In place of what is omitted from the middle
+    of a long one stands its length.
 
-def clip(text: str) -> str:
-    """A text of at most about MAX_TEXT characters, with a note of how many are omitted from its middle.
-
-    >>> clip("a" * 6001)[2990:3040]
+    >>> text("a" * 6001)[2990:3040]
     'aaaaaaaaaa\\n[… 1 characters omitted …]\\naaaaaaaaaaaa'
     """
-    if len(text) <= MAX_TEXT:
-        return text
-    half = MAX_TEXT // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half} characters omitted …]\n{text[-half:]}"
+    whole, half = str(value), MAX_TEXT // 2
+    if value is None or len(whole) <= MAX_TEXT:
+        return None if value is None else whole
+    return f"{whole[:half]}\n[… {len(whole) - 2 * half} characters omitted …]\n{whole[-half:]}"
 
 
 def to_json(value: Any) -> str:

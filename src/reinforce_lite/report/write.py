@@ -11,8 +11,6 @@ from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.utils.atomic import write_atomically
 
-REPORT_NAME = "report.html"
-
 
 def write_report(runs: Sequence[Run], file: Path) -> list[Record]:
     """Write the report atomically and return the summary of each run, as `report --json` prints it.
