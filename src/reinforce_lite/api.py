@@ -59,7 +59,7 @@ def evaluate(
     One sample per problem is greedy; several are drawn as in training and give pass@k as well. Raises as
     `train`.
     """
-    config = override_config(trained_config(model_or_run, load_config("quickstart")), overrides or {})
+    config = override_config(trained_config(model_or_run), overrides or {})
     return evaluate_model(config, _console(quiet), samples, task)[0]
 
 

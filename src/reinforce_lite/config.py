@@ -6,7 +6,6 @@ known one. Recipes are TOML files with one table per section; `recipes/` holds t
 
 import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from reinforce_lite.errors import UsageError
 from reinforce_lite.utils.text import did_you_mean
 
+DEFAULT_RECIPE = "quickstart"
+RECIPES = Path(__file__).with_name("recipes")
+"""The shipped ones."""
 RENAMED = {
     "rollout.samples_per_prompt": "rollout.group_size",
     "rollout.answers_in_flight": "rollout.max_num_seqs",
@@ -221,9 +223,16 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Conf
 
     Raises UsageError for an unknown recipe, a file that is not TOML, an unknown key or a bad value.
     """
-    path = Path(recipe) if recipe.endswith(".toml") else None
-    values = _read(path, recipe) if path else _shipped(recipe)
-    values.setdefault("recipe", path.stem if path else recipe)
+    if recipe.endswith(".toml"):
+        file = Path(recipe)
+    elif recipe in recipe_names():
+        file = RECIPES / f"{recipe}.toml"
+    else:
+        raise UsageError(
+            f"there is no recipe {recipe!r}",
+            f"the shipped ones are {', '.join(recipe_names())}; a file of your own ends in .toml",
+        )
+    values = {"recipe": file.stem} | _read(file, recipe)
     return override_config(parse_config(values, recipe), overrides or {})
 
 
@@ -252,8 +261,7 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
 
 def recipe_names() -> list[str]:
     """The names of the shipped recipes."""
-    folder = files("reinforce_lite") / "recipes"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(file.stem for file in RECIPES.glob("*.toml"))
 
 
 def dump_config(config: Config) -> str:
@@ -287,22 +295,13 @@ def _flat(config: Config) -> dict[str, Any]:
     return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
 
-def _read(path: Path, source: str) -> dict[str, Any]:
+def _read(file: Path, source: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"can't read the recipe {source}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{source} is not a TOML file: {error}") from None
-
-
-def _shipped(name: str) -> dict[str, Any]:
-    if name not in recipe_names():
-        raise UsageError(
-            f"there is no recipe {name!r}",
-            f"the shipped ones are {', '.join(recipe_names())}; a file of your own ends in .toml",
-        )
-    return tomllib.loads((files("reinforce_lite") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def _check_names(values: Mapping[str, Any], source: str) -> None:

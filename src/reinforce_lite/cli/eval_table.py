@@ -19,17 +19,13 @@ def show_evaluation(result: Evaluation, failures: Sequence[Failure], console: Co
     console = console or Console(highlight=False)
     if result.pass_at:
         console.print(f"strict pass@k from {result.samples} sampled completions per problem (95% intervals)")
-        console.print(_pass_at_table(result))
+        table = Table("k", "pass@k", "interval")
+        for k, share in result.pass_at.items():
+            table.add_row(str(k), percent(share), interval(result.pass_at_interval[k]))
+        console.print(table)
     if failures:
         console.print("why completions fail, with an example of each reason")
         console.print(_failure_table(failures))
-
-
-def _pass_at_table(result: Evaluation) -> Table:
-    table = Table("k", "pass@k", "interval")
-    for k, share in result.pass_at.items():
-        table.add_row(str(k), percent(share), interval(result.pass_at_interval[k]))
-    return table
 
 
 def _failure_table(failures: Sequence[Failure]) -> Table:
