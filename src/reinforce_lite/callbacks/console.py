@@ -8,7 +8,6 @@ completion can move the cursor or colour the screen.
 import threading
 from collections.abc import Callable, Sequence
 from math import isnan
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, RenderableType
@@ -46,23 +45,19 @@ class LineConsole(Callback):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.total_steps = 0
         self.history: list[StepMetrics] = []
         self.warned: set[str] = set()
         self.phase_name, self.total, self.done = "", 0, 0
         self.phase_start = self.last_line = clock.now()
         self.slow_steps = True  # until one was measured
         self._stop = threading.Event()
-        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._stop.clear()
         threading.Thread(target=self._watch, name="heartbeat", daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._stop.set()
 
     def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
@@ -118,9 +113,8 @@ class LineConsole(Callback):
             self.beat()
 
     def _print(self, text: str) -> None:
-        with self._lock:
-            self.last_line = clock.now()
-            self.console.print(Text(text), soft_wrap=True)
+        self.last_line = clock.now()
+        self.console.print(Text(text), soft_wrap=True)
 
 
 class LiveConsole(Callback):
@@ -150,9 +144,7 @@ class LiveConsole(Callback):
         self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.live.stop()
 
     def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:

@@ -20,7 +20,7 @@ def final_summary(run: Run) -> RenderableType:
     evals = summary["evals"]
     parts: list[RenderableType] = [before_after_table(evals)] if "after" in evals else []
     parts += [warning_text(text) for text in summary.get("warnings", [])]
-    places = _rows()
+    places = Table.grid(padding=(0, 2))
     if (run.path / "report.html").exists():
         places.add_row("report", f"{run.path / 'report.html'} (open it in a browser)")
     places.add_row("model", str(run.path / "model"))
@@ -58,10 +58,6 @@ def _example_question(run: Run) -> str:
         q for q in questions if q.isprintable() and len(q) <= MAX_QUESTION and not set(q) & set('"`$\\!')
     )
     return next(plain, "your question")
-
-
-def _rows() -> Table:
-    return Table.grid(padding=(0, 2))
 
 
 def before_after_table(evals: dict[str, Any]) -> Table:

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from reinforce_lite.callbacks.base import Callback
@@ -101,7 +100,7 @@ TRACKERS: dict[TrackerName, Callable[[Run, Config], Tracker]] = {
 }
 
 
-def with_trackers(config: Config, run: Run, callback: Callback) -> Callback:
+def with_trackers(config: Config, callback: Callback) -> Callback:
     """The callback, with the trackers that the config names, if any.
 
     Raises UsageError when one is not installed.
@@ -111,7 +110,7 @@ def with_trackers(config: Config, run: Run, callback: Callback) -> Callback:
             import_module(name)
         except ImportError as error:
             raise missing_extra(name, f"the tracker {name}") from error
-    return TrackerCallback(config, run, callback) if config.log.trackers else callback
+    return TrackerCallback(callback) if config.log.trackers else callback
 
 
 class TrackerCallback(Callback):
@@ -121,23 +120,29 @@ class TrackerCallback(Callback):
     warning: it is no reason to stop training.
     """
 
-    def __init__(self, config: Config, run: Run, callback: Callback) -> None:
-        self.config, self.run, self.callback = config, run, callback
+    def __init__(self, callback: Callback) -> None:
+        self.callback = callback
         self.trackers: dict[TrackerName, Tracker] = {}
 
     def __enter__(self) -> Self:
         self.callback.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.callback.__exit__(kind, error, trace)
-        self._for_each(lambda tracker: tracker.close(failed=kind is not None))
+    def __exit__(self, *raised: object) -> None:
+        self.callback.__exit__(*raised)
+        self._for_each(lambda tracker: tracker.close(failed=raised[0] is not None))
 
     def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
-        for name in self.config.log.trackers:
-            self._start(name)
+        for name in config.log.trackers:
+            try:
+                with redirect_stdout(sys.stderr):
+                    self.trackers[name] = TRACKERS[name](run, config)
+            except Exception as error:  # a tracker's own code and its server may fail in any way
+                raise UsageError(
+                    f"the tracker {name} did not start: {_masked(error)}",
+                    f"see that {name} works by itself (logged in, reachable) or remove it from log.trackers; "
+                    f"then {run.resume_hint}",
+                ) from error
         self.callback.started(config, run, step, device, eta)
 
     def phase(self, name: str, total: int = 0) -> None:
@@ -157,17 +162,6 @@ class TrackerCallback(Callback):
 
     def finished(self, run: Run) -> None:
         self.callback.finished(run)
-
-    def _start(self, name: TrackerName) -> None:
-        try:
-            with redirect_stdout(sys.stderr):
-                self.trackers[name] = TRACKERS[name](self.run, self.config)
-        except Exception as error:  # a tracker's own code and its server may fail in any way
-            raise UsageError(
-                f"the tracker {name} did not start: {_masked(error)}",
-                f"see that {name} works by itself (logged in, reachable) or remove it from log.trackers; "
-                f"then {self.run.resume_hint}",
-            ) from error
 
     def _for_each(self, action: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self.trackers.items()):

@@ -17,15 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reinforce_lite.callbacks.base import (
-    DRY_RUN,
-    SAMPLING,
-    SAVING_CHECKPOINT,
-    SAVING_MODEL,
-    UPDATING,
-    Callback,
-    Silent,
-)
+from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Callback
 from reinforce_lite.callbacks.trackers import with_trackers
 from reinforce_lite.config import Config, option_flag
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, StoppedError
@@ -77,7 +69,7 @@ def train(
     run.lock()
     try:
         check_same_config(config, run)
-        callback = with_trackers(config, run, callback or Silent())
+        callback = with_trackers(config, callback or Callback())
         summary = run.summary
         if summary.get("stopped") == "steps" and summary["steps"] >= config.train.steps:
             logger.warning("%s is finished: %d steps are done", run.path, summary["steps"])
@@ -334,7 +326,7 @@ class Trainer:
         self.callback.finished(self.run)
 
     def _save_result(self) -> None:
-        self.callback.phase(SAVING_MODEL)
+        self.callback.phase("saving the model")
         self._save_model("model", self.run.evals)
         if best_step(self.run.evals) in (0, self.step):
             self.context.exporter.drop_best()
