@@ -249,7 +249,7 @@ def override_config(base: Config, overrides: Mapping[str, Any]) -> Config:
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
     """A validated config; `source` says in errors where the values came from. Raises UsageError."""
-    _check_names(values, source)
+    _check_keys(values, source)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -304,21 +304,18 @@ def _read(file: Path, source: str) -> dict[str, Any]:
         raise UsageError(f"{source} is not a TOML file: {error}") from None
 
 
-def _check_names(values: Mapping[str, Any], source: str) -> None:
-    for name, section in values.items():
-        field = Config.model_fields.get(name)
-        if field is None:
-            raise _unknown(name, list(Config.model_fields), source)
-        known: dict[str, Any] = getattr(field.annotation, "model_fields", {})
-        for key in section if known and isinstance(section, Mapping) else ():
-            if (old := f"{name}.{key}") in RENAMED and key not in known:
-                raise UsageError(f"{source}: the key {old} is now called {RENAMED[old]}", "rename it")
-            if key not in known:
-                raise _unknown(f"{name}.{key}", [f"{name}.{k}" for k in known], source)
-
-
-def _unknown(name: str, known: list[str], source: str) -> UsageError:
-    return UsageError(
-        f"{source}: there is no key {name!r}",
-        did_you_mean(name, known, f"known here: {', '.join(known)}"),
-    )
+def _check_keys(
+    values: Mapping[str, Any], source: str, table: type[Section] = Config, prefix: str = ""
+) -> None:
+    """Raises UsageError for a key that neither `table` nor one of its sections has."""
+    known = [prefix + key for key in table.model_fields]
+    for key, value in values.items():
+        name = prefix + key
+        if name in RENAMED:
+            raise UsageError(f"{source}: the key {name} is now called {RENAMED[name]}", "rename it")
+        if name not in known:
+            remedy = did_you_mean(name, known, f"known here: {', '.join(known)}")
+            raise UsageError(f"{source}: there is no key {name!r}", remedy)
+        section: Any = table.model_fields[key].annotation
+        if isinstance(value, Mapping) and hasattr(section, "model_fields"):
+            _check_keys(value, source, section, f"{name}.")

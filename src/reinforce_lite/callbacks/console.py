@@ -10,18 +10,11 @@ from collections.abc import Callable, Sequence
 from math import isnan
 from typing import Self
 
+from rich import progress
 from rich.console import Console, RenderableType
 from rich.console import Group as Stack
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -76,8 +69,8 @@ class LineConsole(Callback):
     def beat(self) -> None:
         """Print a line about the current phase if nothing was printed for HEARTBEAT seconds."""
         if self.phase_name and clock.now() - self.last_line >= HEARTBEAT:
-            progress = f"{self.done} of {self.total}, " if self.total else ""
-            self._print(f"  {self.phase_name}: {progress}{duration(clock.now() - self.phase_start)}")
+            count = f"{self.done} of {self.total}, " if self.total else ""
+            self._print(f"  {self.phase_name}: {count}{duration(clock.now() - self.phase_start)}")
 
     def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
         self.phase_name = ""
@@ -122,13 +115,13 @@ class LiveConsole(Callback):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:>32}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+        self.bars = progress.Progress(
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description:>32}"),
+            progress.BarColumn(bar_width=24),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("{task.fields[note]}"),
             console=console,
         )
         self.steps = self.bars.add_task("steps", total=1, note="", visible=False)
@@ -198,12 +191,8 @@ class LiveConsole(Callback):
             rows.append(("second opinion", opinions))
         for label, values in rows:
             table.add_row(f"{label:>32}", f"{values[-1]:.2f}", Text(sparkline(values), style="green"))
-        no_signal = f"{last.no_signal_ratio:.0%} of groups without signal"
-        table.add_row(
-            f"{'completions':>32}",
-            f"{last.mean_length:.0f} tokens",
-            f"{no_signal}; {last.step_time:.1f} s a step",
-        )
+        step = f"{last.no_signal_ratio:.0%} of groups without signal; {last.step_time:.1f} s a step"
+        table.add_row(f"{'completions':>32}", f"{last.mean_length:.0f} tokens", step)
         if not last.updated:
             table.add_row("", "", _why_not(last))
         return table

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from rich.console import Group as Stack
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -31,10 +30,9 @@ def final_summary(run: Run) -> RenderableType:
     places.add_row("completions", str(run.path / "rollouts.jsonl"))
     places.add_row("took", duration(summary["seconds"]))
     if summary["stopped"] == "hours":
-        places.add_row(
-            "ended", f"after {summary['steps']} of {run.config.train.steps} steps, when its hours were over"
-        )
-    return Stack(*parts, places)
+        steps = f"{summary['steps']} of {run.config.train.steps} steps"
+        places.add_row("ended", f"after {steps}, when its hours were over")
+    return Group(*parts, places)
 
 
 def next_commands(run: Run) -> Text:
@@ -62,12 +60,8 @@ def _example_question(run: Run) -> str:
 
 def before_after_table(evals: dict[str, Any]) -> Table:
     """Accuracy before and after on the same test problems, with intervals and significance."""
-    n = evals["after"]["n"]
-    table = Table(
-        title=f"accuracy on {n} test problems never trained on (95% intervals)", title_justify="left"
-    )
-    for name in ("", "before", "after", "change"):
-        table.add_column(name)
+    title = f"accuracy on {evals['after']['n']} test problems never trained on (95% intervals)"
+    table = Table("", "before", "after", "change", title=title, title_justify="left")
     control = "lenient" if evals["after"]["lenient"] is not None else "second_opinion"
     for kind in ("strict", control):
         before, after = evals["before"].get(kind), evals["after"].get(kind)

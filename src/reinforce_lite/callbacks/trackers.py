@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.config import Config, TrackerName
@@ -33,53 +33,51 @@ PROJECT = "reinforce-lite"
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # in the names of environment variables
 
 
-class Tracker(Protocol):
+class Tracker:
     """A service or file that numbers are logged to."""
+
+    run: Any
+    """As the service's library represents it."""
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Log the numbers of a step; several calls for one step add up."""
+        self.run.log(dict(numbers), step=step)
 
     def close(self, failed: bool) -> None:
         """Send what is pending and end; `failed`: an exception or a signal ended the run."""
 
 
-class Trackio:
-    def __init__(self, run: Run, config: Config) -> None:
+class Trackio(Tracker):
+    def __init__(self, run: Run, config: Mapping[str, Any]) -> None:
         self.trackio: Any = import_module("trackio")
-        self.run = self.trackio.init(PROJECT, name=_unique_name(run), config=_plain(config), resume="allow")
-
-    def log(self, numbers: Mapping[str, float], step: int) -> None:
-        self.run.log(dict(numbers), step=step)
+        self.run = self.trackio.init(PROJECT, name=_unique_name(run), config=config, resume="allow")
 
     def close(self, failed: bool) -> None:
         self.trackio.finish()  # run.finish would be called again at exit and print to standard output
 
 
-class Wandb:
+class Wandb(Tracker):
     """wandb accepts a step once: steps after a killed run's last checkpoint are sent again when the run is
     resumed, and wandb keeps the first values."""
 
-    def __init__(self, run: Run, config: Config) -> None:
+    def __init__(self, run: Run, config: Mapping[str, Any]) -> None:
         wandb: Any = import_module("wandb")
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=_unique_name(run),
             name=run.path.name,
-            config=_plain(config),
+            config=config,
             dir=str(run.path),
             resume="allow",
             settings=wandb.Settings(console="off"),  # the terminal shows completions, which are not sent
         )
 
-    def log(self, numbers: Mapping[str, float], step: int) -> None:
-        self.run.log(dict(numbers), step=step)
-
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
 
 
-class TensorBoard:
-    def __init__(self, run: Run, config: Config) -> None:
+class TensorBoard(Tracker):
+    def __init__(self, run: Run, config: Mapping[str, Any]) -> None:
         writer: Any = import_module("torch.utils.tensorboard").SummaryWriter
         done = max((line["step"] for line in run.steps), default=0)
         # Steps after a killed run's last checkpoint are hidden, since they are logged again.
@@ -93,7 +91,7 @@ class TensorBoard:
         self.writer.close()
 
 
-TRACKERS: dict[TrackerName, Callable[[Run, Config], Tracker]] = {
+TRACKERS: dict[TrackerName, Callable[[Run, Mapping[str, Any]], Tracker]] = {
     "trackio": Trackio,
     "wandb": Wandb,
     "tensorboard": TensorBoard,
@@ -133,10 +131,11 @@ class TrackerCallback(Callback):
         self._for_each(lambda tracker: tracker.close(failed=raised[0] is not None))
 
     def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
+        values = config.model_dump(mode="json", exclude_none=True)
         for name in config.log.trackers:
             try:
                 with redirect_stdout(sys.stderr):
-                    self.trackers[name] = TRACKERS[name](run, config)
+                    self.trackers[name] = TRACKERS[name](run, values)
             except Exception as error:  # a tracker's own code and its server may fail in any way
                 raise UsageError(
                     f"the tracker {name} did not start: {_masked(error)}",
@@ -184,10 +183,6 @@ def _unique_name(run: Run) -> str:
     if not file.exists():
         write_atomically(file, uuid.uuid4().hex[:8])
     return f"{run.path.name}-{file.read_text()}"
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude_none=True)
 
 
 def _masked(error: Exception) -> str:

@@ -59,10 +59,8 @@ def _dispatch(args: list[str]) -> None:
     elif command in COMMANDS:
         COMMANDS[command](rest)
     else:
-        known = ", ".join(COMMANDS)
-        raise UsageError(
-            f"there is no command {command!r}", did_you_mean(command, COMMANDS, f"there are: {known}")
-        )
+        remedy = did_you_mean(command, COMMANDS, f"there are: {', '.join(COMMANDS)}")
+        raise UsageError(f"there is no command {command!r}", remedy)
 
 
 def _train(args: list[str]) -> None:

@@ -14,8 +14,8 @@ from reinforce_lite.config import DEFAULT_RECIPE, RENAMED, Config, ModelConfig, 
 from reinforce_lite.errors import UsageError
 from reinforce_lite.runlog.run import Run, existing_run, find_run, trained_config
 
-Flag = FlagCreatePairsOff[bool]
-JsonFlag = Annotated[Flag, arg(name="json")]  # a field named json would hide one of pydantic's
+JsonFlag = Annotated[FlagCreatePairsOff[bool], arg(name="json")]
+"""For fields named `as_json`: one named json would hide a method of pydantic."""
 
 
 class TrainArgs(Config):
@@ -25,7 +25,7 @@ class TrainArgs(Config):
     """A shipped recipe or a TOML file; quickstart when none is given."""
     run: Annotated[str, arg(metavar="NAME")] = ""
     """The name of the run, under runs/; by default the recipe's name and the time."""
-    resume: Flag = False
+    resume: FlagCreatePairsOff[bool] = False
     """Resume the run of that name from its last checkpoint."""
     as_json: JsonFlag = False
     """Print the summary as JSON."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from reinforce_lite.evaluation.evaluate import Evaluation
@@ -29,9 +29,8 @@ def show_evaluation(result: Evaluation, failures: Sequence[Failure], console: Co
 
 
 def _failure_table(failures: Sequence[Failure]) -> Table:
-    table = Table("reason", "completions", show_lines=True)
-    table.columns[0].max_width = 24
-    table.add_column("example", overflow="fold")
+    reason, example = Column("reason", max_width=24), Column("example", overflow="fold")
+    table = Table(reason, "completions", example, show_lines=True)
     for failure in failures[:MAX_REASONS]:
         count = _count(failure.count, failure.share)
         table.add_row(Text(shorten(failure.reason)), count, _example(failure))

@@ -109,14 +109,9 @@ class Run:
     def read(self, name: str) -> Iterator[Record]:
         """The records of NAME.jsonl, up to a line that a kill cut short."""
         file = self.path / f"{name}.jsonl"
-        if not file.exists():
-            return
-        with file.open("rb") as lines:
+        with contextlib.suppress(FileNotFoundError, ValueError), file.open("rb") as lines:
             for line in lines:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    return
+                yield json.loads(line)
 
     def append(self, name: str, *records: Record) -> None:
         """Add lines to NAME.jsonl and hand them to the operating system."""
@@ -193,8 +188,7 @@ def create_run(name: str) -> Run:
     run = Run(RUNS / name)
     if run.started:
         raise UsageError(
-            f"the run {name} already exists",
-            f"resume it with --run {name} --resume, or choose another name",
+            f"the run {name} already exists", f"resume it with --run {name} --resume, or choose another name"
         )
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -261,8 +255,6 @@ def _is_alive(process: str) -> bool:
     """Whether a process of this number exists."""
     try:
         os.kill(int(process), 0)
-    except (ValueError, OverflowError, ProcessLookupError):
-        return False
-    except OSError:  # it belongs to another user
-        return True
+    except (ValueError, OverflowError, OSError) as error:
+        return isinstance(error, PermissionError)  # it belongs to another user
     return True

@@ -14,9 +14,8 @@ def write_atomically(file: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         flush(temporary)
         temporary.replace(file)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
