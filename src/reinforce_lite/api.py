@@ -9,7 +9,7 @@ print(run.before, run.after)
 from collections.abc import Mapping
 from typing import Any
 
-from reinforce_lite.callbacks.base import Callback, Silent
+from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.callbacks.console import make_console
 from reinforce_lite.config import Config, load_config, override_config
 from reinforce_lite.evaluation.evaluate import Evaluation, evaluate_groups
@@ -38,7 +38,7 @@ def train(
     """
     config = resolve_config(recipe, overrides, task)
     opened = open_run(run or new_run_name(config.recipe), resume)
-    return trainer.train(config, opened, task, _console(quiet))
+    return trainer.train(config, opened, task, Callback() if quiet else make_console())
 
 
 def load(run: str) -> Run:
@@ -59,8 +59,8 @@ def evaluate(
     One sample per problem is greedy; several are drawn as in training and give pass@k as well. Raises as
     `train`.
     """
-    config = override_config(trained_config(model_or_run, load_config("quickstart")), overrides or {})
-    return evaluate_model(config, _console(quiet), samples, task)[0]
+    config = override_config(trained_config(model_or_run), overrides or {})
+    return evaluate_model(config, Callback() if quiet else make_console(), samples, task)[0]
 
 
 def resolve_config(recipe: str, overrides: Mapping[str, Any] | None, task: Task | None) -> Config:
@@ -85,7 +85,3 @@ def evaluate_model(
         result = evaluate_groups(groups, None, "test")
         callback.evaluated(result)
     return result, common_failures(groups)
-
-
-def _console(quiet: bool) -> Callback:
-    return Silent() if quiet else make_console()

@@ -6,7 +6,6 @@ known one. Recipes are TOML files with one table per section; `recipes/` holds t
 
 import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from reinforce_lite.errors import UsageError
 from reinforce_lite.utils.text import did_you_mean
 
+DEFAULT_RECIPE = "quickstart"
+RECIPES = Path(__file__).with_name("recipes")
+"""The shipped ones."""
 RENAMED = {
     "rollout.samples_per_prompt": "rollout.group_size",
     "rollout.answers_in_flight": "rollout.max_num_seqs",
@@ -221,9 +223,16 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Conf
 
     Raises UsageError for an unknown recipe, a file that is not TOML, an unknown key or a bad value.
     """
-    path = Path(recipe) if recipe.endswith(".toml") else None
-    values = _read(path, recipe) if path else _shipped(recipe)
-    values.setdefault("recipe", path.stem if path else recipe)
+    if recipe.endswith(".toml"):
+        file = Path(recipe)
+    elif recipe in recipe_names():
+        file = RECIPES / f"{recipe}.toml"
+    else:
+        raise UsageError(
+            f"there is no recipe {recipe!r}",
+            f"the shipped ones are {', '.join(recipe_names())}; a file of your own ends in .toml",
+        )
+    values = {"recipe": file.stem} | _read(file, recipe)
     return override_config(parse_config(values, recipe), overrides or {})
 
 
@@ -240,7 +249,7 @@ def override_config(base: Config, overrides: Mapping[str, Any]) -> Config:
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
     """A validated config; `source` says in errors where the values came from. Raises UsageError."""
-    _check_names(values, source)
+    _check_keys(values, source)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -252,8 +261,7 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
 
 def recipe_names() -> list[str]:
     """The names of the shipped recipes."""
-    folder = files("reinforce_lite") / "recipes"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(file.stem for file in RECIPES.glob("*.toml"))
 
 
 def dump_config(config: Config) -> str:
@@ -287,39 +295,27 @@ def _flat(config: Config) -> dict[str, Any]:
     return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
 
-def _read(path: Path, source: str) -> dict[str, Any]:
+def _read(file: Path, source: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"can't read the recipe {source}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{source} is not a TOML file: {error}") from None
 
 
-def _shipped(name: str) -> dict[str, Any]:
-    if name not in recipe_names():
-        raise UsageError(
-            f"there is no recipe {name!r}",
-            f"the shipped ones are {', '.join(recipe_names())}; a file of your own ends in .toml",
-        )
-    return tomllib.loads((files("reinforce_lite") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
-
-
-def _check_names(values: Mapping[str, Any], source: str) -> None:
-    for name, section in values.items():
-        field = Config.model_fields.get(name)
-        if field is None:
-            raise _unknown(name, list(Config.model_fields), source)
-        known: dict[str, Any] = getattr(field.annotation, "model_fields", {})
-        for key in section if known and isinstance(section, Mapping) else ():
-            if (old := f"{name}.{key}") in RENAMED and key not in known:
-                raise UsageError(f"{source}: the key {old} is now called {RENAMED[old]}", "rename it")
-            if key not in known:
-                raise _unknown(f"{name}.{key}", [f"{name}.{k}" for k in known], source)
-
-
-def _unknown(name: str, known: list[str], source: str) -> UsageError:
-    return UsageError(
-        f"{source}: there is no key {name!r}",
-        did_you_mean(name, known, f"known here: {', '.join(known)}"),
-    )
+def _check_keys(
+    values: Mapping[str, Any], source: str, table: type[Section] = Config, prefix: str = ""
+) -> None:
+    """Raises UsageError for a key that neither `table` nor one of its sections has."""
+    known = [prefix + key for key in table.model_fields]
+    for key, value in values.items():
+        name = prefix + key
+        if name in RENAMED:
+            raise UsageError(f"{source}: the key {name} is now called {RENAMED[name]}", "rename it")
+        if name not in known:
+            remedy = did_you_mean(name, known, f"known here: {', '.join(known)}")
+            raise UsageError(f"{source}: there is no key {name!r}", remedy)
+        section: Any = table.model_fields[key].annotation
+        if isinstance(value, Mapping) and hasattr(section, "model_fields"):
+            _check_keys(value, source, section, f"{name}.")

@@ -242,7 +242,7 @@ def test_tensorboard_hides_what_comes_again(done: int, in_tmp: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", theirs)
     run = create_run("a")
     run.append("steps", *({"step": n} for n in range(1, done + 1)))
-    trackers.TensorBoard(run, resolve_config(RECIPE, {}, None))
+    trackers.TensorBoard(run, {})
     assert asked == [{"purge_step": done + 1}]
 
 

@@ -76,8 +76,8 @@ def test_completion_records_hold_the_hits_of_each_completion(
     index: int, lists: str, groups: list[Group]
 ) -> None:
     record = completion_records(1, groups)[index]
-    assert record.completion == COMPLETIONS[index][0]
-    assert "".join(sorted(record.reflection)) == lists
+    assert record["completion"] == COMPLETIONS[index][0]
+    assert "".join(sorted(record["reflection"])) == lists
 
 
 def test_reflection_rates_are_the_same_in_a_step_and_in_an_evaluation(groups: list[Group]) -> None:

@@ -15,7 +15,9 @@ F, T = False, True
 def test_costs_are_split_by_phase(tmp_path: Path) -> None:
     """Two steps of 4 + 1 + 5 s, two evaluations of 3 s, 100 s in total."""
     run = runs.finished(tmp_path / "a", ([T], [T]))
-    run.write_summary(run.summary | {"memory": {"planned_bytes": 4, "dry_run_bytes": 5, "peak_bytes": 6}})
+    run.write_json(
+        "summary", run.summary | {"memory": {"planned_bytes": 4, "dry_run_bytes": 5, "peak_bytes": 6}}
+    )
     costs = summary_of(run)["costs"]
     assert costs["time"] == {
         "rollout": 8,
@@ -85,5 +87,5 @@ def test_machine_file_may_be_incomplete(text: str, tmp_path: Path) -> None:
 def test_memory_of_older_and_unfinished_runs(tmp_path: Path) -> None:
     run = runs.write(tmp_path / "a", [step(1), step(2, **{"memory/peak_bytes": 3_500_000_000})])
     assert summary_of(run)["costs"]["memory"] == {"planned": None, "dry_run": None, "measured": 3_500_000_000}
-    run.write_summary({"stopped": "steps", "seconds": 30.0, "peak_memory_bytes": 3_600_000_000})
+    run.write_json("summary", {"stopped": "steps", "seconds": 30.0, "peak_memory_bytes": 3_600_000_000})
     assert summary_of(run)["costs"]["memory"]["measured"] == 3_600_000_000

@@ -13,7 +13,7 @@ from helpers.paths import RECIPE
 from helpers.tiny import ToyTask
 from reinforce_lite import api
 from reinforce_lite.api import resolve_config
-from reinforce_lite.callbacks.base import Silent
+from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.cli.app import main
 from reinforce_lite.config import PresetName
 from reinforce_lite.engines.native import NativeEngine
@@ -179,7 +179,7 @@ def test_it_runs_out_before_training_or_never(
     assert not Path("runs/a").exists()
 
 
-class FullFrom(Silent):
+class FullFrom(Callback):
     """Memory is smaller from some step on."""
 
     def __init__(self, full: Full, step: int, rows: int, tokens: int) -> None:

@@ -12,7 +12,7 @@ from helpers.tiny import ToyTask
 from reinforce_lite import api
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
-from reinforce_lite.callbacks.base import Silent
+from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.callbacks.final_summary import final_summary, next_commands
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.report import refresher
@@ -97,7 +97,7 @@ def run_for(
         monkeypatch.setattr(owner, name, wall.spend(getattr(owner, name), seconds * slower))
     monkeypatch.setattr(trainer, "available_bytes", lambda: 0)  # so that there is a dry run where time allows
     given = resolve_config(RECIPE, settings | {"train.hours": hours, "train.steps": 1000}, ToyTask())
-    return trainer.train(given, create_run("timed"), ToyTask(), Silent(), start=wall.time)
+    return trainer.train(given, create_run("timed"), ToyTask(), Callback(), start=wall.time)
 
 
 @pytest.mark.parametrize(("slower", "at_least"), [(1, 80), (10, 3)])
@@ -156,13 +156,13 @@ def test_the_first_report_of_a_run_that_goes_on_is_counted(
     monkeypatch.setattr(refresher, "write_report", wall.spend(write_report, 30.0))
     longer = resolve_config(RECIPE, settings | {"train.hours": 64 / 3600, "train.steps": 1000}, ToyTask())
     began = wall.time
-    trainer.train(longer, find_run("timed"), ToyTask(), Silent(), start=wall.time)
+    trainer.train(longer, find_run("timed"), ToyTask(), Callback(), start=wall.time)
     assert wall.time - began <= 64
 
 
 def test_steps_come_first_when_they_do(wall: Wall, settings: dict[str, Any], no_spare_memory: None) -> None:
     given = resolve_config(RECIPE, settings | {"train.hours": 100.0, "train.steps": 2}, ToyTask())
-    run = trainer.train(given, create_run("short"), ToyTask(), Silent(), start=wall.time)
+    run = trainer.train(given, create_run("short"), ToyTask(), Callback(), start=wall.time)
     assert run.summary["stopped"] == "steps"
     assert run.summary["steps"] == 2
     assert run.summary["memory"]["dry_run_bytes"] > 0
@@ -177,7 +177,7 @@ def test_a_run_that_ran_out_of_time_goes_on(
     first = run_for(0.005, 1, wall, monkeypatch, settings)
     assert 0 < first.summary["steps"] < 10
     longer = resolve_config(RECIPE, settings | {"train.hours": 1.0, "train.steps": 10}, ToyTask())
-    again = trainer.train(longer, find_run("timed"), ToyTask(), Silent(), start=wall.time)
+    again = trainer.train(longer, find_run("timed"), ToyTask(), Callback(), start=wall.time)
     assert again.summary["stopped"] == "steps"
     plain = api.train(RECIPE, settings | {"train.steps": 10}, task=ToyTask(), run="plain", quiet=True)
     keys = ("step", "reward", "loss", "grad_norm")

@@ -20,7 +20,7 @@ from helpers.tiny import END, ToyTask, make_model, make_tokenizer
 from reinforce_lite import api
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
-from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Silent
+from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Callback
 from reinforce_lite.errors import ReinforceLiteError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
@@ -49,7 +49,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the program catches it."""
 
 
-class DiesAt(Silent):
+class DiesAt(Callback):
     """A screen that dies at the nth thing it is told."""
 
     def __init__(self, moment: int) -> None:
@@ -250,7 +250,7 @@ def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) 
 
     resolved = resolve_config(RECIPE, settings | {"train.steps": 4}, Early())
 
-    class Turns(Silent):
+    class Turns(Callback):
         def stepped(self, metrics: Any, groups: Any) -> None:
             Early.good = metrics.step == 4
 
@@ -264,7 +264,7 @@ def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) 
     assert (run.path / "best" / "model.safetensors").read_bytes() == before
 
 
-class Signals(Silent):
+class Signals(Callback):
     """Sends this process a signal at the first call of one event."""
 
     def __init__(self, event: str, signum: int, at: int = 1) -> None:
@@ -329,7 +329,7 @@ def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any], no
 def test_a_signal_during_the_last_report_is_of_a_run_that_is_done(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Told(Silent):
+    class Told(Callback):
         ended = 0
 
         def finished(self, run: Run) -> None:
@@ -361,7 +361,7 @@ def test_two_processes_on_one_run(settings: dict[str, Any]) -> None:
     train(settings | {"train.steps": 2}, "a", resume=True)
 
 
-class Reader(Silent):
+class Reader(Callback):
     """Reads the report's state after every step."""
 
     def __init__(self, run: Run) -> None:

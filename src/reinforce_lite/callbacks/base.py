@@ -4,7 +4,6 @@ A callback is entered before the model is loaded and left when the run has ended
 """
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Self
 
 from reinforce_lite.config import Config
@@ -18,7 +17,6 @@ UPDATING = "updating the weights"
 """The phases of every step; all other phases are rare."""
 DRY_RUN = "dry run of the largest step"
 SAVING_CHECKPOINT = "saving a checkpoint"
-SAVING_MODEL = "saving the model"
 
 
 class Callback:
@@ -27,10 +25,8 @@ class Callback:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+    def __exit__(self, *raised: object) -> None:
+        """`raised`: type, value and traceback of the exception that ended the run; each None without one."""
 
     def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
         """The run starts, or resumes after `step`. `eta()`: seconds to its end, nan while unknown."""
@@ -49,7 +45,3 @@ class Callback:
 
     def finished(self, run: Run) -> None:
         """The run is done and saved."""
-
-
-class Silent(Callback):
-    """Shows nothing."""

@@ -8,21 +8,13 @@ completion can move the cursor or colour the screen.
 import threading
 from collections.abc import Callable, Sequence
 from math import isnan
-from types import TracebackType
 from typing import Self
 
+from rich import progress
 from rich.console import Console, RenderableType
 from rich.console import Group as Stack
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -46,23 +38,19 @@ class LineConsole(Callback):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.total_steps = 0
         self.history: list[StepMetrics] = []
         self.warned: set[str] = set()
         self.phase_name, self.total, self.done = "", 0, 0
         self.phase_start = self.last_line = clock.now()
         self.slow_steps = True  # until one was measured
         self._stop = threading.Event()
-        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._stop.clear()
         threading.Thread(target=self._watch, name="heartbeat", daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._stop.set()
 
     def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
@@ -81,8 +69,8 @@ class LineConsole(Callback):
     def beat(self) -> None:
         """Print a line about the current phase if nothing was printed for HEARTBEAT seconds."""
         if self.phase_name and clock.now() - self.last_line >= HEARTBEAT:
-            progress = f"{self.done} of {self.total}, " if self.total else ""
-            self._print(f"  {self.phase_name}: {progress}{duration(clock.now() - self.phase_start)}")
+            count = f"{self.done} of {self.total}, " if self.total else ""
+            self._print(f"  {self.phase_name}: {count}{duration(clock.now() - self.phase_start)}")
 
     def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
         self.phase_name = ""
@@ -118,9 +106,8 @@ class LineConsole(Callback):
             self.beat()
 
     def _print(self, text: str) -> None:
-        with self._lock:
-            self.last_line = clock.now()
-            self.console.print(Text(text), soft_wrap=True)
+        self.last_line = clock.now()
+        self.console.print(Text(text), soft_wrap=True)
 
 
 class LiveConsole(Callback):
@@ -128,13 +115,13 @@ class LiveConsole(Callback):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:>32}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+        self.bars = progress.Progress(
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description:>32}"),
+            progress.BarColumn(bar_width=24),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("{task.fields[note]}"),
             console=console,
         )
         self.steps = self.bars.add_task("steps", total=1, note="", visible=False)
@@ -150,9 +137,7 @@ class LiveConsole(Callback):
         self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.live.stop()
 
     def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
@@ -206,12 +191,8 @@ class LiveConsole(Callback):
             rows.append(("second opinion", opinions))
         for label, values in rows:
             table.add_row(f"{label:>32}", f"{values[-1]:.2f}", Text(sparkline(values), style="green"))
-        no_signal = f"{last.no_signal_ratio:.0%} of groups without signal"
-        table.add_row(
-            f"{'completions':>32}",
-            f"{last.mean_length:.0f} tokens",
-            f"{no_signal}; {last.step_time:.1f} s a step",
-        )
+        step = f"{last.no_signal_ratio:.0%} of groups without signal; {last.step_time:.1f} s a step"
+        table.add_row(f"{'completions':>32}", f"{last.mean_length:.0f} tokens", step)
         if not last.updated:
             table.add_row("", "", _why_not(last))
         return table

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from rich.console import Group as Stack
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +19,7 @@ def final_summary(run: Run) -> RenderableType:
     evals = summary["evals"]
     parts: list[RenderableType] = [before_after_table(evals)] if "after" in evals else []
     parts += [warning_text(text) for text in summary.get("warnings", [])]
-    places = _rows()
+    places = Table.grid(padding=(0, 2))
     if (run.path / "report.html").exists():
         places.add_row("report", f"{run.path / 'report.html'} (open it in a browser)")
     places.add_row("model", str(run.path / "model"))
@@ -31,10 +30,9 @@ def final_summary(run: Run) -> RenderableType:
     places.add_row("completions", str(run.path / "rollouts.jsonl"))
     places.add_row("took", duration(summary["seconds"]))
     if summary["stopped"] == "hours":
-        places.add_row(
-            "ended", f"after {summary['steps']} of {run.config.train.steps} steps, when its hours were over"
-        )
-    return Stack(*parts, places)
+        steps = f"{summary['steps']} of {run.config.train.steps} steps"
+        places.add_row("ended", f"after {steps}, when its hours were over")
+    return Group(*parts, places)
 
 
 def next_commands(run: Run) -> Text:
@@ -60,18 +58,10 @@ def _example_question(run: Run) -> str:
     return next(plain, "your question")
 
 
-def _rows() -> Table:
-    return Table.grid(padding=(0, 2))
-
-
 def before_after_table(evals: dict[str, Any]) -> Table:
     """Accuracy before and after on the same test problems, with intervals and significance."""
-    n = evals["after"]["n"]
-    table = Table(
-        title=f"accuracy on {n} test problems never trained on (95% intervals)", title_justify="left"
-    )
-    for name in ("", "before", "after", "change"):
-        table.add_column(name)
+    title = f"accuracy on {evals['after']['n']} test problems never trained on (95% intervals)"
+    table = Table("", "before", "after", "change", title=title, title_justify="left")
     control = "lenient" if evals["after"]["lenient"] is not None else "second_opinion"
     for kind in ("strict", control):
         before, after = evals["before"].get(kind), evals["after"].get(kind)

@@ -15,8 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.config import Config, TrackerName
@@ -34,53 +33,51 @@ PROJECT = "reinforce-lite"
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # in the names of environment variables
 
 
-class Tracker(Protocol):
+class Tracker:
     """A service or file that numbers are logged to."""
+
+    run: Any
+    """As the service's library represents it."""
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Log the numbers of a step; several calls for one step add up."""
+        self.run.log(dict(numbers), step=step)
 
     def close(self, failed: bool) -> None:
         """Send what is pending and end; `failed`: an exception or a signal ended the run."""
 
 
-class Trackio:
-    def __init__(self, run: Run, config: Config) -> None:
+class Trackio(Tracker):
+    def __init__(self, run: Run, config: Mapping[str, Any]) -> None:
         self.trackio: Any = import_module("trackio")
-        self.run = self.trackio.init(PROJECT, name=_unique_name(run), config=_plain(config), resume="allow")
-
-    def log(self, numbers: Mapping[str, float], step: int) -> None:
-        self.run.log(dict(numbers), step=step)
+        self.run = self.trackio.init(PROJECT, name=_unique_name(run), config=config, resume="allow")
 
     def close(self, failed: bool) -> None:
         self.trackio.finish()  # run.finish would be called again at exit and print to standard output
 
 
-class Wandb:
+class Wandb(Tracker):
     """wandb accepts a step once: steps after a killed run's last checkpoint are sent again when the run is
     resumed, and wandb keeps the first values."""
 
-    def __init__(self, run: Run, config: Config) -> None:
+    def __init__(self, run: Run, config: Mapping[str, Any]) -> None:
         wandb: Any = import_module("wandb")
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=_unique_name(run),
             name=run.path.name,
-            config=_plain(config),
+            config=config,
             dir=str(run.path),
             resume="allow",
             settings=wandb.Settings(console="off"),  # the terminal shows completions, which are not sent
         )
 
-    def log(self, numbers: Mapping[str, float], step: int) -> None:
-        self.run.log(dict(numbers), step=step)
-
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
 
 
-class TensorBoard:
-    def __init__(self, run: Run, config: Config) -> None:
+class TensorBoard(Tracker):
+    def __init__(self, run: Run, config: Mapping[str, Any]) -> None:
         writer: Any = import_module("torch.utils.tensorboard").SummaryWriter
         done = max((line["step"] for line in run.steps), default=0)
         # Steps after a killed run's last checkpoint are hidden, since they are logged again.
@@ -94,14 +91,14 @@ class TensorBoard:
         self.writer.close()
 
 
-TRACKERS: dict[TrackerName, Callable[[Run, Config], Tracker]] = {
+TRACKERS: dict[TrackerName, Callable[[Run, Mapping[str, Any]], Tracker]] = {
     "trackio": Trackio,
     "wandb": Wandb,
     "tensorboard": TensorBoard,
 }
 
 
-def with_trackers(config: Config, run: Run, callback: Callback) -> Callback:
+def with_trackers(config: Config, callback: Callback) -> Callback:
     """The callback, with the trackers that the config names, if any.
 
     Raises UsageError when one is not installed.
@@ -111,7 +108,7 @@ def with_trackers(config: Config, run: Run, callback: Callback) -> Callback:
             import_module(name)
         except ImportError as error:
             raise missing_extra(name, f"the tracker {name}") from error
-    return TrackerCallback(config, run, callback) if config.log.trackers else callback
+    return TrackerCallback(callback) if config.log.trackers else callback
 
 
 class TrackerCallback(Callback):
@@ -121,23 +118,30 @@ class TrackerCallback(Callback):
     warning: it is no reason to stop training.
     """
 
-    def __init__(self, config: Config, run: Run, callback: Callback) -> None:
-        self.config, self.run, self.callback = config, run, callback
+    def __init__(self, callback: Callback) -> None:
+        self.callback = callback
         self.trackers: dict[TrackerName, Tracker] = {}
 
     def __enter__(self) -> Self:
         self.callback.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.callback.__exit__(kind, error, trace)
-        self._for_each(lambda tracker: tracker.close(failed=kind is not None))
+    def __exit__(self, *raised: object) -> None:
+        self.callback.__exit__(*raised)
+        self._for_each(lambda tracker: tracker.close(failed=raised[0] is not None))
 
     def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
-        for name in self.config.log.trackers:
-            self._start(name)
+        values = config.model_dump(mode="json", exclude_none=True)
+        for name in config.log.trackers:
+            try:
+                with redirect_stdout(sys.stderr):
+                    self.trackers[name] = TRACKERS[name](run, values)
+            except Exception as error:  # a tracker's own code and its server may fail in any way
+                raise UsageError(
+                    f"the tracker {name} did not start: {_masked(error)}",
+                    f"see that {name} works by itself (logged in, reachable) or remove it from log.trackers; "
+                    f"then {run.resume_hint}",
+                ) from error
         self.callback.started(config, run, step, device, eta)
 
     def phase(self, name: str, total: int = 0) -> None:
@@ -157,17 +161,6 @@ class TrackerCallback(Callback):
 
     def finished(self, run: Run) -> None:
         self.callback.finished(run)
-
-    def _start(self, name: TrackerName) -> None:
-        try:
-            with redirect_stdout(sys.stderr):
-                self.trackers[name] = TRACKERS[name](self.run, self.config)
-        except Exception as error:  # a tracker's own code and its server may fail in any way
-            raise UsageError(
-                f"the tracker {name} did not start: {_masked(error)}",
-                f"see that {name} works by itself (logged in, reachable) or remove it from log.trackers; "
-                f"then {self.run.resume_hint}",
-            ) from error
 
     def _for_each(self, action: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self.trackers.items()):
@@ -190,10 +183,6 @@ def _unique_name(run: Run) -> str:
     if not file.exists():
         write_atomically(file, uuid.uuid4().hex[:8])
     return f"{run.path.name}-{file.read_text()}"
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude_none=True)
 
 
 def _masked(error: Exception) -> str:

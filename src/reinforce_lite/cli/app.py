@@ -1,27 +1,7 @@
-"""The commands. Heavy imports happen inside them, so that `--help` answers immediately.
+"""The commands. Heavy imports happen inside them, so that `--help`, which prints what follows, answers
+immediately.
 
-reinforce-lite train  [RECIPE | FILE.toml] [--section.key VALUE ...] [--run NAME] [--resume]
-reinforce-lite eval   MODEL_OR_RUN [--task.name gsm8k --eval.n 200 --samples 8 ...]
-reinforce-lite ask    MODEL_OR_RUN "question"
-reinforce-lite plan   [RECIPE | FILE.toml] [--vram 24]
-reinforce-lite report RUN [RUN ...] [--out FILE]
-"""
-
-import json as jsonlib
-import logging
-import os
-import shlex
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
-from reinforce_lite.utils import clock
-from reinforce_lite.utils.logs import quiet_dependencies
-from reinforce_lite.utils.text import did_you_mean
-
-START = clock.now()  # close enough to the start of the process
-USAGE = """usage: reinforce-lite COMMAND ...
+usage: reinforce-lite COMMAND ...
 
   train  [RECIPE | FILE.toml]      train a model; with no recipe, the quickstart
   eval   MODEL_OR_RUN              held-out accuracy, strict and lenient, and why completions are wrong
@@ -32,6 +12,21 @@ USAGE = """usage: reinforce-lite COMMAND ...
 reinforce-lite COMMAND --help shows the options of a command.
 """
 
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
+from reinforce_lite.utils import clock
+from reinforce_lite.utils.logs import quiet_dependencies
+from reinforce_lite.utils.text import did_you_mean
+
+START = clock.now()  # close enough to the start of the process
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: 0 done, 1 failed, 2 bad usage, 3 does not fit, 130 and 143 stopped."""
@@ -39,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_dependencies()
     _show_notices()
     try:
-        return _dispatch(args)
+        _dispatch(args)
+        return 0
     except ReinforceLiteError as error:
         print(f"reinforce-lite: {error.cause}", file=sys.stderr)
         if error.remedy:
@@ -52,22 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _dispatch(args: list[str]) -> int:
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
-    if args[0] == "--version":
+def _dispatch(args: list[str]) -> None:
+    command, *rest = args or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(str(__doc__).partition("\n\n")[2], end="")
+    elif command == "--version":
         from reinforce_lite import __version__
 
         print(__version__)
-        return 0
-    if args[0] not in COMMANDS:
-        raise UsageError(
-            f"there is no command {args[0]!r}",
-            did_you_mean(args[0], COMMANDS, f"there are: {', '.join(COMMANDS)}"),
-        )
-    COMMANDS[args[0]](args[1:])
-    return 0
+    elif command in COMMANDS:
+        COMMANDS[command](rest)
+    else:
+        remedy = did_you_mean(command, COMMANDS, f"there are: {', '.join(COMMANDS)}")
+        raise UsageError(f"there is no command {command!r}", remedy)
 
 
 def _train(args: list[str]) -> None:
@@ -78,7 +71,7 @@ def _train(args: list[str]) -> None:
     if parsed.resume and not parsed.run:
         raise UsageError("--resume needs the name of a run", "name it with --run NAME")
     run = open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
-    _announce_imports(parsed.json)
+    _announce_imports(parsed.as_json)
 
     from reinforce_lite.callbacks.console import make_console
     from reinforce_lite.cli.plan_table import show_plan
@@ -87,11 +80,11 @@ def _train(args: list[str]) -> None:
 
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
-        trainer.train(config, run, callback=make_console(parsed.json), command=command, start=START)
+        trainer.train(config, run, callback=make_console(parsed.as_json), command=command, start=START)
     except DoesNotFitError:
         show_plan(plan_unchanged(config), to_error=True)
         raise
-    if parsed.json:
+    if parsed.as_json:
         _print_json(run.summary)
 
 
@@ -99,7 +92,7 @@ def _eval(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_eval
 
     parsed, config = parse_eval(args)
-    _announce_imports(parsed.json)
+    _announce_imports(parsed.as_json)
 
     from dataclasses import asdict
 
@@ -107,8 +100,8 @@ def _eval(args: list[str]) -> None:
     from reinforce_lite.callbacks.console import make_console
     from reinforce_lite.cli.eval_table import show_evaluation
 
-    result, failed = evaluate_model(config, make_console(parsed.json), parsed.samples)
-    if parsed.json:
+    result, failed = evaluate_model(config, make_console(parsed.as_json), parsed.samples)
+    if parsed.as_json:
         _print_json(result.to_record() | {"failures": [asdict(failure) for failure in failed]})
     else:
         show_evaluation(result, failed)
@@ -118,12 +111,12 @@ def _ask(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_ask
 
     parsed = parse_ask(args)
-    _announce_imports(parsed.json)
+    _announce_imports(parsed.as_json)
 
     from reinforce_lite.cli.ask import ask_model, show_answers
 
     responses = ask_model(parsed.model, parsed.question)
-    if parsed.json:
+    if parsed.as_json:
         _print_json(responses)
     else:
         show_answers(parsed.question, responses)
@@ -138,7 +131,7 @@ def _plan(args: list[str]) -> None:
     from reinforce_lite.planner.plan import check_fits, make_plan
 
     made = make_plan(config, parsed.vram)
-    if parsed.json:
+    if parsed.as_json:
         _print_json(plan_as_json(made))
     else:
         show_plan(made)
@@ -157,7 +150,7 @@ def _report(args: list[str]) -> None:
         numbers = write_report(runs, file)
     except OSError as error:
         raise UsageError(f"can't write {file}: {error.strerror}") from None
-    if parsed.json:
+    if parsed.as_json:
         _print_json({"report": str(file), "runs": numbers})
         return
     for one in numbers:
@@ -165,36 +158,28 @@ def _report(args: list[str]) -> None:
     print(f"report: {file}")
 
 
-def _announce_imports(json: bool) -> None:
-    if not json:
+def _announce_imports(as_json: bool) -> None:
+    if not as_json:
         print("loading libraries ...", flush=True)  # takes seconds on a slow machine
 
 
 def _print_json(value: Any) -> None:
-    print(jsonlib.dumps(value, indent=2))  # ASCII: harmless on a terminal, accepted by every pipe
+    print(json.dumps(value, indent=2))  # ASCII: harmless on a terminal, accepted by every pipe
 
 
 class _NoticeHandler(logging.Handler):
     """Writes to the current standard error, which a live display replaces for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        print(f"note: {record.getMessage()}", file=sys.stderr)
 
 
 def _show_notices() -> None:
     """Show the package's warnings, one line each, on standard error."""
     logger = logging.getLogger("reinforce_lite")
     if not logger.handlers:
-        handler = _NoticeHandler()
-        handler.setFormatter(logging.Formatter("note: %(message)s"))
-        logger.addHandler(handler)
+        logger.addHandler(_NoticeHandler())
         logger.propagate = False
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _train,
-    "eval": _eval,
-    "ask": _ask,
-    "plan": _plan,
-    "report": _report,
-}
+COMMANDS = {"train": _train, "eval": _eval, "ask": _ask, "plan": _plan, "report": _report}

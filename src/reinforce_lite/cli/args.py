@@ -1,89 +1,56 @@
 """The commands' options: the sections of a recipe, with a recipe's values as their defaults."""
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
-
-from reinforce_lite.config import Config
 
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is first imported
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg
 
-from reinforce_lite.config import (
-    RENAMED,
-    EvalConfig,
-    LogConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    PromptConfig,
-    RolloutConfig,
-    TaskConfig,
-    TrainConfig,
-    UpdateConfig,
-    load_config,
-    option_flag,
-)
+from reinforce_lite.config import DEFAULT_RECIPE, RENAMED, Config, ModelConfig, load_config, option_flag
 from reinforce_lite.errors import UsageError
-from reinforce_lite.runlog.run import Run, find_run, run_exists, trained_config
+from reinforce_lite.runlog.run import Run, existing_run, find_run, trained_config
 
-DEFAULT_RECIPE = "quickstart"
-
-Flag = FlagCreatePairsOff[bool]
-
-
-@dataclass(frozen=True)
-class Sections:
-    """The options that every recipe has."""
-
-    model: ModelConfig
-    task: TaskConfig
-    prompt: PromptConfig
-    rollout: RolloutConfig
-    objective: ObjectiveConfig
-    update: UpdateConfig
-    train: TrainConfig
-    eval: EvalConfig
-    log: LogConfig
+JsonFlag = Annotated[FlagCreatePairsOff[bool], arg(name="json")]
+"""For fields named `as_json`: one named json would hide a method of pydantic."""
 
 
-@dataclass(frozen=True)
-class TrainArgs(Sections):
+class TrainArgs(Config):
     """Train a model in a new run directory, or resume a run."""
 
     recipe: Positional[str] = ""
     """A shipped recipe or a TOML file; quickstart when none is given."""
     run: Annotated[str, arg(metavar="NAME")] = ""
     """The name of the run, under runs/; by default the recipe's name and the time."""
-    resume: Flag = False
+    resume: FlagCreatePairsOff[bool] = False
     """Resume the run of that name from its last checkpoint."""
-    json: Flag = False
+    as_json: JsonFlag = False
     """Print the summary as JSON."""
 
 
-@dataclass(frozen=True)
-class EvalArgs(Sections):
+class EvalArgs(Config):
     """Measure accuracy on held-out problems, and say why completions are wrong."""
 
+    recipe: Suppress[str] = ""
     target: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")] = ModelConfig().name
     """A run, a model folder, a hub name, or smollm2-135m."""
     samples: int = 1
     """Completions of each problem. One is greedy; several are sampled as in training, for pass@k."""
-    json: Flag = False
+    as_json: JsonFlag = False
     """Print the result as JSON."""
 
 
-@dataclass(frozen=True)
-class PlanArgs(Sections):
+class PlanArgs(Config):
     """Say how much memory a run needs, before a weight is loaded."""
 
     recipe: Positional[str] = ""
     """A shipped recipe or a TOML file; quickstart when none is given."""
     vram: Annotated[float | None, arg(metavar="GB")] = None
     """Plan for a card of this many GB (10^9 bytes); by default for this machine."""
-    json: Flag = False
+    as_json: JsonFlag = False
     """Print the plan as JSON."""
 
 
@@ -94,7 +61,7 @@ class AskArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")]
     """A run, a model folder, a hub name, or smollm2-135m."""
     question: Positional[str]
-    json: Flag = False
+    as_json: JsonFlag = False
     """Print the responses as JSON."""
 
 
@@ -106,11 +73,11 @@ class ReportArgs:
     """Names under runs/, or paths."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """Where to write; by default report.html in the run, for several runs in the current folder."""
-    json: Flag = False
+    as_json: JsonFlag = False
     """Print the numbers of the page as JSON."""
 
 
-Command = TypeVar("Command", bound=Sections)
+Command = TypeVar("Command", bound=Config)
 
 
 def parse_train(args: list[str]) -> tuple[TrainArgs, Config]:
@@ -119,28 +86,23 @@ def parse_train(args: list[str]) -> tuple[TrainArgs, Config]:
     The recipe determines the other options' defaults and is itself an argument, so the arguments are parsed
     twice. A resumed run brings its own config unless a recipe is named.
     """
-    first = _parse(TrainArgs, load_config(DEFAULT_RECIPE), args)
+    first, _ = _parse(TrainArgs, load_config(DEFAULT_RECIPE), args)
     source = first.recipe or DEFAULT_RECIPE
-    if first.resume and first.run and not first.recipe and run_exists(first.run):
-        source = str(find_run(first.run).path / "config.toml")
-    base = load_config(source)
-    parsed = _parse(TrainArgs, base, args)
-    return parsed, _config(parsed, base)
+    if first.resume and first.run and not first.recipe and (run := existing_run(first.run)):
+        source = str(run.path / "config.toml")
+    return _parse(TrainArgs, load_config(source), args)
 
 
 def parse_eval(args: list[str]) -> tuple[EvalArgs, Config]:
     """Parse `eval`'s arguments: a run brings its own config, any other model the quickstart's."""
-    base = load_config(DEFAULT_RECIPE)
-    base = trained_config(_parse(EvalArgs, base, args).target, base)
-    parsed = _parse(EvalArgs, base, args)
-    return parsed, _config(parsed, base)
+    first, _ = _parse(EvalArgs, load_config(DEFAULT_RECIPE), args)
+    return _parse(EvalArgs, trained_config(first.target), args)
 
 
 def parse_plan(args: list[str]) -> tuple[PlanArgs, Config]:
     """Parse `plan`'s arguments; the recipe is found as in `train`."""
-    base = load_config(_parse(PlanArgs, load_config(DEFAULT_RECIPE), args).recipe or DEFAULT_RECIPE)
-    parsed = _parse(PlanArgs, base, args)
-    return parsed, _config(parsed, base)
+    first, _ = _parse(PlanArgs, load_config(DEFAULT_RECIPE), args)
+    return _parse(PlanArgs, load_config(first.recipe or DEFAULT_RECIPE), args)
 
 
 def parse_ask(args: list[str]) -> AskArgs:
@@ -161,28 +123,27 @@ def parse_report(args: list[str]) -> tuple[ReportArgs, list[Run], Path]:
     return parsed, runs, parsed.out or folder / "report.html"
 
 
-def _parse(command: type[Command], base: Config, args: list[str]) -> Command:
-    """Parse the arguments with the values of `base` as defaults; bad usage exits with status 2."""
+def _parse(command: type[Command], base: Config, args: list[str]) -> tuple[Command, Config]:
+    """The arguments with the values of `base` as defaults, and the config that they amount to.
+
+    Bad usage exits with status 2.
+    """
     _check_renamed(args)
-    sections = {name: getattr(base, name) for name in SECTIONS}
+    default = command(**base.model_dump(exclude={"recipe"}))
     prog = f"reinforce-lite {PROGS[command]}"
-    return tyro.cli(command, args=args, default=command(**sections), prog=prog)
+    parsed = tyro.cli(command, args=args, default=default, prog=prog)
+    values = parsed.model_dump(include=set(Config.model_fields))
+    return parsed, Config(**values | {"recipe": base.recipe})
 
 
 def _check_renamed(args: list[str]) -> None:
     """Raises UsageError for an option of an earlier version."""
     for argument in args:
         option = argument.partition("=")[0]
-        new = RENAMED.get(option.removeprefix("--").replace("-", "_")) if option.startswith("--") else None
-        if new:
-            raise UsageError(
-                f"the option {option} is now called {option_flag(new) if '.' in new else new}", "rename it"
-            )
+        new = RENAMED.get(option.removeprefix("--").replace("-", "_"))
+        if new and option.startswith("--"):
+            new = option_flag(new) if "." in new else new
+            raise UsageError(f"the option {option} is now called {new}", "rename it")
 
 
-def _config(parsed: Sections, base: Config) -> Config:
-    return Config(recipe=base.recipe, **{name: getattr(parsed, name) for name in SECTIONS})
-
-
-SECTIONS = tuple(field.name for field in fields(Sections))
-PROGS: dict[type[Sections], str] = {TrainArgs: "train", EvalArgs: "eval", PlanArgs: "plan"}
+PROGS: dict[type[Config], str] = {TrainArgs: "train", EvalArgs: "eval", PlanArgs: "plan"}

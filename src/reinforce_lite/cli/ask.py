@@ -4,11 +4,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reinforce_lite.config import Config, load_config
+from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
 from reinforce_lite.models.policy import load_policy
 from reinforce_lite.rollout.prompts import PromptBuilder
-from reinforce_lite.runlog.run import find_run, run_exists, trained_config
+from reinforce_lite.runlog.run import existing_run, trained_config
 from reinforce_lite.types import Sampling
 from reinforce_lite.utils.text import harmless
 
@@ -18,10 +18,9 @@ def ask_model(model_or_run: str, question: str) -> list[dict[str, str]]:
 
     Each entry has `model` (a label) and `answer` (the response).
     """
-    config = trained_config(model_or_run, load_config("quickstart"))
-    models = [("answer", config)]
-    if run_exists(model_or_run):
-        models = [("untrained", find_run(model_or_run).config), ("trained", config)]
+    config = trained_config(model_or_run)
+    run = existing_run(model_or_run)
+    models = [("untrained", run.config), ("trained", config)] if run else [("answer", config)]
     return [{"model": label, "answer": _respond(config, question)} for label, config in models]
 
 

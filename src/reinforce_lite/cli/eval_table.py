@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from reinforce_lite.evaluation.evaluate import Evaluation
@@ -19,23 +19,18 @@ def show_evaluation(result: Evaluation, failures: Sequence[Failure], console: Co
     console = console or Console(highlight=False)
     if result.pass_at:
         console.print(f"strict pass@k from {result.samples} sampled completions per problem (95% intervals)")
-        console.print(_pass_at_table(result))
+        table = Table("k", "pass@k", "interval")
+        for k, share in result.pass_at.items():
+            table.add_row(str(k), percent(share), interval(result.pass_at_interval[k]))
+        console.print(table)
     if failures:
         console.print("why completions fail, with an example of each reason")
         console.print(_failure_table(failures))
 
 
-def _pass_at_table(result: Evaluation) -> Table:
-    table = Table("k", "pass@k", "interval")
-    for k, share in result.pass_at.items():
-        table.add_row(str(k), percent(share), interval(result.pass_at_interval[k]))
-    return table
-
-
 def _failure_table(failures: Sequence[Failure]) -> Table:
-    table = Table("reason", "completions", show_lines=True)
-    table.columns[0].max_width = 24
-    table.add_column("example", overflow="fold")
+    reason, example = Column("reason", max_width=24), Column("example", overflow="fold")
+    table = Table(reason, "completions", example, show_lines=True)
     for failure in failures[:MAX_REASONS]:
         count = _count(failure.count, failure.share)
         table.add_row(Text(shorten(failure.reason)), count, _example(failure))

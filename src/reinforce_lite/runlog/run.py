@@ -19,10 +19,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from reinforce_lite.config import Config, dump_config, load_config
+from reinforce_lite.config import DEFAULT_RECIPE, Config, dump_config, load_config, override_config
 from reinforce_lite.errors import UsageError
-from reinforce_lite.runlog.records import CompletionRecord, Record, StepMetrics
-from reinforce_lite.utils.atomic import write_atomically
+from reinforce_lite.runlog.records import Record, StepMetrics
+from reinforce_lite.utils.atomic import flush, write_atomically
 from reinforce_lite.utils.program import command_line
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,10 @@ class Run:
     @property
     def started(self) -> bool:
         """Whether the directory holds a run that can be resumed."""
-        return _is_run(self.path)
+        try:
+            return (self.path / "config.toml").is_file()
+        except OSError:  # a name too long for a file
+            return False
 
     @property
     def resume_hint(self) -> str:
@@ -106,22 +109,9 @@ class Run:
     def read(self, name: str) -> Iterator[Record]:
         """The records of NAME.jsonl, up to a line that a kill cut short."""
         file = self.path / f"{name}.jsonl"
-        if not file.exists():
-            return
-        with file.open("rb") as lines:
+        with contextlib.suppress(FileNotFoundError, ValueError), file.open("rb") as lines:
             for line in lines:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    return
-
-    def append_step(self, metrics: StepMetrics) -> None:
-        """Add a line to steps.jsonl."""
-        self.append("steps", metrics.to_record())
-
-    def append_completions(self, name: str, records: list[CompletionRecord]) -> None:
-        """Add lines to rollouts.jsonl or eval_rollouts.jsonl."""
-        self.append(name, *(record.to_record() for record in records))
+                yield json.loads(line)
 
     def append(self, name: str, *records: Record) -> None:
         """Add lines to NAME.jsonl and hand them to the operating system."""
@@ -131,23 +121,15 @@ class Run:
     def sync(self) -> None:
         """Flush every log to the disk, before a checkpoint claims that its step is done."""
         for file in self.path.glob("*.jsonl"):
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+            flush(file)
 
     def write_config(self, config: Config) -> None:
         """Write config.toml; from then on the run can be resumed."""
         write_atomically(self.path / "config.toml", dump_config(config))
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json."""
-        self._write_json("summary.json", summary)
-
-    def write_machine(self, machine: Mapping[str, Any]) -> None:
-        """Write machine.json: hardware, versions, the plan's bytes."""
-        self._write_json("machine.json", machine)
-
-    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        write_atomically(self.path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write NAME.json: "summary", or "machine" with hardware, versions and the plan's bytes."""
+        write_atomically(self.path / f"{name}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     def first_command(self, command: str) -> str:
         """The command that started the run; `command` is recorded in command.txt where none is yet."""
@@ -188,11 +170,8 @@ class Run:
             ) from None
 
     def unlock(self) -> None:
-        """Release the lock."""
+        """Release the lock. A directory in which no run was started is removed: its name is free again."""
         self._lock.release()
-
-    def remove_if_empty(self) -> None:
-        """Remove a directory in which no run was started, so that its name is free again."""
         if not self.started:
             (self.path / ".lock").unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it holds something else
@@ -206,25 +185,24 @@ def create_run(name: str) -> Run:
             f"{name[:60]!r} can't be the name of a run",
             "use up to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit",
         )
-    path = RUNS / name
-    if _is_run(path):
+    run = Run(RUNS / name)
+    if run.started:
         raise UsageError(
-            f"the run {name} already exists",
-            f"resume it with --run {name} --resume, or choose another name",
+            f"the run {name} already exists", f"resume it with --run {name} --resume, or choose another name"
         )
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
+        run.path.mkdir(parents=True, exist_ok=True)
+        if not os.access(run.path, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise UsageError(f"can't write to {path.absolute()}: {error.strerror}") from None
-    return Run(path)
+        raise UsageError(f"can't write to {run.path.absolute()}: {error.strerror}") from None
+    return run
 
 
 def open_run(name: str, resume: bool = False) -> Run:
     """A new run, or with `resume` the existing one of this name."""
-    if resume and run_exists(name):
-        return find_run(name)
+    if resume and (run := existing_run(name)):
+        return run
     run = create_run(name)
     if resume:
         logger.warning("there is no run %s to resume: starting a new one", name)
@@ -239,57 +217,44 @@ def new_run_name(recipe: str) -> str:
     return f"{name}-{taken + 1}" if taken else name
 
 
+def existing_run(name: str) -> Run | None:
+    """The run of this name under runs/, or at this path; None when there is none."""
+    return next((run for run in (Run(RUNS / name), Run(Path(name))) if run.started), None)
+
+
 def find_run(name: str) -> Run:
     """An existing run, by its name under runs/ or by path. Raises UsageError when there is none."""
-    for path in (RUNS / name, Path(name)):
-        if _is_run(path):
-            return Run(path)
+    if run := existing_run(name):
+        return run
     latest = ", ".join(sorted(p.parent.name for p in RUNS.glob("*/config.toml"))[-5:])
     raise UsageError(f"there is no run {name!r}", f"the latest under runs/: {latest}" if latest else "")
 
 
-def run_exists(name: str) -> bool:
-    """Whether there is a run of this name under runs/, or at this path."""
-    return _is_run(RUNS / name) or _is_run(Path(name))
-
-
-def trained_config(name: str, default: Config) -> Config:
-    """The config to load `name` with: a run's with its trained model, or `default` with the model `name`.
+def trained_config(name: str) -> Config:
+    """The config to load `name` with: a run's with its trained model, or the quickstart's with the
+    model `name`.
 
     A model folder inside a run, such as its best/, brings that run's config too.
     Raises UsageError for a run that has no trained model yet.
     """
-    if run_exists(name):
-        run = find_run(name)
+    if run := existing_run(name):
         model = run.path / "model"
         if not model.is_dir():
             raise UsageError(f"the run {name} has no trained model yet", run.resume_hint)
-        return _with_model(run.config, str(model))
-    inside = Path(name).parent
-    return _with_model(Run(inside).config if _is_run(inside) else default, name)
-
-
-def _with_model(config: Config, name: str) -> Config:
-    return config.model_copy(update={"model": config.model.model_copy(update={"name": name})})
+        return override_config(run.config, {"model.name": str(model)})
+    run_around = Run(Path(name).parent)
+    config = run_around.config if run_around.started else load_config(DEFAULT_RECIPE)
+    return override_config(config, {"model.name": name})
 
 
 def _line(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _is_run(path: Path) -> bool:
-    try:
-        return (path / "config.toml").is_file()
-    except OSError:  # a name too long for a file
-        return False
-
-
 def _is_alive(process: str) -> bool:
     """Whether a process of this number exists."""
     try:
         os.kill(int(process), 0)
-    except (ValueError, OverflowError, ProcessLookupError):
-        return False
-    except OSError:  # it belongs to another user
-        return True
+    except (ValueError, OverflowError, OSError) as error:
+        return isinstance(error, PermissionError)  # it belongs to another user
     return True

@@ -6,7 +6,7 @@ from typing import Any
 
 from reinforce_lite.evaluation.reflection import find_reflections, reflection_rates
 from reinforce_lite.learner.updater import GradientStats
-from reinforce_lite.runlog.records import CompletionRecord, StepMetrics
+from reinforce_lite.runlog.records import CompletionRecord, Record, StepMetrics
 from reinforce_lite.types import Group, Rollout
 
 
@@ -66,7 +66,7 @@ def completion_records(
     groups: Sequence[Group],
     advantages: Sequence[Sequence[float]] | None = None,
     split: str = "",
-) -> list[CompletionRecord]:
+) -> list[Record]:
     """Every completion of a step, or of an evaluation of `split`, which has no advantages."""
     return [
         _completion_record(step, group, sample, rollout, advantages[q][sample] if advantages else None, split)
@@ -77,7 +77,7 @@ def completion_records(
 
 def _completion_record(
     step: int, group: Group, sample: int, rollout: Rollout, advantage: float | None, split: str
-) -> CompletionRecord:
+) -> Record:
     return CompletionRecord(
         step=step,
         problem_id=group.problem.id,
@@ -97,7 +97,7 @@ def _completion_record(
         reflection=find_reflections(rollout.completion.text),
         fault=rollout.fault,
         split=split,
-    )
+    ).to_record()
 
 
 def _text(value: object) -> str | None:

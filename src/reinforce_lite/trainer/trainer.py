@@ -17,15 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reinforce_lite.callbacks.base import (
-    DRY_RUN,
-    SAMPLING,
-    SAVING_CHECKPOINT,
-    SAVING_MODEL,
-    UPDATING,
-    Callback,
-    Silent,
-)
+from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Callback
 from reinforce_lite.callbacks.trackers import with_trackers
 from reinforce_lite.config import Config, option_flag
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, StoppedError
@@ -77,7 +69,7 @@ def train(
     run.lock()
     try:
         check_same_config(config, run)
-        callback = with_trackers(config, run, callback or Silent())
+        callback = with_trackers(config, callback or Callback())
         summary = run.summary
         if summary.get("stopped") == "steps" and summary["steps"] >= config.train.steps:
             logger.warning("%s is finished: %d steps are done", run.path, summary["steps"])
@@ -92,7 +84,6 @@ def train(
         ) from error
     finally:
         run.unlock()
-        run.remove_if_empty()
     return run
 
 
@@ -190,10 +181,8 @@ class Trainer:
                 micro_batch_tokens=self.updater.micro_batch_tokens,
                 max_num_seqs=self.pipeline.engine.max_num_seqs,
             )
-            self.run.append_completions(
-                "rollouts", completion_records(step, groups, group_advantages.tolist())
-            )
-            self.run.append_step(metrics)
+            self.run.append("rollouts", *completion_records(step, groups, group_advantages.tolist()))
+            self.run.append("steps", metrics.to_record())
             self.step = step
         release_cached_memory()
         self.budget.steps.append(phases.total)
@@ -217,7 +206,7 @@ class Trainer:
             self._dry_run()
         if not self.run.started:
             self.run.first_command(self.context.exporter.command)
-        self.run.write_machine(self.context.machine)
+        self.run.write_json("machine", self.context.machine)
         self.run.write_config(self.config)
         if self.step:
             self._report()  # measures how long a report takes
@@ -271,7 +260,7 @@ class Trainer:
         with self.signals.uninterrupted():
             if split == "validation" and self.context.exporter.is_best(self.step, result.to_record()):
                 self._save_model("best", [*self.run.evals, result.to_record()])
-            self.run.append_completions("eval_rollouts", completion_records(self.step, groups, split=split))
+            self.run.append("eval_rollouts", *completion_records(self.step, groups, split=split))
             self.run.append("evals", result.to_record() | {"seconds": seconds})
         self.callback.evaluated(result)
 
@@ -311,7 +300,7 @@ class Trainer:
             )
             if self.step:
                 self._save_checkpoint()
-            self.run.write_summary(self._summary("signal"))
+            self.run.write_json("summary", self._summary("signal"))
             self._report_if_quick()
         raise StoppedError(signum, f"stopped by {signal.Signals(signum).name} {state}", self.run.resume_hint)
 
@@ -337,11 +326,12 @@ class Trainer:
         self.callback.finished(self.run)
 
     def _save_result(self) -> None:
-        self.callback.phase(SAVING_MODEL)
+        self.callback.phase("saving the model")
         self._save_model("model", self.run.evals)
         if best_step(self.run.evals) in (0, self.step):
             self.context.exporter.drop_best()
-        self.run.write_summary(self._summary("steps" if self.step >= self.config.train.steps else "hours"))
+        stop_reason = "steps" if self.step >= self.config.train.steps else "hours"
+        self.run.write_json("summary", self._summary(stop_reason))
         self.result_saved = True
 
     def _summary(self, stop_reason: str) -> dict[str, Any]:

@@ -12,11 +12,10 @@ def write_atomically(file: Path, text: str) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
         temporary.write_text(text, encoding="utf-8")
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(file)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -27,20 +26,19 @@ def replace_folder(target: Path) -> Iterator[Path]:
     it was. What a killed process left behind is removed when the same target is replaced next. Not safe for
     concurrent writers of one target.
     """
-    temporary, previous = (
-        target.with_name(f".{target.name}.{suffix}") for suffix in ("incomplete", "previous")
-    )
+    temporary = target.with_name(f".{target.name}.incomplete")
+    previous = target.with_name(f".{target.name}.previous")
     for leftover in (temporary, previous):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
-            _flush(path)
+            flush(path)
         if target.exists():
             target.rename(previous)
         temporary.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         if previous.exists() and not target.exists():
@@ -49,7 +47,8 @@ def replace_folder(target: Path) -> Iterator[Path]:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the system write a file or folder to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -13,13 +13,7 @@ import torch
 
 Result = TypeVar("Result")
 
-OOM_MESSAGES = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "alloc_failed",
-    "bad_alloc",
-)
+OOM_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
 """Found in RuntimeErrors of the CPU's allocator, of Metal and of CUDA's libraries, which have no OOM type."""
 MMAP_THRESHOLD = 32 * 2**20
 """Bytes from which glibc maps an allocation separately (limit_fragmentation)."""
@@ -31,10 +25,8 @@ ONEDNN_CACHE_CAPACITY = 100
 
 def peak_bytes(device: torch.device) -> int:
     """The most memory this process has held: allocated on a GPU, else its resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if device.type == "xpu":
-        return torch.xpu.max_memory_allocated(device)
+    if device.type in ("cuda", "xpu"):
+        return int(getattr(torch, device.type).max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
