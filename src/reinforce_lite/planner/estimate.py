@@ -247,15 +247,16 @@ def _cache(
     prompts: int, sampling: Sampling, shape: ModelShape, target: Target, config: Config
 ) -> tuple[int, int]:
     """Sequences decoded concurrently, and the bytes of their KV cache."""
-    cache_plan = native.cache_plan if _uses_native_engine(config, shape) else hf.cache_plan
-    return cache_plan(
-        prompts,
-        sampling,
-        max_num_seqs=config.rollout.max_num_seqs,
-        prompt_tokens=config.prompt.max_tokens,
-        token_bytes=kv_bytes(shape, target.dtype),
-        gpu_memory=target.memory if target.device_type == "cuda" else None,
-    )
+    token_bytes, prompt_tokens = kv_bytes(shape, target.dtype), config.prompt.max_tokens
+    max_num_seqs = config.rollout.max_num_seqs
+    if _uses_native_engine(config, shape):
+        gpu_memory = target.memory if target.device_type == "cuda" else None
+        sequences, slots = native.cache_size(
+            prompts, sampling, max_num_seqs, prompt_tokens, token_bytes, gpu_memory
+        )
+    else:  # every sequence has a copy of its prompt
+        sequences = slots = hf.batch_size(prompts, sampling.samples, max_num_seqs)
+    return sequences, token_bytes * (slots * prompt_tokens + sequences * sampling.max_new_tokens)
 
 
 def _update(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
