@@ -54,22 +54,18 @@ class Pipeline:
             top_p=rollout.top_p,
         )
 
-    def eval_sampling(self, samples: int = 1) -> Sampling:
-        """How an evaluation samples: one greedy completion, or several at the rollout's temperature
-        and top-p.
-        """
-        rollout = self.config.rollout
-        limit = self.config.eval.max_new_tokens or rollout.max_new_tokens
-        if samples == 1:
-            return Sampling(samples=1, max_new_tokens=limit, temperature=0.0)
-        return Sampling(samples, limit, temperature=rollout.temperature, top_p=rollout.top_p)
-
     def eval_groups(
         self, problems: Sequence[Problem], progress: Callable[[int], None] = ignore_progress, samples: int = 1
     ) -> list[Group]:
-        """Scored completions of each problem, as an evaluation samples them."""
-        seed = derive_seed(self.config.train.seed, "evaluation")
-        sampling = self.eval_sampling(samples)
+        """Scored completions of each problem, as an evaluation samples them.
+
+        One sample is greedy; several are drawn at the rollout's temperature and top-p.
+        """
+        seed, rollout = derive_seed(self.config.train.seed, "evaluation"), self.config.rollout
+        limit = self.config.eval.max_new_tokens or rollout.max_new_tokens
+        sampling = Sampling(samples, limit, temperature=0.0)
+        if samples > 1:
+            sampling = Sampling(samples, limit, temperature=rollout.temperature, top_p=rollout.top_p)
         sampled = sample_completions(problems, self.prompt_builder, self.engine, sampling, seed, progress)
         return score_groups(problems, sampled, self.scorer)
 
@@ -83,15 +79,10 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
     check_task(task)
     scorer = Scorer(task)
     scorer.probe(task.problems("train")[0])
-    model = config.model
+    model, longest = config.model, config.max_sequence_tokens
     keep_float32 = config.update.optimizer_state == "32-bit"
     policy = load_policy(
-        model.name,
-        model.dtype,
-        model.device,
-        model.trust_remote_code,
-        keep_float32,
-        config.max_sequence_tokens,
+        model.name, model.dtype, model.device, model.trust_remote_code, keep_float32, longest
     )
     _check_context(policy, config)
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from helpers.tiny import END
-from reinforce_lite.engines.base import cut_at_eos
+from reinforce_lite.engines.base import make_completion
 from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.models.policy import Policy
-from reinforce_lite.types import Prompt, Sampling
+from reinforce_lite.types import Completion, Prompt, Sampling
 
 PROMPTS = [Prompt((1, 40, 41, 42)), Prompt((1, 99)), Prompt((1, 70, 71, 72, 73, 74, 75, 76))]
 GREEDY = Sampling(samples=1, max_new_tokens=8, temperature=0.0)
@@ -111,11 +111,20 @@ def test_min_new_tokens_forbids_early_eos(policy: Policy, make_engine: Any) -> N
             assert END not in c.token_ids[:3]
 
 
-def test_cut_at_eos_keeps_the_first_eos() -> None:
-    eos_token_ids = frozenset({2, 7})
-    assert cut_at_eos([5, 6, 2, 2, 2], eos_token_ids) == ((5, 6, 2), False)
-    assert cut_at_eos([7, 2], eos_token_ids) == ((7,), False)
-    assert cut_at_eos([5, 6], eos_token_ids) == ((5, 6), True)
+@pytest.mark.parametrize(
+    ("sampled", "kept", "text", "truncated"),
+    [
+        ([5, 6, 2, 2, 2], (5, 6, 2), "[5, 6]", False),
+        ([7, 2], (7,), "[]", False),
+        ([5, 6], (5, 6), "[5, 6]", True),
+    ],
+)
+def test_completion_ends_with_the_first_eos(
+    sampled: list[int], kept: tuple[int, ...], text: str, truncated: bool
+) -> None:
+    logprobs = [-1.0, -2.0, -3.0, -4.0, -5.0][: len(sampled)]
+    completion = make_completion(sampled, logprobs, frozenset({2, 7}), str)
+    assert completion == Completion(kept, text, truncated, tuple(logprobs[: len(kept)]))
 
 
 def test_text_omits_only_eos(policy: Policy, make_engine: Any) -> None:

@@ -216,11 +216,12 @@ def test_moved_weights_are_noticed_by_engine_and_updater(
     policy: Policy, change: Callable[[Policy], None]
 ) -> None:
     """Otherwise the engine would sample from the old weights."""
-    policy.check_fused()
+    assert policy.llama is not None
+    policy.llama.check_fused()
     engine = NativeEngine(policy)
     change(policy)
     with pytest.raises(RuntimeError, match="moved"):
-        policy.check_fused()
+        policy.llama.check_fused()
     with pytest.raises(RuntimeError, match="moved"):
         engine.generate([Prompt((1, 40, 41))], Sampling(1, max_new_tokens=2), 0)
     with pytest.raises(RuntimeError, match="moved"):

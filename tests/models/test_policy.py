@@ -77,7 +77,6 @@ def test_unsupported_models_run_through_transformers_alone(tmp_path: Path) -> No
     policy = load_policy(str(tmp_path), device="cpu")
     assert policy.llama is None
     policy.model.double()
-    policy.check_fused()
 
 
 def test_saving_replaces_the_folder_as_a_whole(policy: Policy, tmp_path: Path) -> None:

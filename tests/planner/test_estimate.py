@@ -9,7 +9,7 @@ import torch
 from helpers.groups import make_groups, make_weights
 from helpers.tiny import make_model, make_tokenizer
 from reinforce_lite.config import Config, EvalConfig, PromptConfig, RolloutConfig, UpdateConfig
-from reinforce_lite.engines import hf, native
+from reinforce_lite.engines import native
 from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.embedded import EMBEDDED_NAME
@@ -103,11 +103,20 @@ def test_kv_cache_is_what_the_native_engine_allocates(
 
 
 def test_kv_cache_of_the_hf_engine_by_hand() -> None:
-    """Batches of 128 // 10 = 12 prompts, each with 10 sequences of 9 + 7 tokens of 100 bytes."""
-    sampling = Sampling(samples=10, max_new_tokens=7)
-    limits: dict[str, Any] = {"max_num_seqs": 256, "prompt_tokens": 9, "token_bytes": 100, "gpu_memory": None}
-    assert hf.cache_plan(50, sampling, **limits) == (120, 120 * 16 * 100)
-    assert hf.cache_plan(3, sampling, **limits) == (30, 30 * 16 * 100)
+    """Batches of 128 // 10 = 12 prompts, each with 10 sequences of 9 + 7 tokens, all with their prompt.
+
+    A token has a key and a value in 30 layers and 3 heads of 64 numbers of 4 bytes.
+    """
+    for prompts, sequences in ((50, 120), (3, 30)):
+        parts = part_sizes(
+            EMBEDDED_NAME,
+            "float32",
+            64,
+            prompt=PromptConfig(max_tokens=9),
+            rollout=RolloutConfig(engine="hf", prompts_per_step=prompts, group_size=10, max_new_tokens=7),
+            eval=EvalConfig(n=1, validation_n=1),
+        )
+        assert parts["KV cache"] == sequences * 16 * (2 * 30 * 3 * 64 * 4)
 
 
 def test_activations_of_smollm2_by_hand() -> None:

@@ -37,23 +37,17 @@ class Engine(Protocol):
         ...
 
 
-def cut_at_eos(token_ids: Sequence[int], eos_token_ids: frozenset[int]) -> tuple[tuple[int, ...], bool]:
-    """The ids up to and including the first EOS token, and whether the sequence is truncated (has none).
+def make_completion(
+    token_ids: Sequence[int],
+    logprobs: Sequence[float],
+    eos_token_ids: frozenset[int],
+    decode: Callable[[Sequence[int]], str],
+) -> Completion:
+    """Build a completion from sampled tokens; it is truncated if it has no EOS token.
 
     What follows the first EOS is padding and is never inspected: it may be the EOS token itself.
     """
-    for position, token in enumerate(token_ids):
-        if token in eos_token_ids:
-            return tuple(token_ids[: position + 1]), False
-    return tuple(token_ids), True
-
-
-def make_completion(
-    token_ids: tuple[int, ...],
-    truncated: bool,
-    logprobs: Sequence[float],
-    decode: Callable[[Sequence[int]], str],
-) -> Completion:
-    """Build a completion from its ids (with EOS) and at least as many log-probabilities; text omits EOS."""
-    text = decode(token_ids if truncated else token_ids[:-1])
-    return Completion(token_ids, text, truncated, tuple(logprobs[: len(token_ids)]))
+    length = next((i for i, token in enumerate(token_ids) if token in eos_token_ids), len(token_ids))
+    ids = tuple(token_ids[: length + 1])  # with EOS; the text omits it
+    text = decode(token_ids[:length])
+    return Completion(ids, text, length == len(token_ids), tuple(logprobs[: len(ids)]))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from reinforce_lite.engines.base import cut_at_eos, ignore_progress, make_completion
+from reinforce_lite.engines.base import ignore_progress, make_completion
 from reinforce_lite.models.forward import can_share_prompt
 from reinforce_lite.models.loading import quiet_transformers
 from reinforce_lite.models.policy import Policy
@@ -38,59 +38,50 @@ class HFEngine:
         seed: int,
         progress: Callable[[int], None] = ignore_progress,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`. All batches draw from one random stream that starts at `seed`."""
+        """See `Engine.generate`. All batches draw from one random stream that starts at `seed`.
+
+        A batch has all samples of several prompts, or some of the samples of one.
+        """
         prompts_per_batch = max(1, self.max_num_seqs // sampling.samples)
-        completions: list[list[Completion]] = []
-        with isolated_rng(self.policy.device, seed):
-            for start in range(0, len(prompts), prompts_per_batch):
-                completions += self._complete(prompts[start : start + prompts_per_batch], sampling, progress)
-        return completions
-
-    def _complete(
-        self, prompts: Sequence[Prompt], sampling: Sampling, progress: Callable[[int], None]
-    ) -> list[list[Completion]]:
-        """All samples of these prompts, in several batches when one prompt has more than `max_num_seqs`."""
         completions: list[list[Completion]] = [[] for _ in prompts]
-        for start in range(0, sampling.samples, self.max_num_seqs):
-            batch = replace(sampling, samples=min(self.max_num_seqs, sampling.samples - start))
-            for group, more in zip(completions, self._generate_batch(prompts, batch), strict=True):
-                group += more
-            progress(batch.samples * len(prompts))
+        with isolated_rng(self.policy.device, seed):
+            for first in range(0, len(prompts), prompts_per_batch):
+                for done in range(0, sampling.samples, self.max_num_seqs):
+                    part = replace(sampling, samples=min(self.max_num_seqs, sampling.samples - done))
+                    batch = self._generate_batch(prompts[first : first + prompts_per_batch], part)
+                    for i, completion in enumerate(batch):
+                        completions[first + i // part.samples].append(completion)
+                    progress(len(batch))
         return completions
 
-    def _generate_batch(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        ids, mask = _pad_left([p.token_ids for p in prompts], self.policy.device)  # (prompts, P)
-        recorder = _LogprobRecorder(self.policy.eos_token_ids, ids.shape[1], sampling.min_new_tokens)
-        with torch.inference_mode(), quiet_transformers(), _default_generation_config(self.policy.model):
-            cache = _prefill(self.policy.model, ids, mask, sampling.samples)
-            new_ids = self.policy.model.generate(
+    def _generate_batch(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+        """All samples of the first prompt, then those of the next."""
+        policy = self.policy
+        ids, mask = _pad_left([p.token_ids for p in prompts], policy.device)  # (prompts, P)
+        recorder = _LogprobRecorder(policy.eos_token_ids, ids.shape[1], sampling.min_new_tokens)
+        with torch.inference_mode(), quiet_transformers(), _default_generation_config(policy.model):
+            new_ids = policy.model.generate(
                 ids.repeat_interleave(sampling.samples, dim=0),  # (B, P)
                 attention_mask=mask.repeat_interleave(sampling.samples, dim=0),
-                past_key_values=cache,
-                generation_config=self._generation_config(sampling),
+                past_key_values=_prefill(policy.model, ids, mask, sampling.samples),
+                generation_config=_generation_config(sampling, sorted(policy.eos_token_ids)),
                 logits_processor=LogitsProcessorList([recorder]),
             )[:, ids.shape[1] :]  # (B, new)
-        logprobs = recorder.finish(new_ids).tolist()
-        flat = [self._completion(row, lp) for row, lp in zip(new_ids.tolist(), logprobs, strict=True)]
-        g = sampling.samples
-        return [flat[i : i + g] for i in range(0, len(flat), g)]
+        rows = zip(new_ids.tolist(), recorder.finish(new_ids).tolist(), strict=True)
+        return [make_completion(row, logprobs, policy.eos_token_ids, policy.decode) for row, logprobs in rows]
 
-    def _generation_config(self, sampling: Sampling) -> Any:
-        do_sample = sampling.temperature > 0
-        warpers = {"temperature": sampling.temperature, "top_p": sampling.top_p} if do_sample else {}
-        eos_token_ids = sorted(self.policy.eos_token_ids)
-        return GenerationConfig(
-            do_sample=do_sample,
-            top_k=0,  # transformers' default is 50
-            max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=eos_token_ids,
-            pad_token_id=eos_token_ids[0],
-            **warpers,
-        )
 
-    def _completion(self, token_ids: list[int], logprobs: list[float]) -> Completion:
-        ids, truncated = cut_at_eos(token_ids, self.policy.eos_token_ids)
-        return make_completion(ids, truncated, logprobs, self.policy.decode)
+def _generation_config(sampling: Sampling, eos_token_ids: list[int]) -> Any:
+    do_sample = sampling.temperature > 0
+    warpers = {"temperature": sampling.temperature, "top_p": sampling.top_p} if do_sample else {}
+    return GenerationConfig(
+        do_sample=do_sample,
+        top_k=0,  # transformers' default is 50
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=eos_token_ids,
+        pad_token_id=eos_token_ids[0],
+        **warpers,
+    )
 
 
 class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
@@ -165,15 +156,6 @@ def _pad_left(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple
     return pad_sequence(ids, batch_first=True, padding_side="left").to(device), mask.to(device)
 
 
-def cache_plan(
-    prompts: int,
-    sampling: Sampling,
-    max_num_seqs: int,
-    prompt_tokens: int,
-    token_bytes: int,
-    gpu_memory: int | None,
-) -> tuple[int, int]:
-    """See `native.cache_plan`; the cache takes what it needs, whatever the GPU's memory."""
-    prompts_per_batch = max(1, min(max_num_seqs, MAX_NUM_SEQS) // sampling.samples)
-    sequences = min(prompts, prompts_per_batch) * sampling.samples
-    return sequences, token_bytes * sequences * (prompt_tokens + sampling.max_new_tokens)
+def batch_size(prompts: int, samples: int, max_num_seqs: int) -> int:
+    """Sequences in a batch. The cache takes what they need, whatever the GPU's memory."""
+    return min(prompts, max(1, min(max_num_seqs, MAX_NUM_SEQS) // samples)) * samples

@@ -21,13 +21,12 @@ from functools import partial
 from math import ceil
 
 import torch
-from torch import Tensor
 
-from reinforce_lite.engines.base import cut_at_eos, ignore_progress, make_completion
+from reinforce_lite.engines.base import ignore_progress, make_completion
 from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.engines.packed_linear import make_linear
 from reinforce_lite.engines.sampler import finest_float, sample_tokens
-from reinforce_lite.models.forward import common_prefix_length
+from reinforce_lite.models.forward import common_prefix_length, prefix_keys_and_values
 from reinforce_lite.models.logprobs import final_logits
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.models.prefix_attention import PrefixAttention
@@ -55,12 +54,12 @@ class _Sequence:
 
 
 class NativeEngine:
-    """Decodes up to `max_num_seqs` sequences concurrently, with continuous batching."""
+    """Decodes up to `max_num_seqs` sequences concurrently, with continuous batching.
+
+    Only for a policy with `llama`, our own forward pass.
+    """
 
     def __init__(self, policy: Policy, max_num_seqs: int = 256) -> None:
-        """Raises ValueError for a model that `llama.py` does not know."""
-        if policy.llama is None:
-            raise ValueError(f"the native engine does not support {policy.model.config.model_type} models")
         self.policy = policy
         self.max_num_seqs = max_num_seqs
 
@@ -76,28 +75,26 @@ class NativeEngine:
         The other sequences change its rounding. That can change a token, and then all tokens after it."""
         if not prompts:
             return []
-        self.policy.check_fused()
-        groups = self._groups(prompts, sampling, seed)
+        groups = _draw_uniforms(prompts, sampling, seed)
         scheduler = _Scheduler(self.policy, self.max_num_seqs, groups, sampling)
         while scheduler.admit():
             progress(scheduler.sample())
             scheduler.decode()
-        return [[self._completion(sequence) for sequence in group] for group in groups]
+        eos, decode = self.policy.eos_token_ids, self.policy.decode
+        return [[make_completion(s.token_ids, s.logprobs, eos, decode) for s in group] for group in groups]
 
-    def _groups(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[_Sequence]]:
-        groups, repeats = [], Counter[tuple[int, ...]]()
-        for prompt in prompts:
-            ids = prompt.token_ids
-            generator = torch.Generator().manual_seed(derive_seed(seed, f"answers to {ids}", repeats[ids]))
-            repeats[ids] += 1  # so that a repeated prompt gets other completions
-            shape = (sampling.samples, sampling.max_new_tokens)
-            uniforms = torch.rand(shape, generator=generator, dtype=torch.float64)
-            groups.append([_Sequence(ids, row) for row in uniforms.tolist()])
-        return groups
 
-    def _completion(self, sequence: _Sequence) -> Completion:
-        ids, truncated = cut_at_eos(sequence.token_ids, self.policy.eos_token_ids)
-        return make_completion(ids, truncated, sequence.logprobs, self.policy.decode)
+def _draw_uniforms(prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[_Sequence]]:
+    """The sequences of each prompt, before their first token."""
+    groups, repeats = [], Counter[tuple[int, ...]]()
+    for prompt in prompts:
+        ids = prompt.token_ids
+        generator = torch.Generator().manual_seed(derive_seed(seed, f"answers to {ids}", repeats[ids]))
+        repeats[ids] += 1  # so that a repeated prompt gets other completions
+        shape = (sampling.samples, sampling.max_new_tokens)
+        uniforms = torch.rand(shape, generator=generator, dtype=torch.float64)
+        groups.append([_Sequence(ids, row) for row in uniforms.tolist()])
+    return groups
 
 
 class _Scheduler:
@@ -110,24 +107,24 @@ class _Scheduler:
     def __init__(
         self, policy: Policy, max_num_seqs: int, groups: Sequence[Sequence[_Sequence]], sampling: Sampling
     ) -> None:
-        assert policy.llama is not None
-        self.policy, self.llama, self.sampling = policy, policy.llama, sampling
+        llama, device = policy.llama, policy.device
+        assert llama is not None, "the native engine does not support this model"
+        llama.check_fused()
+        self.policy, self.llama, self.sampling = policy, llama, sampling
         self.eos_token_ids = sorted(policy.eos_token_ids)
         prompts = [group[0].prompt for group in groups]
-        self.prefix_length = common_prefix_length(prompts)
-        self.prefix: list[Tensor] = []
-        if self.prefix_length:
-            prefix: list[Tensor] = []
-            self._forward([prompts[0][: self.prefix_length]], 0, lambda _, kv: prefix.append(kv))
-            self.prefix = prefix
-        longest = max(map(len, prompts)) - self.prefix_length
-        capacity = min(max_num_seqs, _cache_capacity(policy, sampling, longest))
-        size = min(capacity, sampling.samples)
+        n = self.prefix_length = common_prefix_length(prompts)
+        self.prefix = prefix_keys_and_values(llama, prompts[0][:n]) if n else []
+        longest = max(map(len, prompts)) - n
+        token_bytes = 2 * len(llama.layers) * llama.kv_heads * llama.head_size * policy.dtype.itemsize
+        gpu_memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+        self.capacity, slots = cache_size(
+            len(groups), sampling, max_num_seqs, longest, token_bytes, gpu_memory
+        )
+        size = min(self.capacity, sampling.samples)
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))
-        self.capacity = min(capacity, sum(map(len, groups)))
-        self.linear = make_linear(self.llama, self.capacity)
-        slots = prompt_slots(len(groups), sampling.samples, self.capacity)
-        self.cache = KVCache(self.llama, self.prefix, slots, longest, self.capacity, sampling.max_new_tokens)
+        self.linear = make_linear(llama, self.capacity)
+        self.cache = KVCache(llama, self.prefix, slots, longest, self.capacity, sampling.max_new_tokens)
         self.running: list[_Sequence] = []
         self.states = policy.model.get_input_embeddings().weight.new_empty(0, policy.model.config.hidden_size)
         """(R, H): the final hidden states that predict the running sequences' next tokens.
@@ -156,21 +153,15 @@ class _Scheduler:
     def _prefill(self, groups: list[list[_Sequence]]) -> None:
         prompts = [group[0].prompt[self.prefix_length :] for group in groups]
         slots = [self.cache.add_prompt(len(ids)) for ids in prompts]
-        states = self._forward(prompts, self.prefix_length, partial(self.cache.write_prompts, slots))
+        tree = PrefixTree([Branch(ids) for ids in prompts], self.prefix_length, self.policy.device)
+        attention = PrefixAttention(self.llama, tree, self.prefix, partial(self.cache.write_prompts, slots))
+        states = self.llama(tree.ids, tree.positions, attention)[[p[-1] for p in tree.prompts]]
         for slot, group in zip(slots, groups, strict=True):
             for sequence in group:
                 self.cache.add_sequence(slot)
                 self.running.append(sequence)
         sizes = torch.tensor([len(group) for group in groups], device=states.device)
         self.states = torch.cat([self.states, states.repeat_interleave(sizes, dim=0)])
-
-    def _forward(
-        self, prompts: Sequence[Sequence[int]], start: int, keep: Callable[[int, Tensor], None]
-    ) -> Tensor:
-        """(prompts, H): the state at the end of each; `keep` receives each layer's keys and values."""
-        tree = PrefixTree([Branch(ids) for ids in prompts], start, self.policy.device)
-        attention = PrefixAttention(self.llama, tree, self.prefix, keep)
-        return self.llama(tree.ids, tree.positions, attention)[[p[-1] for p in tree.prompts]]
 
     def sample(self) -> int:
         """Sample one token for every running sequence; finished ones leave, and their number is returned."""
@@ -205,35 +196,7 @@ class _Scheduler:
         self.states = self.llama(tokens, positions, self.cache.attend, self.linear)
 
 
-def _cache_capacity(policy: Policy, sampling: Sampling, longest: int) -> int:
-    """How many sequences the cache's memory holds; the same in every run on a machine."""
-    assert policy.llama is not None
-    llama, device = policy.llama, policy.device
-    device_bytes = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    token_bytes = 2 * len(llama.layers) * llama.kv_heads * llama.head_size * policy.dtype.itemsize
-    return sequences_that_fit(cache_budget(device_bytes), token_bytes, sampling, longest)
-
-
-def cache_budget(device_bytes: int | None) -> float:
-    """The cache's bytes: a share of a CUDA device's memory, elsewhere (None) a fixed number."""
-    return float(CACHE_BYTES) if device_bytes is None else CACHE_SHARE * device_bytes
-
-
-def sequences_that_fit(budget: float, token_bytes: int, sampling: Sampling, longest: int) -> int:
-    """How many sequences fit into `budget` bytes together with their prompts of up to `longest` tokens;
-    `token_bytes` is the size of one token's keys and values in all layers."""
-    prompt_share = min(1.0, 2 / sampling.samples)
-    return max(1, int(budget / token_bytes / (sampling.max_new_tokens + longest * prompt_share)))
-
-
-def prompt_slots(groups: int, samples: int, max_num_seqs: int) -> int:
-    """How many prompts to keep in the cache with `max_num_seqs` sequences, `samples` to each prompt."""
-    size = min(max_num_seqs, samples)  # sequences that are admitted together
-    # Twice as many groups as run in full, since some are partly finished.
-    return min(groups * ceil(samples / size), max_num_seqs, 2 * ceil(max_num_seqs / size))
-
-
-def cache_plan(
+def cache_size(
     prompts: int,
     sampling: Sampling,
     max_num_seqs: int,
@@ -241,9 +204,16 @@ def cache_plan(
     token_bytes: int,
     gpu_memory: int | None,
 ) -> tuple[int, int]:
-    """Sequences that `generate` decodes concurrently, and the bytes of its KV cache, for prompts of up to
-    `prompt_tokens` tokens; `token_bytes` are those of one token's keys and values."""
-    fitting = sequences_that_fit(cache_budget(gpu_memory), token_bytes, sampling, prompt_tokens)
-    sequences = min(max_num_seqs, fitting, prompts * sampling.samples)
-    slots = prompt_slots(prompts, sampling.samples, sequences)
-    return sequences, token_bytes * (slots * prompt_tokens + sequences * sampling.max_new_tokens)
+    """How many sequences are decoded concurrently, and how many prompts are kept in the cache for them.
+
+    Prompts have up to `prompt_tokens` tokens; `token_bytes` is the size of one token's keys and values in
+    all layers. The same in every run on a machine.
+    """
+    budget = CACHE_BYTES if gpu_memory is None else CACHE_SHARE * gpu_memory
+    prompt_share = min(1.0, 2 / sampling.samples)
+    fitting = int(budget / token_bytes / (sampling.max_new_tokens + prompt_tokens * prompt_share))
+    sequences = max(1, min(fitting, max_num_seqs, prompts * sampling.samples))
+    together = min(sequences, sampling.samples)  # those of one prompt that are admitted together
+    # Twice as many prompts as run in full, since some are partly finished.
+    slots = min(prompts * ceil(sampling.samples / together), sequences, 2 * ceil(sequences / together))
+    return sequences, slots

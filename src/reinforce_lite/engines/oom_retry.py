@@ -48,15 +48,12 @@ class OOMRetryEngine:
 
         def shrink() -> None:
             count(-finished)  # the retry starts over
-            self._halve(len(prompts) * sampling.samples)
+            running = min(self.max_num_seqs, len(prompts) * sampling.samples)
+            if running == 1:
+                raise DoesNotFitError(
+                    "sampling a single sequence does not fit into memory", f"see: {command_line('plan')}"
+                )
+            self.max_num_seqs = running // 2
+            logger.warning("out of memory while sampling: retrying with max_num_seqs %d", self.max_num_seqs)
 
         return retry_on_oom(lambda: self.engine.generate(prompts, sampling, seed, count), shrink)
-
-    def _halve(self, requested: int) -> None:
-        running = min(self.max_num_seqs, requested)
-        if running == 1:
-            raise DoesNotFitError(
-                "sampling a single sequence does not fit into memory", f"see: {command_line('plan')}"
-            )
-        self.max_num_seqs = running // 2
-        logger.warning("out of memory while sampling: retrying with max_num_seqs %d", self.max_num_seqs)

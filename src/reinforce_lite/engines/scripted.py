@@ -39,8 +39,9 @@ class ScriptedEngine:
         self, prompt: Prompt, sample: int, sampling: Sampling, progress: Callable[[int], None]
     ) -> Completion:
         text = self.reply(self.tokenizer.decode(prompt.token_ids), sample)
-        ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id)
-        truncated = len(ids) > sampling.max_new_tokens
+        ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id]
         ids = ids[: sampling.max_new_tokens]
         progress(1)
-        return make_completion(ids, truncated, [0.0] * len(ids), lambda t: str(self.tokenizer.decode(t)))
+        return make_completion(
+            ids, [0.0] * len(ids), frozenset({self.eos_token_id}), lambda t: str(self.tokenizer.decode(t))
+        )

@@ -90,7 +90,8 @@ class Updater:
         self.seed = seed
         self.micro_batch_tokens = config.micro_batch_tokens
         """Halved each time memory runs out."""
-        policy.check_fused()
+        if policy.llama:
+            policy.llama.check_fused()
         self.forward_pass = build_forward_pass(policy.model, policy.llama, config.activation_checkpointing)
         self.params = dict(policy.model.named_parameters())
         self.master_weights = self._make_master_weights()

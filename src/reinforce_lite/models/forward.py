@@ -22,7 +22,7 @@ K of all completions, H hidden size.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,26 +68,29 @@ def _move_gradient(total: Tensor, leaf: Tensor) -> None:
     leaf.grad = None
 
 
-class ForwardPass(Protocol):
+class ForwardPass:
     """Computes the hidden states that predict completions."""
 
-    can_share_prefix: bool
-    """Whether `states` accepts a prefix."""
+    can_share_prefix = True
+    """Whether there is a `prefix`, and `states` accepts one."""
 
     def prefix(self, ids: Ids) -> SharedPrefix:
-        """The prefix that all later branches share. Only where `can_share_prefix`."""
-        ...
+        """The prefix that all later branches share."""
+        raise NotImplementedError
 
-    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None = None) -> Tensor:
         """(K, H): the state that predicts each token of each completion.
 
         A branch's prompt is complete: it starts with the prefix, if there is one.
         """
-        ...
+        raise NotImplementedError
 
     def tokens(self, branch: Branch) -> int:
-        """How many tokens, padding included, a branch takes through the policy; an upper bound."""
-        ...
+        """How many tokens, padding included, a branch takes through the policy; an upper bound.
+
+        By default for a pass that computes a prompt once for all its completions.
+        """
+        return len(branch.prompt) + len(branch.completions) * max(map(len, branch.completions))
 
 
 def build_forward_pass(model: Any, llama: Llama | None, checkpointing: bool = False) -> ForwardPass:
@@ -112,10 +115,17 @@ def common_prefix_length(sequences: Sequence[tuple[int, ...]]) -> int:
     return next((i for i in range(longest) if first[i] != last[i]), longest)
 
 
-class TreeForward:
-    """All branches concurrently, through our own forward pass."""
+def prefix_keys_and_values(llama: Llama, ids: Ids) -> list[Tensor]:
+    """Each layer's (S, 2K x D) keys and values of a prefix; K key-value heads of size D."""
+    tree = PrefixTree([Branch(ids)], 0, llama.device)
+    outputs: list[Tensor] = []
+    attention = PrefixAttention(llama, tree, keep=lambda _, kv: outputs.append(kv))
+    llama(tree.ids, tree.positions, attention)
+    return outputs
 
-    can_share_prefix = True
+
+class TreeForward(ForwardPass):
+    """All branches concurrently, through our own forward pass."""
 
     def __init__(self, llama: Llama, checkpointing: bool = False) -> None:
         self.llama = llama
@@ -123,14 +133,10 @@ class TreeForward:
 
     def prefix(self, ids: Ids) -> SharedPrefix:
         """See `ForwardPass`."""
-        tree = PrefixTree([Branch(ids)], 0, self.llama.device)
-        outputs: list[Tensor] = []
-        attention = PrefixAttention(self.llama, tree, keep=lambda _, kv: outputs.append(kv))
-        self.llama(tree.ids, tree.positions, attention)
-        return SharedPrefix(len(ids), outputs)
+        return SharedPrefix(len(ids), prefix_keys_and_values(self.llama, ids))
 
-    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
-        """See `ForwardPass`."""
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None = None) -> Tensor:
+        """See `ForwardPass`. Completions are padded in attention alone."""
         start = prefix.length if prefix else 0
         suffixes = [Branch(b.prompt[start:], b.completions) for b in branches]
         tree = PrefixTree(suffixes, start, self.llama.device)
@@ -138,15 +144,9 @@ class TreeForward:
         states = self.llama(tree.ids, tree.positions, attention, checkpointing=self.checkpointing)
         return states[tree.predictors]
 
-    def tokens(self, branch: Branch) -> int:
-        """See `ForwardPass`. As if completions were padded, which they are in attention alone."""
-        return len(branch.prompt) + len(branch.completions) * max(map(len, branch.completions))
 
-
-class SharedPromptForward:
+class SharedPromptForward(ForwardPass):
     """Branch after branch through transformers' modules; a prompt's cache serves all its completions."""
-
-    can_share_prefix = True
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -154,17 +154,14 @@ class SharedPromptForward:
     def prefix(self, ids: Ids) -> SharedPrefix:
         """See `ForwardPass`."""
         cache = DynamicCache(config=self.model.config)
-        self.model.base_model(_batch_of_one(ids, self.model), past_key_values=cache, use_cache=True)
+        tokens = torch.tensor([ids], device=self.model.device)
+        self.model.base_model(tokens, past_key_values=cache, use_cache=True)
         assert cache.get_seq_length() == len(ids), "the prefix's keys and values were not kept"
         return SharedPrefix(len(ids), [t for layer in cache.layers for t in (layer.keys, layer.values)])
 
-    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None = None) -> Tensor:
         """See `ForwardPass`."""
         return torch.cat([self._states(b, prefix) for b in branches])
-
-    def tokens(self, branch: Branch) -> int:
-        """See `ForwardPass`."""
-        return len(branch.prompt) + len(branch.completions) * max(map(len, branch.completions))
 
     def _states(self, branch: Branch, prefix: SharedPrefix | None) -> Tensor:
         tokens, valid = _pad_right(branch.completions, self.model)  # (R, T) both
@@ -173,7 +170,7 @@ class SharedPromptForward:
         leaves = prefix.leaves if prefix else []
         for layer in range(len(leaves) // 2):
             cache.update(leaves[2 * layer], leaves[2 * layer + 1], layer)
-        prompt = _batch_of_one(branch.prompt[cache.get_seq_length() :], self.model)  # (1, P - S)
+        prompt = torch.tensor([branch.prompt[cache.get_seq_length() :]], device=tokens.device)  # (1, P - S)
         out = self.model.base_model(prompt, past_key_values=cache, use_cache=True)
         first: Tensor = out.last_hidden_state[:, -1:].expand(n, -1, -1)  # (R, 1, H)
         if tokens.shape[1] == 1:
@@ -194,7 +191,7 @@ class SharedPromptForward:
         return torch.cat([first, rest], dim=1)[valid]
 
 
-class FullSequenceForward:
+class FullSequenceForward(ForwardPass):
     """Each completion with its whole prompt, through transformers' modules."""
 
     can_share_prefix = False
@@ -215,10 +212,6 @@ class FullSequenceForward:
                     checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
                 )
 
-    def prefix(self, ids: Ids) -> SharedPrefix:
-        """See `ForwardPass`: never shared."""
-        raise NotImplementedError
-
     def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None = None) -> Tensor:
         """See `ForwardPass`."""
         return torch.cat([self._states(b) for b in branches])
@@ -229,20 +222,15 @@ class FullSequenceForward:
 
     def _states(self, branch: Branch) -> Tensor:
         tokens, valid = _pad_right(branch.completions, self.model)
-        ids = _batch_of_one(branch.prompt, self.model).expand(len(tokens), -1)  # (R, P)
+        ids = torch.tensor([branch.prompt], device=tokens.device).expand(len(tokens), -1)  # (R, P)
         mask = torch.cat([torch.ones_like(ids), valid.long()], dim=1)
         out = self.model.base_model(torch.cat([ids, tokens], dim=1), attention_mask=mask, use_cache=False)
         states: Tensor = out.last_hidden_state
         return states[:, ids.shape[1] - 1 : -1][valid]
 
 
-def _batch_of_one(ids: Ids, model: Any) -> Tensor:
-    return torch.tensor([list(ids)], device=next(model.parameters()).device)
-
-
 def _pad_right(sequences: Sequence[Ids], model: Any) -> tuple[Tensor, Tensor]:
     """Token ids and whether each is a token, both (sequences, longest); padding is 0."""
-    device = next(model.parameters()).device
-    tokens = pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True).to(device)
-    lengths = torch.tensor([len(ids) for ids in sequences], device=device)
-    return tokens, torch.arange(tokens.shape[1], device=device) < lengths[:, None]
+    tokens = pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True).to(model.device)
+    lengths = torch.tensor([len(ids) for ids in sequences], device=tokens.device)
+    return tokens, torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]

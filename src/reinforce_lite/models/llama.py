@@ -48,9 +48,8 @@ def supports_model(model: nn.Module, max_length: int = 0) -> bool:
         return False
     rope = getattr(c, "rope_parameters", None) or {}
     rope_type = rope.get("rope_type")
-    if rope_type == "dynamic":
-        return False
-    if rope_type == "longrope" and max_length > rope["original_max_position_embeddings"]:
+    too_long = rope_type == "longrope" and max_length > rope["original_max_position_embeddings"]
+    if rope_type == "dynamic" or too_long:
         return False
     linears = [m for m in model.modules() if hasattr(m, "in_features") or type(m).__name__.endswith("Linear")]
     return all(type(m) is nn.Linear and type(m.weight) is nn.Parameter for m in linears)
@@ -77,12 +76,8 @@ class Projection:
 
     def is_fused(self) -> bool:
         """Whether the modules' parameters still lie in the fused storage."""
-        pairs = [(self.weight, self.weights)] + ([] if self.bias is None else [(self.bias, self.biases)])
-        return all(
-            param.data_ptr() == view.data_ptr()
-            for fused, params in pairs
-            for param, view in zip(params, torch.split(fused, [len(p) for p in params]), strict=True)
-        )
+        fused = {t.untyped_storage().data_ptr() for t in (self.weight, self.bias) if t is not None}
+        return {p.untyped_storage().data_ptr() for p in (*self.weights, *self.biases)} == fused
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +156,11 @@ class Llama:
         qkv = _norm_linear(x, layer.attention_norm, layer.qkv, linear)
         if layer.q_norm is not None:
             qkv = self._norm_heads(qkv, layer)
-        attended = attend(i, self._rotate(qkv, *rotary))
-        x = x + linear(attended, layer.out.weight, layer.out.bias)
+        heads = self.query_heads + self.kv_heads
+        qkv = _Rotate.apply(qkv, *rotary, heads, self.head_size)  # type: ignore[no-untyped-call]
+        x = x + linear(attend(i, qkv), layer.out.weight, layer.out.bias)
         gate_up = _norm_linear(x, layer.mlp_norm, layer.gate_up, linear)
         return x + _swiglu_down(gate_up, layer.down.weight, linear)
-
-    def _rotate(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        heads = self.query_heads + self.kv_heads
-        rotated: Tensor = _Rotate.apply(qkv, cos, sin, heads, self.head_size)  # type: ignore[no-untyped-call]
-        return rotated
 
     def _norm_heads(self, qkv: Tensor, layer: Layer) -> Tensor:
         heads = qkv.view(len(qkv), -1, self.head_size)

@@ -37,11 +37,6 @@ class Policy:
     llama: Llama | None = None
     """Our own forward pass over the model's weights; None: only transformers' modules are exact."""
 
-    def check_fused(self) -> None:
-        """Raise RuntimeError if a weight has left the storage that `llama` reads."""
-        if self.llama:
-            self.llama.check_fused()
-
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
@@ -93,29 +88,19 @@ def load_policy(
             trust_remote_code=trust_remote_code,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    compute = pick_dtype(dtype, target)
-    model = model.eval()
-    if not keep_float32:
-        _cast_parameters(model, compute, False)  # before the move, so that the device never holds float32
-    model = model.to(target)
+    compute, master_weights = pick_dtype(dtype, target), None
+    if keep_float32 and compute == torch.bfloat16 and model.dtype != torch.bfloat16:
+        model = model.to(target)
+        master_weights = {n: p.detach().float() for n, p in model.named_parameters()}
+    # Buffers keep their dtype: rotary frequencies in bfloat16 would shift every token's position.
+    for param in model.parameters():
+        param.data = param.data.to(compute)
+    model = model.to(target).eval()
     # The padding token is often the end token too, and torch gives a padding row no gradient.
     model.get_input_embeddings().padding_idx = None
-    master_weights = _cast_parameters(model, compute, keep_float32)
     eos_token_ids = _eos_token_ids(model, tokenizer)
     llama = Llama(model) if supports_model(model, max_length) else None
     return Policy(model, tokenizer, eos_token_ids, name, master_weights, llama)
-
-
-def _cast_parameters(model: Any, compute: torch.dtype, keep_float32: bool) -> dict[str, torch.Tensor] | None:
-    """Cast the parameters to the compute dtype; return them in float32 if asked for and if bits were lost.
-
-    Buffers keep their dtype: rotary frequencies in bfloat16 would shift every token's position.
-    """
-    keep_float32 = keep_float32 and compute == torch.bfloat16 and model.dtype != torch.bfloat16
-    float32 = {n: p.detach().float() for n, p in model.named_parameters()} if keep_float32 else None
-    for param in model.parameters():
-        param.data = param.data.to(compute)
-    return float32
 
 
 def save_policy(policy: Policy, folder: Path, card: str) -> None:

@@ -11,7 +11,6 @@ Symbols: H hidden size, I intermediate size, Q query heads, K key-value heads, D
 """
 
 from dataclasses import dataclass
-from functools import partial
 from operator import itemgetter
 
 import torch
@@ -189,18 +188,24 @@ def _training_state(config: Config, shape: ModelShape, target: Target) -> list[M
 def _rollout(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
     rollout, evaluation, itemsize = config.rollout, config.eval, target.dtype.itemsize
     uses_native = shape.forward_pass == "tree" and rollout.engine == "native"
-    token_bytes = kv_bytes(shape, target.dtype)
-    cache_plan = partial(
-        native.cache_plan if uses_native else hf.cache_plan,
-        max_num_seqs=rollout.max_num_seqs,
-        prompt_tokens=config.prompt.max_tokens,
-        token_bytes=token_bytes,
-        gpu_memory=target.memory if target.device_type == "cuda" else None,
-    )
+    token_bytes, prompt_tokens = kv_bytes(shape, target.dtype), config.prompt.max_tokens
+    gpu_memory = target.memory if target.device_type == "cuda" else None
+
+    def cache_size(prompts: int, sampling: Sampling) -> tuple[int, int]:
+        """Sequences decoded concurrently, and the bytes of their KV cache."""
+        limit = rollout.max_num_seqs
+        if uses_native:
+            sequences, slots = native.cache_size(
+                prompts, sampling, limit, prompt_tokens, token_bytes, gpu_memory
+            )
+        else:  # every sequence has a copy of its prompt
+            sequences = slots = hf.batch_size(prompts, sampling.samples, limit)
+        return sequences, token_bytes * (slots * prompt_tokens + sequences * sampling.max_new_tokens)
+
     eval_tokens = evaluation.max_new_tokens or rollout.max_new_tokens
     sequences, cache_bytes = max(
-        cache_plan(rollout.prompts_per_step, Sampling(rollout.group_size, rollout.max_new_tokens)),
-        cache_plan(max(evaluation.n, evaluation.validation_n), Sampling(1, eval_tokens)),
+        cache_size(rollout.prompts_per_step, Sampling(rollout.group_size, rollout.max_new_tokens)),
+        cache_size(max(evaluation.n, evaluation.validation_n), Sampling(1, eval_tokens)),
         key=itemgetter(1),
     )
     cache = f"{sequences:,} sequences, {token_bytes:,} bytes per token; freed after the rollout"
