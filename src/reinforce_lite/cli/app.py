@@ -128,9 +128,9 @@ def _plan(args: list[str]) -> None:
     parsed, config = parse_plan(args)
 
     from reinforce_lite.cli.plan_table import plan_as_json, show_plan
-    from reinforce_lite.planner.plan import check_fits, make_plan
+    from reinforce_lite.planner.plan import best_plan, check_fits, plan_unchanged
 
-    made = make_plan(config, parsed.vram)
+    made = best_plan(plan_unchanged(config, parsed.vram))
     if parsed.as_json:
         _print_json(plan_as_json(made))
     else:

@@ -1,6 +1,7 @@
 """A plan as tables for a person, and as JSON: memory by part, and the training state of other methods."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -47,15 +48,10 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _training_state(scheme: ParameterScheme, parameters: int) -> dict[str, int]:
-    """Bytes by the names of the plan's parts, and their total."""
-    sizes = {
-        "weights": scheme.weights,
-        "gradients": scheme.gradients,
-        "optimizer state": scheme.optimizer_state,
-        "master weights": scheme.master_weights,
-        "total": scheme.total,
-    }
-    return {name: round(size * parameters) for name, size in sizes.items()}
+    """Bytes by the names of the plan's parts, which are those of the scheme's fields, and their total."""
+    sizes = asdict(scheme) | {"total": scheme.total}
+    del sizes["description"]
+    return {name.replace("_", " "): round(size * parameters) for name, size in sizes.items()}
 
 
 def show_plan(plan: Plan, to_error: bool = False) -> None:
@@ -97,17 +93,14 @@ def _memory_table(plan: Plan) -> Table:
     table = Table("GB")
     for name in ("this recipe", *methods):
         table.add_column(name, justify="right")
-    state = [part for part in plan.parts if part.name in methods["article"]]
-    for part in state:
-        table.add_row(part.name, in_gb(part.bytes), *(in_gb(sizes[part.name]) for sizes in methods.values()))
-    table.add_row(
-        "training state",
-        in_gb(sum(part.bytes for part in state)),
-        *(in_gb(sizes["total"]) for sizes in methods.values()),
-    )
+    state = {part.name: part.bytes for part in plan.parts if part.name in methods["article"]}
+    state["total"] = sum(state.values())
+    for name, held in state.items():
+        label = "training state" if name == "total" else name
+        table.add_row(label, in_gb(held), *(in_gb(sizes[name]) for sizes in methods.values()))
     table.add_section()
     for part in plan.parts:
-        if part not in state:
+        if part.name not in state:
             size = in_gb(part.bytes)
             table.add_row(part.name, size if plan.peak_phase in part.phases else f"({size})")
     table.add_section()

@@ -53,17 +53,19 @@ class Evaluation:
 def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> Evaluation:
     """Evaluate groups of equal size, at least one; groups of one rollout count as greedy."""
     rollouts = [r for g in groups for r in g.rollouts]
-    samples = len(groups[0].rollouts)
+    n, samples = len(groups), len(groups[0].rollouts)
     strict, strict_interval = _accuracy(groups, lambda r: r.strict.correct)
     lenient, lenient_interval = _accuracy(groups, lambda r: r.lenient.correct if r.lenient else None)
     second, second_interval = _accuracy(groups, lambda r: r.second_opinion)
-    pass_at = _pass_at(groups, samples)
+    correct = [sum(r.strict.correct for r in g.rollouts) for g in groups]
+    ks = [2**power for power in range(samples.bit_length())] if samples > 1 else []
+    pass_at = {k: fmean(pass_at_k(k, c, samples) for c in correct) for k in ks}
     assert strict is not None
     assert strict_interval is not None
     return Evaluation(
         step=step,
         split=split,
-        n=len(groups),
+        n=n,
         samples=samples,
         strict=strict,
         strict_interval=strict_interval,
@@ -76,9 +78,7 @@ def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> 
         truncated=fmean(r.completion.truncated for r in rollouts),
         reflection=reflection_rates([r.completion.text for r in rollouts]),
         pass_at=pass_at,
-        pass_at_interval={
-            k: wilson_interval(share * len(groups), len(groups)) for k, share in pass_at.items()
-        },
+        pass_at_interval={k: wilson_interval(share * n, n) for k, share in pass_at.items()},
     )
 
 
@@ -93,11 +93,3 @@ def _accuracy(
     verdicts = [[v for r in g.rollouts if (v := is_correct(r)) is not None] for g in groups]
     shares = [fmean(judged) for judged in verdicts if judged]
     return (fmean(shares), wilson_interval(sum(shares), len(shares))) if shares else (None, None)
-
-
-def _pass_at(groups: Sequence[Group], samples: int) -> dict[int, float]:
-    if samples == 1:
-        return {}
-    correct = [sum(r.strict.correct for r in g.rollouts) for g in groups]
-    ks = [2**power for power in range(samples.bit_length())]
-    return {k: fmean(pass_at_k(k, c, samples) for c in correct) for k in ks}

@@ -10,6 +10,7 @@ Not counted: what a GPU's caching allocator loses to fragmentation.
 Symbols: H hidden size, I intermediate size, Q query heads, K key-value heads, D head size. GB is 10^9 bytes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -29,11 +30,6 @@ from reinforce_lite.types import Sampling
 GB = 10**9
 CUDA_CONTEXT = GB // 2
 """About what CUDA and its libraries take of a GPU; varies with GPU and driver."""
-PROCESS = 2 * GB // 5
-"""About what Python, torch and transformers take of the machine's memory before the first tensor."""
-ALLOCATOR_UPDATE, ALLOCATOR_ROLLOUT = GB // 2, GB // 3
-"""About what glibc holds in addition to live tensors: free blocks for reuse and the gaps between
-blocks (utils/memory.limit_fragmentation, docs/memory.md)."""
 TRANSFORMERS_ACTIVATIONS = 9500 / 5760
 """Activations saved by transformers' modules as a multiple of those of our forward pass (docs/log.md)."""
 TEMPLATE_TOKENS = 64
@@ -121,12 +117,13 @@ _FREE_BLOCKS = "approximate; free blocks, and gaps between blocks"
 OVERHEAD = {
     "cuda": [MemoryPart("CUDA context", CUDA_CONTEXT, "approximate; varies with GPU and driver")],
     "cpu": [
-        MemoryPart("Python and libraries", PROCESS, "approximate; before the first tensor"),
-        MemoryPart("allocator, update", ALLOCATOR_UPDATE, _FREE_BLOCKS, UPDATE),
-        MemoryPart("allocator, rollout", ALLOCATOR_ROLLOUT, _FREE_BLOCKS, (ROLLOUT,)),
+        MemoryPart("Python and libraries", 2 * GB // 5, "approximate; before the first tensor"),
+        MemoryPart("allocator, update", GB // 2, _FREE_BLOCKS, UPDATE),
+        MemoryPart("allocator, rollout", GB // 3, _FREE_BLOCKS, (ROLLOUT,)),
     ],
 }
-"""What the process holds in addition to tensors, by device type; not known for others."""
+"""About what the process holds in addition to live tensors, by device type; not known for others. The
+allocator is glibc's (utils/memory.limit_fragmentation, docs/memory.md)."""
 MASTER_WEIGHTS = {
     "32-bit": "float32, 4 bytes per parameter: bfloat16 rounding would lose small updates",
     "8-bit": "norm weights and biases in float32",
@@ -150,76 +147,50 @@ def memory_parts(config: Config, shape: ModelShape, target: Target) -> tuple[Mem
     """Everything that a run holds in any of PHASES."""
     return (
         *_training_state(config, shape, target),
-        *OVERHEAD.get(target.device_type, []),
+        *OVERHEAD.get(target.device_type, ()),
         *_rollout(config, shape, target),
         *_update(config, shape, target),
     )
 
 
-def _training_state(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
+def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
     scheme, state, dtype = parameter_scheme(config, target), config.update.optimizer_state, target.dtype_name
-    weights, gradients = (round(size * shape.parameters) for size in (scheme.weights, scheme.gradients))
+    text = f"{dtype}, {scheme.weights:g} bytes per parameter"
+    yield MemoryPart("weights", round(scheme.weights * shape.parameters), text)
+    gradient_dtype = "float32" if scheme.gradients == 4 else dtype
+    text = f"{gradient_dtype}, {scheme.gradients:g} bytes per parameter; freed after the optimizer step"
+    yield MemoryPart("gradients", round(scheme.gradients * shape.parameters), text, UPDATE)
     moments, master_weights = optimizers.optimizer_state_bytes(
         state, shape.tensor_sizes, target.dtype.itemsize
     )
-    gradient_dtype = "float32" if scheme.gradients == 4 else dtype
-    return [
-        MemoryPart("weights", weights, f"{dtype}, {scheme.weights:g} bytes per parameter"),
-        MemoryPart(
-            "gradients",
-            gradients,
-            f"{gradient_dtype}, {scheme.gradients:g} bytes per parameter; freed after the optimizer step",
-            UPDATE,
-        ),
-        MemoryPart(
-            "optimizer state",
-            moments,
-            f"AdamW's two moments in {state.removesuffix('-bit')} bits, {scheme.optimizer_state:.4g} bytes "
-            "per parameter, and a step count per tensor",
-        ),
-        MemoryPart(
-            "master weights",
-            master_weights,
-            MASTER_WEIGHTS[state] if master_weights else "none: the weights themselves are updated",
-        ),
-    ]
-
-
-def _rollout(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
-    rollout, evaluation, itemsize = config.rollout, config.eval, target.dtype.itemsize
-    uses_native = shape.forward_pass == "tree" and rollout.engine == "native"
-    token_bytes, prompt_tokens = kv_bytes(shape, target.dtype), config.prompt.max_tokens
-    gpu_memory = target.memory if target.device_type == "cuda" else None
-
-    def cache_size(prompts: int, sampling: Sampling) -> tuple[int, int]:
-        """Sequences decoded concurrently, and the bytes of their KV cache."""
-        limit = rollout.max_num_seqs
-        if uses_native:
-            sequences, slots = native.cache_size(
-                prompts, sampling, limit, prompt_tokens, token_bytes, gpu_memory
-            )
-        else:  # every sequence has a copy of its prompt
-            sequences = slots = hf.batch_size(prompts, sampling.samples, limit)
-        return sequences, token_bytes * (slots * prompt_tokens + sequences * sampling.max_new_tokens)
-
-    eval_tokens = evaluation.max_new_tokens or rollout.max_new_tokens
-    sequences, cache_bytes = max(
-        cache_size(rollout.prompts_per_step, Sampling(rollout.group_size, rollout.max_new_tokens)),
-        cache_size(max(evaluation.n, evaluation.validation_n), Sampling(1, eval_tokens)),
-        key=itemgetter(1),
+    text = (
+        f"AdamW's two moments in {state.removesuffix('-bit')} bits, {scheme.optimizer_state:.4g} bytes "
+        "per parameter, and a step count per tensor"
     )
-    cache = f"{sequences:,} sequences, {token_bytes:,} bytes per token; freed after the rollout"
+    yield MemoryPart("optimizer state", moments, text)
+    text = MASTER_WEIGHTS[state] if master_weights else "none: the weights themselves are updated"
+    yield MemoryPart("master weights", master_weights, text)
+
+
+def _rollout(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
+    rollout, evaluation, itemsize = config.rollout, config.eval, target.dtype.itemsize
+    greedy = Sampling(1, evaluation.max_new_tokens or rollout.max_new_tokens)
+    calls = [
+        (rollout.prompts_per_step, Sampling(rollout.group_size, rollout.max_new_tokens)),
+        (max(evaluation.n, evaluation.validation_n), greedy),
+    ]
+    sequences, cache_bytes = max((_cache(*call, shape, target, config) for call in calls), key=itemgetter(1))
+    token_bytes = kv_bytes(shape, target.dtype)
+    text = f"{sequences:,} sequences, {token_bytes:,} bytes per token; freed after the rollout"
+    yield MemoryPart("KV cache", cache_bytes, text, (ROLLOUT,))
     # engines/sampler.py: the logits, a float32 copy of them, the same less their peak, and that exponentiated
     per_logit = itemsize + 8 + (4 if itemsize < 4 else 0) + (17 if rollout.top_p == 1 else 0)
-    logits = sequences * shape.vocab_size * per_logit
-    parts = [
-        MemoryPart("KV cache", cache_bytes, cache, (ROLLOUT,)),
-        MemoryPart("sampling", logits, "the logits from which the next tokens are sampled", (ROLLOUT,)),
-    ]
-    if uses_native and target.device_type == "cpu" and can_pack(torch.empty(0, dtype=target.dtype)):
-        size, text = shape.parameters * itemsize, "a copy of the weights, laid out for decoding"
-        parts.append(MemoryPart("packed weights", size, text, (ROLLOUT,)))
-    return parts
+    text = "the logits from which the next tokens are sampled"
+    yield MemoryPart("sampling", sequences * shape.vocab_size * per_logit, text, (ROLLOUT,))
+    packs = target.device_type == "cpu" and can_pack(torch.empty(0, dtype=target.dtype))
+    if _uses_native_engine(config, shape) and packs:
+        text = "a copy of the weights, laid out for decoding"
+        yield MemoryPart("packed weights", shape.parameters * itemsize, text, (ROLLOUT,))
 
 
 def kv_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
@@ -227,31 +198,48 @@ def kv_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
     return 2 * shape.layers * shape.kv_heads * shape.head_size * dtype.itemsize
 
 
-def _update(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
+def _uses_native_engine(config: Config, shape: ModelShape) -> bool:
+    return shape.forward_pass == "tree" and config.rollout.engine == "native"
+
+
+def _cache(
+    prompts: int, sampling: Sampling, shape: ModelShape, target: Target, config: Config
+) -> tuple[int, int]:
+    """Sequences decoded concurrently, and the bytes of their KV cache."""
+    token_bytes, prompt_tokens = kv_bytes(shape, target.dtype), config.prompt.max_tokens
+    max_num_seqs = config.rollout.max_num_seqs
+    if _uses_native_engine(config, shape):
+        gpu_memory = target.memory if target.device_type == "cuda" else None
+        sequences, slots = native.cache_size(
+            prompts, sampling, max_num_seqs, prompt_tokens, token_bytes, gpu_memory
+        )
+    else:  # every sequence has a copy of its prompt
+        sequences = slots = hf.batch_size(prompts, sampling.samples, max_num_seqs)
+    return sequences, token_bytes * (slots * prompt_tokens + sequences * sampling.max_new_tokens)
+
+
+def _update(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
     micro_batch, prefix = _update_tokens(config, shape)
     itemsize = target.dtype.itemsize
     per_token = activation_bytes_per_token(shape, itemsize, config.update.activation_checkpointing)
-    activations = f"up to {micro_batch:,} tokens of {per_token:,} bytes"
     # The prefix is not checkpointed, and the gradients of its keys and values are summed in float32.
     per_prefix_token = activation_bytes_per_token(shape, itemsize) + kv_bytes(shape, torch.float32)
+    text = f"up to {micro_batch:,} tokens of {per_token:,} bytes"
     if prefix:
-        activations += f", and {prefix:,} of a prefix that prompts share, {per_prefix_token:,} bytes"
+        text += f", and {prefix:,} of a prefix that prompts share, {per_prefix_token:,} bytes"
     saved = micro_batch * per_token + prefix * per_prefix_token
+    yield MemoryPart("activations", saved, text, (LOGITS, BACKWARD))
     chunk_tokens = tokens_per_chunk(target.device_type, shape.vocab_size)
     chunk = chunk_tokens * shape.vocab_size
     # models/logprobs.py: the logits, a float32 copy at the temperature, and logsumexp's exponentials
-    logits = chunk * (itemsize + 8)
-    temporary, size = _largest_temporary(micro_batch + prefix, chunk, shape, target)
-    parts = [
-        MemoryPart("activations", saved, activations, (LOGITS, BACKWARD)),
-        MemoryPart("logit chunk", logits, f"{chunk_tokens:,} tokens at a time", (LOGITS,)),
-        MemoryPart("largest temporary", size, temporary, (BACKWARD,)),
-    ]
+    yield MemoryPart("logit chunk", chunk * (itemsize + 8), f"{chunk_tokens:,} tokens at a time", (LOGITS,))
+    text, size = _largest_temporary(micro_batch + prefix, chunk, shape, target)
+    yield MemoryPart("largest temporary", size, text, (BACKWARD,))
     if config.update.optimizer_state == "8-bit":
         piece = min(optimizers.PIECE, shape.largest_tensor)
-        workspace, text = piece * optimizers.WORKSPACE_BYTES_PER_ELEMENT, f"{piece:,} parameters at a time"
-        parts.append(MemoryPart("optimizer workspace", workspace, text, (OPTIMIZER_STEP,)))
-    return parts
+        workspace = piece * optimizers.WORKSPACE_BYTES_PER_ELEMENT
+        text = f"{piece:,} parameters at a time"
+        yield MemoryPart("optimizer workspace", workspace, text, (OPTIMIZER_STEP,))
 
 
 def activation_bytes_per_token(shape: ModelShape, itemsize: int, checkpointing: bool = False) -> int:
@@ -290,11 +278,6 @@ def _largest_temporary(tokens: int, chunk: int, shape: ModelShape, target: Targe
     return max(temporaries.items(), key=itemgetter(1))
 
 
-def max_training_sequence(config: Config) -> int:
-    """Tokens of the longest prompt with its completion in training: the smallest possible micro-batch."""
-    return config.prompt.max_tokens + config.rollout.max_new_tokens
-
-
 def max_step_tokens(config: Config, shape: ModelShape) -> int:
     """The most tokens that a whole step passes through the policy with gradient."""
     rollout = config.rollout
@@ -319,7 +302,8 @@ def _update_tokens(config: Config, shape: ModelShape) -> tuple[int, int]:
     its length is bounded by the bytes of the text that the recipe puts before every question.
     """
     prompt, step = config.prompt, max_step_tokens(config, shape)
-    micro_batch = min(max(config.update.micro_batch_tokens, max_training_sequence(config)), step)
+    longest = prompt.max_tokens + config.rollout.max_new_tokens  # a prompt with its completion is not split
+    micro_batch = min(max(config.update.micro_batch_tokens, longest), step)
     if not _shares_prompts(config, shape) or config.rollout.prompts_per_step == 1:
         return micro_batch, 0
     text = prompt.system + "".join(e.question + prompt.instruction + e.answer for e in prompt.examples)

@@ -27,7 +27,6 @@ from reinforce_lite.planner.estimate import (
     Target,
     in_gb,
     max_step_tokens,
-    max_training_sequence,
     memory_parts,
     parameter_scheme,
 )
@@ -81,19 +80,14 @@ class Plan:
         return parameter_scheme(self.config, self.target)
 
 
-def make_plan(config: Config, vram: float | None = None) -> Plan:
-    """Plan a recipe: unchanged if it fits, else with the cheapest choices that fit, else the smallest plan.
+def plan_unchanged(config: Config, vram: float | None = None) -> Plan:
+    """Plan a recipe without choosing anything.
 
     `vram` is the memory of a GPU in GB; by default the plan is for this machine's device. Raises
     UsageError if the model or the device is not available.
     """
-    return best_plan(plan_unchanged(config, vram))
-
-
-def plan_unchanged(config: Config, vram: float | None = None) -> Plan:
-    """Plan a recipe without choosing anything. Arguments and errors as for `make_plan`."""
     target = _target(config.model, vram)
-    parameter_scheme(config, target)
+    parameter_scheme(config, target)  # raises before the model is looked for
     shape = read_shape(config.model.name, config.model.trust_remote_code, config.max_sequence_tokens)
     return Plan(config, config, shape, target)
 
@@ -179,7 +173,8 @@ def _shrink_rollout(plan: Plan) -> Plan:
 
 def _micro_batch_sizes(config: Config) -> Iterator[int]:
     """update.micro_batch_tokens, halved down to one longest prompt with its completion."""
-    tokens, smallest = config.update.micro_batch_tokens, max_training_sequence(config)
+    tokens = config.update.micro_batch_tokens
+    smallest = config.prompt.max_tokens + config.rollout.max_new_tokens
     yield tokens
     while tokens > smallest:
         tokens = max(tokens // 2, smallest)
@@ -192,8 +187,8 @@ def _alternatives(plan: Plan) -> list[str]:
     assert limit is not None
     alternatives = [f"{_smallest_memory(plan)} GB of memory"]
     if plan.target.dtype_name == "float32":
-        target = replace(plan.target, dtype=torch.bfloat16)
-        if best_plan(replace(plan, target=target)).fits:
+        in_bfloat16 = replace(plan, target=replace(plan.target, dtype=torch.bfloat16))
+        if best_plan(in_bfloat16).fits:
             alternatives.append("--model.dtype bfloat16")
     bytes_per_parameter = plan.scheme.total
     other_bytes = plan.total - bytes_per_parameter * plan.shape.parameters

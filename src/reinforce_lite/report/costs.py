@@ -4,6 +4,7 @@ from typing import Any
 
 from reinforce_lite.report.result import count
 from reinforce_lite.report.run_data import RunData
+from reinforce_lite.runlog.records import Record
 
 
 def build_costs(data: RunData) -> dict[str, Any]:
@@ -45,7 +46,6 @@ def _facts(data: RunData) -> dict[str, str]:
     completions = questions * group_size * len(data.steps)
     tokens = sum(step.mean_length * questions * group_size for step in data.steps)
     per_step = f"{count(questions, 'question')} with {count(group_size, 'completion')} each"
-    device = [str(environment[key]) for key in ("device", "dtype") if environment.get(key)]
     facts = {
         "model": str(data.config.get("model", {}).get("name", "")),
         "task": data.task,
@@ -54,25 +54,26 @@ def _facts(data: RunData) -> dict[str, str]:
         "steps": f"{len(data.steps):,}, each of {per_step}",
         "completions": f"{completions:,} with {count(round(tokens), 'token')} in total",
         "seed": str(data.config.get("train", {}).get("seed", "")),
-        "machine": ", ".join(_machine(data) + device),
+        "machine": _machine(environment),
         "versions": ", ".join(f"{name} {v}" for name, v in (environment.get("versions") or {}).items()),
         "command": data.run.first_command(""),
     }
     return {name: text for name, text in facts.items() if text}
 
 
-def _machine(data: RunData) -> list[str]:
-    """The system (from the summary, or else machine.json), processor, cores, memory, GPU and its memory."""
-    machine = data.machine
+def _machine(environment: Record) -> str:
+    """The system, the processor, cores, memory, a GPU and its memory, device and dtype, as far as known."""
     parts = [
-        data.summary.get("machine") or machine.get("system"),
-        machine.get("processor"),
-        count(machine["cores"], "core") if machine.get("cores") else "",
-        _gigabytes(machine.get("memory_bytes")),
-        machine.get("gpu"),
-        _gigabytes(machine.get("gpu_memory_bytes")),
+        environment.get("machine") or environment.get("system"),
+        environment.get("processor"),
+        count(environment["cores"], "core") if environment.get("cores") else "",
+        _gigabytes(environment.get("memory_bytes")),
+        environment.get("gpu"),
+        _gigabytes(environment.get("gpu_memory_bytes")),
+        environment.get("device"),
+        environment.get("dtype"),
     ]
-    return [str(part) for part in parts if part]
+    return ", ".join(str(part) for part in parts if part)
 
 
 def _gigabytes(size: int | None) -> str:

@@ -18,7 +18,6 @@ CHARTS: list[Record] = tomllib.loads((files(__package__) / "charts.toml").read_t
 """The charts of the page, as charts.toml describes them."""
 LENIENT, SECOND = "accuracy/lenient", "accuracy/second_opinion"
 REFLECTION = tuple(f"reflection/list_{name}" for name in REFLECTION_LISTS)
-_EVALUATION_KEYS = ("step", "split", "n", "strict", "strict_interval")
 
 
 def build_curves(data: RunData) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def build_curves(data: RunData) -> dict[str, Any]:
         "columns": {key: column for key, column in columns.items() if any(v is not None for v in column)},
         "averaged": size,
         "evals": [
-            {key: round_float(e[key]) for key in _EVALUATION_KEYS}
+            {key: round_float(e[key]) for key in ("step", "split", "n", "strict", "strict_interval")}
             | {"seconds": round_float(elapsed.get(e["step"], 0.0))}
             for e in data.evals
         ],

@@ -1,7 +1,6 @@
 """The completions of the same held-out problems before, during and after training, compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
@@ -41,12 +40,12 @@ Pair = tuple[EvalCompletion, EvalCompletion]
 """The untrained model's completion for a problem, and a later one."""
 
 
-@dataclass(slots=True)
 class EvalHistory:
     """All completions of finished evaluations."""
 
-    problems: dict[ProblemKey, dict[int, EvalCompletion]] = field(default_factory=dict)
-    """By problem, then by step."""
+    def __init__(self) -> None:
+        self.problems: dict[ProblemKey, dict[int, EvalCompletion]] = {}
+        """By problem, then by step."""
 
     def add(self, line: Record) -> None:
         """Add a line of eval_rollouts.jsonl."""

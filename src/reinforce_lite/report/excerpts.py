@@ -48,22 +48,19 @@ def _kind(line: Record) -> str:
     """Corrected if the line is right and the last number before its first hit differs from the gold."""
     if not line["strict"]:
         return "wrong"
-    start = _first_hit(line)
-    if start is None:
-        return "right"
     try:
-        before = grade(line["completion"][:start], line["gold"], mode="lenient")
+        before = grade(line["completion"][: _first_hit(line)], line["gold"], mode="lenient")
     except UsageError:  # the gold is not a number, so a correction can't be detected
         return "right"
     return "right" if before.answer is None or before.correct else "corrected"
 
 
-def _first_hit(line: Record) -> int | None:
-    """Where the first hit starts in the completion; None if it is only in the response's prefill."""
+def _first_hit(line: Record) -> int:
+    """Where the first hit starts in the completion; 0 if it is only in the response's prefill."""
     words = {word for words in line["reflection"].values() for word in words}
     longest_first = sorted(words, key=len, reverse=True)
     match = keyword_pattern(longest_first).search(line["completion"].translate(PLAIN))
-    return match.start() if match else None
+    return match.start() if match else 0
 
 
 def _one_per_problem(candidates: list[Candidate], limit: int) -> list[Record]:
@@ -75,7 +72,7 @@ def _one_per_problem(candidates: list[Candidate], limit: int) -> list[Record]:
 
 def _excerpt(line: Record, rank: int) -> Record:
     """The text around the first hit, with its question, extracted answer and verdict."""
-    text, hit = line["completion"], _first_hit(line) or 0
+    text, hit = line["completion"], _first_hit(line)
     start, end = max(0, hit - CHARS_BEFORE), min(len(text), hit + CHARS_AFTER)
     part = ("… " if start else "") + text[start:end] + (" …" if end < len(text) else "")
     return serialize.question(line) | {

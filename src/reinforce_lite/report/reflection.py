@@ -4,9 +4,8 @@ A hit does not prove reflection. So the page shows each rate with the untrained 
 the accuracy with a hit and without, and excerpts to read.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
@@ -20,50 +19,35 @@ SIGNIFICANCE = 0.05 / len(REFLECTION_LISTS)
 """Bonferroni's correction: three lists are three chances of a false finding."""
 
 
-@dataclass(slots=True)
-class Tally:
-    """A number of completions: all, the right ones, and their tokens."""
-
-    n: int = 0
-    right: int = 0
-    tokens: int = 0
-
-    def add(self, right: bool, tokens: int) -> None:
-        """Count a completion."""
-        self.n += 1
-        self.right += right
-        self.tokens += tokens
-
-    def figures(self) -> dict[str, Any]:
-        """Accuracy with its 95% interval, and mean length in tokens; None without completions."""
-        if not self.n:
-            return {"n": 0, "strict": None, "interval": None, "tokens": None}
-        return {
-            "n": self.n,
-            "strict": self.right / self.n,
-            "interval": wilson_interval(self.right, self.n),
-            "tokens": self.tokens / self.n,
-        }
-
-
 class ReflectionTally:
     """The completions with a hit and those without, for each list."""
 
-    def __init__(self) -> None:
-        self.tallies: defaultdict[tuple[str, bool], Tally] = defaultdict(Tally)
-        """By the list, and whether it has a hit."""
+    def __init__(self, completions: Iterable[EvalCompletion] = ()) -> None:
+        self.tallies: defaultdict[tuple[str, bool], Counter[str]] = defaultdict(Counter)
+        """By list and whether it has a hit: `n` completions, those `right` among them, and their `tokens`."""
+        for completion in completions:
+            self.add(completion.lists, completion.strict, completion.tokens)
 
     def add(self, lists: Collection[str], right: bool, tokens: int) -> None:
         """Count a completion that has a hit of `lists`."""
         for name in REFLECTION_LISTS:
-            self.tallies[name, name in lists].add(right, tokens)
+            self.tallies[name, name in lists].update(n=1, right=right, tokens=tokens)
 
     def figures(self, name: str) -> dict[str, Any]:
         """The figures of one list; `rate` is the share of completions with a hit, None without any."""
         with_hit, without = self.tallies[name, True], self.tallies[name, False]
-        n = with_hit.n + without.n
-        rate = with_hit.n / n if n else None
-        return {"rate": rate, "with": with_hit.figures(), "without": without.figures()}
+        n = with_hit["n"] + without["n"]
+        rate = with_hit["n"] / n if n else None
+        return {"rate": rate, "with": _tally_figures(with_hit), "without": _tally_figures(without)}
+
+
+def _tally_figures(tally: Counter[str]) -> dict[str, Any]:
+    """Accuracy with its 95% interval, and mean length in tokens; None without completions."""
+    n, right = tally["n"], tally["right"]
+    if not n:
+        return {"n": 0, "strict": None, "interval": None, "tokens": None}
+    interval = wilson_interval(right, n)
+    return {"n": n, "strict": right / n, "interval": interval, "tokens": tally["tokens"] / n}
 
 
 def build_reflection(data: RunData, history: EvalHistory, training: ReflectionTally) -> dict[str, Any]:
@@ -74,9 +58,9 @@ def build_reflection(data: RunData, history: EvalHistory, training: ReflectionTa
     last = max((e["step"] for e in data.evals), default=0)
     evaluated_last = [by_step for by_step in history.problems.values() if last in by_step]
     populations = {
-        "untrained": _tally(by_step[0] for by_step in evaluated_last if 0 in by_step),
+        "untrained": ReflectionTally(by_step[0] for by_step in evaluated_last if 0 in by_step),
         "training": training,
-        "trained": _tally(by_step[last] for by_step in evaluated_last if last > 0),
+        "trained": ReflectionTally(by_step[last] for by_step in evaluated_last if last > 0),
     }
     return {
         "sentence": _sentence(compared, split, step, len(pairs)),
@@ -89,13 +73,6 @@ def build_reflection(data: RunData, history: EvalHistory, training: ReflectionTa
         },
         "words": REFLECTION_LISTS,
     }
-
-
-def _tally(completions: Iterable[EvalCompletion]) -> ReflectionTally:
-    tally = ReflectionTally()
-    for completion in completions:
-        tally.add(completion.lists, completion.strict, completion.tokens)
-    return tally
 
 
 def _last_comparison(data: RunData) -> tuple[str, int]:

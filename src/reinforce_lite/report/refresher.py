@@ -42,14 +42,9 @@ class ReportRefresher:
             write_report([self.run], self.run.path / "report.html")
             self.last_error = ""
         except Exception as error:  # a full disk, a file that someone edited
-            self._log_once(error)
-            pause = RETRY_SECONDS
+            message = f"{type(error.__cause__ or error).__name__}: {' '.join(str(error).split())}"
+            if message != self.last_error:  # the same one is logged once
+                logger.warning("no report was written: %s", message)
+            self.last_error, pause = message, RETRY_SECONDS
         self.seconds = clock.now() - start
         self.due = clock.now() + max(pause, self.seconds / MAX_SHARE)
-
-    def _log_once(self, error: Exception) -> None:
-        """Log an error unless it is the same as in the attempt before."""
-        message = f"{type(error.__cause__ or error).__name__}: {' '.join(str(error).split())}"
-        if message != self.last_error:
-            logger.warning("no report was written: %s", message)
-        self.last_error = message

@@ -26,7 +26,7 @@ def build_result(data: RunData, history: EvalHistory) -> dict[str, Any]:
     verdict shown in addition to strict: lenient, or second_opinion if the task has no lenient one. Shares
     are fractions of 1.
     """
-    tests = [{key: e.get(key) for key in _FIGURES} for e in data.evals if e["split"] == "test"]
+    tests: list[Record] = [{key: e.get(key) for key in _FIGURES} for e in data.evals if e["split"] == "test"]
     before = next((e for e in tests if e["step"] == 0), None)
     after = next((e for e in reversed(tests) if e["step"] > 0), None)
     result: dict[str, Any] = {"status": status(data), "step": data.step, "before": before, "after": after}
@@ -48,7 +48,7 @@ def build_result(data: RunData, history: EvalHistory) -> dict[str, Any]:
 
 def status(data: RunData) -> str:
     """Whether the run is finished, in words."""
-    progress = f"step {data.step} of {data.planned_steps}"
+    progress = f"step {data.step} of {data.config.get('train', {}).get('steps', data.step)}"
     ended = {
         "steps": f"finished: {count(data.step, 'step')}",
         "hours": f"finished at its time limit, at {progress}",

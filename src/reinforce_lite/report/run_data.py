@@ -31,11 +31,6 @@ class RunData:
         return self.steps[-1].step if self.steps else 0
 
     @property
-    def planned_steps(self) -> int:
-        """The number of steps that the config asks for."""
-        return int(self.config.get("train", {}).get("steps", self.step))
-
-    @property
     def model(self) -> str:
         """The model's name, without its folders."""
         return str(self.config.get("model", {}).get("name", "the model")).rstrip("/").rpartition("/")[2]
@@ -61,7 +56,7 @@ def iter_groups(run: Run) -> Iterator[list[Record]]:
     """The groups of rollouts.jsonl: the lines of the completions sampled for one question in one step."""
     group: list[Record] = []
     for line in run.read("rollouts"):
-        if group and (_group_key(line) != _group_key(group[-1]) or line["sample"] <= group[-1]["sample"]):
+        if line["sample"] == 0 and group:
             yield group
             group = []
         group.append(line)
@@ -80,7 +75,3 @@ def _read_machine(run: Run) -> Record:
         return dict(json.loads((run.path / "machine.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # missing, truncated, or not an object
         return {}
-
-
-def _group_key(line: Record) -> tuple[int, str]:
-    return line["step"], line["problem_id"]
