@@ -228,10 +228,8 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Conf
     elif recipe in recipe_names():
         file = RECIPES / f"{recipe}.toml"
     else:
-        raise UsageError(
-            f"there is no recipe {recipe!r}",
-            f"the shipped ones are {', '.join(recipe_names())}; a file of your own ends in .toml",
-        )
+        remedy = f"the shipped ones are {', '.join(recipe_names())}; a file of your own ends in .toml"
+        raise UsageError(f"there is no recipe {recipe!r}", remedy)
     values = {"recipe": file.stem} | _read(file, recipe)
     return override_config(parse_config(values, recipe), overrides or {})
 

@@ -1,4 +1,8 @@
-"""The commands' options: the sections of a recipe, with a recipe's values as their defaults."""
+"""The commands' options: the sections of a recipe, with a recipe's values as their defaults.
+
+The arguments of train, eval and plan are a config with the command's own options added; each `parse` function
+returns the plain config next to them.
+"""
 
 import os
 from dataclasses import dataclass

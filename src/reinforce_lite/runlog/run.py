@@ -165,9 +165,8 @@ class Run:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise UsageError(
-                f"another process is training in {self.path}", "wait for it, or choose another --run name"
-            ) from None
+            remedy = "wait for it, or choose another --run name"
+            raise UsageError(f"another process is training in {self.path}", remedy) from None
 
     def unlock(self) -> None:
         """Release the lock. A directory in which no run was started is removed: its name is free again."""
@@ -187,9 +186,8 @@ def create_run(name: str) -> Run:
         )
     run = Run(RUNS / name)
     if run.started:
-        raise UsageError(
-            f"the run {name} already exists", f"resume it with --run {name} --resume, or choose another name"
-        )
+        remedy = f"resume it with --run {name} --resume, or choose another name"
+        raise UsageError(f"the run {name} already exists", remedy)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         if not os.access(run.path, os.W_OK):
