@@ -127,7 +127,7 @@ def on_cpu(arguments: argparse.Namespace, **values: Any) -> Figures:
         overrides |= {"rollout.max_new_tokens": 4, "rollout.group_size": 3}
     settings = load_config("quickstart", overrides)
     pipeline = build_pipeline(settings)
-    problems = dry_run.longest_problems(pipeline, pipeline.problems("train"))
+    problems = dry_run.longest_problems(pipeline)
     length = len(pipeline.prompt_builder(problems[0].question).token_ids)
     settings = override_config(settings, {"prompt.max_tokens": length})
     planned = plan_unchanged(settings)

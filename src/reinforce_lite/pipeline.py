@@ -1,11 +1,11 @@
 """The parts of a run, assembled from its config: shared by train, eval and ask."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
-from reinforce_lite.engines.base import Engine, ignore_progress
+from reinforce_lite.engines.base import Engine, OnProgress, ignore_progress
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.rollout.collect import sample_completions, score_groups
@@ -45,17 +45,11 @@ class Pipeline:
 
     def sampling(self) -> Sampling:
         """How a group is sampled in training."""
-        rollout = self.config.rollout
-        return Sampling(
-            samples=rollout.group_size,
-            max_new_tokens=rollout.max_new_tokens,
-            min_new_tokens=rollout.min_new_tokens,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-        )
+        r = self.config.rollout
+        return Sampling(r.group_size, r.max_new_tokens, r.min_new_tokens, r.temperature, r.top_p)
 
     def eval_groups(
-        self, problems: Sequence[Problem], progress: Callable[[int], None] = ignore_progress, samples: int = 1
+        self, problems: Sequence[Problem], progress: OnProgress = ignore_progress, samples: int = 1
     ) -> list[Group]:
         """Scored completions of each problem, as an evaluation samples them.
 
@@ -92,11 +86,10 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
 
 def _check_context(policy: Policy, config: Config) -> None:
     limit = getattr(policy.model.config, "max_position_embeddings", None)
-    requested = config.max_sequence_tokens
-    if limit and requested > limit:
+    longest, prompt = config.max_sequence_tokens, config.prompt.max_tokens
+    if limit and longest > limit:
         raise UsageError(
-            f"prompts of {config.prompt.max_tokens} and completions of "
-            f"{requested - config.prompt.max_tokens} tokens do not fit into the context of {limit} tokens "
-            f"that {policy.name} has",
+            f"prompts of {prompt} and completions of {longest - prompt} tokens do not fit into the context "
+            f"of {limit} tokens that {policy.name} has",
             "lower prompt.max_tokens or rollout.max_new_tokens",
         )

@@ -62,7 +62,7 @@ def test_it_is_the_largest_step(settings: dict[str, Any], preset: PresetName, le
             return super().compute_gradient(groups, weights)
 
     updater = Spy(pipeline.policy, pipeline.config.update, 0.7, 0)
-    dry_run(pipeline, pipeline.problems("train"), updater, PRESETS[preset])
+    dry_run(pipeline, updater, PRESETS[preset])
     [(groups, weights)] = seen
     assert [len(g.problem.question) for g in groups] == [13, 12, 11, 10, 9]
     limit = pipeline.config.rollout.max_new_tokens
@@ -82,7 +82,7 @@ def test_it_learns_from_two_full_micro_batches_by_hand(settings: dict[str, Any])
             return super().compute_gradient(groups, weights)
 
     updater = Spy(pipeline.policy, pipeline.config.update, 0.7, 0)
-    dry_run(pipeline, pipeline.problems("train"), updater, PRESETS["reinforce-lite"])
+    dry_run(pipeline, updater, PRESETS["reinforce-lite"])
     assert learned == [[True] * 4] * 3 + [[False] * 4] * 2
     one = torch.tensor([[1.0, 0, 0, 0]] * 5)  # of which 8 tokens are learned from
     sizes = [[8] * 4] * 5

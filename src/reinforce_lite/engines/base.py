@@ -11,9 +11,12 @@ from typing import Protocol
 
 from reinforce_lite.types import Completion, Prompt, Sampling
 
+OnProgress = Callable[[int], None]
+"""Called with the number of completions finished since its previous call; negative if some are discarded."""
+
 
 def ignore_progress(finished: int) -> None:
-    """The default progress callback: does nothing."""
+    """The default: does nothing."""
 
 
 class Engine(Protocol):
@@ -23,16 +26,11 @@ class Engine(Protocol):
     """Upper limit of sequences decoded concurrently."""
 
     def generate(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int,
-        progress: Callable[[int], None] = ignore_progress,
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, progress: OnProgress = ignore_progress
     ) -> list[list[Completion]]:
         """Sample `sampling.samples` completions for each prompt, in the order of the prompts.
 
-        The same weights, prompts, sampling and seed give the same completions. `progress` is called with
-        the number of completions finished since its previous call.
+        The same weights, prompts, sampling and seed give the same completions.
         """
         ...
 

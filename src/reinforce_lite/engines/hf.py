@@ -3,7 +3,7 @@
 Shapes: B sequences in a batch (prompts x samples), P prompt tokens (padded left), V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from reinforce_lite.engines.base import ignore_progress, make_completion
+from reinforce_lite.engines.base import OnProgress, ignore_progress, make_completion
 from reinforce_lite.models.forward import can_share_prompt
 from reinforce_lite.models.loading import quiet_transformers
 from reinforce_lite.models.policy import Policy
@@ -32,11 +32,7 @@ class HFEngine:
         self.max_num_seqs = max_num_seqs
 
     def generate(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int,
-        progress: Callable[[int], None] = ignore_progress,
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, progress: OnProgress = ignore_progress
     ) -> list[list[Completion]]:
         """See `Engine.generate`. All batches draw from one random stream that starts at `seed`.
 

@@ -15,14 +15,14 @@ Shapes: R running sequences, H hidden size, V vocabulary.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
 
 import torch
 
-from reinforce_lite.engines.base import ignore_progress, make_completion
+from reinforce_lite.engines.base import OnProgress, ignore_progress, make_completion
 from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.engines.packed_linear import make_linear
 from reinforce_lite.engines.sampler import finest_float, sample_tokens
@@ -65,11 +65,7 @@ class NativeEngine:
 
     @torch.inference_mode()
     def generate(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int,
-        progress: Callable[[int], None] = ignore_progress,
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, progress: OnProgress = ignore_progress
     ) -> list[list[Completion]]:
         """See `Engine.generate`. A sequence's draws depend on the seed, its prompt and its index alone.
         The other sequences change its rounding. That can change a token, and then all tokens after it."""
@@ -133,24 +129,24 @@ class _Scheduler:
 
     def admit(self) -> bool:
         """Prefill waiting sequences once an eighth of the capacity is free; False when all are done."""
-        if self.waiting and (not self.running or self.capacity - len(self.running) >= self.capacity // 8):
+        if self.capacity - len(self.running) >= self.capacity // 8:
             while groups := self._next_groups():
                 self._prefill(groups)
         return bool(self.running)
 
-    def _next_groups(self) -> list[list[_Sequence]]:
+    def _next_groups(self) -> list[Sequence[_Sequence]]:
         """Dequeue the groups that fit into the cache and into one prefill."""
-        groups: list[list[_Sequence]] = []
+        groups: list[Sequence[_Sequence]] = []
         free, slots, longest = self.capacity - len(self.running), self.cache.free_prompt_slots, 0
         while self.waiting and len(self.waiting[0]) <= free and len(groups) < slots:
             longest = max(longest, len(self.waiting[0][0].prompt) - self.prefix_length)
             if groups and (len(groups) + 1) * longest > PREFILL_TOKENS:  # attention pads prompts
                 break
-            groups.append(list(self.waiting.popleft()))
+            groups.append(self.waiting.popleft())
             free -= len(groups[-1])
         return groups
 
-    def _prefill(self, groups: list[list[_Sequence]]) -> None:
+    def _prefill(self, groups: list[Sequence[_Sequence]]) -> None:
         prompts = [group[0].prompt[self.prefix_length :] for group in groups]
         slots = [self.cache.add_prompt(len(ids)) for ids in prompts]
         tree = PrefixTree([Branch(ids) for ids in prompts], self.prefix_length, self.policy.device)
@@ -172,19 +168,18 @@ class _Scheduler:
         forbid_eos = torch.tensor([n < self.sampling.min_new_tokens for n in lengths], device=device)
         logits = final_logits(self.policy.model, self.states, self.linear).float()  # (R, V)
         tokens, logprobs = sample_tokens(logits, self.sampling, uniforms, self.eos_token_ids, forbid_eos)
-        for sequence, token, logprob in zip(self.running, tokens.tolist(), logprobs.tolist(), strict=True):
+        finished = []
+        sampled = zip(self.running, tokens.tolist(), logprobs.tolist(), strict=True)
+        for i, (sequence, token, logprob) in enumerate(sampled):
             sequence.token_ids.append(token)
             sequence.logprobs.append(logprob)
-        finished = [i for i, sequence in enumerate(self.running) if self._is_finished(sequence)]
+            if token in self.eos_token_ids or len(sequence.token_ids) == self.sampling.max_new_tokens:
+                finished.append(i)
         for i in reversed(finished):
             self.cache.remove_sequence(i)
             self.running[i] = self.running[-1]  # as in the cache, the one at the end takes its place
             self.running.pop()
         return len(finished)
-
-    def _is_finished(self, sequence: _Sequence) -> bool:
-        ids = sequence.token_ids
-        return ids[-1] in self.eos_token_ids or len(ids) == self.sampling.max_new_tokens
 
     def decode(self) -> None:
         """One decoding step: the tokens just sampled to the states that predict the next ones."""

@@ -1,9 +1,9 @@
 """Retry after running out of memory: the same completions, with fewer sequences decoded concurrently."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from reinforce_lite.engines.base import Engine, ignore_progress
+from reinforce_lite.engines.base import Engine, OnProgress, ignore_progress
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.types import Completion, Prompt, Sampling
 from reinforce_lite.utils.memory import retry_on_oom
@@ -32,11 +32,7 @@ class OOMRetryEngine:
         self.engine.max_num_seqs = max_num_seqs
 
     def generate(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int,
-        progress: Callable[[int], None] = ignore_progress,
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, progress: OnProgress = ignore_progress
     ) -> list[list[Completion]]:
         """See `Engine.generate`. Raises DoesNotFitError when even one sequence at a time is too much."""
         finished = 0

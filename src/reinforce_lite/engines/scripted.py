@@ -6,7 +6,7 @@ engine = ScriptedEngine(tokenizer, eos_token_id=2, reply=lambda prompt, sample: 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reinforce_lite.engines.base import ignore_progress, make_completion
+from reinforce_lite.engines.base import OnProgress, ignore_progress, make_completion
 from reinforce_lite.types import Completion, Prompt, Sampling
 
 
@@ -25,23 +25,15 @@ class ScriptedEngine:
         self.calls: list[tuple[list[Prompt], Sampling, int]] = []
 
     def generate(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int,
-        progress: Callable[[int], None] = ignore_progress,
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, progress: OnProgress = ignore_progress
     ) -> list[list[Completion]]:
         """See `Engine.generate`."""
         self.calls.append((list(prompts), sampling, seed))
-        return [[self._complete(p, i, sampling, progress) for i in range(sampling.samples)] for p in prompts]
+        progress(len(prompts) * sampling.samples)
+        limit = sampling.max_new_tokens
+        return [[self._complete(p, i, limit) for i in range(sampling.samples)] for p in prompts]
 
-    def _complete(
-        self, prompt: Prompt, sample: int, sampling: Sampling, progress: Callable[[int], None]
-    ) -> Completion:
+    def _complete(self, prompt: Prompt, sample: int, limit: int) -> Completion:
         text = self.reply(self.tokenizer.decode(prompt.token_ids), sample)
-        ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id]
-        ids = ids[: sampling.max_new_tokens]
-        progress(1)
-        return make_completion(
-            ids, [0.0] * len(ids), frozenset({self.eos_token_id}), lambda t: str(self.tokenizer.decode(t))
-        )
+        ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id][:limit]
+        return make_completion(ids, [0.0] * len(ids), frozenset({self.eos_token_id}), self.tokenizer.decode)

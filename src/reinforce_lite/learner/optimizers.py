@@ -57,10 +57,6 @@ class Optimizer(Protocol):
         """The inverse of `state_dict`."""
         ...
 
-    def reset(self) -> None:
-        """Drop moments and step counts, as before the first step."""
-        ...
-
 
 def make_optimizer(config: UpdateConfig, weights: Mapping[str, Tensor]) -> Optimizer:
     """The optimizer that `config` asks for. Raises UsageError when its package is missing."""
@@ -89,8 +85,7 @@ class AdamW:
 
     def step(self, learning_rate: float, seed: int) -> None:
         """See `Optimizer`; nothing is random here."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -101,14 +96,11 @@ class AdamW:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Optimizer`."""
         for name, weight in self.weights.items():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{key}/{name}" in state:
-                    # The step count moves too: a fused AdamW counts on the device.
-                    self.optimizer.state[weight][key] = state[f"{key}/{name}"].to(weight.device)
-
-    def reset(self) -> None:
-        """See `Optimizer`."""
-        self.optimizer.state.clear()
+            if f"step/{name}" in state:
+                # The step count moves too: a fused AdamW counts on the device.
+                self.optimizer.state[weight] = {
+                    key: state[f"{key}/{name}"].to(weight.device) for key in ("step", "exp_avg", "exp_avg_sq")
+                }
 
 
 @dataclass(slots=True)
@@ -118,20 +110,14 @@ class _Piece:
     name: str
     """The weight's name and the piece's index."""
     weight: Tensor
-    start: int
-    """Index of the first element in the flattened weight."""
+    part: slice
+    """Of the flattened weight."""
     elements: Tensor
     """(n,) what the optimizer updates: a view of the weight, or its float32 master copy."""
     is_master: bool
     """Whether `elements` is a float32 copy of the whole, small weight."""
     state: dict[str, Tensor] = field(default_factory=dict)
     """step, exp_avg and exp_avg_sq, as torchao's arithmetic takes them; empty before the first step."""
-
-    @property
-    def gradient(self) -> Tensor | None:
-        """(n,) a view of the weight's gradient."""
-        grad = self.weight.grad
-        return None if grad is None else grad.reshape(-1)[self.start : self.start + len(self.elements)]
 
     def allocate_state(self) -> None:
         """Create moments of zero."""
@@ -145,6 +131,13 @@ class _Piece:
                 if self.is_master
                 else OptimState8bit.zeros(x.shape, signed, BLOCK, x.device, dtype=x.dtype)
             )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Moments, step count and master copy, by the names under which they are saved."""
+        tensors = {f"master/{self.name}": self.elements} if self.is_master else {}
+        for key, value in self.state.items():
+            tensors |= {f"{key}{suffix}/{self.name}": t for suffix, t in _plain_tensors(value)}
+        return tensors
 
 
 class AdamW8bit:
@@ -164,8 +157,7 @@ class AdamW8bit:
     def _update(self, piece: _Piece, learning_rate: float) -> None:
         from torchao.optim.adam import single_param_adam
 
-        gradient = piece.gradient
-        if gradient is None:
+        if piece.weight.grad is None:
             return
         if not piece.state:
             piece.allocate_state()
@@ -173,7 +165,7 @@ class AdamW8bit:
         state["step"] += 1
         single_param_adam(
             elements,
-            gradient,
+            piece.weight.grad.reshape(-1)[piece.part],
             state["step"],
             state["exp_avg"],
             state["exp_avg_sq"],
@@ -190,37 +182,26 @@ class AdamW8bit:
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `Optimizer`."""
-        tensors = {f"master/{piece.name}": piece.elements for piece in self.pieces if piece.is_master}
-        for piece in self.pieces:
-            for key, value in piece.state.items():
-                tensors |= {f"{key}{suffix}/{piece.name}": t for suffix, t in _plain_tensors(value)}
-        return tensors
+        return {name: t for piece in self.pieces for name, t in piece.tensors().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Optimizer`."""
         for piece in self.pieces:
-            if piece.is_master:
-                piece.elements.copy_(state[f"master/{piece.name}"])
             if f"step/{piece.name}" in state:
                 piece.allocate_state()
-                for key, value in piece.state.items():
-                    for suffix, t in _plain_tensors(value):
-                        t.copy_(state[f"{key}{suffix}/{piece.name}"])
-
-    def reset(self) -> None:
-        """See `Optimizer`."""
-        for piece in self.pieces:
-            piece.state.clear()
+            for name, t in piece.tensors().items():
+                t.copy_(state[name])
 
 
 def _split_weight(name: str, weight: Tensor) -> Iterator[_Piece]:
     flat = weight.detach().view(-1)
     if is_small(len(flat)):
-        yield _Piece(f"{name}/0", weight, 0, flat.float().clone(), is_master=True)
+        yield _Piece(f"{name}/0", weight, slice(None), flat.float().clone(), is_master=True)
         return
     start = 0
     for i, size in enumerate(piece_sizes(len(flat))):
-        yield _Piece(f"{name}/{i}", weight, start, flat[start : start + size], is_master=False)
+        part = slice(start, start + size)
+        yield _Piece(f"{name}/{i}", weight, part, flat[part], is_master=False)
         start += size
 
 

@@ -68,16 +68,6 @@ class MicroBatch:
     loss_weights: list[float]
     """One per completion, in the order of the branches' completions."""
 
-    @property
-    def completions(self) -> list[Ids]:
-        """Of all branches, in order."""
-        return [c for b in self.branches for c in b.completions]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens without padding, each prompt counted once."""
-        return sum(len(b.prompt) for b in self.branches) + sum(map(len, self.completions))
-
 
 class Updater:
     """Computes a step's gradient and applies it; owns the optimizer and the master weights."""
@@ -140,7 +130,8 @@ class Updater:
         loss, tokens = 0.0, shared_length
         for batch in micro_batches(groups, self.micro_batch_tokens, self._branch_cost(shared_length)):
             loss += self._backward(batch, prefix)
-            tokens += batch.tokens - shared_length * len(batch.branches)
+            for branch in batch.branches:
+                tokens += len(branch.prompt) - shared_length + sum(map(len, branch.completions))
         if prefix:
             prefix.backward()
         return GradientStats(loss, self._gradient_norm(), tokens)
@@ -173,7 +164,7 @@ class Updater:
 
     def reset_optimizer(self) -> None:
         """Drop the optimizer's state, as before the first step."""
-        self.optimizer.reset()
+        self.optimizer = make_optimizer(self.config, self.master_weights)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up from learning_rate / warmup_steps at step 1, then constant.
@@ -193,7 +184,7 @@ class Updater:
 
     def _backward(self, batch: MicroBatch, prefix: SharedPrefix | None) -> float:
         states = self.forward_pass.states(batch.branches, prefix)  # (K, H)
-        completions = batch.completions
+        completions = [c for branch in batch.branches for c in branch.completions]
         tokens = torch.tensor([t for ids in completions for t in ids], device=states.device)  # (K,)
         sizes = torch.tensor([len(ids) for ids in completions])
         loss_weights = torch.tensor(batch.loss_weights, dtype=torch.float64).repeat_interleave(sizes)  # (K,)
@@ -231,12 +222,12 @@ class Updater:
         weights = {f"weight/{name}": master.detach() for name, master in self.master_weights.items()}
         return weights | self.optimizer.state_dict()
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`; also updates the policy."""
-        with torch.no_grad():
-            for name, master in self.master_weights.items():
-                master.copy_(state[f"weight/{name}"])
-            self.optimizer.load_state_dict(state)
+        for name, master in self.master_weights.items():
+            master.copy_(state[f"weight/{name}"])
+        self.optimizer.load_state_dict(state)
         self.sync_policy()
 
 

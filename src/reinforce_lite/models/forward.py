@@ -49,9 +49,8 @@ class SharedPrefix:
         self.length = length
         self.outputs = outputs
         self.leaves = [t.detach().requires_grad_() for t in outputs]
-        self.gradient_sums = [
-            torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in outputs
-        ]
+        dtype = torch.promote_types(outputs[0].dtype, torch.float32)
+        self.gradient_sums = [torch.zeros_like(t, dtype=dtype) for t in outputs]
         for leaf, total in zip(self.leaves, self.gradient_sums, strict=True):
             hook = partial(_move_gradient, total)
             leaf.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
@@ -78,7 +77,7 @@ class ForwardPass:
         """The prefix that all later branches share."""
         raise NotImplementedError
 
-    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None = None) -> Tensor:
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
         """(K, H): the state that predicts each token of each completion.
 
         A branch's prompt is complete: it starts with the prefix, if there is one.
@@ -135,7 +134,7 @@ class TreeForward(ForwardPass):
         """See `ForwardPass`."""
         return SharedPrefix(len(ids), prefix_keys_and_values(self.llama, ids))
 
-    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None = None) -> Tensor:
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
         """See `ForwardPass`. Completions are padded in attention alone."""
         start = prefix.length if prefix else 0
         suffixes = [Branch(b.prompt[start:], b.completions) for b in branches]
@@ -159,7 +158,7 @@ class SharedPromptForward(ForwardPass):
         assert cache.get_seq_length() == len(ids), "the prefix's keys and values were not kept"
         return SharedPrefix(len(ids), [t for layer in cache.layers for t in (layer.keys, layer.values)])
 
-    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None = None) -> Tensor:
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
         """See `ForwardPass`."""
         return torch.cat([self._states(b, prefix) for b in branches])
 
@@ -212,7 +211,7 @@ class FullSequenceForward(ForwardPass):
                     checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
                 )
 
-    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None = None) -> Tensor:
+    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
         """See `ForwardPass`."""
         return torch.cat([self._states(b) for b in branches])
 

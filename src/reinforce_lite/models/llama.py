@@ -16,6 +16,7 @@ Shapes: N tokens, H hidden size, Q query heads, K key-value heads, D head size, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,24 +107,16 @@ class Llama:
         self.query_heads: int = c.num_attention_heads
         self.kv_heads: int = c.num_key_value_heads
         self.head_size: int = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        self.key_start = self.query_heads * self.head_size
+        """The column of a (N, (Q + 2K) x D) tensor at which keys and values start."""
         self.layers = [_fuse_layer(layer) for layer in self.body.layers]
         self.scale: float = self.body.layers[0].self_attn.scaling
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = self.layers[0].qkv.weight.device
-        return device
+        self.device = self.layers[0].qkv.weight.device
 
     def check_fused(self) -> None:
         """Raise RuntimeError if a parameter has left the fused storage (`model.to(...)`)."""
         if not all(p.is_fused() for layer in self.layers for p in (layer.qkv, layer.gate_up)):
             raise RuntimeError("the model's weights were moved after they had been fused")
-
-    @property
-    def key_start(self) -> int:
-        """The column of a (N, (Q + 2K) x D) tensor at which keys and values start."""
-        return self.query_heads * self.head_size
 
     def __call__(
         self,
@@ -141,13 +134,11 @@ class Llama:
         x = self.body.embed_tokens(ids)  # (N, H)
         # cos and sin, both (N, rotated part of D)
         rotary = tuple(t[0] for t in self.body.rotary_emb(x, positions[None]))
+        run_layer: Callable[..., Tensor] = self._layer
+        if checkpointing:
+            run_layer = partial(checkpoint, self._layer, use_reentrant=False, preserve_rng_state=False)
         for i in range(len(self.layers)):
-            if checkpointing:
-                x = checkpoint(
-                    self._layer, i, x, rotary, attend, linear, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                x = self._layer(i, x, rotary, attend, linear)
+            x = run_layer(i, x, rotary, attend, linear)
         states: Tensor = self.body.norm(x)
         return states
 
@@ -205,9 +196,8 @@ def _norm_linear(x: Tensor, norm: Any, projection: Projection, linear: Linear) -
     if not torch.is_grad_enabled():  # `apply` would take a tenth of the time of a decoding step
         inverse = _inverse_rms(x, norm.variance_epsilon)
         return linear(_rms_norm(x, inverse, norm.weight), projection.weight, projection.bias)
-    params = (*projection.weights, *projection.biases)
     projected: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
-        x, norm.weight, norm.variance_epsilon, projection, linear, *params
+        x, norm.weight, norm.variance_epsilon, projection, linear, *projection.weights, *projection.biases
     )
     return projected
 

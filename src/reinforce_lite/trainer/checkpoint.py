@@ -13,8 +13,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reinforce_lite.config import Config, config_value
-from reinforce_lite.engines.base import Engine
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.learner.updater import Updater
+from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.tasks import task_fingerprint
 from reinforce_lite.utils.atomic import replace_folder
+from reinforce_lite.utils.environment import package_versions
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,6 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Write `folder`/step-N, then drop all but the last two. Raises ReinforceLiteError on a full disk."""
-    remove_leftovers(folder)
     try:
         with replace_folder(folder / f"step-{step}") as temporary:
             state = temporary / "state.safetensors"
@@ -64,7 +63,8 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: d
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest intact checkpoint. A damaged one is named and removed, and the one before is used."""
-    remove_leftovers(folder)
+    for leftover in folder.glob(".step-*"):  # what a killed process left incomplete
+        shutil.rmtree(leftover)
     for step in reversed(checkpoint_steps(folder)):
         path = folder / f"step-{step}"
         try:
@@ -81,12 +81,6 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, in order."""
     return sorted(int(match[1]) for p in folder.glob("*") if (match := _NAME.fullmatch(p.name)))
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left incomplete."""
-    for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover)
 
 
 def _hash(file: Path) -> str:
@@ -106,26 +100,14 @@ class Progress:
     """Peak memory of the dry run; None: there was none."""
 
 
-@dataclass(frozen=True, slots=True)
 class Checkpointer:
     """Saves what a resumed run continues from, and restores it."""
 
-    run: Run
-    config: Config
-    updater: Updater
-    engine: Engine
-    data_fingerprint: str
-    """Of the task's problems."""
-    versions: Mapping[str, str]
-
-    @property
-    def folder(self) -> Path:
-        """The run's checkpoints."""
-        return self.run.path / "checkpoints"
-
-    def saved(self, step: int) -> bool:
-        """Whether this step has a checkpoint."""
-        return step in checkpoint_steps(self.folder)
+    def __init__(self, run: Run, pipeline: Pipeline, updater: Updater) -> None:
+        self.run, self.pipeline, self.updater = run, pipeline, updater
+        self.folder = run.path / "checkpoints"
+        self.data = task_fingerprint(pipeline.task)
+        self.versions = package_versions()
 
     def save(self, progress: Progress) -> None:
         """Write the checkpoint of a step, after the logs up to that step are on the disk.
@@ -133,27 +115,26 @@ class Checkpointer:
         Raises ReinforceLiteError when it can't be written.
         """
         self.run.sync()
-        meta = {
-            "data": self.data_fingerprint,
-            "seconds": progress.seconds,
-            "versions": dict(self.versions),
-            "dry_run_bytes": progress.dry_run_bytes,
+        meta = asdict(progress) | {
+            "data": self.data,
+            "versions": self.versions,
             "micro_batch_tokens": self.updater.micro_batch_tokens,
-            "max_num_seqs": self.engine.max_num_seqs,
+            "max_num_seqs": self.pipeline.engine.max_num_seqs,
         }
         save_checkpoint(self.folder, progress.step, self.updater.state_dict(), meta)
 
     def restore(self) -> Progress:
         """Load weights, optimizer state and sizes from the last checkpoint, and rewind the logs to it.
 
-        Raises UsageError where the task's problems are no longer those of the run.
+        Sizes that were halved when memory ran out stay halved, unless the config was changed since. Raises
+        UsageError where the task's problems are no longer those of the run.
         """
         checkpoint = latest_checkpoint(self.folder)
         if checkpoint is None:
             self.run.rewind(0)
             return Progress()
         meta = checkpoint.meta
-        if meta["data"] != self.data_fingerprint:
+        if meta["data"] != self.data:
             raise UsageError(
                 f"the task's problems have changed since {self.run.path} was started",
                 "restore them, or start a new run",
@@ -161,16 +142,10 @@ class Checkpointer:
         if meta["versions"] != self.versions:
             logger.warning("package versions differ from the run's: it may not continue bit for bit")
         self.updater.load_state_dict(checkpoint.tensors)
-        self._restore_sizes(meta)
+        before, config = self.run.config, self.pipeline.config
+        if before.update.micro_batch_tokens == config.update.micro_batch_tokens:
+            self.updater.micro_batch_tokens = meta["micro_batch_tokens"]
+        if before.rollout.max_num_seqs == config.rollout.max_num_seqs:
+            self.pipeline.engine.max_num_seqs = meta["max_num_seqs"]
         self.run.rewind(checkpoint.step)
         return Progress(checkpoint.step, meta["seconds"], meta["dry_run_bytes"])
-
-    def _restore_sizes(self, meta: Mapping[str, Any]) -> None:
-        """Sizes that were halved when memory ran out stay halved, unless the config was changed since."""
-        if self._unchanged("update.micro_batch_tokens"):
-            self.updater.micro_batch_tokens = meta["micro_batch_tokens"]
-        if self._unchanged("rollout.max_num_seqs"):
-            self.engine.max_num_seqs = meta["max_num_seqs"]
-
-    def _unchanged(self, key: str) -> bool:
-        return bool(config_value(self.run.config, key) == config_value(self.config, key))

@@ -21,10 +21,10 @@ from reinforce_lite.utils.memory import release_cached_memory
 UNJUDGED = Verdict(False, None, "not judged")
 
 
-def dry_run(pipeline: Pipeline, problems: Sequence[Problem], updater: Updater, objective: Objective) -> None:
+def dry_run(pipeline: Pipeline, updater: Updater, objective: Objective) -> None:
     """Sample and compute a gradient once. Raises DoesNotFitError where the smallest pieces are too large."""
     updater.allocate_optimizer_state()
-    groups = full_length_groups(pipeline, longest_problems(pipeline, problems))
+    groups = full_length_groups(pipeline, longest_problems(pipeline))
     release_cached_memory()
     ones = torch.ones(len(groups), len(groups[0].rollouts), dtype=torch.float64)
     lengths = [g.lengths for g in groups]
@@ -45,10 +45,10 @@ def groups_that_fill(weights: Tensor, lengths: Sequence[Sequence[int]], tokens: 
     return int((counts < tokens).sum()) + 1
 
 
-def longest_problems(pipeline: Pipeline, problems: Sequence[Problem]) -> list[Problem]:
+def longest_problems(pipeline: Pipeline) -> list[Problem]:
     """A step's problems with the most prompt tokens, among four times as many that are longest in bytes."""
     n = pipeline.config.rollout.prompts_per_step
-    long = sorted(problems, key=lambda p: len(p.question.encode()), reverse=True)[: 4 * n]
+    long = sorted(pipeline.problems("train"), key=lambda p: len(p.question.encode()), reverse=True)[: 4 * n]
     return sorted(long, key=lambda p: len(pipeline.prompt_builder(p.question).token_ids), reverse=True)[:n]
 
 

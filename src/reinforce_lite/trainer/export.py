@@ -2,44 +2,32 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from reinforce_lite.config import Config
 from reinforce_lite.models.embedded import EMBEDDED_NAME
-from reinforce_lite.models.policy import Policy, save_policy
+from reinforce_lite.models.policy import save_policy
+from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 
 
-@dataclass(frozen=True, slots=True)
-class Exporter:
-    """Writes model folders into the run directory."""
+def save_model(run: Run, folder: str, pipeline: Pipeline, step: int, evals: Sequence[Record]) -> None:
+    """Write model/ or best/ of a run, with a card that shows these evaluations."""
+    card = model_card(pipeline.config, evals, step, run.first_command(""))
+    save_policy(pipeline.policy, run.path / folder, card)
 
-    run: Run
-    config: Config
-    policy: Policy
-    command: str
-    """The command of this process; the card shows the one that started the run."""
 
-    def save(self, folder: str, step: int, evals: Sequence[Record]) -> None:
-        """Write model/ or best/, with a card that shows these evaluations."""
-        card = model_card(self.config, evals, step, self.run.first_command(self.command))
-        save_policy(self.policy, self.run.path / folder, card)
+def is_best(run: Run, step: int, result: Record) -> bool:
+    """Whether this validation beats every earlier one, the untrained model's included."""
+    earlier = [e["reward"] for e in run.evals if e["split"] == "validation"]
+    return step > 0 and all(result["reward"] > reward for reward in earlier)
 
-    def is_best(self, step: int, result: Record) -> bool:
-        """Whether this validation beats every earlier one, the untrained model's included."""
-        earlier = [e["reward"] for e in self.run.evals if e["split"] == "validation"]
-        return step > 0 and all(result["reward"] > reward for reward in earlier)
 
-    def keep_best(self, step: int) -> None:
-        """Before a finished run continues: its model/ will be replaced, and may be the best so far."""
-        model, best = self.run.path / "model", self.run.path / "best"
-        if self.run.summary.get("best_step") == step > 0 and model.is_dir() and not best.is_dir():
-            shutil.copytree(model, best)
-
-    def drop_best(self) -> None:
-        """Remove best/ where model/ is the best."""
-        shutil.rmtree(self.run.path / "best", ignore_errors=True)
+def keep_best(run: Run, step: int) -> None:
+    """Before a finished run continues: its model/ will be replaced, and may be the best so far."""
+    model, best = run.path / "model", run.path / "best"
+    if run.summary.get("best_step") == step > 0 and model.is_dir() and not best.is_dir():
+        shutil.copytree(model, best)
 
 
 _CARD = """---

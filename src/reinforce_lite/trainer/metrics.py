@@ -7,12 +7,7 @@ from typing import Any
 from reinforce_lite.evaluation.reflection import find_reflections, reflection_rates
 from reinforce_lite.learner.updater import GradientStats
 from reinforce_lite.runlog.records import CompletionRecord, Record, StepMetrics
-from reinforce_lite.types import Group, Rollout
-
-
-def step_tokens(groups: Sequence[Group]) -> int:
-    """Tokens of a step's completions, each with its prompt."""
-    return sum(len(g.prompt.token_ids) + len(r.completion.token_ids) for g in groups for r in g.rollouts)
+from reinforce_lite.types import Group
 
 
 def step_metrics(
@@ -69,35 +64,29 @@ def completion_records(
 ) -> list[Record]:
     """Every completion of a step, or of an evaluation of `split`, which has no advantages."""
     return [
-        _completion_record(step, group, sample, rollout, advantages[q][sample] if advantages else None, split)
+        CompletionRecord(
+            step=step,
+            problem_id=group.problem.id,
+            sample=sample,
+            question=group.problem.question,
+            gold=_text(group.problem.gold),
+            completion=rollout.completion.text,
+            answer=_text(rollout.strict.answer),
+            reason=_text(rollout.strict.reason),
+            reward=rollout.reward,
+            strict=rollout.strict.correct,
+            lenient=rollout.lenient.correct if rollout.lenient else None,
+            second_opinion=rollout.second_opinion,
+            advantage=advantages[q][sample] if advantages else None,
+            tokens=len(rollout.completion.token_ids),
+            truncated=rollout.completion.truncated,
+            reflection=find_reflections(rollout.completion.text),
+            fault=rollout.fault,
+            split=split,
+        ).to_record()
         for q, group in enumerate(groups)
         for sample, rollout in enumerate(group.rollouts)
     ]
-
-
-def _completion_record(
-    step: int, group: Group, sample: int, rollout: Rollout, advantage: float | None, split: str
-) -> Record:
-    return CompletionRecord(
-        step=step,
-        problem_id=group.problem.id,
-        sample=sample,
-        question=group.problem.question,
-        gold=_text(group.problem.gold),
-        completion=rollout.completion.text,
-        answer=_text(rollout.strict.answer),
-        reason=_text(rollout.strict.reason),
-        reward=rollout.reward,
-        strict=rollout.strict.correct,
-        lenient=rollout.lenient.correct if rollout.lenient else None,
-        second_opinion=rollout.second_opinion,
-        advantage=advantage,
-        tokens=len(rollout.completion.token_ids),
-        truncated=rollout.completion.truncated,
-        reflection=find_reflections(rollout.completion.text),
-        fault=rollout.fault,
-        split=split,
-    ).to_record()
 
 
 def _text(value: object) -> str | None:

@@ -32,10 +32,8 @@ class SignalGuard:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Install the handlers. Only a main thread can; in another thread signals are left as they are."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        signums = (signal.SIGINT, signal.SIGTERM)
+        is_main = threading.current_thread() is threading.main_thread()
+        signums = (signal.SIGINT, signal.SIGTERM) if is_main else ()
         previous = {signum: signal.signal(signum, self._handle) for signum in signums}
         try:
             yield

@@ -5,7 +5,7 @@ need is set aside, as it was measured most recently. All times are seconds; mome
 `utils.clock.now`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import nan
@@ -31,22 +31,6 @@ class TimeBudget:
     dry_run: float = 0.0
     """Seconds of the dry run; 0 if there was none."""
 
-    @classmethod
-    def create(
-        cls,
-        hours: float | None,
-        start: float,
-        save_bytes: Mapping[str, int],
-        evaluations: Mapping[str, float],
-        steps: Sequence[float],
-    ) -> "TimeBudget":
-        """`hours` from the moment `start`; `evaluations` and `steps` are what a resumed run measured
-        before.
-        """
-        estimates = {name: size / DISK_BYTES_PER_SECOND for name, size in save_bytes.items()}
-        end = None if hours is None else start + 3600 * hours
-        return cls(end, estimates | dict(evaluations), list(steps))
-
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
         """Record how long the block takes as a duration of this name."""
@@ -59,11 +43,6 @@ class TimeBudget:
         """Whether there is time for a dry run, which can take as long as several steps."""
         return self.end is None or self.end - clock.now() >= DRY_RUN_SECONDS
 
-    @property
-    def finish_seconds(self) -> float:
-        """What the final evaluations and saves need."""
-        return MARGIN * sum(self.durations.values()) + EXIT_SECONDS
-
     def allows_step(self, due: Sequence[str] = ()) -> bool:
         """Whether what is `due` first, one more step and the finish fit into the time.
 
@@ -71,9 +50,10 @@ class TimeBudget:
         """
         if self.end is None:
             return True
-        step = max(self.steps[-5:], default=self.dry_run or sum(self.durations.values()))
+        finish = sum(self.durations.values())  # the final evaluations and saves
+        step = max(self.steps[-5:], default=self.dry_run or finish)
         due_seconds = sum(self.durations.get(name, 0.0) for name in due)
-        return clock.now() + MARGIN * (due_seconds + step) + self.finish_seconds <= self.end
+        return clock.now() + MARGIN * (due_seconds + step + finish) + EXIT_SECONDS <= self.end
 
     def eta(self, steps: int) -> float:
         """Seconds to the end of a run with `steps` steps to go; nan until a step has been measured."""

@@ -10,33 +10,38 @@ with the same config, versions and machine takes the same steps as one that was 
 """
 
 import logging
-import signal
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Callback
 from reinforce_lite.callbacks.trackers import with_trackers
 from reinforce_lite.config import Config, option_flag
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, StoppedError
 from reinforce_lite.evaluation.evaluate import evaluate_groups
-from reinforce_lite.learner.objective import advantages, loss_weights
-from reinforce_lite.planner.plan import MEMORY_KEYS
+from reinforce_lite.learner.objective import advantages, build_objective, check_group_size, loss_weights
+from reinforce_lite.learner.optimizers import check_optimizer
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.pipeline import build_pipeline
+from reinforce_lite.planner.plan import MEMORY_KEYS, check_fits, plan_unchanged
+from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.rollout.collect import sample_completions, score_groups, select_problems
+from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.summary import best_step, summarize
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.trainer.checkpoint import Progress
-from reinforce_lite.trainer.context import TrainingContext, prepare
+from reinforce_lite.trainer.checkpoint import Checkpointer, Progress, checkpoint_steps
 from reinforce_lite.trainer.dry_run import dry_run
-from reinforce_lite.trainer.metrics import completion_records, step_metrics, step_tokens
-from reinforce_lite.trainer.preflight import check_same_config
+from reinforce_lite.trainer.export import is_best, keep_best, save_model
+from reinforce_lite.trainer.metrics import completion_records, step_metrics
+from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_config
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
-from reinforce_lite.types import Group, Split
+from reinforce_lite.trainer.time_budget import DISK_BYTES_PER_SECOND, TimeBudget
+from reinforce_lite.types import Split
 from reinforce_lite.utils import clock
-from reinforce_lite.utils.clock import Clock
+from reinforce_lite.utils.environment import describe_machine
 from reinforce_lite.utils.memory import (
     available_bytes,
     is_out_of_memory,
@@ -94,80 +99,112 @@ def _train(
     with signals.listening():
         try:
             with callback:
-                trainer = Trainer(prepare(config, run, task, callback, signals, command, start))
+                trainer = Trainer(config, run, task, callback, signals, command, start)
                 trainer.train()
         except Interrupted as interrupted:  # while the model was loaded or trackers were closed
             if trainer is None:
                 raise StoppedError(
                     interrupted.signum, f"stopped by {interrupted} before the first step", run.resume_hint
                 ) from None
-            trainer.stop(interrupted.signum)
+            trainer.stop(interrupted)
 
 
 class Trainer:
     """The loop of one run, and how far it has come."""
 
-    def __init__(self, context: TrainingContext) -> None:
-        self.context = context
-        self.config, self.run, self.callback = context.config, context.run, context.callback
-        self.pipeline, self.updater = context.pipeline, context.updater
-        self.signals, self.budget = context.signals, context.budget
-        self.step = context.progress.step
-        self.dry_run_bytes = context.progress.dry_run_bytes
-        self.num_tokens = max((s.num_tokens for s in self.run.step_metrics), default=0)
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        task: Task | None,
+        callback: Callback,
+        signals: SignalGuard,
+        command: str,
+        start: float,
+    ) -> None:
+        """Check what can be checked cheaply, load the model, restore the last checkpoint.
+
+        Raises UsageError for a config, task or model that cannot work, DoesNotFitError where memory is too
+        small.
+        """
+        self.config, self.run, self.callback, self.signals = config, run, callback, signals
+        self.command = command
+        self.objective = build_objective(**config.objective.model_dump())
+        check_group_size(self.objective, config.rollout.group_size)
+        plan = plan_unchanged(config)
+        check_fits(plan)
+        check_optimizer(config.update)
+        callback.phase(f"loading {config.model.name}")
+        self.pipeline = build_pipeline(config, task)
+        self.problems = self.pipeline.problems("train")
+        check_enough_problems(self.problems, config)
+        policy = self.pipeline.policy
+        temperature = self.objective.temperature(config.rollout.temperature)
+        self.updater = Updater(policy, config.update, temperature, config.train.seed)
+        state_bytes = self.updater.state_bytes
+        model_bytes = policy.dtype.itemsize * sum(p.numel() for p in policy.model.parameters())
+        check_disk_space(run, state_bytes, model_bytes)
+        self.machine = describe_machine(policy.device, policy.dtype) | {"planned_bytes": plan.total}
+        self.checkpointer = Checkpointer(run, self.pipeline, self.updater)
+        progress = self.checkpointer.restore()
+        self.step, self.dry_run_bytes = progress.step, progress.dry_run_bytes
+        self.start = start - progress.seconds
+        """The moment, by `utils.clock`, at which the run would have started if it had never been stopped."""
+        steps = run.step_metrics
+        self.num_tokens = max((s.num_tokens for s in steps), default=0)
+        saves = {"checkpoint": state_bytes, "model": model_bytes, "best": model_bytes}
+        durations = {name: size / DISK_BYTES_PER_SECOND for name, size in saves.items()}
+        durations |= {e["split"]: e["seconds"] for e in run.evals}
+        end = None if config.train.hours is None else start + 3600 * config.train.hours
+        self.budget = TimeBudget(end, durations, [s.step_time for s in steps])
+        self.refresher = ReportRefresher(run)
         self.result_saved = False
 
     def train(self) -> None:
         """The loop, and what happens when it is cut short. Raises StoppedError after a signal."""
         try:
-            self._loop()
+            self._start()
+            while not self._settle():
+                self._take_step(self.step + 1)
+            self._finish()
         except Interrupted as interrupted:
-            self.stop(interrupted.signum)
+            self.stop(interrupted)
         except ReinforceLiteError as error:
             if isinstance(error, DoesNotFitError) and self.step:
-                self._save_before_raising(error)
+                self._save_checkpoint()
+                resume = command_line("train", "--run", self.run.name, "--resume")
+                keys = ", ".join(map(option_flag, MEMORY_KEYS))
+                error.remedy = (
+                    f"step {self.step} is saved: resume with {resume} and a smaller value of one of {keys}"
+                )
             self._report_if_quick()
             raise
 
-    def _loop(self) -> None:
-        self._start()
-        is_final = self._settle()
-        while not is_final:
-            self._take_step(self.step + 1)
-            is_final = self._settle()
-        self._finish()
-
     def _take_step(self, step: int) -> None:
         """One step of the method: sample, reward, compare within the group, update."""
-        config, phases = self.config, Clock()
-        problems = select_problems(
-            self.context.problems, config.rollout.prompts_per_step, step, config.train.seed
-        )
-        seed, sampling = derive_seed(config.train.seed, "rollout", step), self.pipeline.sampling()
+        config, pipeline, phases = self.config, self.pipeline, clock.Clock()
+        problems = select_problems(self.problems, config.rollout.prompts_per_step, step, config.train.seed)
+        seed, sampling = derive_seed(config.train.seed, "rollout", step), pipeline.sampling()
         self.callback.phase(SAMPLING, len(problems) * sampling.samples)
         sampled = sample_completions(
-            problems,
-            self.pipeline.prompt_builder,
-            self.pipeline.engine,
-            sampling,
-            seed,
-            self.callback.advance,
+            problems, pipeline.prompt_builder, pipeline.engine, sampling, seed, self.callback.advance
         )
         release_cached_memory()
         phases.lap("rollout")
-        groups = score_groups(problems, sampled, self.pipeline.scorer)
+        groups = score_groups(problems, sampled, pipeline.scorer)
         self.signals.check()
         phases.lap("reward")
         self.callback.phase(UPDATING)
-        group_advantages = self._advantages(groups)  # (Q, G)
-        lengths = [g.lengths for g in groups]
-        gradient = self.updater.compute_gradient(
-            groups, loss_weights(group_advantages, lengths, self.context.objective, sampling.max_new_tokens)
-        )
+        # Nothing is learned from a completion whose reward failed. Its reward is the mean of the group's
+        # usable ones (rollout/scoring.py), so it moves no baseline.
+        usable = torch.tensor([g.usable for g in groups])
+        a = advantages([g.rewards for g in groups], self.objective) * usable  # (Q, G)
+        weights = loss_weights(a, [g.lengths for g in groups], self.objective, sampling.max_new_tokens)
+        gradient = self.updater.compute_gradient(groups, weights)
         with self.signals.uninterrupted():
             updated = self.updater.apply_gradient(gradient, step)
             phases.lap("update")
-            self.num_tokens += step_tokens(groups)
+            self.num_tokens += sum(len(g.prompt.token_ids) * len(g.rollouts) + sum(g.lengths) for g in groups)
             metrics = step_metrics(
                 step,
                 groups,
@@ -177,50 +214,44 @@ class Trainer:
                 learning_rate=self.updater.learning_rate(step),
                 num_tokens=self.num_tokens,
                 step_time=phases.total,
-                peak_memory=peak_bytes(self.pipeline.policy.device),
+                peak_memory=peak_bytes(pipeline.policy.device),
                 micro_batch_tokens=self.updater.micro_batch_tokens,
-                max_num_seqs=self.pipeline.engine.max_num_seqs,
+                max_num_seqs=pipeline.engine.max_num_seqs,
             )
-            self.run.append("rollouts", *completion_records(step, groups, group_advantages.tolist()))
+            self.run.append("rollouts", *completion_records(step, groups, a.tolist()))
             self.run.append("steps", metrics.to_record())
             self.step = step
         release_cached_memory()
         self.budget.steps.append(phases.total)
         self.callback.stepped(metrics, groups)
 
-    def _advantages(self, groups: Sequence[Group]) -> Tensor:
-        """(Q, G) advantages; 0 for a completion whose reward failed: nothing is learned from it.
-
-        Its reward is the mean of the group's usable ones (rollout/scoring.py), so it moves no baseline.
-        """
-        usable = torch.tensor([g.usable for g in groups])
-        return advantages([g.rewards for g in groups], self.context.objective) * usable
-
     def _start(self) -> None:
         """Everything before the first step; once config.toml is written the run can be resumed."""
-        device = str(self.pipeline.policy.device)
-        self.callback.started(self.config, self.run, self.step, device, self._eta)
-        self.context.exporter.keep_best(self.step)
+        device, steps = str(self.pipeline.policy.device), self.config.train.steps
+        self.callback.started(
+            self.config, self.run, self.step, device, lambda: self.budget.eta(steps - self.step)
+        )
+        keep_best(self.run, self.step)
         (self.run.path / "summary.json").unlink(missing_ok=True)
-        if self.step == 0 and self._needs_dry_run():
+        if self.step == 0:
             self._dry_run()
         if not self.run.started:
-            self.run.first_command(self.context.exporter.command)
-        self.run.write_json("machine", self.context.machine)
+            self.run.first_command(self.command)
+        self.run.write_json("machine", self.machine)
         self.run.write_config(self.config)
         if self.step:
             self._report()  # measures how long a report takes
 
-    def _needs_dry_run(self) -> bool:
-        """Not with little time left, nor on a CPU where the plan needs less than half of the free memory."""
-        roomy = self.pipeline.policy.device.type == "cpu" and self.context.plan.total < available_bytes() / 2
-        return self.budget.allows_dry_run and not roomy
-
     def _dry_run(self) -> None:
+        """Not with little time left, nor on a CPU where the plan needs less than half of the free memory."""
+        device = self.pipeline.policy.device
+        roomy = device.type == "cpu" and self.machine["planned_bytes"] < available_bytes() / 2
+        if roomy or not self.budget.allows_dry_run:
+            return
         start = clock.now()
         self.callback.phase(DRY_RUN)
-        dry_run(self.pipeline, self.context.problems, self.updater, self.context.objective)
-        self.dry_run_bytes = peak_bytes(self.pipeline.policy.device)
+        dry_run(self.pipeline, self.updater, self.objective)
+        self.dry_run_bytes = peak_bytes(device)
         release_cached_memory()
         self.signals.check()
         self.budget.dry_run = clock.now() - start
@@ -234,7 +265,7 @@ class Trainer:
         due = {
             "validation": step > 0 and step % config.eval.every == 0,
             "checkpoint": step > 0 and step % config.train.save_every == 0,
-            "report": self.context.refresher.is_due,
+            "report": self.refresher.is_due,
         }
         is_final = step >= config.train.steps or not self.budget.allows_step([k for k, v in due.items() if v])
         if due["validation"] or is_final:
@@ -258,63 +289,62 @@ class Trainer:
         release_cached_memory()
         self.budget.durations[split] = seconds = clock.now() - start
         with self.signals.uninterrupted():
-            if split == "validation" and self.context.exporter.is_best(self.step, result.to_record()):
-                self._save_model("best", [*self.run.evals, result.to_record()])
+            record = result.to_record()
+            if split == "validation" and is_best(self.run, self.step, record):
+                self._save_model("best", [*self.run.evals, record])
             self.run.append("eval_rollouts", *completion_records(self.step, groups, split=split))
-            self.run.append("evals", result.to_record() | {"seconds": seconds})
+            self.run.append("evals", record | {"seconds": seconds})
         self.callback.evaluated(result)
 
-    def _save_model(self, folder: str, evals: Sequence[dict[str, Any]]) -> None:
+    def _save_model(self, folder: str, evals: Sequence[Record]) -> None:
         with self.budget.timing(folder):
-            self.context.exporter.save(folder, self.step, evals)
+            save_model(self.run, folder, self.pipeline, self.step, evals)
 
     def _save_checkpoint(self) -> None:
-        if self.context.checkpointer.saved(self.step):
+        if self.step in checkpoint_steps(self.checkpointer.folder):
             return
         self.callback.phase(SAVING_CHECKPOINT)
         with self.signals.uninterrupted(), self.budget.timing("checkpoint"):
-            self.context.checkpointer.save(Progress(self.step, self._seconds(), self.dry_run_bytes))
+            self.checkpointer.save(Progress(self.step, clock.now() - self.start, self.dry_run_bytes))
 
     def _report(self, force: bool = False) -> None:
-        self.context.refresher.refresh(force)
-        self.budget.durations["report"] = self.context.refresher.seconds
+        self.refresher.refresh(force)
+        self.budget.durations["report"] = self.refresher.seconds
 
     def _report_if_quick(self) -> None:
         """For a run that is cut short and must end within seconds."""
-        if self.context.refresher.is_quick:
+        if self.refresher.is_quick:
             self._report(force=True)
         elif self.run.started:
             logger.warning("to write a report of the run so far: %s", command_line("report", self.run.name))
 
-    def stop(self, signum: int) -> None:
+    def stop(self, interrupted: Interrupted) -> None:
         """After a signal: save the last finished step and say how to resume, unless the run is finished."""
         self.signals.mark_handled()
         if self.result_saved:
             return
-        state = "before the run was started"
+        if not self.run.started:
+            state = "before the run was started"
+        elif self.step == 0:
+            state = "before the first step was done"
+        else:
+            state = f"after step {self.step}; everything is saved"
+            self._save_checkpoint()
         if self.run.started:
-            state = (
-                f"after step {self.step}; everything is saved"
-                if self.step
-                else "before the first step was done"
-            )
-            if self.step:
-                self._save_checkpoint()
             self.run.write_json("summary", self._summary("signal"))
             self._report_if_quick()
-        raise StoppedError(signum, f"stopped by {signal.Signals(signum).name} {state}", self.run.resume_hint)
-
-    def _save_before_raising(self, error: DoesNotFitError) -> None:
-        """Save the last finished step, and say how to resume from it with less memory."""
-        self._save_checkpoint()
-        resume = command_line("train", "--run", self.run.name, "--resume")
-        keys = ", ".join(map(option_flag, MEMORY_KEYS))
-        error.remedy = f"step {self.step} is saved: resume with {resume} and a smaller value of one of {keys}"
+        raise StoppedError(interrupted.signum, f"stopped by {interrupted} {state}", self.run.resume_hint)
 
     def _finish(self) -> None:
         try:
             with self.signals.uninterrupted():
-                self._save_result()
+                self.callback.phase("saving the model")
+                self._save_model("model", self.run.evals)
+                if best_step(self.run.evals) in (0, self.step):
+                    shutil.rmtree(self.run.path / "best", ignore_errors=True)
+                stop_reason = "steps" if self.step >= self.config.train.steps else "hours"
+                self.run.write_json("summary", self._summary(stop_reason))
+                self.result_saved = True
             self._report(force=True)
         except Interrupted:
             if not self.result_saved:
@@ -325,23 +355,14 @@ class Trainer:
             )
         self.callback.finished(self.run)
 
-    def _save_result(self) -> None:
-        self.callback.phase("saving the model")
-        self._save_model("model", self.run.evals)
-        if best_step(self.run.evals) in (0, self.step):
-            self.context.exporter.drop_best()
-        stop_reason = "steps" if self.step >= self.config.train.steps else "hours"
-        self.run.write_json("summary", self._summary(stop_reason))
-        self.result_saved = True
-
     def _summary(self, stop_reason: str) -> dict[str, Any]:
-        peak, machine = peak_bytes(self.pipeline.policy.device), self.context.machine
+        peak, machine = peak_bytes(self.pipeline.policy.device), self.machine
         return summarize(self.run, self.config, self.step) | {
-            "seconds": round(self._seconds(), 1),
+            "seconds": round(clock.now() - self.start, 1),
             "stopped": stop_reason,
             "peak_memory_bytes": peak,
             "memory": {
-                "planned_bytes": self.context.plan.total,
+                "planned_bytes": machine["planned_bytes"],
                 "dry_run_bytes": self.dry_run_bytes,
                 "peak_bytes": peak,
             },
@@ -349,9 +370,3 @@ class Trainer:
             "machine": machine["system"],
             **{key: machine[key] for key in ("versions", "device", "dtype")},
         }
-
-    def _seconds(self) -> float:
-        return self.context.progress.seconds + clock.now() - self.context.start
-
-    def _eta(self) -> float:
-        return self.budget.eta(self.config.train.steps - self.step)
