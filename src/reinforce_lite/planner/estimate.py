@@ -323,7 +323,7 @@ def _backward_temporaries(
     ):  # the fused kernel: five inputs, three outputs; float32 copies too for bfloat16
         attended = heads * (8 * 4 + (8 * itemsize if itemsize < 4 else 0))
     else:  # the same tensors, and up to four tensors of float32 scores
-        attended = heads * (6 * itemsize + 8) + 16 * attention.MAX_SCORES
+        attended = heads * (6 * itemsize + (28 if itemsize < 4 else 8)) + 16 * attention.MAX_SCORES
     return [
         ("backward through one layer's feed-forward part, with the gradients of its weights", feed_forward),
         ("backward through one layer's attention", attended),
