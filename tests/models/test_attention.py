@@ -109,18 +109,18 @@ def test_large_key_biases_are_exact_in_bfloat16() -> None:
     bias = torch.zeros(32, dtype=torch.float64)
     bias[:4] = torch.tensor([100.0, -100.0, 100.0, 100.0])
     q, k = normal(2, 3, 40, 32) / 4 + bias / 10, normal(2, 3, 40, 32, seed=1) + bias
-    inputs = [t.bfloat16() for t in (q, k, normal(2, 3, 40, 32, seed=2))]
-    grad = normal(2, 3, 40, 32, seed=3).bfloat16()
-    exact = [t.double().requires_grad_() for t in inputs]
+    q, k, v, grad = (t.bfloat16() for t in (q, k, *(normal(2, 3, 40, 32, seed=i) for i in (2, 3))))
+    exact = [t.double().requires_grad_() for t in (q, k, v)]
     scores = exact[0] @ exact[1].transpose(-1, -2) * SCALE + causal_bias(40)
     expected = scores.softmax(-1) @ exact[2]
     expected.backward(grad.double())
     assert scores.detach().amax() > 1000
 
-    out, lse = attend(*inputs, SCALE, causal=True)
+    out, lse = attend(q, k, v, SCALE, causal=True)
     assert (lse - scores.detach().logsumexp(-1)).abs().max() < 0.01
     assert relative_error(out, expected.detach()) < 0.005
     # With the exact output: the common bias of the keys would amplify the rounding of `out` in d_q.
     merged = (expected.detach().float(), lse)
-    for found, leaf in zip(attend_backward(grad, *inputs, merged, SCALE, causal=True), exact, strict=True):
+    gradients = attend_backward(grad, q, k, v, merged, SCALE, causal=True)
+    for found, leaf in zip(gradients, exact, strict=True):
         assert relative_error(found, leaf.grad) < 0.005
