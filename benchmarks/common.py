@@ -1,8 +1,8 @@
 """What the benchmarks share: parts that run one after another, each in a process of its own.
 
 A part is a function that returns its figures. The benchmark starts itself again for each part and reads the
-peak memory of that process from outside. It prints the figures and writes them as JSON into
-benchmarks/results/.
+peak memory of that process from outside. After each part it prints the figures and writes those so far as
+JSON into benchmarks/results/, or $OUT: a machine that is lent by the call may keep nothing else.
 """
 
 import argparse
@@ -49,7 +49,9 @@ def run(
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file")
+    parser.add_argument(
+        "--out", type=Path, default=os.environ.get("OUT", RESULTS), help="folder for the JSON file"
+    )
     arguments = parser.parse_args()
     if arguments.part:
         print("\n" + json.dumps(parts[arguments.part](arguments)))
@@ -60,10 +62,10 @@ def run(
         options = [f"--{flag}" for flag in flags if getattr(arguments, flag)]
         results[part] = _run_process([sys.argv[0], "--part", part, "--dtype", arguments.dtype, *options])
         print(f"{part}: {_format(results[part])}", flush=True)
-    lines = summary(results)
+        lines = summary(results)
+        record = {"machine": machine(), "dtype": arguments.dtype, "parts": results, "summary": lines}
+        (arguments.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print("\n" + "\n".join(lines))
-    record = {"machine": machine(), "dtype": arguments.dtype, "parts": results, "summary": lines}
-    (arguments.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     if failed := [part for part, figures in results.items() if "failed" in figures]:
         sys.exit(f"failed: {', '.join(failed)}")
 

@@ -6,12 +6,14 @@ python benchmarks/gpu.py --tiny    # a tiny model, on a CPU too: tries the bench
 decode    tokens per second at several batch sizes, and the share of the floor that the GPU's bandwidth and
           matrix products set: t >= max((weights + cache read) / bandwidth, 2 x parameters x batch / peak)
 update    tokens per second, and the share of the peak that a large product reaches here
-step      16 questions x 10 completions, forced to their full length, with the optimizer step
+step      16 questions x 10 completions, forced to their full length, with the optimizer step (45 GB by the
+          plan)
 article   the first implementation's loop, one question at a time: ten completions without a cache, the
           gradient of one
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +50,11 @@ TINY: dict[str, Any] = {
 }
 PROMPT = 100
 SEED = 0
+LOGIT_SPREAD = 7.0
+"""The logits' standard deviation, which makes a nucleus as narrow as a trained model's. The logits of random
+weights are so flat that the sampler would sort the vocabulary in every step."""
+UPDATE = UpdateConfig(optimizer_state="16-bit", micro_batch_tokens=8192)
+"""The article's optimizer state. By the plan, 32-bit state with default micro-batches would take 95 GB."""
 
 
 class NoTokenizer:
@@ -64,6 +71,8 @@ def build(arguments: argparse.Namespace) -> Policy:
     with torch.device(pick_device("auto")):
         shape = Qwen2Config(**(TINY if arguments.tiny else QWEN_3B))
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).eval()
+    gain = LOGIT_SPREAD / (shape.initializer_range * math.sqrt(shape.hidden_size))
+    torch.nn.init.constant_(model.base_model.norm.weight, gain)
     model.requires_grad_(True)
     return Policy(model, NoTokenizer(), frozenset({0}), "random", llama=Llama(model))
 
@@ -91,16 +100,19 @@ def seconds(policy: Policy, job: Callable[[], Any], times: int = 2) -> float:
 
 def bandwidth(policy: Policy, tiny: bool) -> float:
     """Bytes per second read and written by a copy."""
-    source = torch.ones(2**20 if tiny else 2**31, dtype=torch.uint8, device=policy.device)
+    source = torch.randn(2**20 if tiny else 2**30, dtype=torch.bfloat16, device=policy.device)
     target = torch.empty_like(source)
-    return 2 * len(source) / seconds(policy, lambda: target.copy_(source), 5)
+    return 2 * source.nbytes / seconds(policy, lambda: target.copy_(source), 5)
 
 
 def peak(policy: Policy, tiny: bool) -> float:
-    """Floating-point operations per second of one large product."""
+    """Floating-point operations per second of one large product.
+
+    Of random numbers: with ones, a GPU draws less power and runs faster than it ever does in a model.
+    """
     n = 256 if tiny else 8192
-    a = torch.ones(n, n, dtype=torch.bfloat16, device=policy.device)
-    return 2 * n**3 / seconds(policy, lambda: a @ a, 5)
+    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=policy.device) for _ in range(2))
+    return 2 * n**3 / seconds(policy, lambda: a @ b, 5)
 
 
 def parameters(policy: Policy) -> int:
@@ -137,7 +149,7 @@ def decode(arguments: argparse.Namespace) -> Figures:
 def update(arguments: argparse.Namespace) -> Figures:
     """Forward and backward passes."""
     policy, new = build(arguments), length(arguments)
-    updater = Updater(policy, UpdateConfig(), 0.7, 0)
+    updater = Updater(policy, UPDATE, 0.7, 0)
     asked = groups(2, 10, new)
     weights = torch.linspace(-1, 1, 20, dtype=torch.float64).view(2, 10) / new
     tokens = updater.compute_gradient(asked, weights).tokens
@@ -151,7 +163,7 @@ def step(arguments: argparse.Namespace) -> Figures:
     policy, new = build(arguments), length(arguments)
     questions = 1 if arguments.tiny else 16
     asked = groups(questions, 10, new)
-    engine, updater = NativeEngine(policy), Updater(policy, UpdateConfig(), 0.7, 0)
+    engine, updater = NativeEngine(policy), Updater(policy, UPDATE, 0.7, 0)
     sampling = Sampling(10, new, new, temperature=0.7, top_p=0.9)
     weights = torch.linspace(-1, 1, 10, dtype=torch.float64).expand(questions, 10) / (10 * questions * new)
     laps = {"rollout": 0.0, "update": 0.0}

@@ -2,11 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from helpers.paths import ROOT
 from helpers.tiny import make_model
+from reinforce_lite.engines.sampler import CANDIDATES
 from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.prefix_attention import PrefixAttention
 from reinforce_lite.models.prefix_tree import Branch, PrefixTree
@@ -23,9 +25,17 @@ COMPARED_POLICIES = 2 * 2 * 2
 """Of `correct`: small and large key biases, two dtypes, the program and transformers' modules."""
 
 
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the modules of the benchmarks importable."""
+    for folder in (BENCHMARKS, BENCHMARKS / "card"):
+        monkeypatch.syspath_prepend(str(folder))
+
+
 def test_gpu_benchmark_runs_in_tiny_mode(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny"]
+    environment = os.environ | {"OUT": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert set(results["parts"]) == {"decode", "update", "step", "article"}
@@ -37,6 +47,40 @@ def test_gpu_benchmark_runs_in_tiny_mode(tmp_path: Path) -> None:
     assert step["seconds"] == step["rollout"] + step["update"]
     ratio = article["seconds_per_completion"] / step["seconds_per_completion"]
     assert results["summary"] == [f"article / step: {ratio:.2f}x"]
+
+
+@pytest.mark.usefixtures("importable")
+def test_gpu_benchmark_samples_from_narrow_nuclei() -> None:
+    """Else every decoding step would sort the whole vocabulary."""
+    policy = __import__("gpu").build(SimpleNamespace(tiny=True))
+    tokens = torch.arange(100, 200)[None]
+    logits = policy.model(tokens).logits[0].detach().float()
+    assert float(logits.std(1).mean()) == pytest.approx(7, rel=0.1)
+    p = (logits / 0.7).softmax(-1).topk(CANDIDATES).values
+    assert (p.sum(1) > 0.9).float().mean() > 0.99
+
+
+def test_figures_outlast_a_benchmark_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import os, signal, sys
+sys.path.insert(0, {str(BENCHMARKS)!r})
+from common import run
+
+def first(arguments):
+    return {{"seconds": 1.5}}
+
+def second(arguments):
+    os.kill(os.getppid(), signal.SIGKILL)
+
+run("figures", {{"first": first, "second": second}}, lambda results: [])
+"""
+    )
+    done = subprocess.run([sys.executable, str(script), "--out", str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    parts = json.loads((tmp_path / "figures.json").read_text())["parts"]
+    assert parts["first"]["seconds"] == 1.5
 
 
 def run_card(parts: Sequence[str], out: Path) -> dict[str, list[dict[str, Any]]]:
@@ -72,8 +116,7 @@ def test_card_runs_its_other_parts_in_tiny_mode(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def varlen_tree(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS / "card"))
+def varlen_tree(importable: None) -> ModuleType:
     return __import__("varlen_tree")
 
 

@@ -60,7 +60,7 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: some of them need torch."""
     if name == "__version__":
-        return import_module("importlib.metadata").version("reinforce-lite")
+        return import_module("reinforce_lite.utils.program").package_version("reinforce-lite")
     if name not in _LAZY:
         raise AttributeError(f"module 'reinforce_lite' has no attribute {name!r}")
     quiet_dependencies()

@@ -57,7 +57,7 @@ def test_processor_without_proc_is_its_architecture(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("has_torchao", [True, False])
 def test_versions_name_torchao_only_if_installed(has_torchao: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "find_spec", lambda name: has_torchao or None)
-    monkeypatch.setattr(environment, "version", lambda name: f"1.0+{name}")
+    monkeypatch.setattr(environment, "package_version", lambda name: f"1.0+{name}")
     versions = package_versions()
     assert versions["torch"] == "1.0+torch"
     expected = {"reinforce-lite", "torch", "transformers", "tokenizers", "python"}

@@ -54,7 +54,8 @@ class HFEngine:
         """All samples of the first prompt, then those of the next."""
         policy = self.policy
         ids, mask = _pad_left([p.token_ids for p in prompts], policy.device)  # (prompts, P)
-        recorder = _LogprobRecorder(policy.eos_token_ids, ids.shape[1], sampling.min_new_tokens)
+        eos_token_ids = torch.tensor(sorted(policy.eos_token_ids), device=ids.device)
+        recorder = _LogprobRecorder(eos_token_ids, ids.shape[1], sampling.min_new_tokens)
         with torch.inference_mode(), quiet_transformers(), _default_generation_config(policy.model):
             new_ids = policy.model.generate(
                 ids.repeat_interleave(sampling.samples, dim=0),  # (B, P)
@@ -87,8 +88,8 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
     at the next call, so one (B, V) tensor is kept.
     """
 
-    def __init__(self, eos_token_ids: frozenset[int], prompt_length: int, min_new_tokens: int) -> None:
-        self.eos_token_ids = sorted(eos_token_ids)
+    def __init__(self, eos_token_ids: Tensor, prompt_length: int, min_new_tokens: int) -> None:
+        self.eos_token_ids = eos_token_ids  # on the scores' device
         self.min_length = prompt_length + min_new_tokens
         self.scores: Tensor | None = None  # (B, V) of the step before
         self.logprobs: list[Tensor] = []  # one (B,) per step
@@ -98,8 +99,7 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
             self._record(input_ids[:, -1])
         self.scores = scores
         if input_ids.shape[1] < self.min_length:
-            scores = scores.clone()
-            scores[:, self.eos_token_ids] = -torch.inf
+            scores = scores.index_fill(1, self.eos_token_ids, -torch.inf)
         return scores
 
     def _record(self, tokens: Tensor) -> None:

@@ -93,23 +93,24 @@ class KVCache:
     def next_positions(self) -> Tensor:
         """Start a decoding step: reserve one more token of every sequence; returns their (R,) positions."""
         device = self.sequences.device
-        slots, lengths, prompt_lengths = (
-            torch.tensor(x, device=device) for x in (self.slots, self.lengths, self.prompt_lengths)
-        )
-        self.indices, self.write_at = torch.arange(len(slots), device=device), lengths
-        self.width, self.longest = max(self.lengths) + 1, max(self.prompt_lengths)
-        self.sequence_bias = self._bias(self.width, lengths + 1) if len(set(self.lengths)) > 1 else None
-        self.prompt_bias = (
-            self._bias(self.longest, prompt_lengths) if len(set(self.prompt_lengths)) > 1 else None
-        )
-        self._arrange_grid()
+        prompt_ends = [self.prefix_length + self.prompt_lengths[slot] for slot in self.slots]
+        positions = [end + n for end, n in zip(prompt_ends, self.lengths, strict=True)]
+        self.indices = torch.arange(len(self.slots), device=device)
+        places = torch.tensor([self.lengths, positions], device=device)  # one copy to the device for both
+        self.write_at = places[0]
         self.lengths = [n + 1 for n in self.lengths]
-        return self.prefix_length + prompt_lengths[slots] + lengths
+        self.width, self.longest = max(self.lengths), max(self.prompt_lengths)
+        self.sequence_bias, self.prompt_bias = self._bias(self.lengths), self._bias(self.prompt_lengths)
+        self._arrange_grid()
+        return places[1]
 
-    def _bias(self, width: int, lengths: Tensor) -> Tensor:
-        """(n, 1, 1, width): 0 for the first of the (n,) lengths' tokens, -inf after them."""
-        unused = torch.arange(width, device=lengths.device) >= lengths[:, None]
-        zeros = torch.zeros(unused.shape, dtype=self.sequences.dtype, device=lengths.device)
+    def _bias(self, lengths: Sequence[int]) -> Tensor | None:
+        """(n, 1, 1, longest): 0 for the tokens of n lengths, -inf after them; None if these are equal."""
+        longest, device = max(lengths), self.sequences.device
+        if min(lengths) == longest:
+            return None
+        unused = torch.arange(longest, device=device) >= torch.tensor(lengths, device=device)[:, None]
+        zeros = torch.zeros(unused.shape, dtype=self.sequences.dtype, device=device)
         return zeros.masked_fill_(unused, -torch.inf)[:, None, None]
 
     def _arrange_grid(self) -> None:

@@ -157,7 +157,8 @@ class _Scheduler:
                 self.cache.add_sequence(slot)
                 self.running.append(sequence)
         sizes = torch.tensor([len(group) for group in groups], device=states.device)
-        self.states = torch.cat([self.states, states.repeat_interleave(sizes, dim=0)])
+        repeated = states.repeat_interleave(sizes, dim=0, output_size=sum(map(len, groups)))
+        self.states = torch.cat([self.states, repeated])
 
     def sample(self) -> int:
         """Sample one token for every running sequence; finished ones leave, and their number is returned."""
@@ -165,7 +166,8 @@ class _Scheduler:
         device = self.states.device
         numbers = [sequence.uniforms[n] for sequence, n in zip(self.running, lengths, strict=True)]
         uniforms = torch.tensor(numbers, dtype=finest_float(device), device=device)  # (R,)
-        forbid_eos = torch.tensor([n < self.sampling.min_new_tokens for n in lengths], device=device)
+        too_short = [n < self.sampling.min_new_tokens for n in lengths]
+        forbid_eos = torch.tensor(too_short, device=device) if any(too_short) else None
         logits = final_logits(self.policy.model, self.states, self.linear).float()  # (R, V)
         tokens, logprobs = sample_tokens(logits, self.sampling, uniforms, self.eos_token_ids, forbid_eos)
         finished = []

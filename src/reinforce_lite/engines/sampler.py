@@ -24,7 +24,11 @@ BLOCK = 32
 
 
 def sample_tokens(
-    logits: Tensor, sampling: Sampling, uniforms: Tensor, eos_token_ids: Sequence[int], forbid_eos: Tensor
+    logits: Tensor,
+    sampling: Sampling,
+    uniforms: Tensor,
+    eos_token_ids: Sequence[int],
+    forbid_eos: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw (R,) tokens from (R, V) float32 logits; also returns their log-probabilities at temperature 1.
 
@@ -34,8 +38,9 @@ def sample_tokens(
     peak = logits.amax(1, keepdim=True)
     shifted = logits - peak  # (R, V), at most 0
     log_normaliser = peak.squeeze(1) + shifted.exp().sum(1).log()
-    if forbid_eos.any():
-        shifted[forbid_eos.nonzero(), torch.tensor(eos_token_ids, device=logits.device)] = -torch.inf
+    if forbid_eos is not None:
+        for token in eos_token_ids:
+            shifted[:, token].masked_fill_(forbid_eos, -torch.inf)
         shifted -= shifted.amax(1, keepdim=True)  # else all underflows where EOS was far ahead
     if sampling.temperature == 0:
         tokens = shifted.argmax(1)

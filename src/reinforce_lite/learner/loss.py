@@ -36,8 +36,9 @@ def backward_in_chunks(
     assert len(states) == len(tokens), "states and tokens differ in length"
     detached = states.detach()
     gradient = torch.empty_like(detached)
+    loss_weights = loss_weights.to(states.device, torch.promote_types(states.dtype, torch.float32))
     size = tokens_per_chunk(states.device.type, model.config.vocab_size)
-    loss = 0.0
+    losses: list[Tensor] = []
     for start in range(0, len(tokens), size):
         chunk = slice(start, start + size)
         leaf = detached[chunk].requires_grad_()  # (C, H)
@@ -46,6 +47,6 @@ def backward_in_chunks(
         chunk_loss.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
         gradient[chunk] = leaf.grad
-        loss += float(chunk_loss.detach())
+        losses.append(chunk_loss.detach())
     states.backward(gradient)  # type: ignore[no-untyped-call]
-    return loss
+    return float(sum(torch.stack(losses).tolist()))  # read at the end: each read waits for the GPU

@@ -10,7 +10,8 @@ The backward pass needs no merging: from the merged `out` and `lse` each part re
 and has its own gradient (Dao et al. 2022, "FlashAttention", https://arxiv.org/abs/2205.14135).
 
 On a CPU both directions are torch's fused kernels, which compute scores in float32 and never hold them all.
-Elsewhere they are written out, for a chunk of queries at a time to bound the memory of the scores.
+Elsewhere they are written out, for a chunk of queries at a time to bound the memory of the scores. These are
+float32 too: Qwen2.5's key biases make scores beyond 1,000, which bfloat16 would round by up to 4.
 
 Shapes: B any batch, H heads, M queries, S keys, D head size.
 """
@@ -44,9 +45,11 @@ def attend(
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, lse = kernel(q, keys, values, 0.0, causal, attn_mask=mask, scale=scale)
         return out, lse
+    precise = torch.promote_types(q.dtype, torch.float32)
+    keys = keys.to(precise)
     outs, lses = [], []
     for chunk in _query_chunks(q, keys):
-        scores = _scores(q[:, :, chunk], keys, scale, causal, chunk.start)
+        scores = _scores(q[:, :, chunk].to(precise), keys, scale, causal, chunk.start)
         scores = scores if bias is None else scores.add_(bias)
         lses.append(scores.logsumexp(-1))
         outs.append(scores.sub_(lses[-1][..., None]).exp_().to(q.dtype) @ values)
@@ -86,17 +89,17 @@ def attend_backward(
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         d_q, d_keys, d_values = (t.to(q.dtype) for t in kernel(*inputs, merged[1], 0.0, causal, scale=scale))
         return d_q, d_keys, d_values
-    out, lse = merged
-    d_q = torch.empty_like(q)
-    d_keys, d_values = (torch.zeros_like(t, dtype=lse.dtype) for t in (keys, values))
+    precise = torch.promote_types(q.dtype, torch.float32)
+    keys, values = keys.to(precise), values.to(precise)
+    d_q, d_keys, d_values = torch.empty_like(q), torch.zeros_like(keys), torch.zeros_like(values)
     for chunk in _query_chunks(q, keys):
-        q_chunk, grad_chunk = q[:, :, chunk], grad[:, :, chunk]
-        p = _scores(q_chunk, keys, scale, causal, chunk.start).sub_(lse[:, :, chunk, None]).exp_()
-        delta = (grad_chunk * out[:, :, chunk]).sum(-1, keepdim=True, dtype=p.dtype)
-        d = (grad_chunk @ values.transpose(-1, -2)).to(p.dtype).sub_(delta).mul_(p).mul_(scale).to(q.dtype)
+        grad_chunk, q_chunk, out = (t[:, :, chunk].to(precise) for t in (grad, q, merged[0]))
+        p = _scores(q_chunk, keys, scale, causal, chunk.start).sub_(merged[1][:, :, chunk, None]).exp_()
+        delta = (grad_chunk * out).sum(-1, keepdim=True)
+        d = (grad_chunk @ values.transpose(-1, -2)).sub_(delta).mul_(p).mul_(scale)
         d_q[:, :, chunk] = d @ keys
         d_keys += d.transpose(-1, -2) @ q_chunk
-        d_values += p.to(q.dtype).transpose(-1, -2) @ grad_chunk
+        d_values += p.transpose(-1, -2) @ grad_chunk
     return d_q, d_keys.to(q.dtype), d_values.to(q.dtype)
 
 
@@ -111,8 +114,8 @@ def _query_chunks(q: Tensor, keys: Tensor) -> Iterator[slice]:
 
 
 def _scores(q: Tensor, keys: Tensor, scale: float, causal: bool, start: int) -> Tensor:
-    """(B, H, M, S), in at least float32; `start` is the index of the first of the queries."""
-    scores = (q @ keys.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * scale
+    """(B, H, M, S) in the inputs' dtype; `start` is the index of the first of the queries."""
+    scores = (q @ keys.transpose(-1, -2)).mul_(scale)
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(start + 1)
         scores.masked_fill_(later, -torch.inf)

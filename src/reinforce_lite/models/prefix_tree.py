@@ -41,8 +41,10 @@ class SequenceBlock:
     """(R, T) flat indices of the tokens; padding repeats a sequence's first token."""
     valid: Tensor
     """(R, T) whether it is a token and no padding."""
+    cells: Tensor
+    """(2, tokens) row and column of each valid one, sequence after sequence."""
     indices: Tensor
-    """The valid ones of the flat indices, sequence after sequence."""
+    """(tokens,) their flat indices."""
 
     def gather(self, flat: Tensor) -> Tensor:
         """(N, heads, ...) to (R, heads, T, ...)."""
@@ -50,7 +52,7 @@ class SequenceBlock:
 
     def scatter(self, padded: Tensor, flat: Tensor) -> None:
         """The inverse of `gather`, without the padding."""
-        flat[self.indices] = padded.transpose(1, 2)[self.valid]
+        flat[self.indices] = padded.transpose(1, 2)[*self.cells]
 
 
 class PrefixTree:
@@ -99,9 +101,11 @@ def _blocks(sequences: Sequence[range], device: torch.device) -> list[SequenceBl
 
 
 def _block(sequences: Sequence[range], device: torch.device) -> SequenceBlock:
-    starts = torch.tensor([s.start for s in sequences], device=device)[:, None]
-    lengths = torch.tensor([len(s) for s in sequences], device=device)[:, None]
-    offsets = torch.arange(max(map(len, sequences)), device=device)
+    starts = torch.tensor([[s.start] for s in sequences])
+    lengths = torch.tensor([[len(s)] for s in sequences])
+    offsets = torch.arange(max(map(len, sequences)))
     valid = offsets < lengths
     padded_indices = starts + offsets * valid
-    return SequenceBlock(padded_indices, valid, padded_indices[valid])
+    # On the host: indexing by a mask on a GPU would wait for the number of valid cells.
+    cells, indices = valid.nonzero().t(), padded_indices[valid]
+    return SequenceBlock(*(x.to(device) for x in (padded_indices, valid, cells, indices)))

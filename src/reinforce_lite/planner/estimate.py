@@ -268,7 +268,7 @@ def _largest_temporary(tokens: int, chunk: int, shape: ModelShape, target: Targe
         # the fused kernel: five inputs, three outputs; float32 copies too for bfloat16
         attended = heads * (8 * 4 + (8 * itemsize if itemsize < 4 else 0))
     else:  # the same tensors, and up to four tensors of float32 scores
-        attended = heads * (6 * itemsize + 8) + 16 * attention.MAX_SCORES
+        attended = heads * (6 * itemsize + (28 if itemsize < 4 else 8)) + 16 * attention.MAX_SCORES
     feed_forward = tokens * (4 * i + 2 * h) * itemsize + 2 * i * h * itemsize
     temporaries = {
         "backward through one layer's feed-forward part, with the gradients of its weights": feed_forward,

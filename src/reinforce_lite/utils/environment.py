@@ -2,7 +2,6 @@
 
 import os
 import platform
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from reinforce_lite.utils import memory
+from reinforce_lite.utils.program import package_version
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -36,7 +36,7 @@ def package_versions() -> dict[str, str]:
     """The versions that results depend on, by package; torchao only if it is installed."""
     names = ["reinforce-lite", "torch", "transformers", "tokenizers"]
     names += ["torchao"] if find_spec("torchao") else []
-    return {name: version(name) for name in names} | {"python": platform.python_version()}
+    return {name: package_version(name) for name in names} | {"python": platform.python_version()}
 
 
 def _processor() -> str:

@@ -1,12 +1,14 @@
-"""How this program is started, so that every command it prints can be typed as printed."""
+"""How this program is started, so that every command it prints can be typed as printed; and its version."""
 
 import os
 import shutil
 import sys
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 NAME = "reinforce-lite"
+UNKNOWN = "unknown, without package metadata"
 
 
 @cache
@@ -31,3 +33,11 @@ def command_line(*arguments: str) -> str:
     True
     """
     return " ".join((command_name(), *arguments))
+
+
+def package_version(name: str) -> str:
+    """The installed version of a package; UNKNOWN for sources on the path that were not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return UNKNOWN
