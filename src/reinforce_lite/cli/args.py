@@ -1,9 +1,10 @@
 """The commands' options: the sections of a recipe, with a recipe's values as their defaults."""
 
+import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from reinforce_lite.config import Config
 
@@ -11,6 +12,7 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic 
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from reinforce_lite.config import (
     RENAMED,
@@ -166,7 +168,43 @@ def _parse(command: type[Command], base: Config, args: list[str]) -> Command:
     _check_renamed(args)
     sections = {name: getattr(base, name) for name in SECTIONS}
     prog = f"reinforce-lite {PROGS[command]}"
-    return tyro.cli(command, args=args, default=command(**sections), prog=prog)
+    return tyro.cli(command, args=args, default=command(**sections), prog=prog, registry=_REGISTRY)
+
+
+_REGISTRY = ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _table_rule(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, Any]] | None:
+    """How a table of any values (task.params) is written: each value as JSON, text as it is."""
+    if type_info.type != dict[str, Any]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[STR JSON [STR JSON ...]]",
+        instance_from_str=_read_table,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda table: [
+            word
+            for key, value in table.items()
+            for word in (key, value if isinstance(value, str) else json.dumps(value))
+        ],
+    )
+
+
+def _read_table(words: list[str]) -> dict[str, Any]:
+    if len(words) % 2:
+        raise ValueError(f"{words[-1]!r} has no value")
+    return dict(zip(words[::2], map(_read_value, words[1::2]), strict=True))
+
+
+def _read_value(text: str) -> Any:
+    if text in ("True", "False"):  # as tyro writes a boolean
+        return text == "True"
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _check_renamed(args: list[str]) -> None:
