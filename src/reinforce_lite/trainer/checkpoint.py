@@ -116,6 +116,8 @@ class Checkpointer:
     engine: Engine
     data_fingerprint: str
     """Of the task's problems."""
+    reward_sources: Mapping[str, str]
+    """A hash of each source file of the task's reward."""
     versions: Mapping[str, str]
 
     @property
@@ -135,6 +137,7 @@ class Checkpointer:
         self.run.sync()
         meta = {
             "data": self.data_fingerprint,
+            "reward": dict(self.reward_sources),
             "seconds": progress.seconds,
             "versions": dict(self.versions),
             "dry_run_bytes": progress.dry_run_bytes,
@@ -158,12 +161,22 @@ class Checkpointer:
                 f"the task's problems have changed since {self.run.path} was started",
                 "restore them, or start a new run",
             )
+        if changed := self._changed_reward(meta.get("reward", {})):
+            logger.warning(
+                "the reward's code has changed since step %d: %s; rewards and accuracies before and after "
+                "it can't be compared",
+                *(checkpoint.step, ", ".join(changed)),
+            )
         if meta["versions"] != self.versions:
             logger.warning("package versions differ from the run's: it may not continue bit for bit")
         self.updater.load_state_dict(checkpoint.tensors)
         self._restore_sizes(meta)
         self.run.rewind(checkpoint.step)
         return Progress(checkpoint.step, meta["seconds"], meta["dry_run_bytes"])
+
+    def _changed_reward(self, saved: Mapping[str, str]) -> list[str]:
+        """The reward's source files that differ from those of a checkpoint that named them."""
+        return [name for name, file in self.reward_sources.items() if saved and saved.get(name) != file]
 
     def _restore_sizes(self, meta: Mapping[str, Any]) -> None:
         """Sizes that were halved when memory ran out stay halved, unless the config was changed since."""

@@ -13,7 +13,7 @@ from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.planner.plan import Plan, check_fits, plan_unchanged
 from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.tasks import task_fingerprint
+from reinforce_lite.tasks import reward_sources, task_fingerprint
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
 from reinforce_lite.trainer.export import Exporter
@@ -75,8 +75,15 @@ def prepare(
     temperature = objective.temperature(config.rollout.temperature)
     updater = Updater(policy, config.update, temperature, config.train.seed)
     machine = describe_machine(policy.device, policy.dtype)
-    fingerprint = task_fingerprint(pipeline.task)
-    checkpointer = Checkpointer(run, config, updater, pipeline.engine, fingerprint, machine["versions"])
+    checkpointer = Checkpointer(
+        run,
+        config,
+        updater,
+        pipeline.engine,
+        task_fingerprint(pipeline.task),
+        reward_sources(pipeline.task),
+        machine["versions"],
+    )
     model_bytes = policy.dtype.itemsize * sum(p.numel() for p in policy.model.parameters())
     check_disk_space(run, updater.state_bytes, model_bytes)
     progress = checkpointer.restore()
