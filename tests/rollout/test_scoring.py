@@ -58,7 +58,7 @@ def score(result: Any) -> tuple[Reward, str]:
         def reward(self, problem: Problem, completion: str) -> Any:
             return result
 
-    return Scorer(Returns())(PROBLEM, "response")  # type: ignore[arg-type]
+    return Scorer(Returns())(PROBLEM, "response")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_rewards_near_the_largest_float_are_refused_before_training() -> None:
             return 1.7e308
 
     with pytest.raises(UsageError, match=r"1\.7e\+308"):
-        Scorer(Huge()).probe(PROBLEM)  # type: ignore[arg-type]
+        Scorer(Huge()).probe(PROBLEM)
 
 
 def make_rollout(reward: float, fault: str = "") -> Rollout:

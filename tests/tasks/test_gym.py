@@ -311,7 +311,8 @@ def right_answer(problem: Problem) -> str | None:
     meta = problem.info["metadata"]
     if "possible_answer" in meta:  # graph_color
         return json.dumps(meta["possible_answer"])
-    return meta.get("example_correct_answer")  # rubiks_cube
+    example: str | None = meta.get("example_correct_answer")  # rubiks_cube
+    return example
 
 
 def try_data_set(name: str) -> None:

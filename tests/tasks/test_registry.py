@@ -113,7 +113,7 @@ def test_reward_sources_are_the_tasks_file_and_the_grading(tmp_path: Path) -> No
     path.write_text("def problems(split):\n    return []\ndef reward(problem, completion):\n    return 1\n")
     of_file = reward_sources(load(str(path)))
     assert of_file == {"reinforce-lite's grading.py": graded, "my_task.py": sha256(str(path))}
-    of_object = reward_sources(ToyTask())  # type: ignore[arg-type]
+    of_object = reward_sources(ToyTask())
     assert of_object["tiny.py"] == sha256(sys.modules[ToyTask.__module__].__file__)
     assert set(reward_sources(NumberTask((), (), ()))) == {"reinforce-lite's grading.py", "base.py"}
 

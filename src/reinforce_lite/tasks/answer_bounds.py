@@ -101,8 +101,8 @@ def _check_value(node: ast.expr | None) -> None:
             for part in parts:
                 _check_value(part)
         case ast.Dict(keys=keys, values=values):
-            for part in (*keys, *values):
-                _check_value(part)
+            for key_or_value in (*keys, *values):
+                _check_value(key_or_value)
         case ast.Compare(left=left, comparators=others):
             for part in (left, *others):
                 _check_value(part)

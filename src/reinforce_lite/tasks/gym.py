@@ -16,7 +16,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
@@ -200,10 +200,10 @@ def _check_constants(task: GymTask) -> None:
     problems = [_make_problem(entry, task.name) for entry in entries]
     paid: list[str] = []
     end = time.monotonic() + AUDIT_SECONDS
-    for name, answer in _constants(problems):
+    for name, answers in _constants(problems):
         if time.monotonic() > end:
             break
-        rewards = [task.score(problem, answer(problem)).value for problem in problems]
+        rewards = [task.score(p, answer).value for p, answer in zip(problems, answers, strict=True)]
         if min(rewards) >= 1.0:
             raise UsageError(
                 f"reasoning-gym's scorer of {task.name} pays 1 for {name} on each of {len(rewards)} problems",
@@ -215,10 +215,10 @@ def _check_constants(task: GymTask) -> None:
         logger.warning("whatever the question is, %s pays on average %s", task.name, "; ".join(paid))
 
 
-def _constants(problems: Sequence[Problem]) -> Iterator[tuple[str, Callable[[Problem], str]]]:
-    """(description, the answer to a problem) of each constant."""
+def _constants(problems: Sequence[Problem]) -> Iterator[tuple[str, list[str]]]:
+    """(description, the answer to each problem) of each constant."""
     golds = Counter(problem.gold for problem in problems if problem.gold not in CONSTANTS)
     for constant in (*CONSTANTS, *(gold for gold, _ in golds.most_common(3))):
-        yield repr(shorten(constant, 60)), lambda _, constant=constant: constant
+        yield repr(shorten(constant, 60)), [constant] * len(problems)
     if all(_GRID.fullmatch(problem.gold) for problem in problems):
-        yield "zeros in place of its numbers", lambda problem: re.sub(r"\d+", "0", problem.gold)
+        yield "zeros in place of its numbers", [re.sub(r"\d+", "0", p.gold) for p in problems]

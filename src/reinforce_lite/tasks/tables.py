@@ -156,7 +156,7 @@ def _read_text(row: Mapping[str, Any], column: str, allow_number: bool = False) 
             f"it has {', '.join(map(repr, row)) or 'nothing'}; name yours under [task]: "
             'columns = {question = "…", answer = "…"}',
         )
-    if allow_number and isinstance(value, Real) and not isinstance(value, bool):  # numpy's scalars are Real
+    if allow_number and not isinstance(value, bool) and isinstance(value, Real):  # numpy's scalars are Real
         return str(value)
     if not isinstance(value, str):
         kinds = "text or a number" if allow_number else "text"
