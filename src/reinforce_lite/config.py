@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reinforce_lite.errors import UsageError
 from reinforce_lite.utils.text import did_you_mean
@@ -70,13 +70,23 @@ class TaskConfig(Section):
     split: str = "train"
     """hub: the split to train on."""
     columns: dict[str, str] = {}
-    """jsonl and hub: the names of the columns `question` and `answer` where they differ."""
+    """jsonl and hub: the names of the columns `question` and `answer` where they differ. For `question` also
+    several in a text: `{Body} {Question}`."""
     level: Annotated[int, Field(ge=1, le=4)] = 1
     """wordmath: 1 (one step, small numbers) to 4 (several steps, larger numbers, distractors)."""
-    params: dict[str, int | float | bool | str] = {}
-    """gym: the parameters of the reasoning-gym task."""
+    params: dict[str, Any] = {}
+    """gym: the parameters of the reasoning-gym task. On the command line a list or table is JSON."""
     seed: int = 0
     """Of generated problems and of held-out splits."""
+
+    @field_validator("params")
+    @classmethod
+    def _storable(cls, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            tomli_w.dumps(params)  # as the run directory stores them
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        return params
 
 
 class ExampleConfig(Section):

@@ -30,12 +30,12 @@ class Pipeline:
     _problems: dict[tuple[Split, int | None], list[Problem]] = field(default_factory=dict)
 
     def problems(self, split: Split, n: int | None = None) -> list[Problem]:
-        """The first `n` problems of a split (default: all), without those whose prompt is too long.
+        """The first `n` problems of a split (default: all) whose prompt is not too long.
 
         Raises UsageError when none remains.
         """
         if (split, n) not in self._problems:
-            self._problems[split, n] = self.prompt_builder.within_limit(self.task.problems(split)[:n])
+            self._problems[split, n] = self.prompt_builder.within_limit(self.task.problems(split), n)
         if not self._problems[split, n]:
             raise UsageError(
                 f"no {split} problem has a prompt of at most {self.config.prompt.max_tokens} tokens",

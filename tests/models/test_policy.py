@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
+from reinforce_lite.planner.model_shape import read_shape
 
 
 def test_pickled_weights_are_refused(model_folder: Path, tmp_path: Path) -> None:
@@ -42,6 +43,20 @@ def test_a_missing_model_is_reported_in_one_line(name: str) -> None:
     with pytest.raises(UsageError, match="can't load the model") as caught:
         load_policy(name)
     assert "\n" not in caught.value.cause
+
+
+def test_a_path_where_no_model_is_never_reaches_the_hub(tmp_path: Path) -> None:
+    for name in ("./gone", str(tmp_path / "gone"), "runs/x/model"):
+        with pytest.raises(UsageError, match="no such file or folder"):
+            load_policy(name)
+
+
+def test_a_tilde_in_a_models_name_is_the_home_folder(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(model_folder.parent))
+    assert load_policy(f"~/{model_folder.name}", device="cpu").name == f"~/{model_folder.name}"
+    assert read_shape(f"~/{model_folder.name}", False, 64).layers == 2
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

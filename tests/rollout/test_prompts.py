@@ -121,6 +121,15 @@ def test_within_limit_skips_and_counts_long_prompts(caplog: pytest.LogCaptureFix
     assert "2 of 4 problems are skipped" in caplog.text
 
 
+def test_within_limit_takes_the_first_n_that_fit(caplog: pytest.LogCaptureFixture) -> None:
+    problems = [Problem(str(i), "x" * n, "1") for i, n in enumerate((90, 10, 90, 11, 90, 12))]
+    fixed = len(PromptBuilder(make_tokenizer(), PromptConfig(instruction=""))("x").token_ids) - 1
+    builder = PromptBuilder(make_tokenizer(), PromptConfig(instruction="", max_tokens=fixed + 50))
+    assert [p.id for p in builder.within_limit(problems, 2)] == ["1", "3"]
+    assert "2 of 4 problems are skipped" in caplog.text  # of those that it looked at
+    assert [p.id for p in builder.within_limit(problems, 9)] == ["1", "3", "5"]
+
+
 def _prepend(token: str, token_id: int) -> object:
     from tokenizers.processors import TemplateProcessing
 

@@ -1,9 +1,12 @@
 """Rewards contained: failures made neutral, and a second opinion that warns of a gamed reward."""
 
 import io
+import json
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from helpers.paths import RECIPE
@@ -11,7 +14,8 @@ from helpers.tiny import ToyTask
 from reinforce_lite import api
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.console import LineConsole, LiveConsole
-from reinforce_lite.rollout.scoring import neutralize, second_opinion
+from reinforce_lite.errors import UsageError
+from reinforce_lite.rollout.scoring import Scorer, neutralize, second_opinion
 from reinforce_lite.runlog.run import create_run
 from reinforce_lite.tasks.base import number_reward
 from reinforce_lite.trainer import trainer
@@ -42,6 +46,67 @@ def test_second_opinion_of_a_number_task_is_its_lenient_verdict() -> None:
     assert (reward.value, second_opinion(problem, response, reward)) == (0.0, True)
     lenient_wrong = Reward(1.0, Verdict(True, "x", "right"), Verdict(False, "x", "another number"))
     assert second_opinion(problem, response, lenient_wrong) is False
+
+
+PROBLEM = Problem("p", "q", "1")
+
+
+def score(result: Any) -> tuple[Reward, str]:
+    """What the scorer makes of a reward that returns this."""
+
+    class Returns(ToyTask):
+        def reward(self, problem: Problem, completion: str) -> Any:
+            return result
+
+    return Scorer(Returns())(PROBLEM, "response")
+
+
+@pytest.mark.parametrize(
+    ("result", "value"),
+    [
+        (np.True_, 1.0),
+        (np.float32(0.5), 0.5),
+        (np.int64(-2), -2.0),
+        (np.array(0.25), 0.25),
+        (torch.tensor(0.75), 0.75),
+        (torch.tensor(True), 1.0),
+        (Reward(np.float32(0.5)), 0.5),  # type: ignore[arg-type]
+    ],
+)
+def test_scalars_of_numpy_and_torch_are_rewards(result: Any, value: float) -> None:
+    reward, fault = score(result)
+    assert (reward.value, type(reward.value), fault) == (value, float, "")
+
+
+def test_a_verdict_with_numpys_bool_can_be_written_as_json() -> None:
+    right = Verdict(np.True_, "1", "right")  # type: ignore[arg-type]
+    reward, fault = score(Reward(1.0, right, right))
+    assert reward.strict
+    assert reward.lenient
+    assert fault == ""
+    assert json.dumps([reward.strict.correct, reward.lenient.correct]) == "[true, true]"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        *("1", None, [1], 1j, np.array([1.0]), torch.tensor([1.0]), np.complex64(1)),
+        *(float("nan"), float("inf"), np.float32("nan"), 1.7e308, -1.7e308, 2e30, 10**400),
+    ],
+)
+def test_what_is_no_number_or_has_no_sums_is_a_fault(result: Any) -> None:
+    reward, fault = score(result)
+    assert reward.value == 0.0
+    assert "the reward returned" in fault
+
+
+def test_rewards_near_the_largest_float_are_refused_before_training() -> None:
+    class Huge(ToyTask):
+        def reward(self, problem: Problem, completion: str) -> Any:
+            return 1.7e308
+
+    with pytest.raises(UsageError, match=r"1\.7e\+308"):
+        Scorer(Huge()).probe(PROBLEM)
 
 
 def make_rollout(reward: float, fault: str = "") -> Rollout:

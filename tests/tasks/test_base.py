@@ -1,6 +1,8 @@
 """The reward of number tasks."""
 
-from reinforce_lite.tasks.base import NumberTask
+import pytest
+
+from reinforce_lite.tasks.base import NumberTask, loose_question
 from reinforce_lite.types import Problem
 
 
@@ -16,3 +18,27 @@ def test_number_task_rewards_strict_and_reports_lenient() -> None:
         assert reward.strict
         assert reward.lenient
         assert (reward.value, reward.strict.correct, reward.lenient.correct) == (value, strict, lenient)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("How many eggs?", "how many EGGS", True),
+        ("He pays 1,000 dollars.", "He pays 1000 dollars", True),
+        ("12,345,678 and 2.50", "12345678, and 2.5!", True),
+        ("Ann\u2019s \u201cbox\u201d", "Ann's 'box'", True),
+        ("It costs 3.0.", "It costs 3", True),
+        ("How many eggs?", "How many hens?", False),
+        ("How much is 3 - 4?", "How much is 3 + 4?", False),
+        ("How much is -7 + 1?", "How much is 7 + 1?", False),
+        ("(1 + 2) * 3", "1 + (2 * 3)", False),
+        ("1.5 eggs", "15 eggs", False),
+        ("0.05 eggs", "0.5 eggs", False),
+        ("100 eggs", "1 eggs", False),
+        ("1, 2 and 3", "12 and 3", False),
+    ],
+)
+def test_loose_question_ignores_case_punctuation_and_the_spelling_of_numbers(
+    a: str, b: str, same: bool
+) -> None:
+    assert (loose_question(a) == loose_question(b)) is same

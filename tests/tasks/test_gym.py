@@ -1,14 +1,19 @@
-"""reasoning-gym tasks: disjoint splits, their own scorers, and answers that must not run as code."""
+"""reasoning-gym tasks: disjoint splits, and scorers that hang, raise or pay for any answer, contained."""
 
+import json
+import multiprocessing
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers.tasks import all_problems, load, load_error
+from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks import SPLITS, check_task, gym
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.tasks.gym import is_safe_to_score
-from reinforce_lite.types import Reward, Split
+from reinforce_lite.tasks.gym import GymTask
+from reinforce_lite.types import Problem, Reward, Split, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,7 @@ def test_gym_never_runs_an_answer_as_code(
     reasoning_gym: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(gym.SIZES, "test", 3)
+    monkeypatch.setattr(gym, "AUDIT_SECONDS", 0)
     mark = tmp_path / "mark"
     for name in ("spiral_matrix", "simple_integration"):
         task = load("gym", path=name)
@@ -76,29 +82,177 @@ def test_gym_never_runs_an_answer_as_code(
     assert not mark.exists()
 
 
+def first_problem(name: str, **params: Any) -> tuple[GymTask, Problem]:
+    """A task and its first training problem; the task is not checked for constants."""
+    task = GymTask(name, params, seed=0)
+    return task, gym._make_problem(task.scorer[0], name)
+
+
+class FakeScorer:
+    """A data set of ten problems with the golds 0 to 9."""
+
+    def __init__(self, score: Callable[[str, str], Any]) -> None:
+        self.score = score
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"question": f"How much is {index}?", "answer": str(index)}
+
+    def score_answer(self, answer: str, entry: Mapping[str, Any]) -> Any:
+        return self.score(answer, entry["answer"])
+
+
+def fake_task(score: Callable[[str, str], Any]) -> GymTask:
+    task = GymTask("fake", {}, seed=0)
+    vars(task)["scorer"] = FakeScorer(score)  # where cached_property keeps it
+    return task
+
+
+POWER_TASKS = (
+    *("binary_matrix", "n_queens", "spiral_matrix", "string_insertion", "countdown", "puzzle24"),
+    *("simple_integration", "intermediate_integration", "polynomial_multiplication"),
+)
+
+
+@pytest.mark.parametrize("name", POWER_TASKS)
+def test_gym_never_computes_a_tower_of_powers(reasoning_gym: None, name: str) -> None:
+    task, problem = first_problem(name)
+    for answer in ("9**9**9", "9**999999999", "1<<9**9"):
+        verdict = task.reward(problem, f"<answer>{answer}</answer>").strict
+        assert verdict
+        assert (verdict.correct, verdict.answer) == (False, None)
+        assert verdict.reason
+
+
 @pytest.mark.parametrize(
-    ("answer", "scorer", "expected"),
+    ("name", "answer"),
+    [("rubiks_cube", "R9999999999"), ("rush_hour", "F+999999999999"), ("coin_flip", "1e999999999")],
+)
+def test_gym_never_repeats_or_scales_without_bound(reasoning_gym: None, name: str, answer: str) -> None:
+    task, problem = first_problem(name)
+    assert task.score(problem, answer).value == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "error"),
     [
-        ("[[1, -2], [3, 4]]", "binary_matrix", True),
-        ("1 2 3\n4 5 6", "binary_matrix", True),
-        ("Zoey is a knave, and Riley is a knight.", "knights_knaves", True),
-        ("open('x', 'w')", "binary_matrix", False),
-        ("[print(1)]", "n_queens", False),
-        ("(1).__class__", "n_queens", False),
-        ("[x for x in (1, 2)]", "n_queens", False),
-        ("f'{1}'", "n_queens", False),
-        ("lambda: 1", "n_queens", False),
-        ("6 * (5 + 4) - 3/2", "countdown", True),
-        ("2*x**2 + sin(x) + C", "simple_integration", True),
-        ("eval('1')", "countdown", False),
-        ("sin('1')", "simple_integration", False),  # sympy evaluates strings
-        ("sin(x).diff()", "simple_integration", False),
-        ("open(x)! + 3", "countdown", False),  # not Python until sympy has rewritten it
-        ("log(x, evaluate=x)", "simple_integration", False),
+        ("prime_factorization", "two times three", "ValueError"),
+        ("boxnet", "0", "TypeError"),
+        ("calendar_arithmetic", "9" * 999, "OverflowError"),
     ],
 )
-def test_is_safe_to_score_by_the_scorer(answer: str, scorer: str, expected: bool) -> None:
-    assert is_safe_to_score(answer, scorer) is expected
+def test_gym_pays_0_where_the_scorer_raises_and_says_why(
+    reasoning_gym: None, name: str, answer: str, error: str
+) -> None:
+    task = GymTask(name, {"tasks": ["count_days"]} if name == "calendar_arithmetic" else {}, seed=0)
+    problem = gym._make_problem(task.scorer[0], name)
+    reward = task.reward(problem, f"<answer>{answer}</answer>")
+    assert reward.strict
+    assert (reward.value, reward.strict.correct, reward.strict.answer) == (0.0, False, answer)
+    assert f"the scorer raised {error}" in reward.strict.reason
+
+
+def test_gym_pays_0_for_a_score_that_is_not_finite() -> None:
+    problem = Problem("p", "q", "5", info={"answer": "5"})
+    for value in (float("nan"), float("inf")):
+        reward = fake_task(lambda *_, value=value: value).score(problem, "7")
+        assert reward.strict
+        assert (reward.value, reward.strict.correct) == (0.0, False)
+        assert str(value) in reward.strict.reason
+
+
+def test_gym_never_pays_for_nan(reasoning_gym: None) -> None:
+    task, problem = first_problem("complex_arithmetic")
+    assert task.scorer.score_answer("nan", problem.info) == 1  # its scorer alone does
+    assert task.score(problem, "nan").value == 0
+
+
+def test_gym_always_scores_the_gold_itself() -> None:
+    gold = "print(1)"
+    problem = Problem("p", "q", gold, info={"answer": gold})
+    assert fake_task(lambda answer, right: answer == right).score(problem, gold) == Reward(
+        1.0, Verdict(True, gold, "right")
+    )
+
+
+def test_gym_refuses_a_scorer_that_pays_for_any_text(reasoning_gym: None) -> None:
+    error = load_error("gym", path="game_of_life_halting")
+    assert "'0'" in error.cause
+    assert "30 problems" in error.cause
+
+
+def test_gym_names_a_constant_that_pays_well_and_what_it_pays(
+    reasoning_gym: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    load("gym", path="game_of_life")
+    assert "zeros" in caplog.text
+    assert "0.9" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        (lambda answer, right: answer == right, ""),
+        (lambda answer, right: 0.3 if answer == "yes" else 0.0, ""),
+        (lambda answer, right: 0.4 if answer == "yes" else 0.0, "0.40 for 'yes'"),
+        (lambda answer, right: answer == "7" and right != "2", "0.90 for '7'"),  # another problem's gold
+    ],
+)
+def test_constants_are_told_above_three_tenths(
+    score: Callable[[str, str], Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The golds that are tried are the most common ones, so 7 is made common.
+    task = fake_task(score)
+    scorer = task.scorer
+    vars(task)["scorer"] = type(
+        "Common", (FakeScorer,), {"__getitem__": lambda _, i: scorer[i] | ({"answer": "7"} if i > 6 else {})}
+    )(score)
+    gym._check_constants(task)
+    assert ("pays on average" in caplog.text) == bool(told)
+    assert told in caplog.text
+
+
+def test_another_problems_gold_that_is_always_right_is_refused() -> None:
+    with pytest.raises(UsageError, match="'3'"):
+        gym._check_constants(fake_task(lambda answer, _: answer == "3"))
+
+
+def test_gym_lists_as_params(reasoning_gym: None) -> None:
+    task = load("gym", path="boxnet", params={"colour_list": ["violet"], "max_row_num": 1})
+    questions = [problem.question for problem in task.problems("validation")]
+    assert all("box_violet" in question and "box_red" not in question for question in questions)
+
+
+def test_gym_composite_mixes_its_parts_and_scores_each_by_its_own(
+    reasoning_gym: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gym.SIZES, "validation", 40)
+    parts = [
+        {"name": "leg_counting", "weight": 3, "config": {"max_animals": 4}},
+        {"name": "spiral_matrix"},
+        {"name": "boxnet"},
+    ]
+    task = load("gym", path="composite", params={"datasets": parts})
+    problems = task.problems("validation")
+    names = {p.info["metadata"]["source_dataset"] for p in problems}
+    assert names == {"leg_counting", "spiral_matrix", "boxnet"}
+    for problem in problems:
+        if problem.gold:
+            assert task.reward(problem, f"<answer>{problem.gold}</answer>") == Reward(
+                1.0, Verdict(True, problem.gold, "right")
+            )
+    spiral = next(p for p in problems if p.info["metadata"]["source_dataset"] == "spiral_matrix")
+    reward = task.reward(spiral, "<answer>spiral_matrix</answer>")  # a name: eval() would look it up
+    assert isinstance(reward, Reward)
+    assert reward.strict
+    assert "run as code" in reward.strict.reason
+
+
+def test_gym_composite_without_good_parts_is_one_line(reasoning_gym: None) -> None:
+    for datasets in ([{"weight": 1}], [{"name": "leg_countin"}], ["leg_counting"], 3):
+        assert "composite" in load_error("gym", path="composite", params={"datasets": datasets}).cause
 
 
 def test_gym_refuses_unknown_names_and_bad_params(reasoning_gym: None) -> None:
@@ -117,7 +271,9 @@ def test_gym_seeds_are_within_numpys_range(reasoning_gym: None, monkeypatch: pyt
         assert load("gym", path="pool_matrix", seed=seed).problems("test")
 
 
-def test_gym_drops_repeated_questions(reasoning_gym: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gym_drops_repeated_questions_and_counts_them(
+    reasoning_gym: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     sizes: dict[Split, int] = {"train": 300, "validation": 30, "test": 20}
     for split, size in sizes.items():
         monkeypatch.setitem(gym.SIZES, split, size)
@@ -127,3 +283,82 @@ def test_gym_drops_repeated_questions(reasoning_gym: None, monkeypatch: pytest.M
     check_task(task)
     questions = [p.question for p in all_problems(task)]
     assert len(set(questions)) == len(questions) < 150
+    left = len(task.problems("train"))
+    assert f"{300 - left} of 300 train" in caplog.text
+
+
+def test_gym_prints_no_warning_about_a_models_text(
+    reasoning_gym: None, recwarn: pytest.WarningsRecorder
+) -> None:
+    for name, answer in (("pool_matrix", "[]"), ("chain_sum", "1or 2")):
+        task, problem = first_problem(name)
+        task.score(problem, answer)
+    assert not recwarn.list
+
+
+REFUSED = {"game_of_life_halting", "puzzle24"}
+"""puzzle24's scorer pays for any four numbers that make 24, those of the question or others."""
+PARAMS: dict[str, dict[str, Any]] = {
+    "composite": {"datasets": [{"name": "chain_sum"}, {"name": "leg_counting"}]},
+}
+SECONDS = 600  # for one data set; knight_swap takes a minute or two to generate 30 problems
+
+
+def right_answer(problem: Problem) -> str | None:
+    """The gold; where the data set has none, an answer that its entry names; None where that has none either."""
+    if problem.gold:
+        return problem.gold
+    meta = problem.info["metadata"]
+    if "possible_answer" in meta:  # graph_color
+        return json.dumps(meta["possible_answer"])
+    example: str | None = meta.get("example_correct_answer")  # rubiks_cube
+    return example
+
+
+def try_data_set(name: str) -> None:
+    """Load it, and score golds, a wrong answer and hostile ones."""
+    params = PARAMS.get(name, {})
+    try:
+        task = load("gym", path=name, params=params)
+        assert name not in REFUSED
+    except UsageError:
+        assert name in REFUSED
+        task = GymTask(name, params, seed=0)
+    assert isinstance(task, GymTask)
+    for index in range(3):
+        problem = gym._make_problem(task.scorer[index], name)
+        right = right_answer(problem)
+        assert right is None or task.score(problem, right).value == 1
+        if name != "game_of_life_halting":
+            assert task.score(problem, "-123456.789").value < 1
+        for answer in (
+            "",
+            "wrong",
+            "9**9**9",
+            "9" * 5_000,
+            "[" * 9_999,
+            "nan",
+            "[1]*9**9",
+            "A9999999999",
+            "(P∧" * 90,
+        ):
+            task.score(problem, answer)
+
+
+def data_sets() -> list[str]:
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        return []
+    return sorted(DATASETS)
+
+
+def test_every_data_set_is_tried() -> None:
+    assert not data_sets() or len(data_sets()) >= 106
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", data_sets())
+def test_gym_data_set_scores_golds_as_right_and_never_raises_or_hangs(name: str) -> None:
+    with multiprocessing.get_context("fork").Pool(1) as pool:  # its exit ends a child that hangs
+        pool.apply_async(try_data_set, [name]).get(timeout=SECONDS)

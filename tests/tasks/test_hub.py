@@ -97,6 +97,26 @@ def test_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--task.path" in load_error("hub").remedy
 
 
+def test_hub_expands_a_path_and_refuses_one_where_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def load_dataset(*args: Any) -> Any:
+        calls.append(args)
+        return {"train": sums(40)}
+
+    serve(monkeypatch, load_dataset)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sums").mkdir()
+    load("hub", path="~/sums")
+    load("hub", path="~/sums:main")
+    assert calls == [(str(tmp_path / "sums"), None), (str(tmp_path / "sums"), "main")]
+    for path in ("./gone", "~/gone:main", str(tmp_path / "gone"), "gone.jsonl"):
+        assert "no such file or folder" in load_error("hub", path=path).cause
+    assert len(calls) == 2
+
+
 def test_hub_loads_a_local_folder_with_the_real_datasets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,13 +1,16 @@
 """Which task a [task] section loads, and which data `check_task` refuses."""
 
+import hashlib
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
-from helpers.tasks import load_error
+from helpers.tasks import load, load_error
+from helpers.tiny import ToyTask
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks import SPLITS, check_task, task_fingerprint
+from reinforce_lite.tasks import SPLITS, check_task, grading, reward_sources, task_fingerprint
 from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.types import Problem, Split
 
@@ -38,8 +41,9 @@ def test_load_task_says_how_to_install_a_missing_extra(
     assert f'pip install "reinforce-lite[{extra}]"' in load_error(**section).remedy
 
 
-def test_check_task_passes_good_data() -> None:
+def test_check_task_passes_good_data(caplog: pytest.LogCaptureFixture) -> None:
     check_task(NumberTask((A,), (B,), (C,)))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("empty", SPLITS)
@@ -61,6 +65,24 @@ def test_check_task_counts_questions_in_two_splits(held_out: Split, trained_on: 
     assert re.match(rf"2 {held_out} questions .* in {trained_on}, .* 'c'$", caught.value.cause)
 
 
+def test_check_task_tells_questions_that_two_splits_spell_differently(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    train = (A, make_problem("x", "Ann pays $1,000. How much is left?"))
+    test = (C, make_problem("y", "Ann pays $1000; how much is left"))
+    check_task(NumberTask(train, (B,), test))
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.startswith("1 test questions")
+    assert "train" in message
+    assert "'y'" in message
+
+
+def test_check_task_counts_questions_that_repeat_in_a_split(caplog: pytest.LogCaptureFixture) -> None:
+    check_task(NumberTask((A, make_problem("x", "question  a"), make_problem("y", "question a")), (B,), (C,)))
+    assert "2 of 3 train questions repeat" in caplog.text
+
+
 def test_check_task_finds_an_id_in_two_splits() -> None:
     with pytest.raises(UsageError, match=r"^1 ids .* 'a'\n"):
         check_task(NumberTask((A,), (B,), (make_problem("a", "another"),)))
@@ -79,3 +101,23 @@ def test_task_fingerprint_changes_with_the_data_and_only_with_it() -> None:
     ]
     assert task_fingerprint(task) == task_fingerprint(same)
     assert len({task_fingerprint(each) for each in (task, *changed)}) == 1 + len(changed)
+
+
+def test_reward_sources_are_the_tasks_file_and_the_grading(tmp_path: Path) -> None:
+    def sha256(file: str | None) -> str:
+        assert file
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+    graded = sha256(grading.__file__)
+    path = tmp_path / "my_task.py"
+    path.write_text("def problems(split):\n    return []\ndef reward(problem, completion):\n    return 1\n")
+    of_file = reward_sources(load(str(path)))
+    assert of_file == {"reinforce-lite's grading.py": graded, "my_task.py": sha256(str(path))}
+    of_object = reward_sources(ToyTask())
+    assert of_object["tiny.py"] == sha256(sys.modules[ToyTask.__module__].__file__)
+    assert set(reward_sources(NumberTask((), (), ()))) == {"reinforce-lite's grading.py", "base.py"}
+
+
+def test_reward_sources_of_a_task_without_a_file_are_the_grading_alone() -> None:
+    typed = type("Typed", (), {"__module__": "typed into an interpreter"})
+    assert set(reward_sources(typed())) == {"reinforce-lite's grading.py"}

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers.tasks import load_error, only_problem, sums, write_rows
+from reinforce_lite.errors import UsageError
+from reinforce_lite.tasks.tables import Table, read_problems
 from reinforce_lite.types import Problem
 
 HASH_DIGITS = 12
@@ -39,6 +42,32 @@ def test_read_problems_uses_columns_of_other_names(tmp_path: Path) -> None:
     assert only_problem(tmp_path, row, columns=columns) == Problem("17", "How many?", "3", "1 + 2 = 3")
 
 
+def test_read_problems_joins_columns_into_the_question(tmp_path: Path) -> None:
+    row = {"Body": " Ana has 3 pens. ", "Question": "How many?", "Answer": 3.0}
+    columns = {"question": "{Body} {Question}", "answer": "Answer"}
+    assert only_problem(tmp_path, row, columns=columns).question == "Ana has 3 pens. How many?"
+    columns["question"] = "Context: {Body}\n{Question}"
+    assert only_problem(tmp_path, row, columns=columns).question == "Context: Ana has 3 pens.\nHow many?"
+    path = write_rows(tmp_path / "bad.jsonl", [row, row | {"Body": None}, {"Question": "?", "Answer": 1}])
+    cause = load_error("jsonl", path=str(path), columns=columns).cause
+    assert "line 2 ('Body' is null), line 3 (no 'Body')" in cause
+
+
+def test_read_problems_takes_braces_in_a_row_as_text(tmp_path: Path) -> None:
+    row = {"a": "f = {b}", "b": "?", "answer": 1}
+    assert only_problem(tmp_path, row, columns={"question": "{a} {b}"}).question == "f = {b} ?"
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"), [(np.int64(72), "72"), (np.float32(0.1), "0.1"), (np.float64(-2.5), "-2.5")]
+)
+def test_read_problems_accepts_numpys_numbers(answer: Any, gold: str) -> None:
+    (problem,) = read_problems(Table("t", "t", [(0, {"question": "?", "answer": answer})]), {})
+    assert problem.gold == gold
+    with pytest.raises(UsageError, match="'answer' is not text"):
+        read_problems(Table("t", "t", [(0, {"question": "?", "answer": np.True_})]), {})
+
+
 def test_read_problems_makes_ids_from_the_id_column_or_a_hash_of_the_question(tmp_path: Path) -> None:
     assert only_problem(tmp_path, {"question": "?", "answer": "1", "id": "a7"}).id == "a7"
     hashed = only_problem(tmp_path, {"question": "?", "answer": "1", "id": None}).id
@@ -48,12 +77,21 @@ def test_read_problems_makes_ids_from_the_id_column_or_a_hash_of_the_question(tm
     assert only_problem(tmp_path, {"question": "??", "answer": "1"}).id != hashed
 
 
-def test_read_problems_keeps_a_repeated_question_with_the_same_gold_once(tmp_path: Path) -> None:
-    rows = [
+def test_read_problems_keeps_a_repeated_question_once_and_counts_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows: list[dict[str, Any] | str] = [
         {"question": "How many eggs?", "answer": "72"},
+        "",
         {"question": "How  many eggs? ", "answer": "72.0"},
+        {"question": "How many eggs?", "answer": "72"},
     ]
     assert only_problem(tmp_path, *rows).gold == "72"
+    assert "one.jsonl: 2 rows" in caplog.text
+    assert "line 3" in caplog.text
+    caplog.clear()
+    assert only_problem(tmp_path, rows[0]).gold == "72"
+    assert not caplog.text
 
 
 BAD_ROWS: list[tuple[Any, str]] = [

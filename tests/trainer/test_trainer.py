@@ -132,6 +132,37 @@ def test_resume_of_a_finished_run_says_so(settings: dict[str, Any], caplog: pyte
     assert after == before
 
 
+def test_a_resume_tells_that_the_rewards_code_has_changed(
+    settings: dict[str, Any], in_tmp: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = in_tmp / "my_task.py"
+    text = "from helpers.tiny import ToyTask\nproblems, reward = ToyTask().problems, ToyTask().reward\n"
+    settings |= {"task.name": str(file)}
+
+    def go(steps: int, code: str) -> str:
+        file.write_text(code)
+        caplog.clear()
+        api.train(RECIPE, settings | {"train.steps": steps}, run="a", resume=steps > 1, quiet=True)
+        return caplog.text
+
+    go(1, text)
+    assert "reward's code" not in go(2, text)
+    assert re.search(r"reward's code has changed since step 2: my_task\.py;", go(3, text + "# kinder\n"))
+    assert "reward's code" not in go(4, text + "# kinder\n")  # told once
+
+
+def test_a_checkpoint_without_reward_sources_is_resumed(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = train(settings | {"train.steps": 1}, "a")
+    meta = run.path / "checkpoints" / "step-1" / "meta.json"
+    about = json.loads(meta.read_text())
+    del about["reward"]
+    meta.write_text(json.dumps(about))
+    train(settings | {"train.steps": 2}, "a", resume=True)
+    assert "reward's code" not in caplog.text
+
+
 def test_a_taken_name_a_changed_config_and_changed_data_are_refused(settings: dict[str, Any]) -> None:
     train(settings | {"train.steps": 2}, "a")
     with pytest.raises(UsageError, match="already exists"):

@@ -4,15 +4,17 @@ The arguments of train, eval and plan are a config with the command's own option
 returns the plain config next to them.
 """
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is first imported
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from reinforce_lite.config import DEFAULT_RECIPE, RENAMED, Config, ModelConfig, load_config, option_flag
 from reinforce_lite.errors import UsageError
@@ -135,9 +137,45 @@ def _parse(command: type[Command], base: Config, args: list[str]) -> tuple[Comma
     _check_renamed(args)
     default = command(**base.model_dump(exclude={"recipe"}))
     prog = f"reinforce-lite {PROGS[command]}"
-    parsed = tyro.cli(command, args=args, default=default, prog=prog)
+    parsed = tyro.cli(command, args=args, default=default, prog=prog, registry=_REGISTRY)
     values = parsed.model_dump(include=set(Config.model_fields))
     return parsed, Config(**values | {"recipe": base.recipe})
+
+
+_REGISTRY = ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _table_rule(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, Any]] | None:
+    """How a table of any values (task.params) is written: each value as JSON, text as it is."""
+    if type_info.type != dict[str, Any]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[STR JSON [STR JSON ...]]",
+        instance_from_str=_read_table,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda table: [
+            word
+            for key, value in table.items()
+            for word in (key, value if isinstance(value, str) else json.dumps(value))
+        ],
+    )
+
+
+def _read_table(words: list[str]) -> dict[str, Any]:
+    if len(words) % 2:
+        raise ValueError(f"{words[-1]!r} has no value")
+    return dict(zip(words[::2], map(_read_value, words[1::2]), strict=True))
+
+
+def _read_value(text: str) -> Any:
+    if text in ("True", "False"):  # as tyro writes a boolean
+        return text == "True"
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _check_renamed(args: list[str]) -> None:

@@ -19,6 +19,7 @@ from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
 from reinforce_lite.models.llama import Llama, supports_model
 from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
 from reinforce_lite.utils.atomic import replace_folder
+from reinforce_lite.utils.paths import local_or_hub_name
 
 
 @dataclass(slots=True)
@@ -77,7 +78,8 @@ def load_policy(
         ReinforceLiteError: the embedded model can't be fetched.
     """
     target = pick_device(device)
-    folder = str(embedded_folder()) if name == EMBEDDED_NAME else name
+    with explain_load_errors(name):
+        folder = str(embedded_folder()) if name == EMBEDDED_NAME else local_or_hub_name(name)
     if Path(folder).is_dir() and not trust_remote_code:
         _refuse_pickles(Path(folder))
     with quiet_transformers(), explain_load_errors(name):

@@ -14,6 +14,7 @@ from reinforce_lite.models.embedded import EMBEDDED_NAME, EMBEDDED_SHAPE
 from reinforce_lite.models.forward import can_share_prompt
 from reinforce_lite.models.llama import supports_model
 from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
+from reinforce_lite.utils.paths import local_or_hub_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ def read_shape(name: str, trust_remote_code: bool, max_sequence_tokens: int) -> 
         if name == EMBEDDED_NAME:
             config: Any = LlamaConfig(**EMBEDDED_SHAPE)
         else:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+            folder = local_or_hub_name(name)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return shape_of(model, max_sequence_tokens)

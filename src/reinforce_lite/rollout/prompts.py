@@ -73,14 +73,25 @@ class PromptBuilder:
             ids = [self.tokenizer.bos_token_id, *ids]
         return Prompt(tuple(ids), self.prefill)
 
-    def within_limit(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The problems whose prompt has at most prompt.max_tokens tokens; warns how many are skipped."""
-        fitting = [problem for problem in problems if self._is_within_limit(problem.question)]
-        if len(fitting) < len(problems):
+    def within_limit(self, problems: Sequence[Problem], n: int | None = None) -> list[Problem]:
+        """The first `n` problems (default: all) whose prompt has at most prompt.max_tokens tokens.
+
+        Warns how many problems are skipped on the way to them.
+        """
+        fitting: list[Problem] = []
+        skipped = 0
+        for problem in problems:
+            if len(fitting) == n:
+                break
+            if self._is_within_limit(problem.question):
+                fitting.append(problem)
+            else:
+                skipped += 1
+        if skipped:
             logger.warning(
                 "%d of %d problems are skipped: their prompt is longer than prompt.max_tokens = %d",
-                len(problems) - len(fitting),
-                len(problems),
+                skipped,
+                skipped + len(fitting),
                 self.config.max_tokens,
             )
         return fitting

@@ -5,7 +5,6 @@ the policy anything, hence the broad `except`. A failure is counted, its rollout
 (`neutralize`), and a run in which failures are common stops.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from reinforce_lite.utils.text import one_line_error
 
 MAX_FAULT_RATE = 0.2
 MIN_CALLS = 50  # fewer calls say nothing about the rate
+MAX_REWARD = 1e30  # float32, in which losses are computed, ends at 3e38
 
 
 class Scorer:
@@ -100,12 +100,19 @@ def _checked(result: object) -> Reward:
     reward = result if isinstance(result, Reward) else Reward(_finite_number(result))
     value = _finite_number(reward.value)
     strict = reward.strict or Verdict(value >= 1, None, "right" if value >= 1 else f"reward {value:g}")
-    return Reward(value, strict, reward.lenient)
+    return Reward(value, _plain(strict), _plain(reward.lenient) if reward.lenient else None)
+
+
+def _plain(verdict: Verdict) -> Verdict:
+    """The verdict with a bool of Python's own: numpy's can't be written as JSON."""
+    return replace(verdict, correct=bool(verdict.correct))
 
 
 def _finite_number(value: object) -> float:
+    if getattr(value, "shape", None) == ():  # a scalar of numpy or torch
+        value = value.item()  # type: ignore[attr-defined]
     if not isinstance(value, int | float):
         raise TypeError(f"the reward returned {type(value).__name__} {value!r:.60}, not a number")
-    if not math.isfinite(value):
-        raise ValueError(f"the reward returned {value}")
+    if not abs(value) <= MAX_REWARD:  # NaN is not
+        raise ValueError(f"the reward returned {value!r:.60}, which is not within ±{MAX_REWARD:g}")
     return float(value)

@@ -5,18 +5,25 @@ asked for, since some tasks need an optional dependency.
 """
 
 import hashlib
+import inspect
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from itertools import combinations
+from pathlib import Path
 from typing import get_args
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks.base import Task, normalize_question
+from reinforce_lite.tasks import grading
+from reinforce_lite.tasks.base import Task, loose_question, normalize_question
+from reinforce_lite.tasks.python_file import FileTask
 from reinforce_lite.types import Split
 from reinforce_lite.utils.text import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 TASK_NAMES = ("wordmath", "gsm8k", "jsonl", "hub", "gym")
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -41,9 +48,10 @@ def load_task(config: TaskConfig) -> Task:
 
 
 def check_task(task: Task) -> None:
-    """Refuse data that can't measure anything.
+    """Refuse data that can't measure anything, and warn of data that may not.
 
-    Raises UsageError for an empty split, an id of two problems, and a question in two splits.
+    Raises UsageError for an empty split, an id of two problems, and a question in two splits. Warns of a
+    question that is repeated in its split, and of one that two splits spell in two ways.
     """
     for split in SPLITS:
         if not task.problems(split):
@@ -52,6 +60,8 @@ def check_task(task: Task) -> None:
                 "give it more data, or the missing split as a file or split of its own",
             )
     _check_ids(problem.id for split in SPLITS for problem in task.problems(split))
+    for split in SPLITS:
+        _warn_of_repeated(task, split)
     for trained_on, held_out in combinations(SPLITS, 2):
         _check_disjoint(task, trained_on, held_out)
 
@@ -65,14 +75,31 @@ def _check_ids(ids: Iterable[str]) -> None:
         )
 
 
+def _warn_of_repeated(task: Task, split: Split) -> None:
+    problems = task.problems(split)
+    repeated = len(problems) - len({normalize_question(problem.question) for problem in problems})
+    if repeated:
+        logger.warning("%d of %d %s questions repeat another one", repeated, len(problems), split)
+
+
 def _check_disjoint(task: Task, trained_on: Split, held_out: Split) -> None:
-    questions = {normalize_question(problem.question) for problem in task.problems(trained_on)}
-    shared = [p.id for p in task.problems(held_out) if normalize_question(p.question) in questions]
-    if shared:
+    if shared := _shared(task, trained_on, held_out, normalize_question):
         raise UsageError(
             f"{len(shared)} {held_out} questions are also in {trained_on}, the first is {shared[0]!r}",
             f"remove them from {trained_on}: a question seen in training measures nothing",
         )
+    if shared := _shared(task, trained_on, held_out, loose_question):
+        logger.warning(
+            "%d %s questions differ from one in %s only in case, punctuation or the spelling of numbers, the "
+            "first is %r: a question seen in training measures nothing",
+            *(len(shared), held_out, trained_on, shared[0]),
+        )
+
+
+def _shared(task: Task, trained_on: Split, held_out: Split, key: Callable[[str], str]) -> list[str]:
+    """Ids of held-out problems whose question is also in the split that is trained on."""
+    questions = {key(problem.question) for problem in task.problems(trained_on)}
+    return [problem.id for problem in task.problems(held_out) if key(problem.question) in questions]
 
 
 def task_fingerprint(task: Task) -> str:
@@ -82,3 +109,25 @@ def task_fingerprint(task: Task) -> str:
         for problem in task.problems(split):
             digest.update(json.dumps([split, problem.id, problem.question, problem.gold]).encode() + b"\n")
     return digest.hexdigest()
+
+
+def reward_sources(task: Task) -> dict[str, str]:
+    """The SHA-256 of each source file of the reward, by its name, so that a resumed run notices a change.
+
+    They are the task's own file and the grading that number rewards share. Modules that a user's file imports
+    are left out, and so is a task that was typed into an interpreter.
+    """
+    files = {"reinforce-lite's grading.py": Path(grading.__file__)}
+    if own := _source_file(task):
+        files[own.name] = own
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+
+
+def _source_file(task: Task) -> Path | None:
+    if isinstance(task, FileTask):
+        return task.path
+    try:
+        file = inspect.getsourcefile(task if inspect.ismodule(task) else type(task))
+    except (TypeError, OSError):
+        return None
+    return Path(file) if file and Path(file).is_file() else None

@@ -1,12 +1,16 @@
 """What a task is: where problems come from, and what a response to one is worth."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from reinforce_lite.tasks.grading import grade
 from reinforce_lite.types import Problem, Reward, Split
+
+# No sign that could be an operator counts as punctuation: "3 - 4" and "3 + 4" are two questions.
+_SPELLING = re.compile(r"(?P<number>\d+(?:,\d{3})*(?:\.\d+)?)|[.,;:!?'\"’‘“”…]")
 
 
 class Task(Protocol):
@@ -54,6 +58,22 @@ def number_reward(problem: Problem, completion: str) -> Reward:
 def normalize_question(question: str) -> str:
     """The question with single spaces: two texts that differ in whitespace alone are one question."""
     return " ".join(question.split())
+
+
+def loose_question(question: str) -> str:
+    """The question without case, punctuation and the spelling of numbers.
+
+    >>> loose_question("Ann's 1,000 eggs cost $2.50. Why?"), loose_question("ANN’S 1000 eggs cost $2.5")
+    ('ann s 1000 eggs cost $2.5 why', 'ann s 1000 eggs cost $2.5')
+    """
+    return normalize_question(_SPELLING.sub(_plain_spelling, question.casefold()))
+
+
+def _plain_spelling(match: re.Match[str]) -> str:
+    if not match["number"]:
+        return " "
+    integer, point, decimals = match["number"].replace(",", "").partition(".")
+    return integer + (point + decimals).rstrip("0").rstrip(".")
 
 
 def short_hash(text: str) -> str:

@@ -16,13 +16,14 @@ from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.tasks.hub import load_tables
 from reinforce_lite.tasks.jsonl import read_table
 from reinforce_lite.tasks.tables import Table, read_problems, split_train
+from reinforce_lite.utils.paths import expand_home
 
 HUB_NAME = "openai/gsm8k:main"
 
 
 def load(config: TaskConfig) -> NumberTask:
     """The task, from the folder `config.path` or from the hub. Raises UsageError when it can't be read."""
-    tables = _read_folder(Path(config.path).expanduser()) if config.path else load_tables(HUB_NAME)
+    tables = _read_folder(expand_home(config.path)) if config.path else load_tables(HUB_NAME)
     train, test = (
         read_problems(_with_ids(split, tables[split]), config.columns) for split in ("train", "test")
     )

@@ -3,23 +3,35 @@
     reinforce-lite train --task.name gym --task.path leg_counting
 
 Each has its own scorer. Their answers are often not numbers and may earn a partial reward, so there
-is no lenient verdict. Several scorers evaluate the answer, a model's text, as Python code: an answer
-that could do more than state a value is never passed to them.
+is no lenient verdict. Scorers are not reliable: an answer is bounded before they see it
+(`answer_bounds.py`), what they raise is a reward of 0, and those that pay for an answer that does not
+depend on the question are refused or named.
+
+Omitted on purpose: a time limit for a scorer.
 """
 
-import ast
+import logging
+import math
+import re
+import time
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError, missing_extra
+from reinforce_lite.tasks.answer_bounds import refusal
 from reinforce_lite.tasks.base import normalize_question, short_hash
 from reinforce_lite.tasks.grading import extract_answer
 from reinforce_lite.types import Problem, Reward, Split, Verdict
 from reinforce_lite.utils.seeding import derive_seed
-from reinforce_lite.utils.text import did_you_mean, one_line_error
+from reinforce_lite.utils.text import did_you_mean, one_line_error, shorten
+
+logger = logging.getLogger(__name__)
 
 SIZES: dict[Split, int] = {"train": 2_000, "validation": 100, "test": 400}
 # A question that several splits generate belongs to the first of test, validation, train.
@@ -29,22 +41,21 @@ _EARLIER_SPLITS: dict[Split, tuple[Split, ...]] = {
     "train": ("test", "validation"),
 }
 
-# Scorers that pass the answer to sympy's parse_expr, which rewrites text into Python before it evaluates it.
-_PARSED_BY_SYMPY = frozenset(
-    ["countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication"]
-)
-_TRIGONOMETRY = ("acos", "asin", "atan", "cos", "cot", "csc", "sec", "sin", "tan")
-_SYMPY_FUNCTIONS = frozenset(["Abs", "Integral", "exp", "ln", "log", "sqrt", *_TRIGONOMETRY])
-_ARITHMETIC = (ast.Expression, ast.Name, ast.Load, ast.BinOp, ast.operator, ast.UnaryOp, ast.unaryop)
-_LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict)
-_VALUES = (*_ARITHMETIC, *_LITERALS, ast.Compare, ast.cmpop, ast.BoolOp, ast.boolop)
+AUDIT_PROBLEMS = 30
+AUDIT_SECONDS = 20.0  # sympy's scorers take up to seconds for an answer
+MAX_CONSTANT_REWARD = 0.3
+CONSTANTS = ("", "0", "1", "yes", "True", "None", "[]")
+_GRID = re.compile(r"(?=.*[\s,])[\d\s,.\[\]-]+", re.DOTALL)
 
 
 def load(config: TaskConfig) -> "GymTask":
-    """The reasoning-gym task named `config.path`. Raises UsageError for a bad name or bad `config.params`."""
+    """The reasoning-gym task named `config.path`.
+
+    Raises UsageError for a bad name or bad `config.params`, and for a task that pays for a constant.
+    """
     _check_name(config.path)
     task = GymTask(config.path, config.params, config.seed)
-    _ = task.scorer  # refuses bad params now, not at the first reward
+    _check_constants(task)  # creates the scorer: bad params are refused now, not at the first reward
     return task
 
 
@@ -62,18 +73,40 @@ class GymTask:
         if split not in self._problems:
             earlier = [problem for part in _EARLIER_SPLITS[split] for problem in self.problems(part)]
             seen = {normalize_question(problem.question) for problem in earlier}
-            entries = _generate_entries(self.name, self.params, self.seed, split)
-            self._problems[split] = tuple(_unseen_problems(entries, self.name, seen))
+            dataset = _create_dataset(self.name, self.params, self.seed, split)
+            entries = _generate_entries(dataset, self.name, SIZES[split])
+            problems = tuple(_unseen_problems(entries, self.name, seen))
+            if len(problems) < len(entries):
+                logger.warning(
+                    "%s: %d of %d %s problems repeat a question and are dropped",
+                    self.name,
+                    len(entries) - len(problems),
+                    len(entries),
+                    split,
+                )
+            self._problems[split] = problems
         return self._problems[split]
 
     def reward(self, problem: Problem, completion: str) -> Reward:
         """The scorer's own value for the extracted answer; 1 or more is right."""
         answer, reason = extract_answer(completion)
-        if answer is not None and not is_safe_to_score(answer, _scorer_name(problem, self.name)):
-            answer, reason = None, "an answer that would run as code"
         if answer is None:
             return Reward(0.0, strict=Verdict(False, None, reason))
-        value = float(self.scorer.score_answer(answer, problem.info))
+        return self.score(problem, answer)
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        """The scorer's own value for an extracted answer; 0, with the reason, where it has none."""
+        with warnings.catch_warnings(action="ignore"):  # about a model's text: nobody can mend it
+            reason = "" if answer == problem.gold else refusal(answer, _scorer_name(problem, self.name))
+            if reason:
+                return Reward(0.0, strict=Verdict(False, None, reason))
+            try:
+                value = float(self.scorer.score_answer(answer, problem.info))
+                if not math.isfinite(value):
+                    raise ValueError(f"a reward of {value}")
+            except Exception as error:  # scorers fail on what they can't read, each in a way of its own
+                reason = f"the scorer raised {one_line_error(error)}"
+                return Reward(0.0, strict=Verdict(False, answer, reason))
         right = value >= 1.0
         return Reward(value, strict=Verdict(right, answer, "right" if right else f"scored {value:g}"))
 
@@ -106,15 +139,23 @@ def _create_dataset(name: str, params: Mapping[str, Any], seed: int, split: Spli
     # Some data sets seed numpy with seed + index, which must stay below 2^32.
     seed = derive_seed(seed, f"gym-{split}") % 2**31
     try:
+        if name == "composite" and "datasets" in params:
+            params = {**params, "datasets": [_dataset_spec(**each) for each in params["datasets"]]}
         return _import_gym().create_dataset(name, size=SIZES[split], seed=seed, **params)
     except Exception as error:  # each data set checks its params in a way of its own
         raise _params_error(name, error) from error
 
 
-def _generate_entries(name: str, params: Mapping[str, Any], seed: int, split: Split) -> list[dict[str, Any]]:
-    dataset = _create_dataset(name, params, seed, split)
+def _dataset_spec(name: str, weight: float = 1.0, config: Mapping[str, Any] | None = None) -> Any:
+    """A part of a composite, by the keys that reasoning-gym gives it."""
+    from reasoning_gym.composite import DatasetSpec
+
+    return DatasetSpec(name, weight, dict(config or {}))
+
+
+def _generate_entries(dataset: Any, name: str, n: int) -> list[dict[str, Any]]:
     try:
-        return [dataset[index] for index in range(len(dataset))]
+        return [dataset[index] for index in range(min(n, len(dataset)))]
     except Exception as error:  # params that passed the checks may still break the generator
         raise _params_error(name, error) from error
 
@@ -132,12 +173,17 @@ def _unseen_problems(entries: Iterable[dict[str, Any]], name: str, seen: set[str
         question = normalize_question(entry["question"])
         if question not in seen:
             seen.add(question)
-            yield Problem(
-                id=f"gym-{name}-{short_hash(question)}",
-                question=entry["question"],
-                gold=entry["answer"] or "",  # None where several answers are right
-                info=entry,
-            )
+            yield _make_problem(entry, name)
+
+
+def _make_problem(entry: dict[str, Any], name: str) -> Problem:
+    question = entry["question"]
+    return Problem(
+        id=f"gym-{name}-{short_hash(normalize_question(question))}",
+        question=question,
+        gold=entry["answer"] or "",  # None where several answers are right
+        info=entry,
+    )
 
 
 def _scorer_name(problem: Problem, name: str) -> str:
@@ -145,25 +191,34 @@ def _scorer_name(problem: Problem, name: str) -> str:
     return str(problem.info.get("metadata", {}).get("source_dataset", name))
 
 
-def is_safe_to_score(answer: str, scorer: str) -> bool:
-    """Whether this text can do no more than state a value, should the scorer evaluate it as code.
+def _check_constants(task: GymTask) -> None:
+    """Refuse a task that one constant answer solves, and name a constant that pays well.
 
-    >>> is_safe_to_score("[[1, 2], [3, 4]]", "binary_matrix"), is_safe_to_score("sin(x)*2", "countdown")
-    (True, True)
-    >>> is_safe_to_score("__import__('os').getcwd()", "binary_matrix")
-    False
+    Tried are `CONSTANTS`, a grid of zeros, and the golds of other problems.
     """
-    sympy = scorer in _PARSED_BY_SYMPY
-    try:
-        tree = ast.parse(answer.strip(), mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return not sympy  # eval() would refuse it too; sympy would first rewrite it
-    return all(_is_arithmetic(node) if sympy else isinstance(node, _VALUES) for node in ast.walk(tree))
+    entries = _generate_entries(task.scorer, task.name, AUDIT_PROBLEMS)
+    problems = [_make_problem(entry, task.name) for entry in entries]
+    paid: list[str] = []
+    end = time.monotonic() + AUDIT_SECONDS
+    for name, answers in _constants(problems):
+        if time.monotonic() > end:
+            break
+        rewards = [task.score(p, answer).value for p, answer in zip(problems, answers, strict=True)]
+        if min(rewards) >= 1.0:
+            raise UsageError(
+                f"reasoning-gym's scorer of {task.name} pays 1 for {name} on each of {len(rewards)} problems",
+                "train on another task, or change task.params",
+            )
+        if (mean := fmean(rewards)) > MAX_CONSTANT_REWARD:
+            paid.append(f"{mean:.2f} for {name}")
+    if paid:
+        logger.warning("whatever the question is, %s pays on average %s", task.name, "; ".join(paid))
 
 
-def _is_arithmetic(node: ast.AST) -> bool:
-    if isinstance(node, ast.Constant):  # no strings: sympy's functions evaluate them
-        return isinstance(node.value, int | float | complex)
-    if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id in _SYMPY_FUNCTIONS
-    return isinstance(node, _ARITHMETIC)
+def _constants(problems: Sequence[Problem]) -> Iterator[tuple[str, list[str]]]:
+    """(description, the answer to each problem) of each constant."""
+    golds = Counter(problem.gold for problem in problems if problem.gold not in CONSTANTS)
+    for constant in (*CONSTANTS, *(gold for gold, _ in golds.most_common(3))):
+        yield repr(shorten(constant, 60)), [constant] * len(problems)
+    if all(_GRID.fullmatch(problem.gold) for problem in problems):
+        yield "zeros in place of its numbers", [re.sub(r"\d+", "0", p.gold) for p in problems]

@@ -18,6 +18,7 @@ from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.tasks.tables import BadRowError, Table, read_problems, split_train
 from reinforce_lite.types import Problem
+from reinforce_lite.utils.paths import expand_home
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -26,7 +27,7 @@ def load(config: TaskConfig) -> NumberTask:
     """The task in the file or folder `config.path`. Raises UsageError when it can't be read."""
     if not config.path:
         raise UsageError("the jsonl task needs a file or folder", "for example --task.path problems.jsonl")
-    path = Path(config.path).expanduser()
+    path = expand_home(config.path)
 
     def read(file: Path) -> tuple[Problem, ...]:
         return read_problems(read_table(file), config.columns)

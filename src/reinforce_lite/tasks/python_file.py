@@ -26,6 +26,7 @@ from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.base import short_hash
 from reinforce_lite.types import Problem, Reward, Split
+from reinforce_lite.utils.paths import expand_home
 from reinforce_lite.utils.text import one_line_error
 
 
@@ -34,7 +35,7 @@ def load(config: TaskConfig) -> "FileTask":
 
     Raises UsageError when the file does not exist, does not import or does not define a task.
     """
-    path = Path(config.name).expanduser()
+    path = expand_home(config.name)
     return FileTask(path, _find_task(_import_file(path), path))
 
 

@@ -4,8 +4,11 @@ Shared by `jsonl`, `hub` and `gsm8k`: which values are accepted, and how a split
 that are not one number need a task of the user's own, which has its own reward.
 """
 
+import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from reinforce_lite.errors import UsageError
@@ -15,11 +18,15 @@ from reinforce_lite.types import Problem
 from reinforce_lite.utils.seeding import hash_fraction
 from reinforce_lite.utils.text import did_you_mean
 
+logger = logging.getLogger(__name__)
+
 COLUMNS = ("question", "answer", "solution", "id")
 MAX_REPORTED_ROWS = 10
 MAX_REPORTED_REMEDIES = 3
 VALIDATION_FRACTION = 0.06  # of train, where only the validation split is missing
 HELD_OUT_FRACTION = 0.1  # of train, for each missing split, where the test split is missing
+
+_BRACES = re.compile(r"\{([^{}]+)\}")
 
 
 class BadRowError(Exception):
@@ -46,20 +53,23 @@ class Table:
 
 
 def read_problems(table: Table, columns: Mapping[str, str]) -> tuple[Problem, ...]:
-    """The table's problems in their order, each question once.
+    """The table's problems in their order, each question once; warns of repeated ones.
 
-    `columns` maps names of COLUMNS to the table's own. Raises one UsageError for all bad rows.
+    `columns` maps names of COLUMNS to the table's own, the question's also to several: "{Body} {Question}".
+    Raises one UsageError for all bad rows.
     """
     check_columns(columns)
     by_question: dict[str, tuple[int, Problem]] = {}
     numbers_by_id: dict[str, int] = {}
     bad: dict[int, BadRowError] = {}
+    repeated: list[int] = []
     for number, row in table.rows:
         try:
             problem = _parse_row(row, columns, table.stem)
             question = normalize_question(problem.question)
             if question in by_question:
                 _check_same_gold(problem, *by_question[question], table.unit)
+                repeated.append(number)
             else:
                 _check_new_id(problem.id, number, numbers_by_id)
                 by_question[question] = number, problem
@@ -69,6 +79,11 @@ def read_problems(table: Table, columns: Mapping[str, str]) -> tuple[Problem, ..
         raise _bad_rows_error(table, bad)
     if not by_question:
         raise UsageError(f"{table.name} holds no problems", "each row is one question with its answer")
+    if repeated:
+        logger.warning(
+            "%s: %d rows repeat an earlier question and its answer, and are dropped; the first is %s %d",
+            *(table.name, len(repeated), table.unit, repeated[0]),
+        )
     return tuple(problem for _, problem in by_question.values())
 
 
@@ -109,7 +124,7 @@ def _parse_row(row: Any, columns: Mapping[str, str], stem: str) -> Problem:
         raise row
     if not isinstance(row, Mapping):
         raise BadRowError("not an object", 'a row is an object like {"question": "6 * 12?", "answer": "72"}')
-    question = _read_text(row, columns.get("question", "question"))
+    question = _read_question(row, columns.get("question", "question"))
     answer = _read_text(row, columns.get("answer", "answer"), allow_number=True)
     steps, _, gold = answer.rpartition("####")  # GSM8K: the steps, then the gold
     gold = gold.strip()
@@ -126,6 +141,13 @@ def _parse_row(row: Any, columns: Mapping[str, str], stem: str) -> Problem:
     )
 
 
+def _read_question(row: Mapping[str, Any], columns: str) -> str:
+    """The text of a column, or of several where `columns` has their names in braces."""
+    if not _BRACES.search(columns):
+        return _read_text(row, columns)
+    return _BRACES.sub(lambda column: _read_text(row, column[1]), columns)
+
+
 def _read_text(row: Mapping[str, Any], column: str, allow_number: bool = False) -> str:
     value = row.get(column)
     if value is None:
@@ -134,7 +156,7 @@ def _read_text(row: Mapping[str, Any], column: str, allow_number: bool = False) 
             f"it has {', '.join(map(repr, row)) or 'nothing'}; name yours under [task]: "
             'columns = {question = "…", answer = "…"}',
         )
-    if allow_number and isinstance(value, int | float) and not isinstance(value, bool):
+    if allow_number and not isinstance(value, bool) and isinstance(value, Real):  # numpy's scalars are Real
         return str(value)
     if not isinstance(value, str):
         kinds = "text or a number" if allow_number else "text"

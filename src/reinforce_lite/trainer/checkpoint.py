@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.tasks import task_fingerprint
+from reinforce_lite.tasks import reward_sources, task_fingerprint
 from reinforce_lite.utils.atomic import replace_folder
 from reinforce_lite.utils.environment import package_versions
 
@@ -107,6 +108,7 @@ class Checkpointer:
         self.run, self.pipeline, self.updater = run, pipeline, updater
         self.folder = run.path / "checkpoints"
         self.data = task_fingerprint(pipeline.task)
+        self.reward_sources = reward_sources(pipeline.task)
         self.versions = package_versions()
 
     def save(self, progress: Progress) -> None:
@@ -117,6 +119,7 @@ class Checkpointer:
         self.run.sync()
         meta = asdict(progress) | {
             "data": self.data,
+            "reward": self.reward_sources,
             "versions": self.versions,
             "micro_batch_tokens": self.updater.micro_batch_tokens,
             "max_num_seqs": self.pipeline.engine.max_num_seqs,
@@ -139,6 +142,12 @@ class Checkpointer:
                 f"the task's problems have changed since {self.run.path} was started",
                 "restore them, or start a new run",
             )
+        if changed := self._changed_reward(meta.get("reward", {})):
+            logger.warning(
+                "the reward's code has changed since step %d: %s; rewards and accuracies before and after "
+                "it can't be compared",
+                *(checkpoint.step, ", ".join(changed)),
+            )
         if meta["versions"] != self.versions:
             logger.warning("package versions differ from the run's: it may not continue bit for bit")
         self.updater.load_state_dict(checkpoint.tensors)
@@ -149,3 +158,7 @@ class Checkpointer:
             self.pipeline.engine.max_num_seqs = meta["max_num_seqs"]
         self.run.rewind(checkpoint.step)
         return Progress(checkpoint.step, meta["seconds"], meta["dry_run_bytes"])
+
+    def _changed_reward(self, saved: Mapping[str, str]) -> list[str]:
+        """The reward's source files that differ from those of a checkpoint that named them."""
+        return [name for name, file in self.reward_sources.items() if saved and saved.get(name) != file]

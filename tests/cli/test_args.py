@@ -1,0 +1,43 @@
+"""How options become a config."""
+
+from typing import Any
+
+import pytest
+
+from reinforce_lite.cli.args import parse_train
+from reinforce_lite.config import dump_config, load_config
+
+
+def test_task_params_take_text_numbers_and_json(tmp_path: Any) -> None:
+    words = ["size", "3", "share", "0.5", "kind", "odd one", "deep", "True", "flat", "false"]
+    words += ["colors", '["red", "blue"]', "datasets", '[{"name": "a", "config": {"n": 2}}]']
+    _, config = parse_train(["--task.params", *words])
+    assert config.task.params == {
+        "size": 3,
+        "share": 0.5,
+        "kind": "odd one",
+        "deep": True,
+        "flat": False,
+        "colors": ["red", "blue"],
+        "datasets": [{"name": "a", "config": {"n": 2}}],
+    }
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(dump_config(config))
+    assert load_config(str(recipe)).task == config.task
+    _, again = parse_train([str(recipe)])  # a recipe's tables are defaults of the options
+    assert again.task == config.task
+
+
+@pytest.mark.parametrize(("words", "said"), [(["a", "1", "b"], "'b'"), (["a", "[null]"], "NoneType")])
+def test_task_params_that_cannot_be_read_or_stored_are_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_train(["--task.params", *words])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_task_columns_can_name_several_columns_for_the_question() -> None:
+    _, config = parse_train(["--task.columns", "question", "{Body} {Question}", "answer", "Answer"])
+    assert config.task.columns == {"question": "{Body} {Question}", "answer": "Answer"}

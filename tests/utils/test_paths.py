@@ -1,0 +1,28 @@
+"""Paths and hub names: what is expanded, what is left alone, and what is refused without asking the hub."""
+
+from pathlib import Path
+
+import pytest
+
+from reinforce_lite.utils.paths import local_or_hub_name
+
+
+@pytest.mark.parametrize("name", ["gpt2", "owner/name", "openai/gsm8k", "name-1.5b"])
+def test_a_hub_name_is_left_alone(name: str, in_tmp: Path) -> None:
+    assert local_or_hub_name(name) == name
+
+
+def test_a_tilde_is_the_home_folder(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(in_tmp))
+    (in_tmp / "models").mkdir()
+    assert local_or_hub_name("~/models") == str(in_tmp / "models")
+    assert local_or_hub_name("models") == "models"
+
+
+@pytest.mark.parametrize(
+    "name", ["./x", "../x", "/x/y", "~/x", "~no-such-user/x", "a/b/c", "x.jsonl", "my_task.py"]
+)
+def test_a_path_where_nothing_is_is_refused(name: str, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(in_tmp))
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        local_or_hub_name(name)
