@@ -31,7 +31,10 @@ class ReflectionTally:
     def add(self, lists: Collection[str], right: bool, tokens: int) -> None:
         """Count a completion that has a hit of `lists`."""
         for name in REFLECTION_LISTS:
-            self.tallies[name, name in lists].update(n=1, right=right, tokens=tokens)
+            tally = self.tallies[name, name in lists]
+            tally["n"] += 1
+            tally["right"] += right
+            tally["tokens"] += tokens
 
     def figures(self, name: str) -> dict[str, Any]:
         """The figures of one list; `rate` is the share of completions with a hit, None without any."""

@@ -98,7 +98,8 @@ def _by_outcome(history: EvalHistory, split: str) -> list[list[ProblemKey]]:
     queues: dict[str, list[ProblemKey]] = {name: [] for name in OUTCOMES.values()}
     for key, by_step in sorted(history.problems.items(), key=has_no_hit):
         if key[0] == split:
-            queues[OUTCOMES[by_step[min(by_step)].strict, by_step[max(by_step)].strict]].append(key)
+            first, last = by_step[min(by_step)], by_step[max(by_step)]
+            queues[OUTCOMES[first.strict, last.strict]].append(key)
     return list(queues.values())
 
 
