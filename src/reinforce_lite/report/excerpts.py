@@ -51,7 +51,7 @@ class ExcerptCollector:
 
 
 def _wrong_number_before_hit(line: Record) -> bool:
-    """Whether the last number before the first hit differs from the gold."""
+    """Whether the number before the first hit, by the lenient verdict, differs from the gold."""
     start = _first_hit(line)
     if start is None:
         return False
