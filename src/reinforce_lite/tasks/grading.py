@@ -20,11 +20,12 @@ How a number is read is in `numbers.py` and, for lenient, `running_text.py`.
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Literal
 
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.numbers import Number, UnreadableError, read_gold, read_number
-from reinforce_lite.tasks.running_text import read_last_number, read_only_number
+from reinforce_lite.tasks.running_text import read_last_number
 from reinforce_lite.types import AnswerFormat, Verdict
 
 MAX_SHOWN = 80  # characters of an extracted answer that a verdict keeps
@@ -69,7 +70,7 @@ def grade(
     try:
         gold_number = read_gold(str(gold))
     except UnreadableError as error:
-        raise UsageError(f"the gold {str(gold)[:MAX_SHOWN]!r} is not one number: {error}") from None
+        raise UsageError(f"the gold {str(gold)[:MAX_SHOWN]!r} is not a plain number: {error}") from None
     strict = _grade_strict(completion, gold_number, answer_format)
     return strict if mode == "strict" or strict.correct else _grade_lenient(completion, gold_number)
 
@@ -112,8 +113,9 @@ def _grade_strict(response: str, gold: Number, answer_format: AnswerFormat) -> V
 
 
 def _grade_lenient(response: str, gold: Number) -> Verdict:
-    for passage in (_last_block(response), _last_box(response), _last_hash_line(response)):
-        if passage is not None and (number := read_only_number(passage.strip())):
+    for text in _find_last_answers(response):
+        with suppress(UnreadableError):
+            number = read_number(text)
             return _compare(number, gold, number.text)
     try:
         number = read_last_number(response)
@@ -182,19 +184,13 @@ def _find_hash_lines(text: str) -> Iterator[str]:
     return (match[1] for match in _HASH_LINE.finditer(text))
 
 
-def _last_block(text: str) -> str | None:
-    start = text.rfind("<answer>")
-    return text[start + len("<answer>") :].partition("</answer>")[0] if start >= 0 else None
-
-
-def _last_box(text: str) -> str | None:
-    start = text.rfind(_OPENINGS["boxed"])
-    return next(_find_boxes(text[max(0, start - 1) :]), None) if start >= 0 else None
-
-
-def _last_hash_line(text: str) -> str | None:
-    lines = _HASH_LINE.findall(text)
-    return lines[-1] if lines else None
+def _find_last_answers(text: str) -> Iterator[str]:
+    """The last answer of each format, thinking included, the block closed or not."""
+    if (start := text.rfind("<answer>")) >= 0:
+        yield text[start + len("<answer>") :].partition("</answer>")[0]
+    if (start := text.rfind("\\boxed{")) >= 0:
+        yield from _find_boxes(text[max(0, start - 1) :])
+    yield from _HASH_LINE.findall(text)[-1:]
 
 
 _FINDERS: dict[AnswerFormat, Callable[[str], Iterator[str]]] = {

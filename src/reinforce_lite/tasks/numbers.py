@@ -49,8 +49,8 @@ NUMBER = re.compile(
     rf"|(?:(?P<integer>{_INTEGER})(?P<decimals>\.[0-9]++)?+|(?<![^\W_])(?P<bare_decimals>\.[0-9]++))"
     r"(?:[eE](?P<exponent>[-+]?[0-9]++))?+"
 )
-_CODE = r"(?:USD|EUR|GBP|INR|CAD|AUD|JPY|CNY|Rs\b\.?)"
-_CURRENCY = rf"(?:(?:US|A|C)?\$|\\\$|[€£¥₹₩₽¢]|{_CODE})"
+CODE = r"(?:USD|EUR|GBP|INR|CAD|AUD|JPY|CNY|Rs\b\.?)"
+_CURRENCY = rf"(?:(?:US|A|C)?\$|\\\$|[€£¥₹₩₽¢]|{CODE})"
 GLUE = rf"(?:{_SPACE}|[{{}}]|{_CURRENCY})"  # all that may stand between a sign and its number
 SIGN = rf"(?P<sign>[-−]|\+(?!\s)|){GLUE}*+"  # a plus with a space after it adds
 _BEFORE = re.compile(rf"(?:{GLUE}|\*\*|\\(?:boxed|text)\s*\{{|\\[(\[])*+{SIGN}")
@@ -61,7 +61,7 @@ _UNIT = (
 )
 _CLOSING = r"\*\*|\}|\\[)\]]|\s|\$"
 _AFTER = re.compile(rf"(?:{_SPACE}|{_CLOSING}|{_CURRENCY}|\\?%|{DEGREE}|{_UNIT})*+[.,]?(?:{_CLOSING})*+")
-_NO_WORD = re.compile(rf"\\[A-Za-z]+|{_CODE}|{DEGREE}")
+_NO_WORD = re.compile(rf"\\[A-Za-z]+|{CODE}|{DEGREE}")
 WORD = re.compile(rf"[{LETTER}]+")
 
 

@@ -1,21 +1,21 @@
-r"""Numbers in a running text, for the lenient verdict: the only one of a passage, the last one of a response.
+r"""The last number of a running text, for the lenient verdict.
 
     read_last_number("so 8 * 9 = 72.")  72
     read_last_number("so 8 * 9")        unreadable: 9 is an operand
 
 A number's clause begins after a word, punctuation, an equals sign, a tag, the ">>" of a calculator
 annotation, or a line's end. Between there and the number only a sign and surroundings may stand, and nothing
-after it may change it. Otherwise it is unreadable; no earlier number is taken for it. Only MAX_TEXT
-characters before the last digit are read, so time is linear in the text's length.
+after it may change it. Otherwise it is unreadable; no earlier number is taken for it. Only MAX_CLAUSE
+characters before a number are read, so time is linear in the text's length.
 """
 
 import re
 
 from reinforce_lite.tasks.numbers import (
+    CODE,
     DEGREE,
     GLUE,
     LETTER,
-    MAX_TEXT,
     NUMBER,
     SIGN,
     WORD,
@@ -23,22 +23,22 @@ from reinforce_lite.tasks.numbers import (
     UnreadableError,
     changes_number,
     parse_match,
-    read_number,
 )
 
-MAX_CLAUSE = 200  # characters before a number in which its clause must begin
+MAX_CLAUSE = 200  # characters: of a number, and before it, where its clause must begin
 _MAX_TAIL = 16  # characters of a number after its last digit: a fraction's closing brace
 
 _CHANGING_BEFORE = re.compile(
     r"(?:\b(?:minus|negative|plus|times|twice|half|not|sqrt|log|than|at (?:least|most)"
-    r"|(?:half|thirds?|quarters?|root) of)|n['’]t)\s*$",
+    r"|(?:half|thirds?|quarters?|root) of)|n['’]t)[*\"'”’]*\s*$",
     re.IGNORECASE,
 )
 _OPERATORS = frozenset("^_=*/+-−<>≤≥≠≈±∓×÷·⋅√π∞!\\{.,;:?")  # punctuation that _STOP does not take
 
 _CLAUSE_START = re.compile(
-    r"(?<![\w\\'’-])(?:[aAI]|[^\W\d_](?:[^\W\d_]|['’-])++(?<=[^\W\d_]))[*\"'”’]*\s+"  # a word
-    r"|[.,;!?]\s+|(?<![0-9])(?<![0-9]\s):|(?<![<>=!~])=(?![<>])|[→⇒]|>>|</?[A-Za-z]+>"
+    rf"(?<![\w\\'’-])(?!{CODE})(?:[aAI]|[^\W\d_](?:[^\W\d_]|['’-])++(?<=[^\W\d_]))[*\"'”’]*\s+"  # a word
+    r"|(?<!Rs)[.,;!?]\s+|(?<![0-9])(?<![0-9]\s):|(?<![<>=!~])=(?![<>])|[→⇒]"
+    r"|(?<![-−–—])(?<![-−–—]\s)(?:>>|</?[A-Za-z]+>)"
     r"|[\w.,;:!?)\]}*|$%>\"']\s*\n\s*"
 )
 _BEFORE = re.compile(rf"(?:{GLUE}|\*\*\*?|\*(?=\S)|[(\[\"'“‘`]|\\(?:boxed|text)\s*\{{|\\[(\[])*+{SIGN}")
@@ -53,23 +53,10 @@ _STOP = re.compile(
 _WORDS = re.compile(rf"[{LETTER}]++(?:[ '’-][{LETTER}]++){{0,2}}")
 
 
-def read_only_number(text: str) -> Number | None:
-    """The one number that a passage holds; None where it holds none, several or an unreadable one."""
-    try:
-        return read_number(text)
-    except UnreadableError:
-        pass
-    numbers = _find_numbers(text, 0, len(text)) if len(text) <= MAX_TEXT else []
-    try:
-        return _read(text, numbers[0]) if len(numbers) == 1 else None
-    except UnreadableError:
-        return None
-
-
 def read_last_number(text: str) -> Number:
     """The last number of a text. Raises UnreadableError where there is none or it can't be read."""
     last_digit = max(map(text.rfind, "0123456789"))
-    numbers = _find_numbers(text, max(0, last_digit - MAX_TEXT), last_digit + _MAX_TAIL)
+    numbers = _find_numbers(text, max(0, last_digit - MAX_CLAUSE), last_digit + _MAX_TAIL)
     if last_digit < 0 or not numbers:
         raise UnreadableError("no number")
     return _read(text, numbers[-1])

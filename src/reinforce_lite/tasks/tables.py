@@ -134,7 +134,7 @@ def _parse_row(row: Any, columns: Mapping[str, str], stem: str) -> Problem:
         read_gold(gold)
     except UnreadableError as error:
         raise BadRowError(
-            f"answer {gold[:MAX_SHOWN]!r} is not one number: {error}",
+            f"answer {gold[:MAX_SHOWN]!r} is not a plain number: {error}",
             "leave out words and units; other answers need a task of your own: --task.name ./my_task.py",
         ) from None
     return Problem(
