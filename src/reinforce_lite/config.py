@@ -13,6 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reinforce_lite.errors import UsageError
+from reinforce_lite.types import AnswerFormat
 from reinforce_lite.utils.text import did_you_mean
 
 DEFAULT_RECIPE = "quickstart"
@@ -71,6 +72,9 @@ class TaskConfig(Section):
     """hub: the split to train on."""
     columns: dict[str, str] = {}
     """jsonl and hub: the names of the columns `question` and `answer` where they differ."""
+    answer_format: AnswerFormat = "tags"
+    """Where the reward looks for the answer: `<answer>72</answer>` (tags), `\\boxed{72}` (boxed), or a line
+    `#### 72` (hash). The prompt must ask for it. The reward of your own Python file decides for itself."""
     level: Annotated[int, Field(ge=1, le=4)] = 1
     """wordmath: 1 (one step, small numbers) to 4 (several steps, larger numbers, distractors)."""
     params: dict[str, int | float | bool | str] = {}

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Split = Literal["train", "validation", "test"]
+AnswerFormat = Literal["tags", "boxed", "hash"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Problem:
     """Stable: the same problem has the same id in every run."""
     question: str
     gold: str
-    """The right answer; for number tasks, text that `tasks.grading.parse_number` reads as one number."""
+    """The right answer; for number tasks, text that `tasks.numbers.read_gold` reads."""
     solution: str = ""
     """The worked steps to the gold, where the task knows them."""
     info: Mapping[str, Any] = field(default_factory=dict)

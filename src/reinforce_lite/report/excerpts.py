@@ -45,7 +45,7 @@ class ExcerptCollector:
 
 
 def _kind(line: Record) -> str:
-    """Corrected if the line is right and the last number before its first hit differs from the gold."""
+    """Corrected if the line is right and the number before its first hit, by the lenient verdict, differs from the gold."""
     if not line["strict"]:
         return "wrong"
     try:

@@ -17,7 +17,7 @@ from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError, missing_extra
 from reinforce_lite.tasks.base import normalize_question, short_hash
 from reinforce_lite.tasks.grading import extract_answer
-from reinforce_lite.types import Problem, Reward, Split, Verdict
+from reinforce_lite.types import AnswerFormat, Problem, Reward, Split, Verdict
 from reinforce_lite.utils.seeding import derive_seed
 from reinforce_lite.utils.text import did_you_mean, one_line_error
 
@@ -43,7 +43,7 @@ _VALUES = (*_ARITHMETIC, *_LITERALS, ast.Compare, ast.cmpop, ast.BoolOp, ast.boo
 def load(config: TaskConfig) -> "GymTask":
     """The reasoning-gym task named `config.path`. Raises UsageError for a bad name or bad `config.params`."""
     _check_name(config.path)
-    task = GymTask(config.path, config.params, config.seed)
+    task = GymTask(config.path, config.params, config.seed, config.answer_format)
     _ = task.scorer  # refuses bad params now, not at the first reward
     return task
 
@@ -55,6 +55,7 @@ class GymTask:
     name: str
     params: Mapping[str, Any]
     seed: int
+    answer_format: AnswerFormat = "tags"
     _problems: dict[Split, tuple[Problem, ...]] = field(default_factory=dict, repr=False)
 
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -68,7 +69,7 @@ class GymTask:
 
     def reward(self, problem: Problem, completion: str) -> Reward:
         """The scorer's own value for the extracted answer; 1 or more is right."""
-        answer, reason = extract_answer(completion)
+        answer, reason = extract_answer(completion, self.answer_format)
         if answer is not None and not is_safe_to_score(answer, _scorer_name(problem, self.name)):
             answer, reason = None, "an answer that would run as code"
         if answer is None:
