@@ -122,6 +122,10 @@ class RolloutConfig(Section):
     """The most sequences decoded concurrently; memory may allow fewer."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    """Strings that end a completion, and are kept. By default those of task.answer_format: `</answer>` for
+    tags, the end of the line for hash (written `####...` and a line break), none for boxed. With an empty
+    list the model alone ends it."""
 
     @model_validator(mode="after")
     def _min_below_max(self) -> "RolloutConfig":

@@ -6,7 +6,8 @@ engine = ScriptedEngine(tokenizer, eos_token_id=2, reply=lambda prompt, sample: 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reinforce_lite.engines.base import ignore_progress, make_completion
+from reinforce_lite.engines.base import ignore_progress
+from reinforce_lite.engines.ending import Ending
 from reinforce_lite.types import Completion, Prompt, Sampling
 
 
@@ -42,6 +43,6 @@ class ScriptedEngine:
         ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id]
         ids = ids[: sampling.max_new_tokens]
         progress(1)
-        return make_completion(
-            ids, [0.0] * len(ids), frozenset({self.eos_token_id}), lambda t: str(self.tokenizer.decode(t))
-        )
+        eos_token_ids = frozenset({self.eos_token_id})
+        ending = Ending(eos_token_ids, lambda ids: str(self.tokenizer.decode(ids)), sampling.stop)
+        return ending.completion(ids, [0.0] * len(ids))
