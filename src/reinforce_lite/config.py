@@ -13,6 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reinforce_lite.errors import UsageError
+from reinforce_lite.types import AnswerFormat
 from reinforce_lite.utils.text import did_you_mean
 
 DEFAULT_RECIPE = "quickstart"
@@ -72,6 +73,9 @@ class TaskConfig(Section):
     columns: dict[str, str] = {}
     """jsonl and hub: the names of the columns `question` and `answer` where they differ. For `question` also
     several in a text: `{Body} {Question}`."""
+    answer_format: AnswerFormat = "tags"
+    """Where the reward looks for the answer: `<answer>72</answer>` (tags), `\\boxed{72}` (boxed), or a line
+    `#### 72` (hash). The prompt must ask for it. The reward of your own Python file decides for itself."""
     level: Annotated[int, Field(ge=1, le=4)] = 1
     """wordmath: 1 (one step, small numbers) to 4 (several steps, larger numbers, distractors)."""
     params: dict[str, Any] = {}
@@ -128,6 +132,10 @@ class RolloutConfig(Section):
     """The most sequences decoded concurrently; memory may allow fewer."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    """Strings that end a completion, and are kept. By default those of task.answer_format: `</answer>` for
+    tags, the end of the line for hash (written `####...` and a line break), none for boxed. With an empty
+    list the model alone ends it."""
 
     @model_validator(mode="after")
     def _min_below_max(self) -> "RolloutConfig":

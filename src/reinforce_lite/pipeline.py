@@ -1,7 +1,7 @@
 """The parts of a run, assembled from its config: shared by train, eval and ask."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
@@ -13,6 +13,7 @@ from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks import check_task, load_task
 from reinforce_lite.tasks.base import Task
+from reinforce_lite.tasks.stopping import DEFAULT_STOPS
 from reinforce_lite.types import Group, Problem, Sampling, Split
 from reinforce_lite.utils.seeding import derive_seed
 
@@ -45,8 +46,8 @@ class Pipeline:
 
     def sampling(self) -> Sampling:
         """How a group is sampled in training."""
-        r = self.config.rollout
-        return Sampling(r.group_size, r.max_new_tokens, r.min_new_tokens, r.temperature, r.top_p)
+        r, stop = self.config.rollout, stop_strings(self.config)
+        return Sampling(r.group_size, r.max_new_tokens, r.min_new_tokens, r.temperature, r.top_p, stop)
 
     def eval_groups(
         self, problems: Sequence[Problem], progress: OnProgress = ignore_progress, samples: int = 1
@@ -57,11 +58,17 @@ class Pipeline:
         """
         seed, rollout = derive_seed(self.config.train.seed, "evaluation"), self.config.rollout
         limit = self.config.eval.max_new_tokens or rollout.max_new_tokens
-        sampling = Sampling(samples, limit, temperature=0.0)
+        sampling = Sampling(samples, limit, temperature=0.0, stop=stop_strings(self.config))
         if samples > 1:
-            sampling = Sampling(samples, limit, temperature=rollout.temperature, top_p=rollout.top_p)
+            sampling = replace(sampling, temperature=rollout.temperature, top_p=rollout.top_p)
         sampled = sample_completions(problems, self.prompt_builder, self.engine, sampling, seed, progress)
         return score_groups(problems, sampled, self.scorer)
+
+
+def stop_strings(config: Config) -> tuple[str, ...]:
+    """What ends a completion besides the model itself."""
+    stop = config.rollout.stop
+    return DEFAULT_STOPS[config.task.answer_format] if stop is None else stop
 
 
 def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:

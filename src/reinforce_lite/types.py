@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Split = Literal["train", "validation", "test"]
+AnswerFormat = Literal["tags", "boxed", "hash"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Problem:
     """Stable: the same problem has the same id in every run."""
     question: str
     gold: str
-    """The right answer; for number tasks, text that `tasks.grading.parse_number` reads as one number."""
+    """The right answer; for number tasks, text that `tasks.numbers.read_gold` reads."""
     solution: str = ""
     """The worked steps to the gold, where the task knows them."""
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -47,11 +48,11 @@ class Completion:
     """What the policy wrote after a prompt."""
 
     token_ids: tuple[int, ...]
-    """1 to max_new_tokens ids; the last is an end-of-sequence token unless `truncated`."""
+    """1 to max_new_tokens ids; unless `truncated`, the last is an end-of-sequence token or ends a stop."""
     text: str
-    """The decoded ids, without the end-of-sequence token."""
+    """The decoded ids, without the end-of-sequence token and what follows a stop in the last token."""
     truncated: bool
-    """Cut at max_new_tokens, before an end-of-sequence token."""
+    """Cut at max_new_tokens, before an end-of-sequence token or a stop."""
     logprobs: tuple[float, ...]
     """One per token, in nats: log pi at temperature 1, without top-p."""
 
@@ -133,3 +134,5 @@ class Sampling:
     """0 is greedy."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens whose probability at `temperature` reaches this; in (0, 1]."""
+    stop: tuple[str, ...] = ()
+    """A completion ends where its text reaches one of these, which is kept; see `tasks.stopping`."""

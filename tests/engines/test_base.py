@@ -1,17 +1,18 @@
 """What every engine must satisfy, against plain transformers and exact distributions."""
 
 from collections import Counter
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import pytest
 import torch
 
 from helpers.tiny import END
-from reinforce_lite.engines.base import make_completion
 from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.models.policy import Policy
-from reinforce_lite.types import Completion, Prompt, Sampling
+from reinforce_lite.types import Prompt, Sampling
 
 PROMPTS = [Prompt((1, 40, 41, 42)), Prompt((1, 99)), Prompt((1, 70, 71, 72, 73, 74, 75, 76))]
 GREEDY = Sampling(samples=1, max_new_tokens=8, temperature=0.0)
@@ -111,20 +112,28 @@ def test_min_new_tokens_forbids_early_eos(policy: Policy, make_engine: Any) -> N
             assert END not in c.token_ids[:3]
 
 
-@pytest.mark.parametrize(
-    ("sampled", "kept", "text", "truncated"),
-    [
-        ([5, 6, 2, 2, 2], (5, 6, 2), "[5, 6]", False),
-        ([7, 2], (7,), "[]", False),
-        ([5, 6], (5, 6), "[5, 6]", True),
-    ],
-)
-def test_completion_ends_with_the_first_eos(
-    sampled: list[int], kept: tuple[int, ...], text: str, truncated: bool
-) -> None:
-    logprobs = [-1.0, -2.0, -3.0, -4.0, -5.0][: len(sampled)]
-    completion = make_completion(sampled, logprobs, frozenset({2, 7}), str)
-    assert completion == Completion(kept, text, truncated, tuple(logprobs[: len(kept)]))
+def test_a_stop_ends_a_completion_in_any_batch(policy: Policy, make_engine: Any) -> None:
+    """Against the same completions without stops, cut by hand at the first stop of each text."""
+    prompts = [Prompt((1, 40 + i, 41 + i)) for i in range(6)]
+    free = Sampling(samples=8, max_new_tokens=24)
+    stops = ("Q", "z", "7", "K")  # the tiny model writes one random byte a token
+    whole = make_engine(policy).generate(prompts, free, seed=8)
+    stopped = make_engine(policy).generate(prompts, replace(free, stop=stops), seed=8)
+    ended = 0
+    for full, cut in zip(chain(*whole), chain(*stopped), strict=True):
+        ends = [i for i, token in enumerate(full.token_ids) if policy.decode([token]) in stops]
+        if not ends:
+            continue
+        ended += 1
+        assert policy.decode([cut.token_ids[-1]]) in stops
+        assert cut.text[-1] in stops
+        assert not cut.truncated
+        assert not set(cut.text[:-1]) & set(stops)
+        assert len(cut.logprobs) == len(cut.token_ids)
+        if make_engine is NativeEngine:  # its draws don't depend on when others end
+            assert cut.token_ids == full.token_ids[: ends[0] + 1]
+            assert cut.logprobs == pytest.approx(full.logprobs[: ends[0] + 1], abs=1e-4)
+    assert ended > 10
 
 
 def test_text_omits_only_eos(policy: Policy, make_engine: Any) -> None:

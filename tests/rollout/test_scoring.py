@@ -26,13 +26,15 @@ from reinforce_lite.types import Completion, Problem, Reward, Rollout, Verdict
     ("gold", "response", "expected"),
     [
         ("72", "so it is 72", True),
-        ("72", "<answer>72</answer> or 71", False),
+        ("72", "<answer>72</answer> or 71", True),
+        ("72", "72 or 71", False),
+        ("72 eggs", "72", None),  # units are not compared
         ("72", "no idea", False),
         ("tango", "tango", None),
         (72, "so it is 72", True),  # not text, which is no reason to stop
     ],
 )
-def test_second_opinion_of_a_users_reward_is_the_last_number(
+def test_second_opinion_of_a_users_reward_is_the_lenient_verdict(
     gold: Any, response: str, expected: bool | None
 ) -> None:
     for value in (0.0, 1.0):

@@ -1,7 +1,10 @@
 """The reward of number tasks."""
 
+from pathlib import Path
+
 import pytest
 
+from helpers.tasks import load, reward_value, sums, write_rows
 from reinforce_lite.tasks.base import NumberTask, loose_question
 from reinforce_lite.types import Problem
 
@@ -42,3 +45,24 @@ def test_loose_question_ignores_case_punctuation_and_the_spelling_of_numbers(
     a: str, b: str, same: bool
 ) -> None:
     assert (loose_question(a) == loose_question(b)) is same
+
+
+@pytest.mark.parametrize("name", ["wordmath", "jsonl", "gsm8k"])
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ({}, (1.0, 0.0, 0.0)),
+        ({"answer_format": "tags"}, (1.0, 0.0, 0.0)),
+        ({"answer_format": "boxed"}, (0.0, 1.0, 0.0)),
+        ({"answer_format": "hash"}, (0.0, 0.0, 1.0)),
+    ],
+)
+def test_number_tasks_pay_for_the_answer_format_of_their_section(
+    tmp_path: Path, name: str, section: dict[str, str], values: tuple[float, ...]
+) -> None:
+    for split in ("train", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", sums(40, 100 * len(split)))
+    task = load(name, path=str(tmp_path), **section)
+    problem = task.problems("test")[0]
+    responses = (f"<answer>{problem.gold}</answer>", f"\\boxed{{{problem.gold}}}", f"#### {problem.gold}")
+    assert tuple(reward_value(task, problem, response) for response in responses) == values

@@ -11,6 +11,7 @@ from helpers.paths import ROOT
 from helpers.tasks import all_problems, load, load_error, reward_value, sums, write_rows
 from reinforce_lite.tasks import SPLITS, check_task
 from reinforce_lite.tasks.base import Task
+from reinforce_lite.tasks.numbers import read_gold
 from reinforce_lite.types import Problem
 
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k"
@@ -48,7 +49,10 @@ def test_gsm8k_keeps_the_text_of_its_rows(gsm8k: Task) -> None:
 
 
 def test_gsm8k_rewards_every_gold_and_not_the_next_number(gsm8k: Task) -> None:
-    for problem in all_problems(gsm8k):
+    problems = all_problems(gsm8k)
+    assert len(problems) == TRAIN_ROWS + TEST_ROWS
+    for problem in problems:
+        assert read_gold(problem.gold).value == int(problem.gold.replace(",", ""))
         assert reward_value(gsm8k, problem, f"<answer>{problem.gold}</answer>") == 1.0
         following = int(problem.gold.replace(",", "")) + 1
         assert reward_value(gsm8k, problem, f"<answer>{following}</answer>") == 0.0

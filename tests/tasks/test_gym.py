@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers.tasks import all_problems, load, load_error
+from helpers.tasks import all_problems, load, load_error, reward_value
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks import SPLITS, check_task, gym
 from reinforce_lite.tasks.base import Task
@@ -54,6 +54,13 @@ def test_gym_uses_the_tasks_own_scorer(legs: Task) -> None:
     assert no_block.strict
     assert no_block.value == 0.0
     assert (no_block.strict.answer, no_block.strict.reason) == (None, "no answer block outside the thinking")
+
+
+def test_gym_extracts_the_answer_in_the_format_of_its_section(reasoning_gym: None) -> None:
+    task = load("gym", path="leg_counting", answer_format="boxed")
+    problem = task.problems("test")[0]
+    assert reward_value(task, problem, f"\\boxed{{{problem.gold}}}") == 1.0
+    assert reward_value(task, problem, f"<answer>{problem.gold}</answer>") == 0.0
 
 
 def test_gym_keeps_the_scorers_partial_reward(reasoning_gym: None) -> None:

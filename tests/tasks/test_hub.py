@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers.tasks import all_problems, load, load_error, sums, write_rows
+from helpers.tasks import all_problems, load, load_error, reward_value, sums, write_rows
 from reinforce_lite.tasks import SPLITS, check_task
 
 
@@ -30,6 +30,8 @@ def test_hub_uses_the_data_sets_own_splits(monkeypatch: pytest.MonkeyPatch) -> N
     check_task(task)
     assert [len(task.problems(split)) for split in SPLITS] == [50, 2, 3]
     assert task.problems("test")[0].id.startswith("sums-test-")
+    boxed = load("hub", path="someone/sums:main", answer_format="boxed")
+    assert reward_value(boxed, boxed.problems("test")[0], r"\boxed{101}") == 1.0
 
 
 @pytest.mark.parametrize(

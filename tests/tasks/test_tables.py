@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.tasks import load_error, only_problem, sums, write_rows
+from helpers.tasks import load, load_error, only_problem, sums, write_rows
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.tables import Table, read_problems
 from reinforce_lite.types import Problem
@@ -22,6 +22,8 @@ HASH_DIGITS = 12
         (72.5, "72.5"),
         ("$1,234", "$1,234"),
         ("-7", "-7"),
+        ("- 8", "- 8"),
+        (r"\frac12", r"\frac12"),
         ("Half of 48 is 24.\n48 + 24 = 72\n#### 72", "72"),
     ],
 )
@@ -110,11 +112,17 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"question": "?", "answer": True}, "'answer' is not text"),
     ({"question": "?", "answer": [1]}, "'answer' is not text"),
     ({"question": "cut \ud83d", "answer": "1"}, "'question' holds half a character"),
-    ({"question": "?", "answer": "blue"}, "answer 'blue' is not one number"),
-    ({"question": "?", "answer": "3 or 4"}, "answer '3 or 4' is not one number"),
-    ({"question": "?", "answer": "12 ####"}, "answer '' is not one number"),
-    ({"question": "?", "answer": float("nan")}, "answer 'nan' is not one number"),
-    ({"question": "?", "answer": float("inf")}, "answer 'inf' is not one number"),
+    ({"question": "?", "answer": "blue"}, "answer 'blue' is not a plain number: no number"),
+    ({"question": "?", "answer": "3 or 4"}, "answer '3 or 4' is not a plain number: more than one number"),
+    ({"question": "?", "answer": "12 ####"}, "answer '' is not a plain number: no number"),
+    ({"question": "?", "answer": "72 eggs"}, "answer '72 eggs' is not a plain number: the word 'eggs'"),
+    (
+        {"question": "?", "answer": r"2\pi"},
+        r"answer '2\\pi' is not a plain number: something that may change the number",
+    ),
+    ({"question": "?", "answer": "1/0"}, "answer '1/0' is not a plain number: a number that can't be read"),
+    ({"question": "?", "answer": float("nan")}, "answer 'nan' is not a plain number: no number"),
+    ({"question": "?", "answer": float("inf")}, "answer 'inf' is not a plain number: no number"),
 ]
 
 
@@ -143,6 +151,18 @@ def test_read_problems_refuses_a_question_with_two_golds(tmp_path: Path) -> None
     cause = load_error("jsonl", path=str(write_rows(tmp_path / "two.jsonl", rows))).cause
     assert "1 bad line: line 3 (" in cause
     assert "line 1 " in cause
+
+
+def test_read_problems_counts_rounded_golds_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    golds = ["0.33333", "0.333333", "1/3", "2.6666667"]
+    rows = [{"question": f"question {gold}", "answer": gold} for gold in golds]
+    load("jsonl", path=str(write_rows(tmp_path / "rounded.jsonl", rows)))
+    (record,) = caplog.records
+    assert "rounded.jsonl: 2 golds" in record.getMessage()
+    assert "0.333333" in record.getMessage()
+    caplog.clear()
+    load("jsonl", path=str(write_rows(tmp_path / "exact.jsonl", sums(3))))
+    assert not caplog.records
 
 
 def test_read_problems_refuses_an_id_for_two_questions(tmp_path: Path) -> None:

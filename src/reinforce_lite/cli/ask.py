@@ -7,6 +7,7 @@ from rich.text import Text
 from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
 from reinforce_lite.models.policy import load_policy
+from reinforce_lite.pipeline import stop_strings
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.run import existing_run, trained_config
 from reinforce_lite.types import Sampling
@@ -39,5 +40,5 @@ def _respond(config: Config, question: str) -> str:
     policy = load_policy(model.name, model.dtype, model.device, model.trust_remote_code)
     prompt = PromptBuilder(policy.tokenizer, config.prompt)(question)
     engine = make_engine(config.rollout.engine, policy)
-    greedy = Sampling(samples=1, max_new_tokens=config.rollout.max_new_tokens, temperature=0.0)
+    greedy = Sampling(1, config.rollout.max_new_tokens, temperature=0.0, stop=stop_strings(config))
     return prompt.prefill + engine.generate([prompt], greedy, seed=0)[0][0].text

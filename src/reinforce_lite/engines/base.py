@@ -30,22 +30,7 @@ class Engine(Protocol):
     ) -> list[list[Completion]]:
         """Sample `sampling.samples` completions for each prompt, in the order of the prompts.
 
+        A completion ends with an EOS token, or where its text reaches one of `sampling.stop` (`ending.py`).
         The same weights, prompts, sampling and seed give the same completions.
         """
         ...
-
-
-def make_completion(
-    token_ids: Sequence[int],
-    logprobs: Sequence[float],
-    eos_token_ids: frozenset[int],
-    decode: Callable[[Sequence[int]], str],
-) -> Completion:
-    """Build a completion from sampled tokens; it is truncated if it has no EOS token.
-
-    What follows the first EOS is padding and is never inspected: it may be the EOS token itself.
-    """
-    length = next((i for i, token in enumerate(token_ids) if token in eos_token_ids), len(token_ids))
-    ids = tuple(token_ids[: length + 1])  # with EOS; the text omits it
-    text = decode(token_ids[:length])
-    return Completion(ids, text, length == len(token_ids), tuple(logprobs[: len(ids)]))

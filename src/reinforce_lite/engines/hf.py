@@ -11,9 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
-from reinforce_lite.engines.base import OnProgress, ignore_progress, make_completion
+from reinforce_lite.engines.base import OnProgress, ignore_progress
+from reinforce_lite.engines.ending import Ending
 from reinforce_lite.models.forward import can_share_prompt
 from reinforce_lite.models.loading import quiet_transformers
 from reinforce_lite.models.policy import Policy
@@ -54,6 +62,7 @@ class HFEngine:
         """All samples of the first prompt, then those of the next."""
         policy = self.policy
         ids, mask = _pad_left([p.token_ids for p in prompts], policy.device)  # (prompts, P)
+        ending = Ending(policy.eos_token_ids, policy.decode, sampling.stop)
         eos_token_ids = torch.tensor(sorted(policy.eos_token_ids), device=ids.device)
         recorder = _LogprobRecorder(eos_token_ids, ids.shape[1], sampling.min_new_tokens)
         with torch.inference_mode(), quiet_transformers(), _default_generation_config(policy.model):
@@ -63,9 +72,21 @@ class HFEngine:
                 past_key_values=_prefill(policy.model, ids, mask, sampling.samples),
                 generation_config=_generation_config(sampling, sorted(policy.eos_token_ids)),
                 logits_processor=LogitsProcessorList([recorder]),
+                stopping_criteria=StoppingCriteriaList([_EndingCriteria(ending, ids.shape[1])]),
             )[:, ids.shape[1] :]  # (B, new)
         rows = zip(new_ids.tolist(), recorder.finish(new_ids).tolist(), strict=True)
-        return [make_completion(row, logprobs, policy.eos_token_ids, policy.decode) for row, logprobs in rows]
+        return [ending.completion(row, logprobs) for row, logprobs in rows]
+
+
+class _EndingCriteria(StoppingCriteria):  # type: ignore[misc]
+    """Ends a sequence at its EOS token or stop; `generate` then fills it with padding."""
+
+    def __init__(self, ending: Ending, prompt_length: int) -> None:
+        self.ending, self.prompt_length = ending, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        rows = input_ids[:, self.prompt_length :].tolist()
+        return torch.tensor([self.ending.is_final(row) for row in rows], device=input_ids.device)
 
 
 def _generation_config(sampling: Sampling, eos_token_ids: list[int]) -> Any:

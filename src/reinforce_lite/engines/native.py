@@ -22,7 +22,8 @@ from math import ceil
 
 import torch
 
-from reinforce_lite.engines.base import OnProgress, ignore_progress, make_completion
+from reinforce_lite.engines.base import OnProgress, ignore_progress
+from reinforce_lite.engines.ending import Ending
 from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.engines.packed_linear import make_linear
 from reinforce_lite.engines.sampler import finest_float, sample_tokens
@@ -72,12 +73,12 @@ class NativeEngine:
         if not prompts:
             return []
         groups = _draw_uniforms(prompts, sampling, seed)
-        scheduler = _Scheduler(self.policy, self.max_num_seqs, groups, sampling)
+        ending = Ending(self.policy.eos_token_ids, self.policy.decode, sampling.stop)
+        scheduler = _Scheduler(self.policy, self.max_num_seqs, groups, sampling, ending)
         while scheduler.admit():
             progress(scheduler.sample())
             scheduler.decode()
-        eos, decode = self.policy.eos_token_ids, self.policy.decode
-        return [[make_completion(s.token_ids, s.logprobs, eos, decode) for s in group] for group in groups]
+        return [[ending.completion(s.token_ids, s.logprobs) for s in group] for group in groups]
 
 
 def _draw_uniforms(prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[_Sequence]]:
@@ -101,12 +102,17 @@ class _Scheduler:
     """
 
     def __init__(
-        self, policy: Policy, max_num_seqs: int, groups: Sequence[Sequence[_Sequence]], sampling: Sampling
+        self,
+        policy: Policy,
+        max_num_seqs: int,
+        groups: Sequence[Sequence[_Sequence]],
+        sampling: Sampling,
+        ending: Ending,
     ) -> None:
         llama, device = policy.llama, policy.device
         assert llama is not None, "the native engine does not support this model"
         llama.check_fused()
-        self.policy, self.llama, self.sampling = policy, llama, sampling
+        self.policy, self.llama, self.sampling, self.ending = policy, llama, sampling, ending
         self.eos_token_ids = sorted(policy.eos_token_ids)
         prompts = [group[0].prompt for group in groups]
         n = self.prefix_length = common_prefix_length(prompts)
@@ -175,7 +181,8 @@ class _Scheduler:
         for i, (sequence, token, logprob) in enumerate(sampled):
             sequence.token_ids.append(token)
             sequence.logprobs.append(logprob)
-            if token in self.eos_token_ids or len(sequence.token_ids) == self.sampling.max_new_tokens:
+            ids = sequence.token_ids
+            if len(ids) == self.sampling.max_new_tokens or self.ending.is_final(ids):
                 finished.append(i)
         for i in reversed(finished):
             self.cache.remove_sequence(i)

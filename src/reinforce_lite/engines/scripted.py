@@ -6,7 +6,8 @@ engine = ScriptedEngine(tokenizer, eos_token_id=2, reply=lambda prompt, sample: 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reinforce_lite.engines.base import OnProgress, ignore_progress, make_completion
+from reinforce_lite.engines.base import OnProgress, ignore_progress
+from reinforce_lite.engines.ending import Ending
 from reinforce_lite.types import Completion, Prompt, Sampling
 
 
@@ -30,10 +31,10 @@ class ScriptedEngine:
         """See `Engine.generate`."""
         self.calls.append((list(prompts), sampling, seed))
         progress(len(prompts) * sampling.samples)
-        limit = sampling.max_new_tokens
-        return [[self._complete(p, i, limit) for i in range(sampling.samples)] for p in prompts]
+        return [[self._complete(p, i, sampling) for i in range(sampling.samples)] for p in prompts]
 
-    def _complete(self, prompt: Prompt, sample: int, limit: int) -> Completion:
+    def _complete(self, prompt: Prompt, sample: int, sampling: Sampling) -> Completion:
         text = self.reply(self.tokenizer.decode(prompt.token_ids), sample)
-        ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id][:limit]
-        return make_completion(ids, [0.0] * len(ids), frozenset({self.eos_token_id}), self.tokenizer.decode)
+        ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id]
+        ending = Ending(frozenset({self.eos_token_id}), self.tokenizer.decode, sampling.stop)
+        return ending.completion(ids[: sampling.max_new_tokens], [0.0] * len(ids))

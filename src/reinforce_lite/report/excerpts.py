@@ -45,7 +45,7 @@ class ExcerptCollector:
 
 
 def _kind(line: Record) -> str:
-    """Corrected if the line is right and the last number before its first hit differs from the gold."""
+    """Corrected if the line is right, and what is before its first hit is wrong by the lenient verdict."""
     if not line["strict"]:
         return "wrong"
     try:

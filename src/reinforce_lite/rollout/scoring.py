@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.tasks.grading import grade, is_number
+from reinforce_lite.tasks.grading import grade
+from reinforce_lite.tasks.numbers import is_number
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Reward, Rollout, Verdict
 from reinforce_lite.utils.text import one_line_error
 
@@ -82,12 +83,11 @@ def neutralize(rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
 
 
 def second_opinion(problem: Problem, response: str, reward: Reward) -> bool | None:
-    """Whether the response is right by a verdict that is not rewarded: its last number is the gold.
+    """Whether the response is right by a verdict that is not rewarded, the lenient one of `tasks.grading`.
 
-    Number tasks reward the strict verdict, so this is their lenient one. For a user's own reward and
-    for reasoning-gym it is the same check wherever the gold is one number: it needs no answer block,
-    so it holds for any format. None where the gold is not a number. It can't tell when the reward
-    itself pays for the last number.
+    For a user's own reward and for reasoning-gym it is the same check wherever the gold is one number: it
+    needs no answer block, so it holds for any format. None where the gold is not a number. It can't tell
+    when the reward itself pays for what lenient reads.
     """
     if reward.lenient is not None:
         return reward.lenient.correct

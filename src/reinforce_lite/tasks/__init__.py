@@ -17,7 +17,7 @@ from typing import get_args
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks import grading
+from reinforce_lite.tasks import grading, numbers, running_text
 from reinforce_lite.tasks.base import Task, loose_question, normalize_question
 from reinforce_lite.tasks.python_file import FileTask
 from reinforce_lite.types import Split
@@ -114,10 +114,10 @@ def task_fingerprint(task: Task) -> str:
 def reward_sources(task: Task) -> dict[str, str]:
     """The SHA-256 of each source file of the reward, by its name, so that a resumed run notices a change.
 
-    They are the task's own file and the grading that number rewards share. Modules that a user's file imports
+    They are the task's own file and the modules with which number tasks grade. Modules that a user's file imports
     are left out, and so is a task that was typed into an interpreter.
     """
-    files = {"reinforce-lite's grading.py": Path(grading.__file__)}
+    files = {module.__name__: Path(module.__file__) for module in (grading, numbers, running_text)}
     if own := _source_file(task):
         files[own.name] = own
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reinforce_lite.tasks.grading import grade
-from reinforce_lite.types import Problem, Reward, Split
+from reinforce_lite.types import AnswerFormat, Problem, Reward, Split
 
 # No sign that could be an operator counts as punctuation: "3 - 4" and "3 + 4" are two questions.
 _SPELLING = re.compile(r"(?P<number>\d+(?:,\d{3})*(?:\.\d+)?)|[.,;:!?'\"’‘“”…]")
@@ -35,6 +35,7 @@ class NumberTask:
     train: tuple[Problem, ...]
     validation: tuple[Problem, ...]
     test: tuple[Problem, ...]
+    answer_format: AnswerFormat = "tags"
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """See `Task`."""
@@ -42,16 +43,16 @@ class NumberTask:
 
     def reward(self, problem: Problem, completion: str) -> Reward:
         """See `Task`."""
-        return number_reward(problem, completion)
+        return number_reward(problem, completion, self.answer_format)
 
 
-def number_reward(problem: Problem, completion: str) -> Reward:
+def number_reward(problem: Problem, completion: str, answer_format: AnswerFormat = "tags") -> Reward:
     """1 for a right final number, 0 otherwise, with the strict and the lenient verdict.
 
-    Raises UsageError when the problem's gold is not one number.
+    Raises UsageError when the problem's gold is not a number and nothing else.
     """
-    strict = grade(completion, problem.gold, mode="strict")
-    lenient = grade(completion, problem.gold, mode="lenient")
+    strict = grade(completion, problem.gold, mode="strict", answer_format=answer_format)
+    lenient = grade(completion, problem.gold, mode="lenient", answer_format=answer_format)
     return Reward(float(strict.correct), strict, lenient)
 
 

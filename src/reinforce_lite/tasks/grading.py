@@ -1,191 +1,200 @@
-"""Response to extracted answer to verdict, strict and lenient: exact, and linear in the text's length.
+r"""Response to extracted answer to verdict, strict and lenient: exact, and linear in the text's length.
 
-Strict is what training rewards: one or more <answer> blocks outside the thinking, all holding the
-same single number, equal to the gold. Lenient is the last number anywhere in the response. A gain
-in strict alone is format learning, so both are always reported and never mixed.
+Strict is what training rewards: one or more answers in the task's format, outside the thinking, that are all
+the same number, equal to the gold. Lenient asks for no format. A gain in strict alone is format learning, so
+both are always reported and never mixed. The formats, and their answers:
+
+    tags   <answer>72</answer>
+    boxed  \boxed{72}
+    hash   a line #### 72
 
     >>> grade("<think>8 * 9 = 72</think><answer>$72</answer>", "72", mode="strict")
     Verdict(correct=True, answer='$72', reason='right')
     >>> grade("<answer>71</answer> or <answer>72</answer>", "72", mode="strict").reason
     'two different answer blocks'
+    >>> grade("<answer>It is \\boxed{72}", "72", mode="lenient").correct
+    True
 
-Omitted on purpose: number words ("seventy-two"), arithmetic inside a block ("8 * 9"), and units
-("72 million" reads as 72).
+How a number is read is in `numbers.py` and, for lenient, `running_text.py`.
 """
 
 import re
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Literal
 
 from reinforce_lite.errors import UsageError
-from reinforce_lite.types import Verdict
+from reinforce_lite.tasks.numbers import Number, UnreadableError, read_gold, read_number
+from reinforce_lite.tasks.running_text import read_last_number
+from reinforce_lite.types import AnswerFormat, Verdict
 
-MAX_NUMBER_LENGTH = 1_000  # characters; a longer number is refused before any big-integer arithmetic
-MAX_EXPONENT = 1_000
 MAX_SHOWN = 80  # characters of an extracted answer that a verdict keeps
+MAX_SPELLINGS = 100  # different texts of one response's answers that are read
+MAX_NESTING = 8  # of braces in a \boxed{}
 
-_TAG = re.compile(r"<(/?)(think|answer)>")
-
-# Everything after the first digit is optional, so a match never backtracks: linear time.
-# A sign counts only where it can't be an operator: "10-7" is 10 and 7, "x = -7" is -7.
-_NUMBER = re.compile(
-    r"(?P<sign>(?<![\w)\]])[-−+])?[$€£]?"
-    r"(?:(?P<integer>[0-9][0-9,]*)(?P<decimals>\.[0-9]+)?|(?P<bare_decimals>\.[0-9]+))"
-    r"(?:[eE](?P<exponent>[-+]?[0-9]+))?"
-    r"(?:/(?P<denominator>[0-9]+))?"
-)
-_GROUPED_INTEGER = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
+_NAMES: dict[AnswerFormat, str] = {"tags": "answer block", "boxed": "\\boxed{}", "hash": "#### line"}
+_OPENINGS: dict[AnswerFormat, str] = {"tags": "<answer>", "boxed": "\\boxed{"}
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerBlocks:
-    """The <answer> blocks of a response."""
+def _box_pattern() -> re.Pattern[str]:
+    """A dash before a box, and its content if the box closes.
 
-    texts: list[str]
-    """The text of each closed block outside the thinking."""
-    in_thinking: bool
-    """Whether a block closes inside the thinking."""
-    unclosed: bool
-    """Whether the last block outside the thinking opens and does not close."""
+    A pattern can't count braces, so each depth is spelled out. It is possessive, so it takes linear time.
+    """
+    content = r"(?:[^{}\\]++|\\.)*+"
+    for _ in range(MAX_NESTING):
+        content = rf"(?:[^{{}}\\]++|\\.|\{{{content}\}})*+"
+    return re.compile(rf"([-−–—]?)\\boxed\{{(?:({content})\}})?+", re.DOTALL)
 
 
-def grade(completion: str, gold: str | int | float, mode: Literal["strict", "lenient"]) -> Verdict:
+_BOX = _box_pattern()
+_HASH_LINE = re.compile(r"^####(?!#)(.*)", re.MULTILINE)
+
+
+def grade(
+    completion: str,
+    gold: str | int | float,
+    mode: Literal["strict", "lenient"],
+    answer_format: AnswerFormat = "tags",
+) -> Verdict:
     """Grade a whole response against the gold; `completion` includes the prefill.
 
-    Raises UsageError when `gold` is not one number, ValueError for another mode.
+    Lenient takes the first of these that holds one readable number: the last answer block, closed or not,
+    thinking included; the last \\boxed{}; the last #### line; the last number of the response. What is right
+    by strict is right by lenient too, because lenient asks strict first.
+
+    Raises UsageError when `gold` is not a number and nothing else, ValueError for another mode or format.
     """
-    gold_value = parse_number(str(gold))
-    if gold_value is None:
-        raise UsageError(f"the gold answer {str(gold)[:MAX_SHOWN]!r} is not one number")
-    if mode == "strict":
-        return _grade_strict(completion, gold_value)
-    if mode == "lenient":
-        return _grade_lenient(completion, gold_value)
-    raise ValueError(f"mode is 'strict' or 'lenient', not {mode!r}")
+    if mode not in ("strict", "lenient") or answer_format not in _NAMES:
+        raise ValueError(f"no mode {mode!r} or no answer format {answer_format!r}")
+    try:
+        gold_number = read_gold(str(gold))
+    except UnreadableError as error:
+        raise UsageError(f"the gold {str(gold)[:MAX_SHOWN]!r} is not a plain number: {error}") from None
+    strict = _grade_strict(completion, gold_number, answer_format)
+    return strict if mode == "strict" or strict.correct else _grade_lenient(completion, gold_number)
 
 
-def _grade_strict(response: str, gold: Fraction) -> Verdict:
-    blocks = find_answer_blocks(response)
-    if not blocks.texts:
-        return Verdict(False, None, _missing_reason(blocks))
-    values: set[Fraction] = set()
-    for text in blocks.texts:
-        value, reason = _read_number(text)
-        if value is None:
-            return Verdict(False, text.strip()[:MAX_SHOWN], reason)
-        values.add(value)
-        if len(values) > 1:
-            return Verdict(False, text.strip()[:MAX_SHOWN], "two different answer blocks")
-    return _compare(values.pop(), gold, blocks.texts[-1])
-
-
-def _grade_lenient(response: str, gold: Fraction) -> Verdict:
-    last = None
-    for last in _NUMBER.finditer(response):  # noqa: B007 -- only the last match counts
-        pass
-    if last is None:
-        return Verdict(False, None, "no number")
-    value = _value(last)
-    if value is None:  # "1,2,3" is a list: its last number counts
-        value = _value(_NUMBER.search(last[0].rpartition(",")[2]))
-    if value is None:
-        return Verdict(False, last[0][:MAX_SHOWN], "a number that can't be read")
-    return _compare(value, gold, last[0])
-
-
-def _compare(value: Fraction, gold: Fraction, text: str) -> Verdict:
-    return Verdict(value == gold, text.strip()[:MAX_SHOWN], "right" if value == gold else "another number")
-
-
-def _missing_reason(blocks: AnswerBlocks) -> str:
-    if blocks.unclosed:
-        return "answer block not closed"
-    if blocks.in_thinking:
-        return "answer block only inside the thinking"
-    return "no answer block outside the thinking"
-
-
-def find_answer_blocks(response: str) -> AnswerBlocks:
-    """The <answer> blocks of a response, in one pass over its tags.
-
-    An unclosed <think> reaches to the end. A block with a think tag inside does not count.
-    """
-    texts: list[str] = []
-    start: int | None = None
-    thinking = in_thinking = False
-    for tag in _TAG.finditer(response):
-        closes, name = tag[1] == "/", tag[2]
-        if name == "think":
-            if thinking == closes:  # a stray </think>, or a <think> inside a <think>, changes nothing
-                thinking, start = not closes, None
-        elif not closes:
-            start = tag.end() if start is None else start
-        elif start is not None:
-            if thinking:
-                in_thinking = True
-            else:
-                texts.append(response[start : tag.start()])
-            start = None
-    return AnswerBlocks(texts, in_thinking, unclosed=start is not None and not thinking)
-
-
-def extract_answer(response: str) -> tuple[str | None, str]:
-    """(extracted answer, ""): the one text that all answer blocks hold; or (None, the reason).
+def extract_answer(response: str, answer_format: AnswerFormat = "tags") -> tuple[str | None, str]:
+    """(extracted answer, ""): the one text that all answers in the format hold; or (None, the reason).
 
     For tasks with a scorer of their own, whose answers need not be numbers.
     """
-    blocks = find_answer_blocks(response)
-    if not blocks.texts:
-        return None, _missing_reason(blocks)
-    texts = {text.strip() for text in blocks.texts}
-    if len(texts) > 1:
-        return None, "two different answer blocks"
-    return texts.pop(), ""
+    found = None
+    for text in _find_answers(response, answer_format):
+        if text and found and text != found:
+            return None, f"two different {_NAMES[answer_format]}s"
+        found = text or found or ""
+    return (None, _missing_reason(response, answer_format)) if found is None else (found, "")
 
 
-def parse_number(text: str) -> Fraction | None:
-    """The one number that a text holds, exactly; None when it holds none, several or an unreadable one.
+def _grade_strict(response: str, gold: Number, answer_format: AnswerFormat) -> Verdict:
+    name = _NAMES[answer_format]
+    numbers: dict[str, Number] = {}
+    found = False
+    for text in _find_answers(response, answer_format):
+        found = True
+        if not text or text in numbers:  # a blank answer is ignored when another is filled
+            continue
+        try:
+            number = read_number(text)
+        except UnreadableError as error:
+            return Verdict(False, text[:MAX_SHOWN], f"{error} in the {name}")
+        if numbers and number.value != next(iter(numbers.values())).value:
+            return Verdict(False, text[:MAX_SHOWN], f"two different {name}s")
+        numbers[text] = number
+        if len(numbers) > MAX_SPELLINGS:
+            return Verdict(False, text[:MAX_SHOWN], f"more than {MAX_SPELLINGS} different {name}s")
+    if not numbers:
+        reason = f"empty {name}" if found else _missing_reason(response, answer_format)
+        return Verdict(False, "" if found else None, reason)
+    verdicts = [_compare(number, gold, text) for text, number in numbers.items()]
+    return next((verdict for verdict in verdicts if not verdict.correct), verdicts[-1])
 
-    >>> [str(parse_number(t)) for t in ("1,234", "72 eggs", "−7", "1/2", "50%", "3 or 4")]
-    ['1234', '72', '-7', '1/2', '50', 'None']
+
+def _grade_lenient(response: str, gold: Number) -> Verdict:
+    for text in _find_last_answers(response):
+        with suppress(UnreadableError):
+            number = read_number(text)
+            return _compare(number, gold, number.text)
+    try:
+        number = read_last_number(response)
+    except UnreadableError as error:
+        return Verdict(False, error.text and error.text[:MAX_SHOWN], str(error))
+    return _compare(number, gold, number.text)
+
+
+def _compare(number: Number, gold: Number, text: str) -> Verdict:
+    """Equality; a gold with six or more decimals is itself rounded, so its last decimal may differ by one."""
+    right = abs(number.value - gold.value) <= (gold.rounded_to or 0)
+    # The last step of 360/5 would never be learned if it were paid for.
+    undone = number.is_division and not gold.is_division and gold.value.denominator == 1
+    reason = "a fraction where the gold is an integer" if undone else "right" if right else "another number"
+    return Verdict(right and not undone, text[:MAX_SHOWN], reason)
+
+
+def _find_answers(response: str, answer_format: AnswerFormat) -> Iterator[str]:
+    """The answers in a format outside the thinking, without surrounding whitespace."""
+    find = _FINDERS[answer_format]
+    return (text.strip() for part in _outside_thinking(response) for text in find(part))
+
+
+def _missing_reason(response: str, answer_format: AnswerFormat) -> str:
+    name, opening = _NAMES[answer_format], _OPENINGS.get(answer_format)
+    if opening and any(opening in part for part in _outside_thinking(response)):
+        return f"{name} not closed"
+    in_thinking = next(_FINDERS[answer_format](response), None) is not None
+    return f"{name} only inside the thinking" if in_thinking else f"no {name} outside the thinking"
+
+
+def _outside_thinking(text: str) -> Iterator[str]:
+    """The parts outside <think> tags. An unclosed one reaches to the end; a stray </think> is text."""
+    end = 0
+    while (start := text.find("<think>", end)) >= 0:
+        yield text[end:start]
+        close = text.find("</think>", start)
+        if close < 0:
+            return
+        end = close + len("</think>")
+    yield text[end:]
+
+
+def _find_blocks(text: str) -> Iterator[str]:
+    end = 0
+    while (start := text.find("<answer>", end)) >= 0 and (close := text.find("</answer>", start)) >= 0:
+        yield text[start + len("<answer>") : close]
+        end = close + len("</answer>")
+
+
+def _find_boxes(text: str) -> Iterator[str]:
+    """The contents of the outermost boxes, each after the dash that touches the box: it is the number's sign.
+
+    A box that does not close reaches to the end; it is ignored if nothing there could have closed it.
     """
-    return _read_number(text)[0]
+    for box in _BOX.finditer(text):
+        if box[2] is None:
+            rest = text[box.end() :]
+            if "}" in rest:
+                yield box[1] + rest
+            return
+        yield box[1] + box[2]
 
 
-def is_number(text: str) -> bool:
-    """Whether a text is one readable number and nothing else.
-
-    >>> [is_number(t) for t in ("1,234", " -7 ", "$0.50", "72 eggs", "3 or 4", "")]
-    [True, True, True, False, False, False]
-    """
-    return _NUMBER.fullmatch(text.strip()) is not None and parse_number(text) is not None
+def _find_hash_lines(text: str) -> Iterator[str]:
+    return (match[1] for match in _HASH_LINE.finditer(text))
 
 
-def _read_number(text: str) -> tuple[Fraction | None, str]:
-    """(the one number in a block's text, ""), or (None, the reason)."""
-    if any(c.isnumeric() for c in text if not c.isascii()):
-        return None, "digits that are not plain 0-9"
-    matches = list(islice(_NUMBER.finditer(text), 2))
-    if not matches:
-        return None, "no number in the answer block" if text.strip() else "empty answer block"
-    if len(matches) > 1:
-        return None, "more than one number in the answer block"
-    value = _value(matches[0])
-    return value, "" if value is not None else "a number that can't be read"
+def _find_last_answers(text: str) -> Iterator[str]:
+    """The last answer of each format, thinking included, the block closed or not."""
+    if (start := text.rfind("<answer>")) >= 0:
+        yield text[start + len("<answer>") :].partition("</answer>")[0]
+    if (start := text.rfind("\\boxed{")) >= 0:
+        yield from _find_boxes(text[max(0, start - 1) :])
+    yield from _HASH_LINE.findall(text)[-1:]
 
 
-def _value(match: re.Match[str] | None) -> Fraction | None:
-    """The matched number; None for misplaced commas, excessive length or exponent, and division by 0."""
-    if match is None or len(match[0]) > MAX_NUMBER_LENGTH:
-        return None
-    integer = (match["integer"] or "").rstrip(",")
-    if "," in integer and not _GROUPED_INTEGER.fullmatch(integer):
-        return None
-    exponent, denominator = int(match["exponent"] or 0), int(match["denominator"] or 1)
-    if abs(exponent) > MAX_EXPONENT or denominator == 0:
-        return None
-    digits = integer.replace(",", "") + (match["decimals"] or match["bare_decimals"] or "")
-    value = Fraction(digits) * Fraction(10) ** exponent / denominator
-    return -value if match["sign"] in ("-", "−") else value
+_FINDERS: dict[AnswerFormat, Callable[[str], Iterator[str]]] = {
+    "tags": _find_blocks,
+    "boxed": _find_boxes,
+    "hash": _find_hash_lines,
+}

@@ -27,7 +27,7 @@ def load(config: TaskConfig) -> NumberTask:
     train, test = (
         read_problems(_with_ids(split, tables[split]), config.columns) for split in ("train", "test")
     )
-    return split_train(train, test=test, seed=config.seed)
+    return split_train(train, test=test, seed=config.seed, answer_format=config.answer_format)
 
 
 def _read_folder(folder: Path) -> dict[str, Table]:

@@ -27,7 +27,7 @@ from reinforce_lite.errors import UsageError, missing_extra
 from reinforce_lite.tasks.answer_bounds import refusal
 from reinforce_lite.tasks.base import normalize_question, short_hash
 from reinforce_lite.tasks.grading import extract_answer
-from reinforce_lite.types import Problem, Reward, Split, Verdict
+from reinforce_lite.types import AnswerFormat, Problem, Reward, Split, Verdict
 from reinforce_lite.utils.seeding import derive_seed
 from reinforce_lite.utils.text import did_you_mean, one_line_error, shorten
 
@@ -54,7 +54,7 @@ def load(config: TaskConfig) -> "GymTask":
     Raises UsageError for a bad name or bad `config.params`, and for a task that pays for a constant.
     """
     _check_name(config.path)
-    task = GymTask(config.path, config.params, config.seed)
+    task = GymTask(config.path, config.params, config.seed, config.answer_format)
     _check_constants(task)  # creates the scorer: bad params are refused now, not at the first reward
     return task
 
@@ -66,6 +66,7 @@ class GymTask:
     name: str
     params: Mapping[str, Any]
     seed: int
+    answer_format: AnswerFormat = "tags"
     _problems: dict[Split, tuple[Problem, ...]] = field(default_factory=dict, repr=False)
 
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -89,7 +90,7 @@ class GymTask:
 
     def reward(self, problem: Problem, completion: str) -> Reward:
         """The scorer's own value for the extracted answer; 1 or more is right."""
-        answer, reason = extract_answer(completion)
+        answer, reason = extract_answer(completion, self.answer_format)
         if answer is None:
             return Reward(0.0, strict=Verdict(False, None, reason))
         return self.score(problem, answer)

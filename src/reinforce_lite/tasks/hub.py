@@ -41,7 +41,7 @@ def load(config: TaskConfig) -> NumberTask:
     validation, test = (
         read(split) if split in tables and split != config.split else () for split in ("validation", "test")
     )
-    return split_train(train, validation, test, seed=config.seed)
+    return split_train(train, validation, test, seed=config.seed, answer_format=config.answer_format)
 
 
 def load_tables(path: str) -> dict[str, Table]:

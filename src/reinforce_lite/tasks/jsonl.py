@@ -33,13 +33,14 @@ def load(config: TaskConfig) -> NumberTask:
         return read_problems(read_table(file), config.columns)
 
     if not path.is_dir():
-        return split_train(read(path), seed=config.seed)
+        return split_train(read(path), seed=config.seed, answer_format=config.answer_format)
     validation = path / "validation.jsonl"
     return split_train(
         read(path / "train.jsonl"),
         read(validation) if validation.exists() else (),
         read(path / "test.jsonl"),
         seed=config.seed,
+        answer_format=config.answer_format,
     )
 
 

@@ -1,7 +1,7 @@
 """Table rows to number problems, with one report of everything that is wrong in them.
 
 Shared by `jsonl`, `hub` and `gsm8k`: which values are accepted, and how a split is held out. Golds
-that are not one number need a task of the user's own, which has its own reward.
+that are not a number and nothing else need a task of the user's own, which has its own reward.
 """
 
 import logging
@@ -13,8 +13,9 @@ from typing import Any
 
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.base import NumberTask, normalize_question, short_hash
-from reinforce_lite.tasks.grading import MAX_SHOWN, parse_number
-from reinforce_lite.types import Problem
+from reinforce_lite.tasks.grading import MAX_SHOWN
+from reinforce_lite.tasks.numbers import ROUNDED_DECIMALS, UnreadableError, read_gold
+from reinforce_lite.types import AnswerFormat, Problem
 from reinforce_lite.utils.seeding import hash_fraction
 from reinforce_lite.utils.text import did_you_mean
 
@@ -84,7 +85,18 @@ def read_problems(table: Table, columns: Mapping[str, str]) -> tuple[Problem, ..
             "%s: %d rows repeat an earlier question and its answer, and are dropped; the first is %s %d",
             *(table.name, len(repeated), table.unit, repeated[0]),
         )
-    return tuple(problem for _, problem in by_question.values())
+    problems = tuple(problem for _, problem in by_question.values())
+    _warn_of_rounded_golds(table, problems)
+    return problems
+
+
+def _warn_of_rounded_golds(table: Table, problems: Iterable[Problem]) -> None:
+    rounded = [p for p in problems if read_gold(p.gold).rounded_to is not None]
+    if rounded:
+        logger.warning(
+            "%s: %d golds have %d or more decimals, the first is %s: an answer may differ by one in the last",
+            *(table.name, len(rounded), ROUNDED_DECIMALS, rounded[0].gold),
+        )
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
@@ -103,6 +115,7 @@ def split_train(
     test: tuple[Problem, ...] = (),
     *,
     seed: int,
+    answer_format: AnswerFormat = "tags",
 ) -> NumberTask:
     """A task of the given splits; a missing validation or test split is held out of train.
 
@@ -116,6 +129,7 @@ def split_train(
         validation=validation
         or tuple(p for fraction, p in fractions if test_end <= fraction < validation_end),
         test=test or tuple(p for fraction, p in fractions if fraction < test_end),
+        answer_format=answer_format,
     )
 
 
@@ -128,11 +142,13 @@ def _parse_row(row: Any, columns: Mapping[str, str], stem: str) -> Problem:
     answer = _read_text(row, columns.get("answer", "answer"), allow_number=True)
     steps, _, gold = answer.rpartition("####")  # GSM8K: the steps, then the gold
     gold = gold.strip()
-    if parse_number(gold) is None:
+    try:
+        read_gold(gold)
+    except UnreadableError as error:
         raise BadRowError(
-            f"answer {gold[:MAX_SHOWN]!r} is not one number",
-            "other answers need a task of your own: --task.name ./my_task.py",
-        )
+            f"answer {gold[:MAX_SHOWN]!r} is not a plain number: {error}",
+            "leave out words and units; other answers need a task of your own: --task.name ./my_task.py",
+        ) from None
     return Problem(
         id=_read_id(row, columns) or f"{stem}-{short_hash(normalize_question(question))}",
         question=question,
@@ -184,7 +200,7 @@ def _check_new_id(row_id: str, number: int, numbers_by_id: dict[str, int]) -> No
 
 
 def _check_same_gold(problem: Problem, first_number: int, first: Problem, unit: str) -> None:
-    if parse_number(problem.gold) != parse_number(first.gold):
+    if read_gold(problem.gold).value != read_gold(first.gold).value:
         raise BadRowError(
             f"the question of {unit} {first_number} with another answer",
             "keep the right one of two answers to a question",

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.tasks.base import number_reward, short_hash
 from reinforce_lite.tasks.wordmath_stories import Event, PortableRandom, RejectedDrawError, load_worlds, tell
-from reinforce_lite.types import Problem, Reward, Split
+from reinforce_lite.types import AnswerFormat, Problem, Reward, Split
 from reinforce_lite.utils.seeding import derive_seed, hash_fraction
 
 SIZES: dict[Split, int] = {"train": 4_000, "validation": 400, "test": 1_000}
@@ -64,9 +64,10 @@ LEVELS = {
 class WordMath:
     """Word problems of one level; each split is generated at its first use."""
 
-    def __init__(self, level: int, seed: int) -> None:
+    def __init__(self, level: int, seed: int, answer_format: AnswerFormat = "tags") -> None:
         self.level = level
         self.seed = seed
+        self.answer_format = answer_format
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """See `Task`."""
@@ -74,12 +75,12 @@ class WordMath:
 
     def reward(self, problem: Problem, completion: str) -> Reward:
         """See `Task`."""
-        return number_reward(problem, completion)
+        return number_reward(problem, completion, self.answer_format)
 
 
 def load(config: TaskConfig) -> WordMath:
     """Word problems of the config's level and seed."""
-    return WordMath(config.level, config.seed)
+    return WordMath(config.level, config.seed, config.answer_format)
 
 
 @lru_cache(maxsize=16)

@@ -46,7 +46,7 @@ tags: [reinforce-lite, reinforcement-learning]
 
 {table}
 
-Strict is the verdict that training pays for; lenient, on number tasks, takes the last number anywhere. A gain
+Strict is the verdict that training pays for; lenient, on number tasks, asks for no format. A gain
 in strict alone is format learning. Completions are greedy; intervals are 95% (Wilson).
 """
 

@@ -4,7 +4,7 @@ const PAGE_SIZE = 6;
 
 function verdictOf(c) {
   if (c.strict) return ["right", "✓ right", "Strict and correct"];
-  return c.lenient ? ["format", "✗ wrong format", "The last number is the gold answer, but the format is wrong"] : ["wrong", "✗ wrong", ""];
+  return c.lenient ? ["format", "✗ wrong format", "Right by the lenient verdict, but the format is wrong"] : ["wrong", "✗ wrong", ""];
 }
 
 // The second opinion, if it differs from what the verdict implies.
@@ -26,7 +26,7 @@ function cardOf(c, label, dimmed) {
   return el("div", { class: `card ${kind}${dimmed ? " dimmed" : ""}` },
     el("p", { class: "verdict" }, el("b", { title }, verdict), label ? el("span", { class: "label" }, label) : "",
       tag(c.truncated && "truncated", "It reached the token limit before its end"), tag(c.fault && "reward failed"),
-      tag(secondOpinionOf(c), "Whether the last number anywhere is the gold answer")),
+      tag(secondOpinionOf(c), "Whether it is right by the lenient verdict, which asks for no format")),
     el("p", { class: "why" }, ...extractedOf(c), ...(c.strict ? [] : [" · ", ...visible(c.reason)])),
     el("pre", { class: "text", tabindex: 0, dir: "auto" }, ...marked(c.text, wordsOf(c.hits))),
     el("p", { class: "facts" }, facts.join(" · "), c.fault ? " · " : "", ...(c.fault ? visible(c.fault) : [])));
