@@ -10,7 +10,15 @@ import pytest
 from helpers.tasks import load, load_error
 from helpers.tiny import ToyTask
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks import SPLITS, check_task, grading, reward_sources, task_fingerprint
+from reinforce_lite.tasks import (
+    SPLITS,
+    check_task,
+    grading,
+    numbers,
+    reward_sources,
+    running_text,
+    task_fingerprint,
+)
 from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.types import Problem, Split
 
@@ -108,16 +116,17 @@ def test_reward_sources_are_the_tasks_file_and_the_grading(tmp_path: Path) -> No
         assert file
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
-    graded = sha256(grading.__file__)
+    graded = {module.__name__: sha256(module.__file__) for module in (grading, numbers, running_text)}
     path = tmp_path / "my_task.py"
     path.write_text("def problems(split):\n    return []\ndef reward(problem, completion):\n    return 1\n")
     of_file = reward_sources(load(str(path)))
-    assert of_file == {"reinforce-lite's grading.py": graded, "my_task.py": sha256(str(path))}
+    assert of_file == graded | {"my_task.py": sha256(str(path))}
     of_object = reward_sources(ToyTask())
     assert of_object["tiny.py"] == sha256(sys.modules[ToyTask.__module__].__file__)
-    assert set(reward_sources(NumberTask((), (), ()))) == {"reinforce-lite's grading.py", "base.py"}
+    assert set(reward_sources(NumberTask((), (), ()))) == {*graded, "base.py"}
 
 
 def test_reward_sources_of_a_task_without_a_file_are_the_grading_alone() -> None:
     typed = type("Typed", (), {"__module__": "typed into an interpreter"})
-    assert set(reward_sources(typed())) == {"reinforce-lite's grading.py"}
+    modules = {f"reinforce_lite.tasks.{name}" for name in ("grading", "numbers", "running_text")}
+    assert set(reward_sources(typed())) == modules

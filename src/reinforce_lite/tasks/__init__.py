@@ -9,7 +9,7 @@ import inspect
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
@@ -60,10 +60,7 @@ def check_task(task: Task) -> None:
                 "give it more data, or the missing split as a file or split of its own",
             )
     _check_ids(problem.id for split in SPLITS for problem in task.problems(split))
-    for split in SPLITS:
-        _warn_of_repeated(task, split)
-    for trained_on, held_out in combinations(SPLITS, 2):
-        _check_disjoint(task, trained_on, held_out)
+    _check_questions(task)
 
 
 def _check_ids(ids: Iterable[str]) -> None:
@@ -75,31 +72,32 @@ def _check_ids(ids: Iterable[str]) -> None:
         )
 
 
-def _warn_of_repeated(task: Task, split: Split) -> None:
-    problems = task.problems(split)
-    repeated = len(problems) - len({normalize_question(problem.question) for problem in problems})
-    if repeated:
-        logger.warning("%d of %d %s questions repeat another one", repeated, len(problems), split)
+def _check_questions(task: Task) -> None:
+    exact, loose = (
+        {split: [key(problem.question) for problem in task.problems(split)] for split in SPLITS}
+        for key in (normalize_question, loose_question)
+    )
+    for split, questions in exact.items():
+        if repeated := len(questions) - len(set(questions)):
+            logger.warning("%d of %d %s questions repeat another one", repeated, len(questions), split)
+    for trained_on, held_out in combinations(SPLITS, 2):
+        if shared := _shared(task, exact, trained_on, held_out):
+            raise UsageError(
+                f"{len(shared)} {held_out} questions are also in {trained_on}, the first is {shared[0]!r}",
+                f"remove them from {trained_on}: a question seen in training measures nothing",
+            )
+        if shared := _shared(task, loose, trained_on, held_out):
+            logger.warning(
+                "%d %s questions differ from one in %s only in case, punctuation or the spelling of numbers, "
+                "the first is %r: a question seen in training measures nothing",
+                *(len(shared), held_out, trained_on, shared[0]),
+            )
 
 
-def _check_disjoint(task: Task, trained_on: Split, held_out: Split) -> None:
-    if shared := _shared(task, trained_on, held_out, normalize_question):
-        raise UsageError(
-            f"{len(shared)} {held_out} questions are also in {trained_on}, the first is {shared[0]!r}",
-            f"remove them from {trained_on}: a question seen in training measures nothing",
-        )
-    if shared := _shared(task, trained_on, held_out, loose_question):
-        logger.warning(
-            "%d %s questions differ from one in %s only in case, punctuation or the spelling of numbers, the "
-            "first is %r: a question seen in training measures nothing",
-            *(len(shared), held_out, trained_on, shared[0]),
-        )
-
-
-def _shared(task: Task, trained_on: Split, held_out: Split, key: Callable[[str], str]) -> list[str]:
-    """Ids of held-out problems whose question is also in the split that is trained on."""
-    questions = {key(problem.question) for problem in task.problems(trained_on)}
-    return [problem.id for problem in task.problems(held_out) if key(problem.question) in questions]
+def _shared(task: Task, keys: Mapping[Split, list[str]], trained_on: Split, held_out: Split) -> list[str]:
+    """Ids of the held-out problems whose key is also one of the split that is trained on."""
+    known = set(keys[trained_on])
+    return [p.id for p, key in zip(task.problems(held_out), keys[held_out], strict=True) if key in known]
 
 
 def task_fingerprint(task: Task) -> str:
@@ -114,8 +112,8 @@ def task_fingerprint(task: Task) -> str:
 def reward_sources(task: Task) -> dict[str, str]:
     """The SHA-256 of each source file of the reward, by its name, so that a resumed run notices a change.
 
-    They are the task's own file and the modules with which number tasks grade. Modules that a user's file imports
-    are left out, and so is a task that was typed into an interpreter.
+    They are the task's own file and the modules with which number tasks grade. Modules that a user's file
+    imports are left out, and so is a task that was typed into an interpreter.
     """
     files = {module.__name__: Path(module.__file__) for module in (grading, numbers, running_text)}
     if own := _source_file(task):
