@@ -20,7 +20,7 @@ from reinforce_lite.report.write import write_report
 from reinforce_lite.runlog.run import Run, create_run, find_run
 from reinforce_lite.trainer import checkpoint, export, trainer
 from reinforce_lite.trainer.checkpoint import checkpoint_steps
-from reinforce_lite.trainer.signals import SignalGuard
+from reinforce_lite.trainer.context import prepare
 from reinforce_lite.trainer.time_budget import TimeBudget
 from reinforce_lite.utils import clock
 
@@ -65,7 +65,7 @@ def test_saves_are_guessed_until_they_are_measured(settings: dict[str, Any]) -> 
     config = resolve_config(RECIPE, settings | {"train.hours": 0.5}, ToyTask())
     run = create_run("a")
     run.append("evals", {"step": 0, "split": "test", "seconds": 5.0})
-    budget = trainer.Trainer(config, run, ToyTask(), Callback(), SignalGuard(), "", 900.0).budget
+    budget = prepare(config, run, ToyTask(), Callback(), 900.0).budget
     model_seconds = 4 * sum(p.numel() for p in make_model().parameters()) / 1e8
     assert budget.durations["model"] == budget.durations["best"] == pytest.approx(model_seconds)
     assert budget.durations["checkpoint"] == pytest.approx(3 * model_seconds, rel=0.01)  # with two moments

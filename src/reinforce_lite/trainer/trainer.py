@@ -21,27 +21,23 @@ from reinforce_lite.callbacks.trackers import with_trackers
 from reinforce_lite.config import Config, option_flag
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, StoppedError
 from reinforce_lite.evaluation.evaluate import evaluate_groups
-from reinforce_lite.learner.objective import advantages, build_objective, check_group_size, loss_weights
-from reinforce_lite.learner.optimizers import check_optimizer
-from reinforce_lite.learner.updater import Updater
-from reinforce_lite.pipeline import build_pipeline
-from reinforce_lite.planner.plan import MEMORY_KEYS, check_fits, plan_unchanged
+from reinforce_lite.learner.objective import advantages, loss_weights
+from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.rollout.collect import sample_completions, score_groups, select_problems
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.summary import best_step, summarize
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.trainer.checkpoint import Checkpointer, Progress, checkpoint_steps
+from reinforce_lite.trainer.checkpoint import Progress, checkpoint_steps
+from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
 from reinforce_lite.trainer.export import is_best, keep_best, save_model
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
-from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_config
+from reinforce_lite.trainer.preflight import check_same_config
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
-from reinforce_lite.trainer.time_budget import DISK_BYTES_PER_SECOND, TimeBudget
 from reinforce_lite.types import Split
 from reinforce_lite.utils import clock
-from reinforce_lite.utils.environment import describe_machine
 from reinforce_lite.utils.memory import (
     available_bytes,
     is_out_of_memory,
@@ -99,7 +95,8 @@ def _train(
     with signals.listening():
         try:
             with callback:
-                trainer = Trainer(config, run, task, callback, signals, command, start)
+                context = prepare(config, run, task, callback, start)
+                trainer = Trainer(context, callback, signals, command, start)
                 trainer.train()
         except Interrupted as interrupted:  # while the model was loaded or trackers were closed
             if trainer is None:
@@ -113,51 +110,16 @@ class Trainer:
     """The loop of one run, and how far it has come."""
 
     def __init__(
-        self,
-        config: Config,
-        run: Run,
-        task: Task | None,
-        callback: Callback,
-        signals: SignalGuard,
-        command: str,
-        start: float,
+        self, context: TrainingContext, callback: Callback, signals: SignalGuard, command: str, start: float
     ) -> None:
-        """Check what can be checked cheaply, load the model, restore the last checkpoint.
-
-        Raises UsageError for a config, task or model that cannot work, DoesNotFitError where memory is too
-        small.
-        """
-        self.config, self.run, self.callback, self.signals = config, run, callback, signals
-        self.command = command
-        self.objective = build_objective(**config.objective.model_dump())
-        check_group_size(self.objective, config.rollout.group_size)
-        plan = plan_unchanged(config)
-        check_fits(plan)
-        check_optimizer(config.update)
-        callback.phase(f"loading {config.model.name}")
-        self.pipeline = build_pipeline(config, task)
-        self.problems = self.pipeline.problems("train")
-        check_enough_problems(self.problems, config)
-        policy = self.pipeline.policy
-        temperature = self.objective.temperature(config.rollout.temperature)
-        self.updater = Updater(policy, config.update, temperature, config.train.seed)
-        state_bytes = self.updater.state_bytes
-        model_bytes = policy.dtype.itemsize * sum(p.numel() for p in policy.model.parameters())
-        check_disk_space(run, state_bytes, model_bytes)
-        self.machine = describe_machine(policy.device, policy.dtype) | {"planned_bytes": plan.total}
-        self.checkpointer = Checkpointer(run, self.pipeline, self.updater)
-        progress = self.checkpointer.restore()
-        self.step, self.dry_run_bytes = progress.step, progress.dry_run_bytes
-        self.start = start - progress.seconds
+        self.context, self.callback, self.signals, self.command = context, callback, signals, command
+        self.run, self.budget = context.run, context.budget
+        self.pipeline, self.config = context.pipeline, context.pipeline.config
+        self.start = start - context.progress.seconds
         """The moment, by `utils.clock`, at which the run would have started if it had never been stopped."""
-        steps = run.step_metrics
-        self.num_tokens = max((s.num_tokens for s in steps), default=0)
-        saves = {"checkpoint": state_bytes, "model": model_bytes, "best": model_bytes}
-        durations = {name: size / DISK_BYTES_PER_SECOND for name, size in saves.items()}
-        durations |= {e["split"]: e["seconds"] for e in run.evals}
-        end = None if config.train.hours is None else start + 3600 * config.train.hours
-        self.budget = TimeBudget(end, durations, [s.step_time for s in steps])
-        self.refresher = ReportRefresher(run)
+        self.step, self.dry_run_bytes = context.progress.step, context.progress.dry_run_bytes
+        self.num_tokens = max((s.num_tokens for s in self.run.step_metrics), default=0)
+        self.refresher = ReportRefresher(self.run)
         self.result_saved = False
 
     def train(self) -> None:
@@ -183,7 +145,9 @@ class Trainer:
     def _take_step(self, step: int) -> None:
         """One step of the method: sample, reward, compare within the group, update."""
         config, pipeline, phases = self.config, self.pipeline, clock.Clock()
-        problems = select_problems(self.problems, config.rollout.prompts_per_step, step, config.train.seed)
+        objective, updater = self.context.objective, self.context.updater
+        n, candidates = config.rollout.prompts_per_step, pipeline.problems("train")
+        problems = select_problems(candidates, n, step, config.train.seed)
         seed, sampling = derive_seed(config.train.seed, "rollout", step), pipeline.sampling()
         self.callback.phase(SAMPLING, len(problems) * sampling.samples)
         sampled = sample_completions(
@@ -198,11 +162,11 @@ class Trainer:
         # Nothing is learned from a completion whose reward failed. Its reward is the mean of the group's
         # usable ones (rollout/scoring.py), so it moves no baseline.
         usable = torch.tensor([g.usable for g in groups])
-        a = advantages([g.rewards for g in groups], self.objective) * usable  # (Q, G)
-        weights = loss_weights(a, [g.lengths for g in groups], self.objective, sampling.max_new_tokens)
-        gradient = self.updater.compute_gradient(groups, weights)
+        a = advantages([g.rewards for g in groups], objective) * usable  # (Q, G)
+        weights = loss_weights(a, [g.lengths for g in groups], objective, sampling.max_new_tokens)
+        gradient = updater.compute_gradient(groups, weights)
         with self.signals.uninterrupted():
-            updated = self.updater.apply_gradient(gradient, step)
+            updated = updater.apply_gradient(gradient, step)
             phases.lap("update")
             self.num_tokens += sum(len(g.prompt.token_ids) * len(g.rollouts) + sum(g.lengths) for g in groups)
             metrics = step_metrics(
@@ -211,11 +175,11 @@ class Trainer:
                 gradient,
                 updated,
                 phases.laps,
-                learning_rate=self.updater.learning_rate(step),
+                learning_rate=updater.learning_rate(step),
                 num_tokens=self.num_tokens,
                 step_time=phases.total,
                 peak_memory=peak_bytes(pipeline.policy.device),
-                micro_batch_tokens=self.updater.micro_batch_tokens,
+                micro_batch_tokens=updater.micro_batch_tokens,
                 max_num_seqs=pipeline.engine.max_num_seqs,
             )
             self.run.append("rollouts", *completion_records(step, groups, a.tolist()))
@@ -237,7 +201,7 @@ class Trainer:
             self._dry_run()
         if not self.run.started:
             self.run.first_command(self.command)
-        self.run.write_json("machine", self.machine)
+        self.run.write_json("machine", self.context.machine)
         self.run.write_config(self.config)
         if self.step:
             self._report()  # measures how long a report takes
@@ -245,12 +209,12 @@ class Trainer:
     def _dry_run(self) -> None:
         """Not with little time left, nor on a CPU where the plan needs less than half of the free memory."""
         device = self.pipeline.policy.device
-        roomy = device.type == "cpu" and self.machine["planned_bytes"] < available_bytes() / 2
+        roomy = device.type == "cpu" and self.context.machine["planned_bytes"] < available_bytes() / 2
         if roomy or not self.budget.allows_dry_run:
             return
         start = clock.now()
         self.callback.phase(DRY_RUN)
-        dry_run(self.pipeline, self.updater, self.objective)
+        dry_run(self.pipeline, self.context.updater, self.context.objective)
         self.dry_run_bytes = peak_bytes(device)
         release_cached_memory()
         self.signals.check()
@@ -301,11 +265,11 @@ class Trainer:
             save_model(self.run, folder, self.pipeline, self.step, evals)
 
     def _save_checkpoint(self) -> None:
-        if self.step in checkpoint_steps(self.checkpointer.folder):
+        if self.step in checkpoint_steps(self.context.checkpointer.folder):
             return
         self.callback.phase(SAVING_CHECKPOINT)
         with self.signals.uninterrupted(), self.budget.timing("checkpoint"):
-            self.checkpointer.save(Progress(self.step, clock.now() - self.start, self.dry_run_bytes))
+            self.context.checkpointer.save(Progress(self.step, clock.now() - self.start, self.dry_run_bytes))
 
     def _report(self, force: bool = False) -> None:
         self.refresher.refresh(force)
@@ -356,7 +320,7 @@ class Trainer:
         self.callback.finished(self.run)
 
     def _summary(self, stop_reason: str) -> dict[str, Any]:
-        peak, machine = peak_bytes(self.pipeline.policy.device), self.machine
+        peak, machine = peak_bytes(self.pipeline.policy.device), self.context.machine
         return summarize(self.run, self.config, self.step) | {
             "seconds": round(clock.now() - self.start, 1),
             "stopped": stop_reason,

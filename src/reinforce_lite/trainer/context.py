@@ -1,0 +1,65 @@
+"""What a run needs before its first step, prepared once and not replaced afterwards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reinforce_lite.callbacks.base import Callback
+from reinforce_lite.config import Config
+from reinforce_lite.learner.objective import Objective, build_objective, check_group_size
+from reinforce_lite.learner.optimizers import check_optimizer
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.pipeline import Pipeline, build_pipeline
+from reinforce_lite.planner.plan import check_fits, plan_unchanged
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.tasks.base import Task
+from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
+from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems
+from reinforce_lite.trainer.time_budget import DISK_BYTES_PER_SECOND, TimeBudget
+from reinforce_lite.utils.environment import describe_machine
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingContext:
+    """The parts of one run; its config is the pipeline's."""
+
+    run: Run
+    pipeline: Pipeline
+    objective: Objective
+    updater: Updater
+    checkpointer: Checkpointer
+    progress: Progress
+    """How far the run had come when it was resumed."""
+    budget: TimeBudget
+    machine: Mapping[str, Any]
+    """What machine.json holds."""
+
+
+def prepare(config: Config, run: Run, task: Task | None, callback: Callback, start: float) -> TrainingContext:
+    """Check what can be checked cheaply, load the model, restore the last checkpoint.
+
+    The hours of the run count from `start`, by `utils.clock`. Raises UsageError for a config, task or model
+    that cannot work, DoesNotFitError where memory is too small.
+    """
+    objective = build_objective(**config.objective.model_dump())
+    check_group_size(objective, config.rollout.group_size)
+    plan = plan_unchanged(config)
+    check_fits(plan)
+    check_optimizer(config.update)
+    callback.phase(f"loading {config.model.name}")
+    pipeline = build_pipeline(config, task)
+    check_enough_problems(pipeline.problems("train"), config)
+    policy = pipeline.policy
+    temperature = objective.temperature(config.rollout.temperature)
+    updater = Updater(policy, config.update, temperature, config.train.seed)
+    model_bytes = policy.dtype.itemsize * sum(p.numel() for p in policy.model.parameters())
+    check_disk_space(run, updater.state_bytes, model_bytes)
+    machine = describe_machine(policy.device, policy.dtype) | {"planned_bytes": plan.total}
+    checkpointer = Checkpointer(run, pipeline, updater)
+    progress = checkpointer.restore()  # rewinds the logs, which the budget reads
+    saves = {"checkpoint": updater.state_bytes, "model": model_bytes, "best": model_bytes}
+    durations = {name: size / DISK_BYTES_PER_SECOND for name, size in saves.items()}
+    durations |= {e["split"]: e["seconds"] for e in run.evals}
+    end = None if config.train.hours is None else start + 3600 * config.train.hours
+    budget = TimeBudget(end, durations, [s.step_time for s in run.step_metrics])
+    return TrainingContext(run, pipeline, objective, updater, checkpointer, progress, budget, machine)
