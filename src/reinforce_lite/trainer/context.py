@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reinforce_lite.callbacks.base import Callback
+from reinforce_lite.callbacks.base import SELF_CHECK, Callback
 from reinforce_lite.config import Config
 from reinforce_lite.learner.objective import Objective, build_objective, check_group_size
 from reinforce_lite.learner.optimizers import check_optimizer
@@ -18,6 +18,7 @@ from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
 from reinforce_lite.trainer.export import Exporter
 from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems
+from reinforce_lite.trainer.self_check import self_check
 from reinforce_lite.trainer.signals import SignalGuard
 from reinforce_lite.trainer.time_budget import TimeBudget
 from reinforce_lite.types import Problem
@@ -60,7 +61,7 @@ def prepare(
 ) -> TrainingContext:
     """Check what can be checked cheaply, load the model, restore the last checkpoint.
 
-    Raises UsageError for a config, task or model that cannot work, DoesNotFitError where memory is too small.
+    Raises UsageError for a config, task or model that cannot work or is computed wrong, DoesNotFitError where memory is too small.
     """
     objective = build_objective(**config.objective.model_dump())
     check_group_size(objective, config.rollout.group_size)
@@ -80,6 +81,8 @@ def prepare(
     model_bytes = policy.dtype.itemsize * sum(p.numel() for p in policy.model.parameters())
     check_disk_space(run, updater.state_bytes, model_bytes)
     progress = checkpointer.restore()
+    callback.phase(SELF_CHECK)
+    check = self_check(pipeline, updater.forward_pass, problems)
     return TrainingContext(
         config=config,
         run=run,
@@ -89,7 +92,8 @@ def prepare(
         pipeline=pipeline,
         problems=problems,
         updater=updater,
-        machine=machine | {"planned_bytes": plan.total},
+        machine=machine
+        | {"planned_bytes": plan.total, "self_check": {"max_gap": check.max_gap, "bound": check.bound}},
         checkpointer=checkpointer,
         exporter=Exporter(run, config, policy, command),
         refresher=ReportRefresher(run),
