@@ -245,7 +245,7 @@ class Updater:
 
 
 def token_logprobs_in_update(model: Any, forward_pass: ForwardPass, branches: Sequence[Branch]) -> Tensor:
-    """(K,) log-probabilities, in nats at temperature 1, of all completion tokens as an update computes them."""
+    """(K,) log-probabilities, in nats at temperature 1, of all completion tokens as an update sees them."""
     shared_length = _shared_length(forward_pass, [b.prompt for b in branches])
     prefix = forward_pass.prefix(branches[0].prompt[:shared_length]) if shared_length else None
     states = forward_pass.states(branches, prefix)

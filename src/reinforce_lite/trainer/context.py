@@ -61,7 +61,8 @@ def prepare(
 ) -> TrainingContext:
     """Check what can be checked cheaply, load the model, restore the last checkpoint.
 
-    Raises UsageError for a config, task or model that cannot work or is computed wrong, DoesNotFitError where memory is too small.
+    Raises UsageError for a config, task or model that cannot work or a model that would be computed wrong,
+    DoesNotFitError where memory is too small.
     """
     objective = build_objective(**config.objective.model_dump())
     check_group_size(objective, config.rollout.group_size)

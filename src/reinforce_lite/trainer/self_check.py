@@ -1,9 +1,9 @@
 """Before the first step: do engine and update compute what the model's own forward pass computes?
 
-A few completions are sampled. The log-probabilities that the engine recorded for their tokens and those that an
-update would see are compared with plain transformers': the whole sequence in one batch of its own, through the
-model's own code, without cache, padding or sharing. So a family whose head, positions or attention this program
-does not know is refused before it is trained on wrong numbers. It takes seconds, and changes nothing.
+A few completions are sampled. The log-probabilities that the engine recorded for their tokens, and those that
+an update sees, are compared with plain transformers': each sequence by itself, through the model's own code,
+without cache, padding or sharing. So a family whose head, positions or attention this program does not know
+is refused before it is trained on wrong numbers. It takes seconds, and changes nothing.
 """
 
 from collections.abc import Sequence
