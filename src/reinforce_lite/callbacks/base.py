@@ -15,6 +15,7 @@ from reinforce_lite.types import Group
 SAMPLING = "sampling completions"
 UPDATING = "updating the weights"
 """The phases of every step; all other phases are rare."""
+SELF_CHECK = "comparing log-probabilities with plain transformers"
 DRY_RUN = "dry run of the largest step"
 SAVING_CHECKPOINT = "saving a checkpoint"
 

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,13 @@ from reinforce_lite.config import UpdateConfig
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner.loss import backward_in_chunks
 from reinforce_lite.learner.optimizers import make_optimizer, optimizer_state_bytes
-from reinforce_lite.models.forward import SharedPrefix, build_forward_pass, common_prefix_length
+from reinforce_lite.models.forward import (
+    ForwardPass,
+    SharedPrefix,
+    build_forward_pass,
+    common_prefix_length,
+)
+from reinforce_lite.models.logprobs import token_logprobs
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.models.prefix_tree import Branch, Ids
 from reinforce_lite.types import Group
@@ -174,9 +181,7 @@ class Updater:
         return self.config.learning_rate * min(1.0, step / max(1, self.config.warmup_steps))
 
     def _shared_length(self, groups: Sequence[TrainableGroup]) -> int:
-        """How many tokens all prompts share; 0 for a single prompt, or if the model can't share a prefix."""
-        shares = self.forward_pass.can_share_prefix and len(groups) > 1
-        return common_prefix_length([g.prompt for g in groups]) if shares else 0
+        return _shared_length(self.forward_pass, [g.prompt for g in groups])
 
     def _branch_cost(self, shared_length: int) -> Callable[[Branch], int]:
         """What a branch takes through the policy after the shared prefix: tokens, padding included."""
@@ -229,6 +234,21 @@ class Updater:
             master.copy_(state[f"weight/{name}"])
         self.optimizer.load_state_dict(state)
         self.sync_policy()
+
+
+def token_logprobs_in_update(model: Any, forward_pass: ForwardPass, branches: Sequence[Branch]) -> Tensor:
+    """(K,) log-probabilities, in nats at temperature 1, of all completion tokens as an update sees them."""
+    shared_length = _shared_length(forward_pass, [b.prompt for b in branches])
+    prefix = forward_pass.prefix(branches[0].prompt[:shared_length]) if shared_length else None
+    states = forward_pass.states(branches, prefix)
+    tokens = torch.tensor([t for b in branches for ids in b.completions for t in ids], device=states.device)
+    return token_logprobs(model, states, tokens).detach()
+
+
+def _shared_length(forward_pass: ForwardPass, prompts: Sequence[Ids]) -> int:
+    """How many tokens all prompts share; 0 for a single prompt, or if the model can't share a prefix."""
+    shares = forward_pass.can_share_prefix and len(prompts) > 1
+    return common_prefix_length([tuple(p) for p in prompts]) if shares else 0
 
 
 def trainable_groups(groups: Sequence[Group], loss_weights: list[list[float]]) -> list[TrainableGroup]:

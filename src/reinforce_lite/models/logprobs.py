@@ -41,17 +41,26 @@ def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: floa
 
 
 def final_logits(model: Any, states: Tensor, linear: Linear | None = None) -> Tensor:
-    """(K, H) states to (K, V) logits: the model's head, and the soft cap or scale of some families."""
-    head = model.get_output_embeddings()
+    """(K, H) states to (K, V) logits: the model's head, and the soft cap or scale of some families.
+
+    The families' names for these are listed here; for a family that is missing, the self-check before the
+    first step finds that the log-probabilities are not those of its own forward pass.
+    """
+    head, config = model.get_output_embeddings(), model.config
     logits: Tensor = linear(states, head.weight, head.bias) if linear else head(states)
-    cap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2
+    cap = _first_setting(config, "final_logit_softcapping", "logits_soft_cap")  # Gemma; RecurrentGemma
     if cap:
         logits = torch.tanh(logits / cap) * cap
-    divisor = getattr(model.config, "logits_scaling", None)  # Granite
-    factor = getattr(model.config, "logit_scale", None)  # Cohere
+    divisor = _first_setting(config, "logits_scaling")  # Granite
+    factor = _first_setting(config, "logit_scale", "lm_head_multiplier")  # Cohere; Falcon-H1
     if divisor or factor:
         logits = logits / (divisor or 1.0) * (factor or 1.0)
     return logits
+
+
+def _first_setting(config: Any, *names: str) -> float | None:
+    """The first of these settings that a model's config has."""
+    return next((value for name in names if (value := getattr(config, name, None))), None)
 
 
 class _TokenLogprobs(Function):

@@ -4,7 +4,7 @@ A name is the embedded `smollm2-135m`, a local folder, or a Hugging Face hub nam
 and models that bring their own code are refused unless the user allows them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
+from reinforce_lite.models.families import language_model
 from reinforce_lite.models.llama import Llama, supports_model
 from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
 from reinforce_lite.utils.atomic import replace_folder
@@ -73,8 +74,8 @@ def load_policy(
         max_length: the most tokens that a sequence will have; see `supports_model`.
 
     Raises:
-        UsageError: there is no such model, it is not a causal language model, or loading it would run
-            its author's code.
+        UsageError: there is no such model, it can't be trained (`families.py`), weights are missing from its
+            files, or loading it would run its author's code.
         ReinforceLiteError: the embedded model can't be fetched.
     """
     target = pick_device(device)
@@ -83,13 +84,16 @@ def load_policy(
     if Path(folder).is_dir() and not trust_remote_code:
         _refuse_pickles(Path(folder))
     with quiet_transformers(), explain_load_errors(name):
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype="auto",
             use_safetensors=None if trust_remote_code else True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    _refuse_missing_weights(info["missing_keys"], name)
+    model = language_model(model, name)
     compute, master_weights = pick_dtype(dtype, target), None
     if keep_float32 and compute == torch.bfloat16 and model.dtype != torch.bfloat16:
         model = model.to(target)
@@ -139,4 +143,13 @@ def _refuse_pickles(folder: Path) -> None:
         raise UsageError(
             f"{folder} has only pickled weights, which can run any code when they are opened",
             "convert them to safetensors, or allow them with --model.trust-remote-code",
+        )
+
+
+def _refuse_missing_weights(missing: Collection[str], name: str) -> None:
+    """transformers would go on with random numbers in their place."""
+    if missing:
+        raise UsageError(
+            f"the files of {name} lack {len(missing)} of the model's weights, e.g. {min(missing)}",
+            "download or copy the model again; if it is an adapter, give the merged model",
         )

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from reinforce_lite.models.embedded import EMBEDDED_NAME, EMBEDDED_SHAPE
+from reinforce_lite.models.families import language_model
 from reinforce_lite.models.forward import can_share_prompt
 from reinforce_lite.models.llama import supports_model
 from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
@@ -51,7 +52,8 @@ class ModelShape:
 def read_shape(name: str, trust_remote_code: bool, max_sequence_tokens: int) -> ModelShape:
     """The shape of a model, by name, for sequences of up to `max_sequence_tokens`.
 
-    Raises UsageError if the model does not exist or would run its author's code without permission.
+    Raises UsageError if the model does not exist, can't be trained, or would run its author's code without
+    permission.
     """
     with quiet_transformers(), explain_load_errors(name):
         if name == EMBEDDED_NAME:
@@ -61,12 +63,12 @@ def read_shape(name: str, trust_remote_code: bool, max_sequence_tokens: int) -> 
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return shape_of(model, max_sequence_tokens)
+    return shape_of(language_model(model, name), max_sequence_tokens)
 
 
 def shape_of(model: Any, max_sequence_tokens: int) -> ModelShape:
     """The shape of a loaded model, on any device."""
-    config = model.config.get_text_config()
+    config = model.config
     ours = supports_model(model, max_sequence_tokens)
     return ModelShape(
         tensor_sizes=tuple(p.numel() for p in model.parameters()),

@@ -55,10 +55,18 @@ def _facts(data: RunData) -> dict[str, str]:
         "completions": f"{completions:,} with {count(round(tokens), 'token')} in total",
         "seed": str(data.config.get("train", {}).get("seed", "")),
         "machine": _machine(environment),
+        "self-check": _self_check(environment.get("self_check") or {}),
         "versions": ", ".join(f"{name} {v}" for name, v in (environment.get("versions") or {}).items()),
         "command": data.run.first_command(""),
     }
     return {name: text for name, text in facts.items() if text}
+
+
+def _self_check(check: Record) -> str:
+    if not check:
+        return ""
+    gap, bound = check["max_gap"], check["bound"]
+    return f"log-probabilities differ from plain transformers' by at most {gap:.1g} nats (allowed: {bound:g})"
 
 
 def _machine(environment: Record) -> str:

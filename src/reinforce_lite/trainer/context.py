@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reinforce_lite.callbacks.base import Callback
+from reinforce_lite.callbacks.base import SELF_CHECK, Callback
 from reinforce_lite.config import Config
 from reinforce_lite.learner.objective import Objective, build_objective, check_group_size
 from reinforce_lite.learner.optimizers import check_optimizer
@@ -15,6 +15,7 @@ from reinforce_lite.runlog.run import Run
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
 from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems
+from reinforce_lite.trainer.self_check import self_check
 from reinforce_lite.trainer.time_budget import DISK_BYTES_PER_SECOND, TimeBudget
 from reinforce_lite.utils.environment import describe_machine
 
@@ -39,7 +40,7 @@ def prepare(config: Config, run: Run, task: Task | None, callback: Callback, sta
     """Check what can be checked cheaply, load the model, restore the last checkpoint.
 
     The hours of the run count from `start`, by `utils.clock`. Raises UsageError for a config, task or model
-    that cannot work, DoesNotFitError where memory is too small.
+    that cannot work and for a model that would be computed wrong, DoesNotFitError where memory is too small.
     """
     objective = build_objective(**config.objective.model_dump())
     check_group_size(objective, config.rollout.group_size)
@@ -54,9 +55,14 @@ def prepare(config: Config, run: Run, task: Task | None, callback: Callback, sta
     updater = Updater(policy, config.update, temperature, config.train.seed)
     model_bytes = policy.dtype.itemsize * sum(p.numel() for p in policy.model.parameters())
     check_disk_space(run, updater.state_bytes, model_bytes)
-    machine = describe_machine(policy.device, policy.dtype) | {"planned_bytes": plan.total}
     checkpointer = Checkpointer(run, pipeline, updater)
     progress = checkpointer.restore()  # rewinds the logs, which the budget reads
+    callback.phase(SELF_CHECK)
+    check = self_check(pipeline, updater.forward_pass)
+    machine = describe_machine(policy.device, policy.dtype) | {
+        "planned_bytes": plan.total,
+        "self_check": {"max_gap": check.max_gap, "bound": check.bound},
+    }
     saves = {"checkpoint": updater.state_bytes, "model": model_bytes, "best": model_bytes}
     durations = {name: size / DISK_BYTES_PER_SECOND for name, size in saves.items()}
     durations |= {e["split"]: e["seconds"] for e in run.evals}

@@ -332,5 +332,5 @@ class Trainer:
             },
             "reward_faults": self.pipeline.scorer.faults,
             "machine": machine["system"],
-            **{key: machine[key] for key in ("versions", "device", "dtype")},
+            **{key: machine[key] for key in ("versions", "device", "dtype", "self_check")},
         }

@@ -1,0 +1,133 @@
+"""Before the first step: do engine and update compute what the model's own forward pass computes?
+
+A few completions are sampled. The log-probabilities that the engine recorded for their tokens, and those that
+an update sees, are compared with plain transformers': each sequence by itself, through the model's own code,
+without cache, padding or sharing. So a family whose head, positions or attention this program does not know
+is refused before it is trained on wrong numbers. It takes seconds, and changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reinforce_lite.config import Config
+from reinforce_lite.engines import make_engine
+from reinforce_lite.engines.base import Engine
+from reinforce_lite.errors import UsageError
+from reinforce_lite.learner.updater import token_logprobs_in_update
+from reinforce_lite.models.forward import ForwardPass, build_forward_pass
+from reinforce_lite.models.llama import Llama
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.models.prefix_tree import Branch, Ids
+from reinforce_lite.pipeline import Pipeline
+from reinforce_lite.types import Prompt, Sampling
+
+PROMPTS, SAMPLES, TOKENS = 2, 2, 8
+"""How many prompts are completed, how often, and the tokens of each completion."""
+BOUND, BFLOAT16_BOUND = 1e-3, 0.25
+"""The largest gaps in nats that rounding explains. bfloat16 keeps 8 bits: a logit of 20 is rounded by up to
+0.06, in each of the two computations."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCheck:
+    """The largest difference of a token's log-probability from the model's own forward pass, in nats."""
+
+    engine: float
+    """Of those that the engine recorded."""
+    update: float
+    """Of those that an update sees."""
+    bound: float
+
+    @property
+    def max_gap(self) -> float:
+        """The larger of the two."""
+        return max(self.engine, self.update)
+
+    @property
+    def passed(self) -> bool:
+        """Whether both are numbers within the bound."""
+        return self.engine <= self.bound and self.update <= self.bound  # NaN is not
+
+
+def self_check(pipeline: Pipeline, forward_pass: ForwardPass) -> SelfCheck:
+    """Compare engine and update with plain transformers on a few completions of the first problems.
+
+    Raises UsageError where they differ by more than rounding.
+    """
+    problems = pipeline.problems("train")[:PROMPTS]
+    prompts = [pipeline.prompt_builder(problem.question) for problem in problems]
+    full_length = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "stop": ()}
+    sampling = replace(pipeline.sampling(), samples=SAMPLES, **full_length)
+    check = compare_logprobs(pipeline.policy, pipeline.engine, forward_pass, prompts, sampling)
+    if not check.passed:
+        raise _refusal(pipeline, forward_pass, prompts, sampling, check)
+    return check
+
+
+def compare_logprobs(
+    policy: Policy, engine: Engine, forward_pass: ForwardPass, prompts: Sequence[Prompt], sampling: Sampling
+) -> SelfCheck:
+    """The gaps on completions of these prompts."""
+    groups = engine.generate(prompts, sampling, seed=0)
+    branches = [Branch(p.token_ids, [c.token_ids for c in g]) for p, g in zip(prompts, groups, strict=True)]
+    recorded = torch.tensor([lp for group in groups for c in group for lp in c.logprobs])  # (K,)
+    seen = token_logprobs_in_update(policy.model, forward_pass, branches).cpu()  # (K,)
+    plain = torch.cat([_plain_logprobs(policy.model, b.prompt, c) for b in branches for c in b.completions])
+    bound = BFLOAT16_BOUND if policy.dtype == torch.bfloat16 else BOUND
+    return SelfCheck(_gap(recorded, plain), _gap(seen, plain), bound)
+
+
+def _gap(logprobs: Tensor, plain: Tensor) -> float:
+    return float((logprobs.double() - plain.double()).abs().max())
+
+
+@torch.inference_mode()
+def _plain_logprobs(model: Any, prompt: Ids, completion: Ids) -> Tensor:
+    """(completion,) log-probabilities by the model's own forward pass over the whole sequence."""
+    ids = torch.tensor([[*prompt, *completion]], device=model.device)
+    n = len(completion)
+    options = {"logits_to_keep": n + 1} if "logits_to_keep" in signature(model.forward).parameters else {}
+    logits = model(ids, use_cache=False, **options).logits[0, -n - 1 : -1].float()  # (completion, V)
+    return logits.log_softmax(-1).gather(1, ids[0, -n:, None]).squeeze(1).cpu()
+
+
+def _refusal(
+    pipeline: Pipeline,
+    forward_pass: ForwardPass,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    check: SelfCheck,
+) -> UsageError:
+    policy, config = pipeline.policy, pipeline.config
+    gaps = {f"{config.rollout.engine} engine": check.engine, "update": check.update}
+    wrong = " and in the ".join(
+        f"{name} by {gap:.2g}" for name, gap in gaps.items() if not gap <= check.bound
+    )
+    cause = (
+        f"the log-probabilities of {policy.name} differ from its own forward pass in the {wrong} nats "
+        f"(at most {check.bound:g} is rounding in {str(policy.dtype).removeprefix('torch.')})"
+    )
+    return UsageError(cause, _remedy(policy, config, forward_pass, prompts, sampling))
+
+
+def _remedy(
+    policy: Policy, config: Config, forward_pass: ForwardPass, prompts: Sequence[Prompt], sampling: Sampling
+) -> str:
+    """The first change of settings with which the check passes. The policy can't be used afterwards."""
+    if config.rollout.engine != "hf":
+        engine = make_engine("hf", policy, config.rollout.max_num_seqs)
+        if compare_logprobs(policy, engine, forward_pass, prompts, sampling).passed:
+            return "they agree with --rollout.engine hf"
+    if policy.dtype != torch.float32:
+        policy.model.float()
+        policy.llama = policy.llama and Llama(policy.model)
+        engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)
+        forward_pass = build_forward_pass(policy.model, policy.llama, config.update.activation_checkpointing)
+        if compare_logprobs(policy, engine, forward_pass, prompts, sampling).passed:
+            return "they agree with --model.dtype float32"
+    return "this program can't train the model: please report its config.json, and choose another"

@@ -1,0 +1,97 @@
+"""Models that this program would compute wrong are refused before the first step."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers.paths import RECIPE
+from helpers.tiny import ToyTask, make_model, make_tokenizer
+from reinforce_lite import api
+from reinforce_lite.engines.kv_cache import KVCache
+from reinforce_lite.errors import UsageError
+from reinforce_lite.models import attention, llama
+
+STEPS = {"train.steps": 1, "rollout.engine": "native", "model.device": "cpu"}
+
+
+def train(model: str, **overrides: Any) -> Any:
+    return api.train(
+        RECIPE, STEPS | {"model.name": model} | overrides, task=ToyTask(), run="checked", quiet=True
+    )
+
+
+def refusal(model: str, **overrides: Any) -> UsageError:
+    with pytest.raises(UsageError, match="log-probabilities") as caught:
+        train(model, **overrides)
+    return caught.value
+
+
+@pytest.mark.parametrize("engine", ["native", "hf"])
+def test_its_gap_is_part_of_the_summary(engine: str, settings: dict[str, Any]) -> None:
+    run = train(settings["model.name"], **{"rollout.engine": engine})
+    check = run.summary["self_check"]
+    assert 0 < check["max_gap"] < 1e-4
+    assert check["bound"] == 1e-3
+    assert json.loads((run.path / "machine.json").read_text())["self_check"] == check
+
+
+def test_a_wrong_head_factor_is_refused(in_tmp: Path) -> None:
+    """The setting of a family that our list knows, in one that does not use it."""
+    make_model(logit_scale=0.9).save_pretrained(in_tmp / "scaled")
+    make_tokenizer().save_pretrained(in_tmp / "scaled")
+    error = refusal(str(in_tmp / "scaled"))
+    assert "native engine" in error.cause
+    assert "update" in error.cause
+    assert "can't train" in error.remedy
+    assert not (in_tmp / "runs" / "checked").exists()
+
+
+def test_a_wrong_rotary_frequency_is_refused(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate: Callable[..., Tensor] = llama._rotate_in_place
+
+    def twice_the_angle(flat: Tensor, cos: Tensor, sin: Tensor, *sizes: int) -> Tensor:
+        return rotate(flat, 2 * cos * cos - 1, 2 * sin * cos, *sizes)
+
+    monkeypatch.setattr(llama, "_rotate_in_place", twice_the_angle)
+    assert "update" in refusal(settings["model.name"]).cause
+
+
+def test_an_engine_alone_that_is_wrong_is_refused_and_the_other_named(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = KVCache.next_positions
+    monkeypatch.setattr(KVCache, "next_positions", lambda cache: right(cache) + 1)
+    error = refusal(settings["model.name"])
+    assert "update" not in error.cause
+    assert "--rollout.engine hf" in error.remedy
+
+
+def test_scores_in_bfloat16_are_refused_and_float32_named(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What attention off the CPU once did; on the CPU it is done here on purpose."""
+
+    def rounded(q: Tensor, keys: Tensor, scale: float, causal: bool, start: int) -> Tensor:
+        scores = (q @ keys.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * scale
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(start + 1)
+        return scores.masked_fill_(later, -torch.inf) if causal else scores
+
+    model = make_model(attention_bias=True)
+    for layer in model.model.layers:
+        nn.init.uniform_(layer.self_attn.k_proj.bias, 60, 140)
+        nn.init.uniform_(layer.self_attn.q_proj.bias, -4, 4)
+    model.save_pretrained(in_tmp / "biased")
+    make_tokenizer().save_pretrained(in_tmp / "biased")
+    name = str(in_tmp / "biased")
+    assert train(name, **{"model.dtype": "bfloat16"}).summary["self_check"]["max_gap"] <= 0.25
+
+    monkeypatch.setattr(attention, "_use_fused_kernel", lambda q: False)
+    monkeypatch.setattr(attention, "_scores", rounded)
+    assert "--model.dtype float32" in refusal(name, **{"model.dtype": "bfloat16"}).remedy
