@@ -4,9 +4,11 @@ engine = ScriptedEngine(tokenizer, eos_token_id=2, reply=lambda prompt, sample: 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from reinforce_lite.engines.base import ignore_progress, make_completion
+from reinforce_lite.models.tokenizer import decode_exactly
 from reinforce_lite.types import Completion, Prompt, Sampling
 
 
@@ -43,4 +45,4 @@ class ScriptedEngine:
         truncated = len(ids) > sampling.max_new_tokens
         ids = ids[: sampling.max_new_tokens]
         progress(1)
-        return make_completion(ids, truncated, [0.0] * len(ids), lambda t: str(self.tokenizer.decode(t)))
+        return make_completion(ids, truncated, [0.0] * len(ids), partial(decode_exactly, self.tokenizer))

@@ -4,6 +4,7 @@ A name is the embedded `smollm2-135m`, a local folder, or a Hugging Face hub nam
 and models that bring their own code are refused unless the user allows them.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
 from reinforce_lite.models.llama import Llama, supports_model
 from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
+from reinforce_lite.models.tokenizer import check_embedding, decode_exactly, end_of_turn
 from reinforce_lite.utils.atomic import replace_folder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -55,8 +59,8 @@ class Policy:
         return dtype
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of the tokens, without any cleaning of spaces."""
-        return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
+        """The text of a completion's tokens, exactly as it continues the prompt's."""
+        return decode_exactly(self.tokenizer, token_ids)
 
 
 def load_policy(
@@ -77,8 +81,8 @@ def load_policy(
         max_length: the most tokens that a sequence will have; see `supports_model`.
 
     Raises:
-        UsageError: there is no such model, it is not a causal language model, or loading it would run
-            its author's code.
+        UsageError: there is no such model, it is not a causal language model, its tokenizer has tokens
+            that it lacks, or loading it would run its author's code.
         ReinforceLiteError: the embedded model can't be fetched.
     """
     target = pick_device(device)
@@ -93,6 +97,8 @@ def load_policy(
             trust_remote_code=trust_remote_code,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    eos_token_ids = _eos_token_ids(model, tokenizer)
+    check_embedding(tokenizer, model.get_input_embeddings().weight.shape[0], eos_token_ids)
     compute = pick_dtype(dtype, target)
     model = model.eval()
     if not keep_float32:
@@ -101,7 +107,6 @@ def load_policy(
     # The padding token is often the end token too, and torch gives a padding row no gradient.
     model.get_input_embeddings().padding_idx = None
     master_weights = _cast_parameters(model, compute, keep_float32)
-    eos_token_ids = _eos_token_ids(model, tokenizer)
     llama = Llama(model) if supports_model(model, max_length) else None
     return Policy(model, tokenizer, eos_token_ids, name, master_weights, llama)
 
@@ -136,9 +141,23 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every end-of-sequence id that the model's generation config or its tokenizer names."""
+    """Every end-of-sequence id that the model's generation config or its tokenizer names, and the token
+    with which the chat template ends a response.
+
+    The last one is added to the generation config, so that the saved model ends there in other programs too.
+    """
     ids = model.generation_config.eos_token_id if model.generation_config else None
     eos = {*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id} - {None}
+    end = end_of_turn(tokenizer)
+    if end is not None and end not in eos:
+        logger.warning(
+            "the chat template ends a response with %s, which the model's config does not name as an end: "
+            "completions end there too",
+            tokenizer.convert_ids_to_tokens(end),
+        )
+        eos.add(end)
+        if model.generation_config:
+            model.generation_config.eos_token_id = sorted(eos)
     if not eos:
         raise UsageError(
             "the model names no end-of-sequence token, so no completion could end",

@@ -1,7 +1,8 @@
 """The run directory: its name, its lock, its lines. Reports are made from it and from nothing else.
 
-    runs/NAME/  config.toml  command.txt  machine.json  steps.jsonl  rollouts.jsonl  evals.jsonl
-                eval_rollouts.jsonl  checkpoints/step-N/  model/  best/  summary.json  report.html
+    runs/NAME/  config.toml  command.txt  machine.json  first_prompt.json  steps.jsonl
+                rollouts.jsonl  evals.jsonl  eval_rollouts.jsonl  checkpoints/step-N/
+                model/  best/  summary.json  report.html
 
 Lines are appended as they happen, so a killed run has lost nothing that it wrote. A resumed run removes the
 lines after its checkpoint with `rewind`.
@@ -81,11 +82,12 @@ class Run:
     @property
     def summary(self) -> Record:
         """summary.json; empty while the run has not ended. Raises UsageError for a damaged file."""
-        file = self.path / "summary.json"
-        try:
-            return dict(json.loads(file.read_bytes())) if file.exists() else {}
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"{file} is damaged: {error}", "remove it: a resume writes it again") from error
+        return self._read_json("summary.json")
+
+    @property
+    def first_prompt(self) -> Record:
+        """first_prompt.json; empty before the run has started. Raises UsageError for a damaged file."""
+        return self._read_json("first_prompt.json")
 
     @property
     def before(self) -> Record | None:
@@ -145,6 +147,17 @@ class Run:
     def write_machine(self, machine: Mapping[str, Any]) -> None:
         """Write machine.json: hardware, versions, the plan's bytes."""
         self._write_json("machine.json", machine)
+
+    def write_first_prompt(self, prompt: Mapping[str, Any]) -> None:
+        """Write first_prompt.json: the first training problem's question, and its prompt's text and ids."""
+        self._write_json("first_prompt.json", prompt)
+
+    def _read_json(self, name: str) -> Record:
+        file = self.path / name
+        try:
+            return dict(json.loads(file.read_bytes())) if file.exists() else {}
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{file} is damaged: {error}", "remove it: a resume writes it again") from error
 
     def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

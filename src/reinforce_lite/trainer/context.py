@@ -17,7 +17,7 @@ from reinforce_lite.tasks import task_fingerprint
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
 from reinforce_lite.trainer.export import Exporter
-from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems
+from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_prompt
 from reinforce_lite.trainer.signals import SignalGuard
 from reinforce_lite.trainer.time_budget import TimeBudget
 from reinforce_lite.types import Problem
@@ -71,6 +71,7 @@ def prepare(
     pipeline = build_pipeline(config, task)
     problems = pipeline.problems("train")
     check_enough_problems(problems, config)
+    check_same_prompt(pipeline.prompt_builder, run)
     policy = pipeline.policy
     temperature = objective.temperature(config.rollout.temperature)
     updater = Updater(policy, config.update, temperature, config.train.seed)

@@ -40,7 +40,7 @@ from reinforce_lite.trainer.checkpoint import Progress
 from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
 from reinforce_lite.trainer.metrics import completion_records, step_metrics, step_tokens
-from reinforce_lite.trainer.preflight import check_same_config
+from reinforce_lite.trainer.preflight import check_same_config, describe_prompt, freeze_date
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.types import Group, Split
 from reinforce_lite.utils import clock
@@ -76,6 +76,7 @@ def train(
     limit_fragmentation()
     run.lock()
     try:
+        config = freeze_date(config, run)
         check_same_config(config, run)
         callback = with_trackers(config, run, callback or Silent())
         summary = run.summary
@@ -217,6 +218,8 @@ class Trainer:
             self._dry_run()
         if not self.run.started:
             self.run.first_command(self.context.exporter.command)
+        first = self.context.problems[0].question
+        self.run.write_first_prompt(describe_prompt(self.pipeline.prompt_builder, first))
         self.run.write_machine(self.context.machine)
         self.run.write_config(self.config)
         if self.step:
