@@ -1,6 +1,7 @@
 """Prompts against the model's own chat template, and text that looks like control tokens."""
 
 import logging
+from collections.abc import Callable
 from datetime import date
 from functools import partial
 from typing import Any
@@ -57,8 +58,8 @@ LLAMA2 = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
-TOKENIZERS = {
-    "bytes": lambda: make_tokenizer(),
+TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "bytes": make_tokenizer,
     "bytes, BOS added": lambda: _adding_bos(make_tokenizer()),
     "bytes, BOS added and in the template": lambda: _adding_bos(make_tokenizer("{{ bos_token }}" + CHATML)),
     **{
