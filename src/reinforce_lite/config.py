@@ -4,6 +4,7 @@ Precedence: command line, recipe file, the defaults below. An unknown key is an 
 known one. Recipes are TOML files with one table per section; `recipes/` holds the shipped ones.
 """
 
+import datetime
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,6 +116,9 @@ class PromptConfig(Section):
     """Worked examples before the question."""
     max_tokens: Positive = 1024
     """Problems with a longer prompt are skipped and counted, never cut."""
+    date: datetime.date | None = None
+    """The day (as 2026-11-30) for chat templates that print today's date; by default today, and for a run the
+    day it was started."""
 
 
 class RolloutConfig(Section):

@@ -1,13 +1,15 @@
 """Policies: which models are loaded, which are refused and why, and how they are saved."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
+from helpers.sentencepiece import sentencepiece_tokenizer
 from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
@@ -72,6 +74,37 @@ def test_eos_token_ids_are_those_of_tokenizer_and_generation_config(
     shutil.copytree(model_folder, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7]}))
     assert load_policy(str(folder)).eos_token_ids == {0, 7, END}
+
+
+def test_completions_also_end_where_the_chat_template_ends_a_turn(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The config names <|endoftext|> alone, as that of many a base model whose template is ChatML."""
+    make_model(eos_token_id=0).save_pretrained(tmp_path / "model")
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(tmp_path / "model")
+    with caplog.at_level(logging.WARNING):
+        policy = load_policy(str(tmp_path / "model"), device="cpu")
+    assert policy.eos_token_ids == {0, END}
+    assert "<|im_end|>" in caplog.text
+    save_policy(policy, tmp_path / "saved", "card")
+    assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == [0, END]
+    caplog.clear()
+    assert load_policy(str(tmp_path / "saved"), device="cpu").eos_token_ids == {0, END}
+    assert not caplog.records
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
+    make_model(vocab_size=258).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="embedding of 258"):
+        load_policy(str(tmp_path))
+
+
+def test_a_completion_keeps_its_first_blank(policy: Policy) -> None:
+    policy.tokenizer = sentencepiece_tokenizer("llama")
+    assert policy.decode(policy.tokenizer.convert_tokens_to_ids(["▁", "-", "7"])) == " -7"
 
 
 def test_master_weights_are_the_float32_weights_that_bfloat16_rounds(model_folder: Path) -> None:

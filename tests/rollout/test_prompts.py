@@ -1,9 +1,15 @@
 """Prompts against the model's own chat template, and text that looks like control tokens."""
 
 import logging
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
+from helpers.sentencepiece import KINDS, sentencepiece_tokenizer
 from helpers.tiny import CHATML, make_tokenizer
 from reinforce_lite.config import ExampleConfig, PromptConfig
 from reinforce_lite.errors import UsageError
@@ -48,22 +54,68 @@ def test_prompt_never_reads_text_as_control_tokens() -> None:
     )
 
 
-@pytest.mark.parametrize("writes_bos", [True, False])
-def test_prompt_has_exactly_one_bos(writes_bos: bool) -> None:
-    """Whether the template writes it, or the tokenizer would add it."""
-    tokenizer = make_tokenizer()
-    tokenizer.bos_token = "<|endoftext|>"
-    tokenizer._tokenizer.post_processor = _prepend("<|endoftext|>", 0)
-    tokenizer.chat_template = ("<|endoftext|>" if writes_bos else "") + CHATML
-    ids = PromptBuilder(tokenizer, CONFIG)("2+2?").token_ids
-    assert ids[0] == 0
-    assert ids.count(0) == 1
+LLAMA2 = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "bytes": make_tokenizer,
+    "bytes, BOS added": lambda: _adding_bos(make_tokenizer()),
+    "bytes, BOS added and in the template": lambda: _adding_bos(make_tokenizer("{{ bos_token }}" + CHATML)),
+    **{
+        f"{kind}, BOS {'added' if adds_bos else 'not added'}": partial(
+            sentencepiece_tokenizer, kind, adds_bos
+        )
+        for kind in KINDS
+        for adds_bos in (True, False)
+    },
+}
 
 
-def test_prompt_has_no_bos_where_the_tokenizer_adds_none() -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.bos_token = "<|endoftext|>"
-    assert 0 not in PromptBuilder(tokenizer, CONFIG)("2+2?").token_ids
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("template", [None, LLAMA2, "{{ bos_token }}" + LLAMA2])
+def test_prompt_is_exactly_what_transformers_makes_of_the_conversation(
+    name: str, template: str | None
+) -> None:
+    """Whatever the tokenizer adds of its own: BOS is there as often as the template writes it."""
+    tokenizer = TOKENIZERS[name]()
+    tokenizer.chat_template = template or tokenizer.chat_template or CHATML
+    config = PromptConfig(instruction="", examples=(ExampleConfig(question="1+1?", answer=" 2 "),))
+    messages = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": " 2 "},
+        {"role": "user", "content": "2+2 is  what?"},
+    ]
+    expected = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
+    assert list(PromptBuilder(tokenizer, config)("2+2 is  what?").token_ids) == expected["input_ids"]
+
+
+@pytest.mark.parametrize(("adds_bos", "start"), [(True, [1]), (False, [])])
+def test_without_a_template_a_prompt_begins_as_the_tokenizers_own_texts(
+    adds_bos: bool, start: list[int]
+) -> None:
+    tokenizer = make_tokenizer(chat_template=None)
+    text = tokenizer("Question: 2+2?\nAnswer:", add_special_tokens=False)["input_ids"]
+    builder = PromptBuilder(_adding_bos(tokenizer) if adds_bos else tokenizer, PromptConfig(instruction=""))
+    assert list(builder("2+2?").token_ids) == start + text
+
+
+def test_a_template_that_fails_with_and_without_a_system_role_is_refused_with_its_message() -> None:
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}"
+        "{% elif loop.length > 1 %}{{ raise_exception('one turn only') }}{% endif %}{{ m['content'] }}{% endfor %}"
+    )
+    with pytest.raises(UsageError, match="one turn only"):
+        PromptBuilder(tokenizer, CONFIG)
+    assert PromptBuilder(tokenizer, PromptConfig(system="Be brief."))("2+2?").token_ids
+
+
+def test_a_template_that_prints_the_date_prints_the_configs_or_todays() -> None:
+    tokenizer = make_tokenizer("{{ strftime_now('%Y-%m-%d ') }}{{ messages[0]['content'] }}")
+    config = PromptConfig(instruction="", date=date(2026, 11, 30))
+    assert tokenizer.decode(PromptBuilder(tokenizer, config)("2+2?").token_ids) == "2026-11-30 2+2?"
+    builder = PromptBuilder(tokenizer, PromptConfig(instruction=""))
+    assert tokenizer.decode(builder("2+2?").token_ids) == f"{date.today()} 2+2?"
 
 
 def test_prompt_puts_the_system_message_before_the_first_question_where_there_is_no_role_for_it() -> None:
@@ -91,10 +143,12 @@ def test_template_that_drops_a_part_is_refused() -> None:
         PromptBuilder(tokenizer, CONFIG)
 
 
-def test_prefill_includes_a_think_tag_opened_by_the_template() -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = CHATML + "<think>\n"
-    assert PromptBuilder(tokenizer, PromptConfig(prefill="Step 1:"))("2+2?").prefill == "<think>\nStep 1:"
+@pytest.mark.parametrize("opened", ["<think>\n", "<think>", "<think>\n\n"])
+def test_prefill_includes_a_think_tag_exactly_as_the_template_opens_it(opened: str) -> None:
+    tokenizer = make_tokenizer(f"{CHATML}{{{{ {opened!r} }}}}")
+    prompt = PromptBuilder(tokenizer, PromptConfig(prefill="Step 1:"))("2+2?")
+    assert prompt.prefill == f"{opened}Step 1:"
+    assert tokenizer.decode(prompt.token_ids).endswith(f"assistant\n{prompt.prefill}")
 
 
 def test_prompt_without_a_chat_template_has_a_plain_layout_and_a_warning(
@@ -130,7 +184,10 @@ def test_within_limit_takes_the_first_n_that_fit(caplog: pytest.LogCaptureFixtur
     assert [p.id for p in builder.within_limit(problems, 9)] == ["1", "3", "5"]
 
 
-def _prepend(token: str, token_id: int) -> object:
-    from tokenizers.processors import TemplateProcessing
-
-    return TemplateProcessing(single=f"{token} $A", special_tokens=[(token, token_id)])
+def _adding_bos(tokenizer: Any) -> Any:
+    """As Llama 3's does to every text; the chat template is another matter."""
+    bos = tokenizer.bos_token
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
+    return tokenizer

@@ -5,7 +5,9 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 import reinforce_lite as rl
 from helpers.paths import RECIPE
-from helpers.tiny import END, ToyTask, make_model, make_tokenizer
+from helpers.tiny import CHATML, END, ToyTask, make_model, make_tokenizer
 from reinforce_lite import api
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Callback
+from reinforce_lite.cli import ask
+from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.errors import ReinforceLiteError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
 from reinforce_lite.report import refresher
-from reinforce_lite.runlog.run import Run, create_run, find_run, open_run
-from reinforce_lite.trainer import checkpoint, export, trainer
+from reinforce_lite.runlog.run import Run, create_run, find_run, open_run, trained_config
+from reinforce_lite.trainer import checkpoint, export, preflight, trainer
 from reinforce_lite.trainer.checkpoint import checkpoint_steps, latest_checkpoint
 from reinforce_lite.types import Problem, Reward, Verdict
 
@@ -177,6 +181,63 @@ def test_a_taken_name_a_changed_config_and_changed_data_are_refused(settings: di
     Changed.__name__ = "ToyTask"
     with pytest.raises(UsageError, match="problems have changed"):
         api.train(RECIPE, settings, task=Changed(), run="a", resume=True, quiet=True)
+
+
+def test_a_resume_on_another_day_continues_with_the_same_prompts(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a template that prints today's date; evaluations of the run print the same day."""
+
+    class Clock:
+        day = date(2026, 11, 30)
+
+        @classmethod
+        def today(cls) -> date:
+            return cls.day
+
+    monkeypatch.setattr(preflight, "date", Clock)
+    settings["model.name"] = _with_template(settings, tmp_path, "{{ strftime_now('%d %b ') }}" + CHATML)
+    straight = train(settings | {"train.steps": 4}, "straight")
+    run = train(settings | {"train.steps": 2}, "a")
+    Clock.day = date(2026, 12, 1)
+    train(settings | {"train.steps": 4}, "a", resume=True)
+    assert logs(run)["rollouts"] == logs(straight)["rollouts"]
+    assert run.first_prompt["question"] == "train question 0?"
+    assert run.first_prompt["text"].startswith("30 Nov <|im_start|>")
+    assert trained_config("a", run.config).prompt.date == date(2026, 11, 30)  # for eval
+    monkeypatch.setattr(
+        ask, "make_engine", lambda _, policy: ScriptedEngine(policy.tokenizer, END, _beginning)
+    )
+    assert {entry["answer"] for entry in ask.ask_model("a", "2+2?")} == {"<think>30 Nov"}
+    train(settings | {"train.steps": 1}, "later")
+    assert find_run("later").first_prompt["text"].startswith("01 Dec ")
+    with pytest.raises(UsageError, match=r"prompt\.date"):
+        train(settings | {"prompt.date": "2026-12-01"}, "a", resume=True)
+
+
+def test_a_resume_with_another_template_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["model.name"] = _with_template(settings, tmp_path, CHATML)
+    run = train(settings | {"train.steps": 2}, "a")
+    before = logs(run)
+    _with_template(settings, tmp_path, CHATML.replace("<|im_end|>\n", "<|im_end|>"))
+    with pytest.raises(UsageError, match="prompts differ"):
+        train(settings, "a", resume=True)
+    assert logs(run) == before
+    _with_template(settings, tmp_path, CHATML)
+    assert len(train(settings | {"train.steps": 3}, "a", resume=True).steps) == 3
+
+
+def _beginning(prompt: str, sample: int) -> str:
+    return prompt[:6]
+
+
+def _with_template(settings: dict[str, Any], tmp_path: Path, template: str) -> str:
+    """The model of `settings` in a folder under tmp_path, with another chat template."""
+    folder = tmp_path / "templated"
+    if not folder.exists():
+        shutil.copytree(settings["model.name"], folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
@@ -461,6 +522,7 @@ def test_the_run_directory_is_what_was_promised(settings: dict[str, Any]) -> Non
         "eval_rollouts.jsonl",
         "summary.json",
         "report.html",
+        "first_prompt.json",
         "model",
         "checkpoints",
     } <= {p.name for p in run.path.iterdir()}

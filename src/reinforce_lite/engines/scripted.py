@@ -4,10 +4,12 @@ engine = ScriptedEngine(tokenizer, eos_token_id=2, reply=lambda prompt, sample: 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from reinforce_lite.engines.base import OnProgress, ignore_progress
 from reinforce_lite.engines.ending import Ending
+from reinforce_lite.models.tokenizer import decode_exactly
 from reinforce_lite.types import Completion, Prompt, Sampling
 
 
@@ -36,5 +38,7 @@ class ScriptedEngine:
     def _complete(self, prompt: Prompt, sample: int, sampling: Sampling) -> Completion:
         text = self.reply(self.tokenizer.decode(prompt.token_ids), sample)
         ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id]
-        ending = Ending(frozenset({self.eos_token_id}), self.tokenizer.decode, sampling.stop)
+        ending = Ending(
+            frozenset({self.eos_token_id}), partial(decode_exactly, self.tokenizer), sampling.stop
+        )
         return ending.completion(ids[: sampling.max_new_tokens], [0.0] * len(ids))

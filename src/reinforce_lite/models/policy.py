@@ -4,6 +4,7 @@ A name is the embedded `smollm2-135m`, a local folder, or a Hugging Face hub nam
 and models that bring their own code are refused unless the user allows them.
 """
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
 from reinforce_lite.models.families import language_model
 from reinforce_lite.models.llama import Llama, supports_model
 from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
+from reinforce_lite.models.tokenizer import check_embedding, decode_exactly, end_of_turn
 from reinforce_lite.utils.atomic import replace_folder
 from reinforce_lite.utils.paths import local_or_hub_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -52,8 +56,8 @@ class Policy:
         return dtype
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of the tokens, without any cleaning of spaces."""
-        return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
+        """The text of a completion's tokens, exactly as it continues the prompt's."""
+        return decode_exactly(self.tokenizer, token_ids)
 
 
 def load_policy(
@@ -75,7 +79,7 @@ def load_policy(
 
     Raises:
         UsageError: there is no such model, it can't be trained (`families.py`), weights are missing from its
-            files, or loading it would run its author's code.
+            files, its tokenizer has tokens that it lacks, or loading it would run its author's code.
         ReinforceLiteError: the embedded model can't be fetched.
     """
     target = pick_device(device)
@@ -94,6 +98,8 @@ def load_policy(
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     _refuse_missing_weights(info["missing_keys"], name)
     model = language_model(model, name)
+    eos_token_ids = _eos_token_ids(model, tokenizer)
+    check_embedding(tokenizer, model.get_input_embeddings().weight.shape[0], eos_token_ids)
     compute, master_weights = pick_dtype(dtype, target), None
     if keep_float32 and compute == torch.bfloat16 and model.dtype != torch.bfloat16:
         model = model.to(target)
@@ -104,7 +110,6 @@ def load_policy(
     model = model.to(target).eval()
     # The padding token is often the end token too, and torch gives a padding row no gradient.
     model.get_input_embeddings().padding_idx = None
-    eos_token_ids = _eos_token_ids(model, tokenizer)
     llama = Llama(model) if supports_model(model, max_length) else None
     return Policy(model, tokenizer, eos_token_ids, name, master_weights, llama)
 
@@ -127,9 +132,23 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every end-of-sequence id that the model's generation config or its tokenizer names."""
+    """Every end-of-sequence id that the model's generation config or its tokenizer names, and the token
+    with which the chat template ends a response.
+
+    The last one is added to the generation config, so that the saved model ends there in other programs too.
+    """
     ids = model.generation_config.eos_token_id if model.generation_config else None
     eos = {*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id} - {None}
+    end = end_of_turn(tokenizer)
+    if end is not None and end not in eos:
+        logger.warning(
+            "the chat template ends a response with %s, which the model's config does not name as an end: "
+            "completions end there too",
+            tokenizer.convert_ids_to_tokens(end),
+        )
+        eos.add(end)
+        if model.generation_config:
+            model.generation_config.eos_token_id = sorted(eos)
     if not eos:
         raise UsageError(
             "the model names no end-of-sequence token, so no completion could end",

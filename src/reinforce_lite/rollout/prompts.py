@@ -10,12 +10,12 @@ Omitted on purpose: tools, images and multi-turn histories.
 import logging
 import re
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
-
-from jinja2 import TemplateError
 
 from reinforce_lite.config import PromptConfig
 from reinforce_lite.errors import UsageError
+from reinforce_lite.models.tokenizer import render_chat
 from reinforce_lite.types import Problem, Prompt
 
 logger = logging.getLogger(__name__)
@@ -27,26 +27,21 @@ logger = logging.getLogger(__name__)
 _PLACEHOLDER = "\ue000{}\ue001"
 _PLACEHOLDER_PATTERN = re.compile(_PLACEHOLDER.format(r"(\d+)"))
 
-_DEFAULT_TEMPLATE = (  # for a model without a chat template
-    "{% for m in messages %}{% if m['role'] == 'user' %}Question: {{ m['content'] }}\nAnswer:"
-    "{% elif m['role'] == 'system' %}{{ m['content'] }}\n\n"
-    "{% else %} {{ m['content'] }}\n\n{% endif %}{% endfor %}"
-)
-
 
 class PromptBuilder:
     """Builds the prompt of any question for one tokenizer and one [prompt] section.
 
-    Raises UsageError when the chat template drops a part of the prompt.
+    Its tokens are those of `tokenizer.apply_chat_template`, BOS included, and then the prefill's. Without a
+    chat template they begin as the tokenizer's own texts do.
+
+    Raises UsageError when the chat template fails or drops a part of the prompt.
     """
 
     def __init__(self, tokenizer: Any, config: PromptConfig) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self._control_tokens = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-        self._adds_bos = tokenizer.bos_token_id is not None and (
-            tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-        )
+        self._start = [] if tokenizer.chat_template is not None else _start_ids(tokenizer)
         self._fixed_texts = self._system_and_examples()
         rendered = self._render_template()
         # Template text at the even positions, the index of a text at the odd ones.
@@ -57,8 +52,8 @@ class PromptBuilder:
                 "the model's chat template leaves out a part of the prompt",
                 "set prompt.system to nothing, or drop prompt.examples",
             )
-        opens_think = rendered.rstrip().endswith("<think>")  # as some templates do
-        self.prefill = ("<think>\n" if opens_think else "") + config.prefill
+        opened = re.search(r"<think>\s*$", rendered)  # as some templates do
+        self.prefill = (opened[0] if opened else "") + config.prefill
 
     def __call__(self, question: str) -> Prompt:
         """The prompt of one question."""
@@ -69,9 +64,7 @@ class PromptBuilder:
             ids = [t for i, part in enumerate(parts) for t in self._encode(part, plain=i % 2 == 1)]
         else:
             ids = self._encode("".join(parts))
-        if self._adds_bos and ids[:1] != [self.tokenizer.bos_token_id]:
-            ids = [self.tokenizer.bos_token_id, *ids]
-        return Prompt(tuple(ids), self.prefill)
+        return Prompt((*self._start, *ids), self.prefill)
 
     def within_limit(self, problems: Sequence[Problem], n: int | None = None) -> list[Problem]:
         """The first `n` problems (default: all) whose prompt has at most prompt.max_tokens tokens.
@@ -129,29 +122,23 @@ class PromptBuilder:
         ]
 
     def _render_template(self) -> str:
-        template = self.tokenizer.chat_template
-        if template is None:
+        if self.tokenizer.chat_template is None:
             logger.warning("the model has no chat template: it gets a plain question-and-answer layout")
-            template = _DEFAULT_TEMPLATE
-
-        def render(system_role: bool) -> str:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    self._messages(system_role),
-                    chat_template=template,
-                    add_generation_prompt=True,
-                    tokenize=False,
-                )
-            )
-
+        today = self.config.date or date.today()
         try:
-            return render(system_role=True)
-        except TemplateError:  # some templates have no system role
-            return render(system_role=False)
+            return render_chat(self.tokenizer, self._messages(system_role=True), today)
+        except UsageError:  # some templates have no system role
+            return render_chat(self.tokenizer, self._messages(system_role=False), today)
 
     def _encode(self, text: str, plain: bool = False) -> list[int]:
-        """Token ids without BOS; `plain` reads control tokens as ordinary characters."""
+        """Token ids with nothing added; `plain` reads control tokens as ordinary characters."""
         if not text:
             return []
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)
         return list(encoded["input_ids"])
+
+
+def _start_ids(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before a text: BOS, or nothing."""
+    ids = list(tokenizer("a")["input_ids"])
+    return ids[: ids.index(tokenizer("a", add_special_tokens=False)["input_ids"][0])]

@@ -1,7 +1,8 @@
 """The run directory: its name, its lock, its lines. Reports are made from it and from nothing else.
 
-    runs/NAME/  config.toml  command.txt  machine.json  steps.jsonl  rollouts.jsonl  evals.jsonl
-                eval_rollouts.jsonl  checkpoints/step-N/  model/  best/  summary.json  report.html
+    runs/NAME/  config.toml  command.txt  machine.json  first_prompt.json  steps.jsonl
+                rollouts.jsonl  evals.jsonl  eval_rollouts.jsonl  checkpoints/step-N/
+                model/  best/  summary.json  report.html
 
 Lines are appended as they happen, so a killed run has lost nothing that it wrote. A resumed run removes the
 lines after its checkpoint with `rewind`.
@@ -84,11 +85,12 @@ class Run:
     @property
     def summary(self) -> Record:
         """summary.json; empty while the run has not ended. Raises UsageError for a damaged file."""
-        file = self.path / "summary.json"
-        try:
-            return dict(json.loads(file.read_bytes())) if file.exists() else {}
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"{file} is damaged: {error}", "remove it: a resume writes it again") from error
+        return self._read_json("summary.json")
+
+    @property
+    def first_prompt(self) -> Record:
+        """first_prompt.json; empty before the run has started. Raises UsageError for a damaged file."""
+        return self._read_json("first_prompt.json")
 
     @property
     def before(self) -> Record | None:
@@ -128,8 +130,15 @@ class Run:
         write_atomically(self.path / "config.toml", dump_config(config))
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write NAME.json: "summary", or "machine" with hardware, versions and the plan's bytes."""
+        """Write NAME.json: "summary", "machine" (hardware, versions, the plan's bytes) or "first_prompt"."""
         write_atomically(self.path / f"{name}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    def _read_json(self, name: str) -> Record:
+        file = self.path / name
+        try:
+            return dict(json.loads(file.read_bytes())) if file.exists() else {}
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{file} is damaged: {error}", "remove it: a resume writes it again") from error
 
     def first_command(self, command: str) -> str:
         """The command that started the run; `command` is recorded in command.txt where none is yet."""

@@ -14,7 +14,7 @@ from reinforce_lite.planner.plan import check_fits, plan_unchanged
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
-from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems
+from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_prompt
 from reinforce_lite.trainer.self_check import self_check
 from reinforce_lite.trainer.time_budget import DISK_BYTES_PER_SECOND, TimeBudget
 from reinforce_lite.utils.environment import describe_machine
@@ -50,6 +50,7 @@ def prepare(config: Config, run: Run, task: Task | None, callback: Callback, sta
     callback.phase(f"loading {config.model.name}")
     pipeline = build_pipeline(config, task)
     check_enough_problems(pipeline.problems("train"), config)
+    check_same_prompt(pipeline.prompt_builder, run)
     policy = pipeline.policy
     temperature = objective.temperature(config.rollout.temperature)
     updater = Updater(policy, config.update, temperature, config.train.seed)

@@ -2,10 +2,15 @@
 
 import shutil
 from collections.abc import Sequence
+from datetime import date
+from itertools import zip_longest
 
 from reinforce_lite.config import Config, config_differences
 from reinforce_lite.errors import UsageError
+from reinforce_lite.models.tokenizer import decode_exactly
 from reinforce_lite.planner.plan import MEMORY_KEYS
+from reinforce_lite.rollout.prompts import PromptBuilder
+from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer import checkpoint
 from reinforce_lite.types import Problem
@@ -13,6 +18,14 @@ from reinforce_lite.types import Problem
 SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers", *MEMORY_KEYS})
 """Keys that may differ when a run is resumed. Those about memory are among them because a run that ran out of
 memory may need smaller values."""
+
+
+def freeze_date(config: Config, run: Run) -> Config:
+    """The config with the date that chat templates print: unless given, of the day the run was started."""
+    if config.prompt.date:
+        return config
+    day = run.config.prompt.date if run.started else date.today()
+    return config.model_copy(update={"prompt": config.prompt.model_copy(update={"date": day})})
 
 
 def check_same_config(config: Config, run: Run) -> None:
@@ -25,6 +38,38 @@ def check_same_config(config: Config, run: Run) -> None:
             f"the config differs from the one that {run.path} was started with: {'; '.join(changed)}",
             f"leave these as they were (only {', '.join(sorted(SAFE_TO_CHANGE))} may change)",
         )
+
+
+def describe_prompt(prompt_builder: PromptBuilder, question: str) -> Record:
+    """What first_prompt.json holds: `question`, and `text` and `token_ids` of its prompt."""
+    ids = prompt_builder(question).token_ids
+    text = decode_exactly(prompt_builder.tokenizer, ids)
+    return {"question": question, "text": text, "token_ids": list(ids)}
+
+
+def check_same_prompt(prompt_builder: PromptBuilder, run: Run) -> None:
+    """Refuse a resume in which the run's first question gives another prompt than when it was started.
+
+    The tokenizer, its chat template or transformers may have changed.
+    """
+    before = run.first_prompt if run.started else {}
+    if not before:
+        return
+    now = describe_prompt(prompt_builder, before["question"])
+    if now["token_ids"] != before["token_ids"]:
+        key = "text" if now["text"] != before["text"] else "token_ids"
+        at = _first_difference(before[key], now[key])
+        old, new = (side[key][max(0, at - 20) : at + 40] for side in (before, now))
+        raise UsageError(
+            f"the prompts differ from those that {run.path} was started with, "
+            f"from position {at} of the first prompt's {key} on: {old!r} -> {new!r}",
+            "restore the model's tokenizer and chat template and the version of transformers, "
+            "or start a new run",
+        )
+
+
+def _first_difference(a: Sequence[object], b: Sequence[object]) -> int:
+    return next(i for i, (x, y) in enumerate(zip_longest(a, b)) if x != y)
 
 
 def check_enough_problems(problems: Sequence[Problem], config: Config) -> None:

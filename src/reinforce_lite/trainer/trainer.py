@@ -34,7 +34,7 @@ from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
 from reinforce_lite.trainer.export import is_best, keep_best, save_model
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
-from reinforce_lite.trainer.preflight import check_same_config
+from reinforce_lite.trainer.preflight import check_same_config, describe_prompt, freeze_date
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.types import Split
 from reinforce_lite.utils import clock
@@ -69,6 +69,7 @@ def train(
     limit_fragmentation()
     run.lock()
     try:
+        config = freeze_date(config, run)
         check_same_config(config, run)
         callback = with_trackers(config, callback or Callback())
         summary = run.summary
@@ -201,6 +202,8 @@ class Trainer:
             self._dry_run()
         if not self.run.started:
             self.run.first_command(self.command)
+        first = self.pipeline.problems("train")[0].question
+        self.run.write_json("first_prompt", describe_prompt(self.pipeline.prompt_builder, first))
         self.run.write_json("machine", self.context.machine)
         self.run.write_config(self.config)
         if self.step:
