@@ -279,7 +279,7 @@ def test_grade_refuses_a_gold_that_is_not_a_number_and_nothing_else(mode: str) -
 def test_grade_refuses_another_mode_or_format() -> None:
     for mode, answer_format in (("loose", "tags"), ("strict", "xml")):
         with pytest.raises(ValueError, match="mode"):
-            grade("", "1", mode, answer_format)  # type: ignore[arg-type]
+            grade("", "1", mode, answer_format)
 
 
 HOSTILE = [
@@ -350,7 +350,7 @@ def test_grade_reads_a_megabyte_of_the_same_answer() -> None:
 @pytest.mark.parametrize("text", ["1e999999999", "1e-999999999", "9" * 1_000_000, "1/" + "3" * 1_000_000])
 def test_grade_refuses_numbers_that_would_fill_the_memory(text: str) -> None:
     for mode in ("strict", "lenient"):
-        assert not grade(block(text), "72", mode).correct  # type: ignore[arg-type]
+        assert not grade(block(text), "72", mode).correct
 
 
 PIECES = st.sampled_from(
@@ -405,7 +405,7 @@ def test_strict_right_implies_lenient_right(response: str, answer_format: Answer
 @given(RESPONSES | st.text(max_size=200), st.sampled_from(FORMATS))
 def test_grade_accepts_any_text(text: str, answer_format: AnswerFormat) -> None:
     for mode in ("strict", "lenient"):
-        verdict = grade(text, "72", mode, answer_format)  # type: ignore[arg-type]
+        verdict = grade(text, "72", mode, answer_format)
         assert verdict.correct == (verdict.reason == "right")
 
 

@@ -22,7 +22,7 @@ def builder(template: str = CHATML) -> PromptBuilder:
 def run(tmp_path: Path) -> Run:
     """A run that was started with the prompt <|im_start|>user 2+2?<|im_end|> <|im_start|>assistant."""
     run = Run(tmp_path)
-    run.write_first_prompt(describe_prompt(builder(), "2+2?"))
+    run.write_json("first_prompt", describe_prompt(builder(), "2+2?"))
     run.write_config(Config())
     return run
 
@@ -49,14 +49,14 @@ def test_a_longer_prompt_that_begins_alike_is_refused(run: Run) -> None:
 def test_the_same_text_in_other_tokens_is_refused(run: Run) -> None:
     """Token 0 is <|im_start|>, then come the letters."""
     prompt = run.first_prompt
-    run.write_first_prompt(prompt | {"token_ids": [*prompt["token_ids"][:3], 300, 301]})
+    run.write_json("first_prompt", prompt | {"token_ids": [*prompt["token_ids"][:3], 300, 301]})
     with pytest.raises(UsageError, match=r"position 3 .*token_ids"):
         check_same_prompt(builder(), run)
 
 
 def test_a_run_that_has_not_started_is_not_compared(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.write_first_prompt(describe_prompt(builder(), "another?"))
+    run.write_json("first_prompt", describe_prompt(builder(), "another?"))
     check_same_prompt(builder(CHATML + "x"), run)
 
 

@@ -204,7 +204,7 @@ def test_a_resume_on_another_day_continues_with_the_same_prompts(
     assert logs(run)["rollouts"] == logs(straight)["rollouts"]
     assert run.first_prompt["question"] == "train question 0?"
     assert run.first_prompt["text"].startswith("30 Nov <|im_start|>")
-    assert trained_config("a", run.config).prompt.date == date(2026, 11, 30)  # for eval
+    assert trained_config("a").prompt.date == date(2026, 11, 30)  # for eval
     monkeypatch.setattr(
         ask, "make_engine", lambda _, policy: ScriptedEngine(policy.tokenizer, END, _beginning)
     )

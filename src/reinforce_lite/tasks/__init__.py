@@ -115,7 +115,7 @@ def reward_sources(task: Task) -> dict[str, str]:
     They are the task's own file and the modules with which number tasks grade. Modules that a user's file
     imports are left out, and so is a task that was typed into an interpreter.
     """
-    files = {module.__name__: Path(module.__file__) for module in (grading, numbers, running_text)}
+    files = {module.__name__: Path(str(module.__file__)) for module in (grading, numbers, running_text)}
     if own := _source_file(task):
         files[own.name] = own
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
