@@ -158,8 +158,9 @@ class Trainer:
         groups = score_groups(problems, sampled, self.pipeline.scorer)
         self.signals.check()
         phases.lap("reward")
-        self.callback.phase(UPDATING)
         group_advantages = self._advantages(groups)  # (Q, G)
+        if group_advantages.any():
+            self.callback.phase(UPDATING)
         lengths = [g.lengths for g in groups]
         gradient = self.updater.compute_gradient(
             groups, loss_weights(group_advantages, lengths, self.context.objective, sampling.max_new_tokens)
@@ -184,9 +185,9 @@ class Trainer:
             self.run.append("rollouts", *completion_records(step, groups, group_advantages.tolist()))
             self.run.append("steps", metrics.to_record())
             self.step = step
+            self.budget.steps.append(metrics.step_time)
+            self.callback.stepped(metrics, groups)
         release_cached_memory()
-        self.budget.steps.append(phases.total)
-        self.callback.stepped(metrics, groups)
 
     def _advantages(self, groups: Sequence[Group]) -> Tensor:
         """(Q, G) advantages; 0 for a completion whose reward failed: nothing is learned from it.
@@ -237,11 +238,13 @@ class Trainer:
             "report": self.context.refresher.is_due,
         }
         is_final = step >= config.train.steps or not self.budget.allows_step([k for k, v in due.items() if v])
+        if is_final and step == 0:
+            raise self.budget.refusal(self.run.name)
         if due["validation"] or is_final:
             self._evaluate("validation", config.eval.validation_n)
         if is_final:
             self._evaluate("test", config.eval.n)
-        if due["checkpoint"] or (is_final and step):
+        if due["checkpoint"] or is_final:
             self._save_checkpoint()
         if not is_final:
             self._report()
@@ -293,16 +296,14 @@ class Trainer:
             return
         state = "before the run was started"
         if self.run.started:
-            state = (
-                f"after step {self.step}; everything is saved"
-                if self.step
-                else "before the first step was done"
-            )
+            state = "before the first step was done; finished evaluations are kept"
             if self.step:
+                state = f"after step {self.step}; everything is saved"
                 self._save_checkpoint()
             self.run.write_json("summary", self._summary("signal"))
             self._report_if_quick()
-        raise StoppedError(signum, f"stopped by {signal.Signals(signum).name} {state}", self.run.resume_hint)
+        cause = f"stopped by {signal.Signals(signum).name} {state}"
+        raise StoppedError(signum, cause, self.run.resume_hint) from None
 
     def _save_before_raising(self, error: DoesNotFitError) -> None:
         """Save the last finished step, and say how to resume from it with less memory."""
@@ -347,6 +348,7 @@ class Trainer:
             },
             "reward_faults": self.pipeline.scorer.faults,
             "machine": machine["system"],
+            "test_problems": len(self.pipeline.task.problems("test")),
             **{key: machine[key] for key in ("versions", "device", "dtype")},
         }
 
