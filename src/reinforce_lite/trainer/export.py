@@ -9,6 +9,7 @@ from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.models.policy import Policy, save_policy
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.utils.text import percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +100,4 @@ def _share(record: Record, kind: str) -> str:
     if record[kind] is None:
         return "–"
     low, high = record[f"{kind}_interval"]
-    return f"{record[kind]:.1%} ({low:.1%} to {high:.1%})"
+    return f"{percent(record[kind])} ({percent(low)} to {percent(high)})"
