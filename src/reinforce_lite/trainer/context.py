@@ -13,7 +13,7 @@ from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.planner.plan import Plan, check_fits, plan_unchanged
 from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.tasks import task_fingerprint
+from reinforce_lite.tasks import load_task, task_fingerprint
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
 from reinforce_lite.trainer.export import Exporter
@@ -67,6 +67,7 @@ def prepare(
     plan = plan_unchanged(config)
     check_fits(plan)
     check_optimizer(config.update)
+    task = task or load_task(config.task)  # an error in it comes before the model is announced
     callback.phase(f"loading {config.model.name}")
     pipeline = build_pipeline(config, task)
     problems = pipeline.problems("train")
