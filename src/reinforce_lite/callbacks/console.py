@@ -243,10 +243,9 @@ def _headline(config: Config, run: Run, step: int, device: str) -> str:
 def _evaluation_text(e: Evaluation) -> str:
     when = "" if e.step is None else f"step {e.step}: "
     text = f"{when}{e.split} strict {percent(e.strict)} {interval(e.strict_interval)}"
-    if e.lenient is not None and e.lenient_interval is not None:
-        text += f", lenient {percent(e.lenient)} {interval(e.lenient_interval)}"
-    elif e.second_opinion is not None and e.second_opinion_interval is not None:
-        text += f", second opinion {percent(e.second_opinion)} {interval(e.second_opinion_interval)}"
+    control = "second_opinion" if e.lenient is None else "lenient"
+    if bounds := getattr(e, f"{control}_interval"):
+        text += f", {control.replace('_', ' ')} {percent(getattr(e, control))} {interval(bounds)}"
     text += f", n = {e.n}"
     if e.split == "test" and not e.step and e.strict == 0 and (e.second_opinion or 0) >= 0.2 and e.n >= 20:
         text += f"\n  warning: none is right in the format that the reward asks for; {SHOW_FORMAT}"
