@@ -81,6 +81,7 @@ def completion_logprobs(model: Any, prompt: Sequence[int], completions: Sequence
 
 def train(model_name: str, steps: int, seed: int) -> Policy:
     """Train for `steps` steps, print a line for each, and return the policy."""
+    print(f"{steps} steps on {model_name}; without a graphics card one takes a minute or more", flush=True)
     recipe = load_config("quickstart")
     policy = load_policy(model_name, dtype="float32")  # in bfloat16 an update of 1e-5 would round to nothing
     model = policy.model

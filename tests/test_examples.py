@@ -73,7 +73,7 @@ def test_minimal_loop_command_prints_a_line_per_step(
     monkeypatch.setattr("sys.argv", ["minimal_loop.py", *options])
     runpy.run_path(str(EXAMPLES / "minimal_loop.py"), run_name="__main__")
     line = r"step +(\d+)  reward 0\.000  accuracy 0\.000  tokens \d+  seconds \d+\.\d"
-    matches = [re.fullmatch(line, text) for text in capsys.readouterr().out.splitlines()]
+    matches = [re.fullmatch(line, text) for text in capsys.readouterr().out.splitlines()[1:]]
     assert [match and match[1] for match in matches] == ["1", "2"]
 
 
@@ -110,7 +110,7 @@ def test_minimal_loop_takes_the_steps_of_the_trainer(
 ) -> None:
     name, seed = settings["model.name"], 3
     policy = loop.train(name, STEPS, seed)
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()[1:]
     rewards = [float(re.search(r"reward (\S+)", line)[1]) for line in lines]  # type: ignore[index]
 
     evaluation = {"eval.n": 1, "eval.validation_n": 1}

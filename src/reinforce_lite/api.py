@@ -16,6 +16,7 @@ from reinforce_lite.evaluation.evaluate import Evaluation, evaluate_groups
 from reinforce_lite.evaluation.failures import Failure, common_failures
 from reinforce_lite.pipeline import build_pipeline
 from reinforce_lite.runlog.run import Run, find_run, new_run_name, open_run, trained_config
+from reinforce_lite.tasks import load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer import trainer
 from reinforce_lite.utils.memory import limit_fragmentation
@@ -77,6 +78,7 @@ def evaluate_model(
     """
     limit_fragmentation()
     with callback:
+        task = task or load_task(config.task)  # an error in it comes before the model is announced
         callback.phase(f"loading {config.model.name}")
         pipeline = build_pipeline(config, task)
         problems = pipeline.problems("test", config.eval.n)

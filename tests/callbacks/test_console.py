@@ -3,17 +3,22 @@
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from helpers import run_files
 from helpers.tiny import ToyTask
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks import console as console_module
 from reinforce_lite.callbacks import final_summary
-from reinforce_lite.callbacks.base import SAMPLING
+from reinforce_lite.callbacks.base import SAMPLING, UPDATING
 from reinforce_lite.callbacks.console import LineConsole, LiveConsole
-from reinforce_lite.runlog.run import create_run
+from reinforce_lite.evaluation.evaluate import Evaluation
+from reinforce_lite.runlog.records import StepMetrics
+from reinforce_lite.runlog.run import Run, create_run
+from reinforce_lite.runlog.summary import before_and_after
 from reinforce_lite.trainer import trainer
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 from reinforce_lite.utils import clock
@@ -95,6 +100,109 @@ def test_live_console_counts_completions() -> None:
     assert "per second" in text
 
 
+def drawn(show: LiveConsole) -> str:
+    """What is on the screen now."""
+    with show.console.capture() as captured:
+        show.console.print(show._draw())
+    return captured.get()
+
+
+def test_live_console_counts_only_what_has_a_count() -> None:
+    show = LiveConsole(Console(file=io.StringIO(), force_terminal=True, width=120))
+    show.phase(UPDATING)
+    assert "0/" not in drawn(show)
+    show.phase(SAMPLING, 64)
+    show.advance(0)
+    assert "0/64" in drawn(show)
+    assert "per second" not in drawn(show)
+
+
+def test_live_console_shows_the_step_and_its_eta_until_the_next_phase(in_tmp: Path) -> None:
+    show = LiveConsole(Console(file=io.StringIO(), force_terminal=True, width=160, height=50))
+    show.started(
+        resolve_config("quickstart", {"train.steps": 6}, None), create_run("a"), 0, "cpu", lambda: 115.0
+    )
+    assert "6 steps" in drawn(show)
+    (metrics,) = metrics_of([{"reward": 0.0}])
+    show.stepped(metrics, [])
+    assert "1/6" in drawn(show)
+    assert "ETA 1 min 55 s" in drawn(show)
+    assert "elapsed" in drawn(show)
+    show.phase("evaluating on test", 8)
+    assert "ETA" not in drawn(show)
+    assert "evaluating" in drawn(show)
+    show.__exit__()
+    assert "evaluating" not in drawn(show)
+
+
+def metrics_of(steps: list[dict[str, Any]]) -> list[StepMetrics]:
+    return [
+        StepMetrics.from_record(run_files.step(i, **{"updated": True} | s)) for i, s in enumerate(steps, 1)
+    ]
+
+
+def finished_run(path: Path, **summary: Any) -> Run:
+    """A run of 48 test problems, of which 27 are right before and after: 56.25%."""
+    tests = [run_files.eval_completions(at, [True] * 27 + [False] * 21) for at in (0, 1)]
+    run = run_files.write(
+        path,
+        [run_files.step(1)],
+        [run_files.completion(1, "p")],
+        evaluations=[*tests, run_files.eval_completions(0, [True], "validation")],
+        stopped="steps",
+    )
+    values = {"warnings": [], "best_step": 0, "test_problems": 48, "steps": 1} | summary
+    evals = before_and_after(run, 1)
+    run.write_json("summary", run.summary | values | {"evals": evals})
+    return run
+
+
+def test_the_end_in_a_log_has_no_padding_and_repeats_no_warning(tmp_path: Path) -> None:
+    show = line_console()
+    show.finished(finished_run(tmp_path / "a", warnings=["the reward collapsed"]))
+    lines = lines_of(show)
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert "collapsed" not in "".join(lines)
+    assert any("56.3%" in line for line in lines)  # half of 0.1 is rounded up, as in the report
+
+
+def test_what_to_try_next_fits_the_run(tmp_path: Path) -> None:
+    plain = final_summary.next_commands(finished_run(tmp_path / "a")).plain
+    assert "--train.steps 2" in plain
+    assert "--eval.n" not in plain  # eval.n = 200 took all 48
+    more = final_summary.next_commands(finished_run(tmp_path / "b", test_problems=300)).plain
+    assert "--eval.n 300" in more
+    late = final_summary.next_commands(finished_run(tmp_path / "d", stopped="hours")).plain
+    assert "--resume --train.hours 1" in late
+    warned = final_summary.next_commands(finished_run(tmp_path / "c", warnings=["nothing is learned"])).plain
+    assert "nothing-is-learned.md" in warned
+    assert "--train.steps" not in warned
+
+
+@pytest.mark.parametrize(
+    ("strict", "second", "n", "step", "warns"),
+    [
+        (0.0, 0.2, 20, 0, True),
+        (0.0, 0.2, 20, None, True),  # the command eval
+        (0.0, 0.2, 20, 5, False),
+        (0.0, 0.19, 20, 0, False),
+        (0.0, None, 20, 0, False),
+        (0.0, 0.9, 19, 0, False),
+        (0.1, 0.9, 20, 0, False),
+    ],
+)
+def test_a_format_that_the_prompt_does_not_show_is_told_before_training(
+    strict: float, second: float | None, n: int, step: int | None, warns: bool
+) -> None:
+    interval = None if second is None else (0.0, 1.0)
+    result = Evaluation(
+        step, "test", n, 1, strict, (0.0, 1.0), None, None, second, interval, strict, 9.0, 0.0, {}, {}, {}
+    )
+    show = line_console()
+    show.evaluated(result)
+    assert any("prompt.examples" in line for line in lines_of(show)) == warns
+
+
 def test_the_table_says_whether_the_change_is_real() -> None:
     evals = {
         "before": {
@@ -116,8 +224,10 @@ def test_the_table_says_whether_the_change_is_real() -> None:
     output = io.StringIO()
     Console(file=output, width=120).print(final_summary.before_after_table(evals))
     text = output.getvalue()
-    assert "+50.0 points (significant, p = 1e-09)" in text
-    assert "+2.0 points (not significant, p = 0.4)" in text
+    assert "+50.0 points, more than chance" in text
+    assert "+2.0 points, not more than chance" in text
+    assert "p = 1e-09" in text
+    assert "p = 0.4" in text
 
 
 def lines_of(console: LineConsole) -> list[str]:
@@ -142,7 +252,7 @@ def test_line_console_announces_each_phase() -> None:
     show = line_console()
     show.phase("loading x")
     show.phase("evaluating on test", 8)
-    assert lines_of(show) == ["  loading x ...", "  evaluating on test (8) ..."]
+    assert lines_of(show) == ["  loading x ...", "  evaluating on test (8 completions) ..."]
 
 
 def test_line_console_is_never_silent_for_longer_than_a_heartbeat(wall: list[float]) -> None:
@@ -152,7 +262,10 @@ def test_line_console_is_never_silent_for_longer_than_a_heartbeat(wall: list[flo
     for seconds, finished in ((4, 50), (12, 30), (15, 0), (31, 20)):
         wall[0] = 100.0 + seconds
         show.advance(finished)
-    assert lines_of(show)[1:] == ["  evaluating: 80 of 200, 12 s", "  evaluating: 100 of 200, 31 s"]
+    assert lines_of(show)[1:] == [
+        "  evaluating: 80 of 200 completions, 12 s",
+        "  evaluating: 100 of 200 completions, 31 s",
+    ]
 
 
 def test_line_console_beats_by_itself(wall: list[float]) -> None:

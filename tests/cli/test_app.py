@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from helpers import run_files as runs
 from reinforce_lite.cli.app import main
+from reinforce_lite.runlog.run import find_run
 
 FAST = ["--model.dtype", "float32", "--train.steps", "2", "--rollout.prompts-per-step", "2"]
 FAST += [
@@ -57,8 +59,19 @@ def test_train_eval_and_ask(train_args: list[str], capsys: pytest.CaptureFixture
     status, out, _ = run(["eval", "mine", "--json"], capsys)
     assert status == 0
     assert json.loads(out)["n"] == 4
+    status, out, _ = run(["eval", "mine"], capsys)
+    before = find_run("mine").before
+    assert before
+    assert f"untrained model on the same problems: strict {100 * before['strict']:.1f}%" in out
+    assert "runs/mine/model on 4 test problems, trained for 2 steps" in out
+    status, out, _ = run(["eval", "mine", "--eval.n", "99"], capsys)
+    assert "on 6 test problems (there are no more)" in out
     status, out, _ = run(["eval", "mine", "--eval.n", "2"], capsys)
     assert "n = 2" in out
+    (options,) = re.findall(r"reinforce.lite eval mine (.+)", out)
+    status, out, _ = run(["eval", "mine", *options.split()], capsys)
+    assert status == 0
+    assert f"measured: {find_run('mine').config.model.name} on 2 test problems" in out
     assert "why completions fail" in out
     status, out, _ = run(["eval", "mine", "--samples", "4", "--json"], capsys)
     found = json.loads(out)
@@ -151,6 +164,15 @@ def test_bad_options_exit_with_status_2(option: list[str], capsys: pytest.Captur
     assert caught.value.code == 2
     said = capsys.readouterr().err
     assert option[0] in said or "steps" in said.split("Error parsing train")[1]
+
+
+def test_a_missing_task_file_is_told_before_the_model_is_loaded(
+    in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["train"], ["eval", "smollm2-135m"]):
+        status, out, _ = run([*command, "--task.name", "./none.py"], capsys)
+        assert status == 2
+        assert "smollm2" not in out
 
 
 def test_no_problem_that_fits(model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,6 +272,7 @@ def test_ctrl_c_from_outside(train_args: list[str]) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "train --run mine --resume" in err
+    assert err.index("Ctrl-C again") < err.index("stopped by SIGINT")
     assert "Traceback" not in err
     summary = json.loads(Path("runs/mine/summary.json").read_text())
     assert summary["stopped"] == "signal"

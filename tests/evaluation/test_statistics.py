@@ -4,7 +4,7 @@ from math import comb
 
 import pytest
 
-from reinforce_lite.evaluation.statistics import mcnemar_p_value, pass_at_k, wilson_interval
+from reinforce_lite.evaluation.statistics import against_chance, mcnemar_p_value, pass_at_k, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,21 @@ def test_pass_at_k_is_unbiased() -> None:
     """Over every outcome of 4 samples that are each correct with chance 1/3, its mean is 1 - (2/3)^2."""
     expected = sum(comb(4, c) * (1 / 3) ** c * (2 / 3) ** (4 - c) * pass_at_k(2, c, 4) for c in range(5))
     assert expected == pytest.approx(5 / 9)
+
+
+@pytest.mark.parametrize(
+    ("p", "change", "n", "said", "hint"),
+    [
+        (0.049, 0.5, 8, "more than", False),
+        (0.12, 0.1, 99, "not more than", True),
+        (0.12, -0.3, 20, "not more than", True),
+        (0.12, 0.09, 20, "not more than", False),
+        (0.12, 0.1, 100, "not more than", False),
+    ],
+)
+def test_a_large_change_on_few_problems_calls_for_more(
+    p: float, change: float, n: int, said: str, hint: bool
+) -> None:
+    text = against_chance(p, change, n)
+    assert text.startswith(said)
+    assert ("--eval.n" in text) == hint

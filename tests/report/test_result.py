@@ -8,17 +8,17 @@ import pytest
 
 from helpers import run_files as runs
 from helpers.run_files import ONE_RIGHT, SEVEN_RIGHT, eval_completions, step, summary_of
-from reinforce_lite.report.result import format_p
+from reinforce_lite.evaluation.statistics import format_p
 from reinforce_lite.report.write import write_report
 
 F, T = False, True
 
 
 CLAIMS = {
-    "better": "a gain beyond chance",
+    "better": "a gain, more than chance explains",
     "format": "perhaps only in format",
-    "same": "no change beyond chance",
-    "worse": "a loss beyond chance",
+    "same": "training: not more than chance explains",
+    "worse": "a loss, more than chance explains",
 }
 
 

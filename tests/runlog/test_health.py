@@ -155,7 +155,7 @@ def test_no_signal_warning_thresholds(no_signal: list[float], strict: list[float
         (0.0, 0.4, "larger model"),
         (0.09, 0.4, "larger model"),
         (None, 0.4, "larger model"),
-        (0.3, 0.4, "30% are right by a second opinion"),
+        (0.3, 0.4, "30% have the right number"),
         (0.3, 0.6, "rollout.max_new_tokens"),
     ],
 )
@@ -166,3 +166,4 @@ def test_no_signal_warning_advises_by_what_is_seen(second: float | None, clipped
     ]
     for figure in ("in 10 steps", "90% of the groups", "2% of the completions", advice):
         assert figure in text
+    assert ("prompt.examples" in text) == ("right number" in advice)

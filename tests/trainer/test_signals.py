@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -88,6 +89,23 @@ def test_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None
         guard.mark_handled()
         send(signal.SIGTERM)
     assert statuses == [143]
+
+
+def test_guard_acknowledges_the_first_signal_inside_a_block(caplog: pytest.LogCaptureFixture) -> None:
+    guard, said = SignalGuard(), []
+
+    def change() -> None:
+        with guard.uninterrupted():
+            send(signal.SIGINT)
+            deadline = time.monotonic() + 10
+            while not caplog.messages and time.monotonic() < deadline:
+                time.sleep(0.01)
+            said.extend(caplog.messages)
+
+    with guard.listening(), pytest.raises(Interrupted):
+        change()
+    assert len(said) == 1
+    assert "Ctrl-C again" in said[0]
 
 
 def test_guard_leaves_signals_alone_outside_the_main_thread() -> None:

@@ -1,6 +1,7 @@
 """A run that is given some time ends within it, evaluated and saved, on a clock that the test moves."""
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from reinforce_lite import api
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import Callback
-from reinforce_lite.callbacks.final_summary import final_summary, next_commands
+from reinforce_lite.callbacks.final_summary import final_summary
+from reinforce_lite.errors import UsageError
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.report import refresher
 from reinforce_lite.report.write import write_report
@@ -130,16 +132,34 @@ def test_a_run_ends_in_time_evaluated_and_saved(
     assert f"after {done} of 1000 steps" in " ".join(console.export_text().split())
 
 
-def test_a_run_without_time_for_a_step_says_so(
+def test_a_first_step_of_unknown_time_is_taken(wall: Wall) -> None:
+    """24 minutes, 2 of them gone; finishing takes 1.2 x (93 + 786 + 30) + 3 = 1094 of the 1320 seconds left."""
+    ahead = TimeBudget.create(
+        0.4, wall.time, {"checkpoint": 3 * 10**9}, {"validation": 93.0, "test": 786.0}, []
+    )
+    wall.time += 120
+    assert ahead.allows_step()
+    ahead.dry_run = 189.0  # a known one of 1.2 x 189 = 227 does not fit
+    assert not ahead.allows_step()
+    ahead.dry_run = 187.0
+    assert ahead.allows_step()
+
+
+def test_a_run_without_time_for_a_step_is_refused(
     wall: Wall, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    run = run_for(0.001, 1, wall, monkeypatch, settings)
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(final_summary(run))
-    words = " ".join(console.export_text().split())
-    assert "after 0 of 1000 steps" in words
-    assert "train --run timed --resume --train.hours" in next_commands(run).plain
-    assert "no step was better" not in words
+    """It names what it measured and hours that are enough; the evaluations are not repeated."""
+    with pytest.raises(UsageError, match=r"validation 1 s, test 1 s") as refused:
+        run_for(0.001, 1, wall, monkeypatch, settings)
+    assert "eval.n" in refused.value.remedy
+    run = find_run("timed")
+    assert not (run.path / "model").exists()
+    assert run.summary == {}
+    (hours,) = re.findall(r"train --run timed --resume --train.hours ([\d.]+)", refused.value.remedy)
+    longer = resolve_config(RECIPE, settings | {"train.hours": float(hours), "train.steps": 1000}, ToyTask())
+    trainer.train(longer, run, ToyTask(), Callback(), start=wall.time)
+    assert run.summary["steps"] > 0
+    assert [e["step"] for e in run.evals].count(0) == 2
 
 
 def test_reports_in_between_are_counted(

@@ -270,6 +270,15 @@ def test_a_damaged_checkpoint_is_written_again(settings: dict[str, Any]) -> None
     assert checkpoint_steps(Path("runs/hurt/checkpoints")) == [4, 5]
 
 
+class Shown(Callback):
+    """The last step that a display was told of."""
+
+    steps = 0
+
+    def stepped(self, metrics: Any, groups: Any) -> None:
+        self.steps = metrics.step
+
+
 @pytest.mark.parametrize("where", ["apply", "append", "save"])
 def test_a_signal_waits_until_a_change_is_whole(
     settings: dict[str, Any], where: str, monkeypatch: pytest.MonkeyPatch
@@ -282,6 +291,7 @@ def test_a_signal_waits_until_a_change_is_whole(
         "save": (checkpoint, "save_file"),
     }[where]
     original, calls = getattr(owner, name), 0
+    shown = Shown()
 
     def with_signal(*args: Any) -> Any:
         nonlocal calls
@@ -295,9 +305,9 @@ def test_a_signal_waits_until_a_change_is_whole(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, with_signal)
         with pytest.raises(StoppedError):
-            trainer.train(resolved, create_run("cut"), ToyTask())
+            trainer.train(resolved, create_run("cut"), ToyTask(), shown)
     cut = Run(Path("runs/cut"))
-    assert cut.summary["steps"] == len(cut.steps) > 0
+    assert cut.summary["steps"] == len(cut.steps) == shown.steps > 0
     assert logs(train(settings, "cut", resume=True)) == logs(straight)
 
 

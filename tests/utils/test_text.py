@@ -48,6 +48,12 @@ def test_percent_has_one_digit_and_a_dash_for_none() -> None:
     assert percent(None) == "–"
 
 
+def test_percent_rounds_halves_up_as_javascript_does() -> None:
+    assert percent(27 / 48) == "56.3%"  # 56.25
+    assert percent(0.125, 0) == "13%"
+    assert interval((0.125, 0.625)) == "(13–63%)"
+
+
 def test_interval_is_in_whole_percent() -> None:
     assert interval((0.0, 0.049)) == "(0–5%)"
     assert interval([0.215, 1.0]) == "(22–100%)"

@@ -1,6 +1,6 @@
 """What a person sees during a run: a live display in a terminal, plain lines elsewhere.
 
-Every phase says what it does when it starts, and nothing stays silent for longer than HEARTBEAT seconds.
+Every phase says what it does when it starts, and no phase stays silent for longer than HEARTBEAT seconds.
 Completions are a model's text and may hold anything: control characters are made visible, so that no
 completion can move the cursor or colour the screen.
 """
@@ -19,10 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from reinforce_lite.callbacks.base import SAMPLING, UPDATING, Callback
-from reinforce_lite.callbacks.final_summary import final_summary, next_commands, warning_text
+from reinforce_lite.callbacks.final_summary import final_summary, next_commands
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation.evaluate import Evaluation
-from reinforce_lite.runlog.health import find_warnings
+from reinforce_lite.runlog.health import SHOW_FORMAT, find_warnings
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.types import Group, Rollout
@@ -60,7 +60,7 @@ class LineConsole(Callback):
     def phase(self, name: str, total: int = 0) -> None:
         self.phase_name, self.total, self.done, self.phase_start = name, total, 0, clock.now()
         if self.slow_steps or name not in (SAMPLING, UPDATING):
-            self._print(f"  {name}{f' ({total})' if total else ''} ...")
+            self._print(f"  {name}{f' ({total} completions)' if total else ''} ...")
 
     def advance(self, finished: int) -> None:
         self.done += finished
@@ -69,7 +69,7 @@ class LineConsole(Callback):
     def beat(self) -> None:
         """Print a line about the current phase if nothing was printed for HEARTBEAT seconds."""
         if self.phase_name and clock.now() - self.last_line >= HEARTBEAT:
-            count = f"{self.done} of {self.total}, " if self.total else ""
+            count = f"{self.done} of {self.total} completions, " if self.total else ""
             self._print(f"  {self.phase_name}: {count}{duration(clock.now() - self.phase_start)}")
 
     def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
@@ -79,7 +79,7 @@ class LineConsole(Callback):
         self._print(
             f"step {metrics.step}/{self.total_steps}  reward {metrics.reward:.2f}  "
             f"strict {percent(metrics.strict)}  {_unpaid(metrics)}  "
-            f"length {metrics.mean_length:.0f}  no signal {metrics.no_signal_ratio:.0%}  "
+            f"length {metrics.mean_length:.0f}  no-signal groups {percent(metrics.no_signal_ratio, 0)}  "
             f"{metrics.step_time:.1f} s  {_eta(self.eta())}"
             + ("" if metrics.updated else f"  {_why_not(metrics)}")
         )
@@ -98,7 +98,10 @@ class LineConsole(Callback):
 
     def finished(self, run: Run) -> None:
         self.phase_name = ""
-        self.console.print(final_summary(run))
+        with self.console.capture() as captured:
+            self.console.print(final_summary(run))
+        for line in captured.get().splitlines():
+            self._print(line.rstrip())  # rich pads the rows of a table
         self.console.print(next_commands(run), soft_wrap=True)
 
     def _watch(self) -> None:
@@ -110,6 +113,13 @@ class LineConsole(Callback):
         self.console.print(Text(text), soft_wrap=True)
 
 
+class _CountColumn(progress.MofNCompleteColumn):
+    """Finished and total, of a phase that has a total."""
+
+    def render(self, task: progress.Task) -> Text:
+        return super().render(task) if task.total else Text()
+
+
 class LiveConsole(Callback):
     """A display that is redrawn in place."""
 
@@ -119,7 +129,8 @@ class LiveConsole(Callback):
             progress.SpinnerColumn(),
             progress.TextColumn("{task.description:>32}"),
             progress.BarColumn(bar_width=24),
-            progress.MofNCompleteColumn(),
+            _CountColumn(),
+            progress.TextColumn("elapsed"),
             progress.TimeElapsedColumn(),
             progress.TextColumn("{task.fields[note]}"),
             console=console,
@@ -138,6 +149,7 @@ class LiveConsole(Callback):
         return self
 
     def __exit__(self, *raised: object) -> None:
+        self.bars.update(self.current, visible=False)
         self.live.stop()
 
     def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
@@ -149,12 +161,14 @@ class LiveConsole(Callback):
     def phase(self, name: str, total: int = 0) -> None:
         self.bars.remove_task(self.current)
         self.current = self.bars.add_task(name, total=total or None, note="")
+        if name not in (SAMPLING, UPDATING):
+            self.bars.update(self.steps, note="")  # the ETA that the last step told is no longer true
 
     def advance(self, finished: int) -> None:
         self.bars.advance(self.current, finished)
         task = self.bars.tasks[1]
-        if task.elapsed:
-            self.bars.update(self.current, note=f"{task.completed / task.elapsed:.1f} per second")
+        if task.elapsed and task.completed > 0:
+            self.bars.update(self.current, note=f"{task.completed / task.elapsed:.2f} per second")
 
     def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
         self.history.append(metrics)
@@ -167,8 +181,7 @@ class LiveConsole(Callback):
         self.evaluations.append(result)
 
     def finished(self, run: Run) -> None:
-        self.bars.update(self.current, visible=False)
-        self.live.stop()
+        self.__exit__()
         self.console.print(final_summary(run))
         self.console.print(next_commands(run), soft_wrap=True)
 
@@ -176,7 +189,7 @@ class LiveConsole(Callback):
         parts = [self.head, self.bars]
         if self.history:
             parts.append(self._table())
-        parts += [warning_text(text) for text in self.warnings]
+        parts += [Text(f"warning: {text}", style="yellow") for text in self.warnings]
         parts += [Text(_evaluation_text(e)) for e in self.evaluations[-3:]]
         return Stack(*parts, self.example)
 
@@ -184,14 +197,13 @@ class LiveConsole(Callback):
         table = Table.grid(padding=(0, 2))
         last = self.history[-1]
         rows = [("reward", [s.reward for s in self.history]), ("strict", [s.strict for s in self.history])]
-        if last.lenient is not None:
-            rows.append(("lenient", [s.lenient or 0.0 for s in self.history]))
-        elif last.second_opinion is not None:
-            opinions = [s.second_opinion for s in self.history if s.second_opinion is not None]
-            rows.append(("second opinion", opinions))
+        control = "second_opinion" if last.lenient is None else "lenient"
+        if opinions := [opinion for s in self.history if (opinion := getattr(s, control)) is not None]:
+            rows.append((control.replace("_", " "), opinions))
         for label, values in rows:
             table.add_row(f"{label:>32}", f"{values[-1]:.2f}", Text(sparkline(values), style="green"))
-        step = f"{last.no_signal_ratio:.0%} of groups without signal; {last.step_time:.1f} s a step"
+        no_signal = f"no-signal groups {percent(last.no_signal_ratio, 0)} (all rewards of a group are equal)"
+        step = f"{no_signal}; {last.step_time:.1f} s a step"
         table.add_row(f"{'completions':>32}", f"{last.mean_length:.0f} tokens", step)
         if not last.updated:
             table.add_row("", "", _why_not(last))
@@ -223,18 +235,21 @@ def _example_panel(group: Group, right: Rollout, wrong: Rollout) -> Panel:
 
 def _headline(config: Config, run: Run, step: int, device: str) -> str:
     level = f" level {config.task.level}" if config.task.name == "wordmath" else ""
-    resumed = f", resumed after step {step}" if step else ""
-    return f"training {config.model.name} on {config.task.name}{level}, {device}, into {run.path}{resumed}"
+    resumed = f", resumed after step {step}" if step else "; the first step tells how long that takes"
+    task, steps = f"{config.task.name}{level}", f"{config.train.steps} steps"
+    return f"training {config.model.name} on {task}, {device}, into {run.path}: {steps}{resumed}"
 
 
 def _evaluation_text(e: Evaluation) -> str:
     when = "" if e.step is None else f"step {e.step}: "
     text = f"{when}{e.split} strict {percent(e.strict)} {interval(e.strict_interval)}"
-    if e.lenient is not None and e.lenient_interval is not None:
-        text += f", lenient {percent(e.lenient)} {interval(e.lenient_interval)}"
-    elif e.second_opinion is not None and e.second_opinion_interval is not None:
-        text += f", second opinion {percent(e.second_opinion)} {interval(e.second_opinion_interval)}"
-    return f"{text}, n = {e.n}"
+    control = "second_opinion" if e.lenient is None else "lenient"
+    if bounds := getattr(e, f"{control}_interval"):
+        text += f", {control.replace('_', ' ')} {percent(getattr(e, control))} {interval(bounds)}"
+    text += f", n = {e.n}"
+    if e.split == "test" and not e.step and e.strict == 0 and (e.second_opinion or 0) >= 0.2 and e.n >= 20:
+        text += f"\n  warning: none is right in the format that the reward asks for; {SHOW_FORMAT}"
+    return text
 
 
 def _unpaid(metrics: StepMetrics) -> str:

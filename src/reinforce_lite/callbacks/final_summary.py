@@ -6,19 +6,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from reinforce_lite.evaluation.statistics import against_chance
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.utils.program import command_line
-from reinforce_lite.utils.text import duration, interval, percent
+from reinforce_lite.utils.text import duration, interval, percent, rounded
 
 MAX_QUESTION = 120  # characters of an example question
 
 
 def final_summary(run: Run) -> RenderableType:
-    """Accuracy before and after, and where everything is."""
+    """Accuracy before and after, and where everything is; the run has told its warnings before."""
     summary = run.summary
     evals = summary["evals"]
     parts: list[RenderableType] = [before_after_table(evals)] if "after" in evals else []
-    parts += [warning_text(text) for text in summary.get("warnings", [])]
     places = Table.grid(padding=(0, 2))
     if (run.path / "report.html").exists():
         places.add_row("report", f"{run.path / 'report.html'} (open it in a browser)")
@@ -26,7 +26,8 @@ def final_summary(run: Run) -> RenderableType:
     if (run.path / "best").is_dir():
         places.add_row("best on validation", f"{run.path / 'best'} (step {summary['best_step']})")
     elif summary["best_step"] == 0 and summary["steps"]:
-        places.add_row("note", "on validation no step was better than the untrained model")
+        n = next(e["n"] for e in run.evals if e["split"] == "validation")
+        places.add_row("note", f"no step was better than the untrained model on {n} validation problems")
     places.add_row("completions", str(run.path / "rollouts.jsonl"))
     places.add_row("took", duration(summary["seconds"]))
     if summary["stopped"] == "hours":
@@ -36,14 +37,19 @@ def final_summary(run: Run) -> RenderableType:
 
 
 def next_commands(run: Run) -> Text:
-    """Three commands that can be copied as printed: printed with soft_wrap each is one line."""
-    steps = 2 * run.config.train.steps
-    longer = f"--train.steps {steps}" if run.summary["stopped"] == "steps" else "--train.hours 1"
-    commands = {
-        command_line("ask", run.name, f'"{_example_question(run)}"'): "trained and untrained model",
-        command_line("train", "--run", run.name, "--resume", longer): "train longer",
-        command_line("eval", run.name, "--eval.n 400"): "more test problems",
-    }
+    """Commands that can be copied as printed: printed with soft_wrap each is one line.
+
+    After a warning there is a page to read instead of more steps, and no more test problems than there are.
+    """
+    summary, config = run.summary, run.config
+    commands = {command_line("ask", run.name, f'"{_example_question(run)}"'): "trained and untrained model"}
+    if summary["warnings"]:
+        commands["docs/howto/nothing-is-learned.md"] = "the page to read, because of the warning"
+    else:
+        longer = f"steps {2 * config.train.steps}" if summary["stopped"] == "steps" else "hours 1"
+        commands[command_line("train", "--run", run.name, "--resume", f"--train.{longer}")] = "train longer"
+    if (n := min(2 * config.eval.n, summary["test_problems"])) > config.eval.n:
+        commands[command_line("eval", run.name, f"--eval.n {n}")] = "more test problems"
     width = max(map(len, commands))
     lines = [f"  {command:{width}}  # {purpose}" for command, purpose in commands.items()]
     return Text("\n".join(["try next", *lines]))
@@ -59,7 +65,7 @@ def _example_question(run: Run) -> str:
 
 
 def before_after_table(evals: dict[str, Any]) -> Table:
-    """Accuracy before and after on the same test problems, with intervals and significance."""
+    """Accuracy before and after on the same test problems, with intervals and p-values."""
     title = f"accuracy on {evals['after']['n']} test problems never trained on (95% intervals)"
     table = Table("", "before", "after", "change", title=title, title_justify="left")
     control = "lenient" if evals["after"]["lenient"] is not None else "second_opinion"
@@ -68,16 +74,8 @@ def before_after_table(evals: dict[str, Any]) -> Table:
         if before is None or after is None:
             continue
         p = evals["paired_p"][kind]
-        verdict = "" if p is None else f" ({'significant' if p < 0.05 else 'not significant'}, p = {p:.2g})"
-        cells = [_with_interval(evals[when], kind) for when in ("before", "after")]
-        table.add_row(kind.replace("_", " "), *cells, f"{100 * (after - before):+.1f} points{verdict}")
+        verdict = "" if p is None else f", {against_chance(p, after - before, evals['after']['n'])}"
+        pair = (evals["before"], evals["after"])
+        cells = [f"{percent(e[kind])} {interval(e[f'{kind}_interval'])}" for e in pair]
+        table.add_row(kind.replace("_", " "), *cells, f"{rounded(100 * (after - before)):+} points{verdict}")
     return table
-
-
-def warning_text(text: str) -> Text:
-    """A warning as it is shown during a run and after it."""
-    return Text(f"warning: {text}", style="yellow")
-
-
-def _with_interval(record: dict[str, Any], kind: str) -> str:
-    return f"{percent(record[kind])} {interval(record[f'{kind}_interval'])}"

@@ -98,13 +98,14 @@ def _eval(args: list[str]) -> None:
 
     from reinforce_lite.api import evaluate_model
     from reinforce_lite.callbacks.console import make_console
-    from reinforce_lite.cli.eval_table import show_evaluation
+    from reinforce_lite.cli.eval_table import describe_measured, show_evaluation
 
     result, failed = evaluate_model(config, make_console(parsed.as_json), parsed.samples)
     if parsed.as_json:
         _print_json(result.to_record() | {"failures": [asdict(failure) for failure in failed]})
     else:
         show_evaluation(result, failed)
+        print(describe_measured(parsed, config, result))
 
 
 def _ask(args: list[str]) -> None:

@@ -6,8 +6,12 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from reinforce_lite.cli.args import EvalArgs
+from reinforce_lite.config import Config
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.evaluation.failures import Failure
+from reinforce_lite.runlog.run import existing_run, trained_config
+from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.text import interval, percent, shorten
 
 MAX_REASONS = 5
@@ -26,6 +30,22 @@ def show_evaluation(result: Evaluation, failures: Sequence[Failure], console: Co
     if failures:
         console.print("why completions fail, with an example of each reason")
         console.print(_failure_table(failures))
+
+
+def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str:
+    """Which weights were measured, on how much, and for a run's trained model what the untrained one does."""
+    text = f"measured: {config.model.name} on {result.n} test problems"
+    if result.n < config.eval.n:
+        text += " (there are no more)"
+    run, trained = existing_run(args.target), trained_config(args.target)
+    if not run or config.model.name != trained.model.name:
+        return text
+    if run.summary.get("stopped") in ("steps", "hours"):  # otherwise model/ may be of an earlier step
+        text += f", trained for {run.summary['steps']} steps"
+    if run.before and args.samples == 1 and config == trained:
+        return f"{text}; the untrained model on the same problems: strict {percent(run.before['strict'])}"
+    options = f"--model.name {run.config.model.name} --eval.n {config.eval.n} --samples {args.samples}"
+    return f"{text}; the untrained model: {command_line('eval', args.target, options)}"
 
 
 def _failure_table(failures: Sequence[Failure]) -> Table:

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 
 Z = 1.959964  # normal quantile of a 95% interval, rounded as in published tables
 
+SIGNIFICANCE = 0.05
+MIN_P = 1e-99
+"""The smallest p-value shown: with many problems one may underflow to 0, which no p-value is."""
+
 Interval = tuple[float, float]
 """(low, high), fractions of 1."""
 
@@ -43,3 +47,24 @@ def mcnemar_p_value(before: Sequence[bool], after: Sequence[bool]) -> float:
     n = gained + lost
     tail: float = sum(math.comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n
     return min(1.0, 2 * tail)
+
+
+def format_p(p: float) -> str:
+    """A p-value with two digits.
+
+    >>> format_p(0.000012)
+    'p = 1.2e-05'
+    """
+    return f"p = {p:.2g}" if p >= MIN_P else f"p < {MIN_P:g}"
+
+
+def against_chance(p: float, change: float, n: int) -> str:
+    """Whether a change of accuracy (a fraction of 1) on `n` problems is more than chance explains, in words.
+
+    >>> against_chance(0.12, 0.25, 20)
+    'not more than chance explains (p = 0.12; n = 20 is small: --eval.n 200)'
+    """
+    if p < SIGNIFICANCE:
+        return f"more than chance explains ({format_p(p)})"
+    hint = f"; n = {n} is small: --eval.n 200" if n < 100 and abs(change) >= 0.1 else ""
+    return f"not more than chance explains ({format_p(p)}{hint})"

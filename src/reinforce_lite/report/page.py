@@ -14,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment
 
+from reinforce_lite.evaluation.statistics import format_p
 from reinforce_lite.report import curves, result, serialize
 from reinforce_lite.report.build import RunReport
 from reinforce_lite.runlog.records import Record
@@ -58,7 +59,7 @@ def _template() -> Any:
     environment.filters |= {
         "percent": percent,
         "interval": interval,
-        "p": result.format_p,
+        "p": format_p,
         "position": lambda share: f"{100 * share:.2f}%",
         "harmless": harmless,
         "words": lambda name: name.replace("_", " "),

@@ -9,9 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
-from reinforce_lite.evaluation.statistics import wilson_interval
+from reinforce_lite.evaluation.statistics import format_p, wilson_interval
 from reinforce_lite.report.eval_history import EvalCompletion, EvalHistory, Pair, paired_p_value
-from reinforce_lite.report.result import format_p
 from reinforce_lite.report.run_data import RunData
 from reinforce_lite.utils.text import percent
 

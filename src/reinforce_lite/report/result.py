@@ -7,14 +7,12 @@ may be a gain in format only.
 from collections import Counter
 from typing import Any
 
+from reinforce_lite.evaluation.statistics import SIGNIFICANCE, against_chance, format_p
 from reinforce_lite.report.eval_history import OUTCOMES, EvalHistory, paired_p_value
 from reinforce_lite.report.run_data import RunData
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.text import percent
 
-SIGNIFICANCE = 0.05
-MIN_P = 1e-99
-"""The smallest p-value shown: with many problems one may underflow to 0, which no p-value is."""
 VERDICTS = ("strict", "lenient", "second_opinion")
 _FIGURES = ("step", "n", *VERDICTS, *(f"{name}_interval" for name in VERDICTS))
 
@@ -66,15 +64,6 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def format_p(p: float) -> str:
-    """A p-value with two digits.
-
-    >>> format_p(0.000012)
-    'p = 1.2e-05'
-    """
-    return f"p = {p:.2g}" if p >= MIN_P else f"p < {MIN_P:g}"
-
-
 def _judge(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> tuple[str, str]:
     """The kind of result, and the second half of the sentence.
 
@@ -84,21 +73,21 @@ def _judge(before: Record, after: Record, p: dict[str, float | None], other: str
     if strict is None:
         reason = "as the completions of the evaluations are missing"
         return "unknown", f"whether this is chance is unknown, {reason}"
-    beyond_chance, figures = f"beyond chance ({format_p(strict)})", ""
+    chance, figures = against_chance(strict, after["strict"] - before["strict"], after["n"]), ""
     if other and p_other is not None:
         change = f"{percent(before[other])} → {percent(after[other])}, {format_p(p_other)}"
         figures = f"{other.replace('_', ' ')} {change}"
     suffix = f"; {figures}" if figures else ""
     if strict >= SIGNIFICANCE:
-        return "same", f"no change {beyond_chance}{suffix}"
+        return "same", f"{chance}{suffix}"
     if after["strict"] < before["strict"]:
-        return "worse", f"a loss {beyond_chance}{suffix}"
-    gain = f"a gain {beyond_chance}"
+        return "worse", f"a loss, {chance}{suffix}"
+    gain = f"a gain, {chance}"
     if other is None or p_other is None:
         return "better", f"{gain}; this task has no second verdict to tell skill from format"
     if after[other] > before[other] and p_other < SIGNIFICANCE:
-        return "better", f"{gain}, and not only in format ({figures})"
-    return "format", f"{gain}, but perhaps only in format: no other verdict rose beyond chance ({figures})"
+        return "better", f"{gain}; the verdict that asks for no format rose too ({figures})"
+    return "format", f"{gain}; perhaps only in format, as no other verdict rose so clearly ({figures})"
 
 
 def _unfinished(data: RunData, before: Record | None) -> str:

@@ -18,6 +18,7 @@ from math import sqrt
 from statistics import fmean, variance
 
 from reinforce_lite.runlog.records import StepMetrics
+from reinforce_lite.utils.text import percent
 
 WINDOW = 10
 """Steps of the shortest window that means something."""
@@ -31,6 +32,7 @@ MOSTLY_NO_SIGNAL = 0.75
 RARELY_RIGHT = 0.1
 NEARLY_ALWAYS_RIGHT = 0.9
 MOSTLY_CLIPPED = 0.5
+SHOW_FORMAT = "show the format in worked examples (prompt.examples in a recipe file)"
 
 Steps = Sequence[StepMetrics]
 
@@ -77,8 +79,8 @@ def second_opinion_warning(steps: Steps) -> str:
             return (
                 f"over steps {part[0].step} to {part[-1].step} the reward rose from {reward.before:.2f} to "
                 f"{reward.after:.2f}, but accuracy by a second opinion, which the reward does not pay for, "
-                f"went from {second.before:.0%} to {second.after:.0%}: the model may be learning the format, "
-                "or exploiting a gap in the reward; read some rewarded completions"
+                f"went from {percent(second.before, 0)} to {percent(second.after, 0)}: the model may be "
+                "learning the format, or exploiting a gap in the reward; read some rewarded completions"
             )
     return ""
 
@@ -136,15 +138,12 @@ def no_signal_warning(steps: Steps) -> str:
     if fmean(s.clipped_ratio for s in steps) >= MOSTLY_CLIPPED:
         advice = "most completions are cut at the limit; try a higher rollout.max_new_tokens"
     elif second >= RARELY_RIGHT:
-        advice = (
-            f"{second:.0%} are right by a second opinion, so only the format is missing; show it in the "
-            "prompt"
-        )
+        advice = f"{percent(second, 0)} have the right number without asking for the format: {SHOW_FORMAT}"
     else:
         advice = "the task is too hard as it is; try easier problems, worked examples or a larger model"
     return (
-        f"in {len(steps)} steps {no_signal:.0%} of the groups had no signal and {right:.0%} of the "
-        f"completions were right: {advice}"
+        f"in {len(steps)} steps {percent(no_signal, 0)} of the groups had no signal and "
+        f"{percent(right, 0)} of the completions were right: {advice}"
     )
 
 

@@ -59,7 +59,8 @@ class Run:
     def resume_hint(self) -> str:
         """What to do about a run that ended early."""
         if self.started:
-            return f"resume it with: {command_line('train', '--run', self.name, '--resume')}"
+            command = command_line("train", "--run", self.name, "--resume")
+            return f"resume it, in Python with rl.train(..., run={self.name!r}, resume=True), or: {command}"
         return "repeat the command"
 
     @property

@@ -12,6 +12,7 @@ from reinforce_lite.learner.updater import Updater
 from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.planner.plan import check_fits, plan_unchanged
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.tasks import load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
 from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_prompt
@@ -47,6 +48,7 @@ def prepare(config: Config, run: Run, task: Task | None, callback: Callback, sta
     plan = plan_unchanged(config)
     check_fits(plan)
     check_optimizer(config.update)
+    task = task or load_task(config.task)  # an error in it comes before the model is announced
     callback.phase(f"loading {config.model.name}")
     pipeline = build_pipeline(config, task)
     check_enough_problems(pipeline.problems("train"), config)

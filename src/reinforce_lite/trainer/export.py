@@ -9,6 +9,7 @@ from reinforce_lite.models.policy import save_policy
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.utils.text import percent
 
 
 def save_model(run: Run, folder: str, pipeline: Pipeline, step: int, evals: Sequence[Record]) -> None:
@@ -87,4 +88,4 @@ def _share(record: Record, kind: str) -> str:
     if record[kind] is None:
         return "–"
     low, high = record[f"{kind}_interval"]
-    return f"{record[kind]:.1%} ({low:.1%} to {high:.1%})"
+    return f"{percent(record[kind])} ({percent(low)} to {percent(high)})"

@@ -5,12 +5,16 @@ end of the block. The trainer changes weights and logs only inside such blocks, 
 the last finished step. A second signal ends the process immediately.
 """
 
+import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STOPPING = "stopping after what is finished is saved; press Ctrl-C again to stop at once, without saving"
+logger = logging.getLogger(__name__)
 
 
 class Interrupted(BaseException):
@@ -66,4 +70,6 @@ class SignalGuard:
                 os.write(1, b"\x1b[?25h")  # show the cursor, which the live display hides
             os._exit(128 + signum)
         self._received = signum
+        # In a thread: here the main thread may be in the middle of writing to the same stream.
+        threading.Thread(target=logger.warning, args=(STOPPING,)).start()
         self.check()

@@ -1,16 +1,19 @@
 """The time of a run: how long things take, and whether another step fits before the hours are over.
 
 A run with `train.hours` ends within them, evaluated and saved: the time that the final evaluations and saves
-need is set aside, as it was measured most recently. All times are seconds; moments are those of
-`utils.clock.now`.
+need is set aside, as it was measured most recently. Only a first step without a dry run may end later, since
+nothing tells how long it takes. All times are seconds; moments are those of `utils.clock.now`.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import nan
+from math import ceil, nan
 
+from reinforce_lite.errors import UsageError
 from reinforce_lite.utils import clock
+from reinforce_lite.utils.program import command_line
+from reinforce_lite.utils.text import duration
 
 MARGIN = 1.2  # measured times vary
 EXIT_SECONDS = 3.0  # to end the process
@@ -43,17 +46,32 @@ class TimeBudget:
         """Whether there is time for a dry run, which can take as long as several steps."""
         return self.end is None or self.end - clock.now() >= DRY_RUN_SECONDS
 
+    @property
+    def finish_seconds(self) -> float:
+        """The final evaluations and saves, and the end of the process."""
+        return MARGIN * sum(self.durations.values()) + EXIT_SECONDS
+
     def allows_step(self, due: Sequence[str] = ()) -> bool:
         """Whether what is `due` first, one more step and the finish fit into the time.
 
-        A first step is expected to take as long as the dry run, or else as long as everything in `durations`.
+        A first step is expected to take as long as the dry run. Without one its time is unknown, and none is
+        set aside.
         """
         if self.end is None:
             return True
-        finish = sum(self.durations.values())  # the final evaluations and saves
-        step = max(self.steps[-5:], default=self.dry_run or finish)
+        step = max(self.steps[-5:], default=self.dry_run)
         due_seconds = sum(self.durations.get(name, 0.0) for name in due)
-        return clock.now() + MARGIN * (due_seconds + step + finish) + EXIT_SECONDS <= self.end
+        return clock.now() + MARGIN * (due_seconds + step) + self.finish_seconds <= self.end
+
+    def refusal(self, run_name: str) -> UsageError:
+        """For a run without time for its first step: what the end needs, and hours that are enough."""
+        measured = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.durations.items())
+        hours = ceil((self.finish_seconds + self.dry_run) / 180) / 10  # twice as much, in tenths
+        resume = command_line("train", "--run", run_name, "--resume", f"--train.hours {hours}")
+        return UsageError(
+            f"train.hours leaves no time for a step beside the final evaluations and saves ({measured})",
+            f"the evaluations so far are kept: {resume}; or start a new run with a smaller eval.n",
+        )
 
     def eta(self, steps: int) -> float:
         """Seconds to the end of a run with `steps` steps to go; nan until a step has been measured."""

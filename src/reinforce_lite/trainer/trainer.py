@@ -159,11 +159,12 @@ class Trainer:
         groups = score_groups(problems, sampled, pipeline.scorer)
         self.signals.check()
         phases.lap("reward")
-        self.callback.phase(UPDATING)
         # Nothing is learned from a completion whose reward failed. Its reward is the mean of the group's
         # usable ones (rollout/scoring.py), so it moves no baseline.
         usable = torch.tensor([g.usable for g in groups])
         a = advantages([g.rewards for g in groups], objective) * usable  # (Q, G)
+        if a.any():
+            self.callback.phase(UPDATING)
         weights = loss_weights(a, [g.lengths for g in groups], objective, sampling.max_new_tokens)
         gradient = updater.compute_gradient(groups, weights)
         with self.signals.uninterrupted():
@@ -186,9 +187,9 @@ class Trainer:
             self.run.append("rollouts", *completion_records(step, groups, a.tolist()))
             self.run.append("steps", metrics.to_record())
             self.step = step
+            self.budget.steps.append(metrics.step_time)
+            self.callback.stepped(metrics, groups)
         release_cached_memory()
-        self.budget.steps.append(phases.total)
-        self.callback.stepped(metrics, groups)
 
     def _start(self) -> None:
         """Everything before the first step; once config.toml is written the run can be resumed."""
@@ -235,11 +236,13 @@ class Trainer:
             "report": self.refresher.is_due,
         }
         is_final = step >= config.train.steps or not self.budget.allows_step([k for k, v in due.items() if v])
+        if is_final and step == 0:
+            raise self.budget.refusal(self.run.name)
         if due["validation"] or is_final:
             self._evaluate("validation", config.eval.validation_n)
         if is_final:
             self._evaluate("test", config.eval.n)
-        if due["checkpoint"] or (is_final and step):
+        if due["checkpoint"] or is_final:
             self._save_checkpoint()
         if not is_final:
             self._report()
@@ -293,14 +296,15 @@ class Trainer:
         if not self.run.started:
             state = "before the run was started"
         elif self.step == 0:
-            state = "before the first step was done"
+            state = "before the first step was done; finished evaluations are kept"
         else:
             state = f"after step {self.step}; everything is saved"
             self._save_checkpoint()
         if self.run.started:
             self.run.write_json("summary", self._summary("signal"))
             self._report_if_quick()
-        raise StoppedError(interrupted.signum, f"stopped by {interrupted} {state}", self.run.resume_hint)
+        cause = f"stopped by {interrupted} {state}"
+        raise StoppedError(interrupted.signum, cause, self.run.resume_hint) from None
 
     def _finish(self) -> None:
         try:
@@ -335,5 +339,6 @@ class Trainer:
             },
             "reward_faults": self.pipeline.scorer.faults,
             "machine": machine["system"],
+            "test_problems": len(self.pipeline.task.problems("test")),
             **{key: machine[key] for key in ("versions", "device", "dtype", "self_check")},
         }

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 from difflib import get_close_matches
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -58,13 +59,22 @@ def one_line_error(error: BaseException, limit: int = 300) -> str:
     return f"{type(error).__name__}: {message}".removesuffix(": ")[:limit]
 
 
-def percent(fraction: float | None) -> str:
+def rounded(value: float, digits: int = 1) -> Decimal:
+    """A number with so many decimals, halves away from zero as in the report (`toFixed` of JavaScript).
+
+    >>> rounded(56.25), f"{56.25:.1f}"
+    (Decimal('56.3'), '56.2')
+    """
+    return Decimal(value).quantize(Decimal(10) ** -digits, ROUND_HALF_UP)
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction as a percentage; a dash for None.
 
     >>> percent(0.125)
     '12.5%'
     """
-    return "–" if fraction is None else f"{fraction:.1%}"
+    return "–" if fraction is None else f"{rounded(100 * fraction, digits)}%"
 
 
 def interval(bounds: Sequence[float]) -> str:
@@ -73,7 +83,7 @@ def interval(bounds: Sequence[float]) -> str:
     >>> interval((0.1, 0.255))
     '(10–26%)'
     """
-    return f"({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)"
+    return f"({rounded(100 * bounds[0], 0)}–{percent(bounds[1], 0)})"
 
 
 def duration(seconds: float) -> str:
