@@ -123,6 +123,8 @@ def test_strict_reads_one_number_from_an_answer(
         ("<think>never closed {72}", False),
         ("<think>a</think><think>b</think>{72}", True),
         ("</think>{72}", True),
+        ("{72}{144/2}", False),
+        ("{144/2}{72}", False),
         ("{72} and 5 more words about 99 things", True),
         ("72", False),
     ],
@@ -131,7 +133,7 @@ def test_strict_wants_one_answer_outside_the_thinking(
     response: str, right: bool, answer_format: AnswerFormat
 ) -> None:
     written = response
-    for text in ("71", "72.0", "72", " ", ""):
+    for text in ("71", "72.0", "72", "144/2", " ", ""):
         written = written.replace(f"{{{text}}}", WRITE[answer_format](text))
     assert strict(written, answer_format=answer_format) is right
 
@@ -165,6 +167,7 @@ def test_strict_wants_one_answer_outside_the_thinking(
         ("hash", "####72", True),
         ("hash", "so #### 72", False),
         ("hash", "##### 72", False),
+        ("hash", "#### 72\n##### Notes", True),
         ("hash", "#### Step 1\n72\n#### 72", False),
         ("hash", "<answer>72</answer>", False),
     ],
@@ -322,13 +325,18 @@ def seconds(text: str, answer_format: AnswerFormat) -> float:
     return time.process_time() - start
 
 
+def is_quick(text: str, answer_format: AnswerFormat, limit: float) -> bool:
+    """Whether it takes less than `limit` in one of three tries: a pause of the garbage collector may hit one."""
+    return any(seconds(text, answer_format) < limit for _ in range(3))
+
+
 @pytest.mark.parametrize("answer_format", FORMATS)
 @pytest.mark.parametrize("piece", HOSTILE, ids=map(ascii, HOSTILE))
 def test_grade_takes_linear_time(piece: str, answer_format: AnswerFormat) -> None:
-    """A quadratic pattern takes minutes here. The limits are ten times what a verdict takes at most."""
-    assert seconds(piece * (1_000_000 // len(piece)), answer_format) < 1
+    """A quadratic pattern takes minutes here. A megabyte takes a tenth of a second at most."""
+    assert is_quick(piece * (1_000_000 // len(piece)), answer_format, limit=1)
     for around in AROUND:
-        assert seconds(around.format(piece * (100_000 // len(piece))), answer_format) < 0.2, around
+        assert is_quick(around.format(piece * (100_000 // len(piece))), answer_format, limit=0.1), around
 
 
 @pytest.mark.parametrize("answer_format", FORMATS)
@@ -353,6 +361,7 @@ def test_grade_refuses_numbers_that_would_fill_the_memory(text: str) -> None:
         assert not grade(block(text), "72", mode).correct
 
 
+ANSWERS = [WRITE[name](text) for name in FORMATS for text in ("72", "71", "")]
 PIECES = st.sampled_from(
     [
         *(
@@ -383,21 +392,33 @@ PIECES = st.sampled_from(
             " = ",
             "٧٢",
         ),
-        *(
-            "<answer>72</answer>",
-            "<answer>71</answer>",
-            r"\boxed{72}",
-            r"\boxed{71}",
-            "\n#### 72\n",
-            "\n#### 71\n",
-        ),
-        *("<answer>", "<answer></answer>", "million", "x", "²", "/", ",", "%", "**"),
+        *("million", "x", "²", "/", ",", "%", "**", *ANSWERS),
     ]
 )
 RESPONSES = st.lists(PIECES, max_size=12).map("".join)
 
 
-@given(RESPONSES, st.sampled_from(FORMATS), st.sampled_from(["72", "71", "-72", "1234", "0.5"]))
+@pytest.mark.parametrize(
+    ("answer_format", "response"),
+    [
+        ("tags", "<answer>72</answer><answer>71"),
+        ("tags", "<answer>72</answer><think><answer>71</answer></think>"),
+        ("boxed", r"\boxed{72} <answer>71</answer>"),
+        ("hash", "#### 72\n<answer>71"),
+    ],
+)
+def test_lenient_is_right_where_only_strict_reads_the_right_number(
+    answer_format: AnswerFormat, response: str
+) -> None:
+    assert strict(response, answer_format=answer_format)
+    assert lenient(response, answer_format=answer_format)
+
+
+@given(
+    st.lists(st.sampled_from(["<think>", "</think>", *ANSWERS]), max_size=5).map("".join) | RESPONSES,
+    st.sampled_from(FORMATS),
+    st.sampled_from(["72", "71", "-72", "1234", "0.5"]),
+)
 def test_strict_right_implies_lenient_right(response: str, answer_format: AnswerFormat, gold: str) -> None:
     assert lenient(response, gold, answer_format) or not strict(response, gold, answer_format)
 

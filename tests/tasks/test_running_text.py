@@ -103,6 +103,8 @@ UNREADABLE = None
         ("72π", UNREADABLE),
         ("72 x", UNREADABLE),
         ("72x", UNREADABLE),
+        ("a run of 72km", UNREADABLE),
+        ("72(apples)", UNREADABLE),
         ("72 + x", UNREADABLE),
         ("72 < x", UNREADABLE),
         ("72²", UNREADABLE),

@@ -37,9 +37,12 @@ def test_stop_index_keeps_the_text_up_to_the_first_stop(
     assert stop_index(text, stops) == (None if kept is None else len(kept))
 
 
-@given(st.text("#<>/answer7 \n", max_size=60), st.lists(st.integers(1, 5), max_size=60))
+PIECES = st.sampled_from(["</answer>", "</ans", "wer>", "####", "#### 7", "2", "\n", " ", "#", "x"])
+
+
+@given(st.lists(PIECES, max_size=12).map("".join), st.lists(st.integers(1, 5), max_size=60))
 def test_stop_index_finds_the_same_stop_as_the_text_grows(text: str, sizes: list[int]) -> None:
-    stops = ("</answer>", "ns", HASH_LINE)
+    stops = ("</answer>", HASH_LINE)
     seen, grown = 0, None
     for size in [*sizes, len(text)]:
         grown = stop_index(text[: seen + size], stops, start=seen)

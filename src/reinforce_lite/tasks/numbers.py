@@ -41,7 +41,7 @@ _GROUP = r"(?:,\\!|,|\{,\}|[\u00a0\u2009\u202f])[0-9]{3}"  # of thousands
 _INTEGER = rf"(?:[1-9][0-9]{{0,2}}(?:{_GROUP})++(?![0-9])|[0-9]++)"
 _LATEX_FRACTION = (
     r"\\[dtc]?frac\s*(?:\{\s*(?P<minus>[-−]?)\s*(?P<top>[0-9]++)\s*\}|(?P<top_digit>[0-9]))\s*"
-    r"(?:\{\s*(?P<bottom>[0-9]++)\s*\}|(?P<bottom_digit>[0-9])(?![0-9]))"
+    r"(?:\{\s*(?P<bottom>[0-9]++)\s*\}|(?P<bottom_digit>[0-9]))"
 )
 NUMBER = re.compile(
     rf"(?:(?P<whole>{_INTEGER}){_SPACE}*+)?"
