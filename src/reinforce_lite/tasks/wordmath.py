@@ -61,12 +61,12 @@ LEVELS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
 class WordMath:
     """Word problems of one level; each split is generated at its first use."""
 
-    def __init__(self, level: int, seed: int) -> None:
-        self.level = level
-        self.seed = seed
+    level: int
+    seed: int
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """See `Task`."""
@@ -121,7 +121,7 @@ def _draw_problem(
 def _draw_story(operation: str, sampler: "StepSampler") -> "tuple[list[Step], str]":
     random, level = sampler.random, sampler.level
     world = random.pick(load_worlds())
-    plan = random.pick(_plans_with(operation, random.pick(level.steps), world.moves))
+    plan = random.pick(_plans_with(operation, random.pick(level.steps), frozenset(world.phrases)))
     steps, events = _play(plan, sampler)
     if max(number for step in steps for number in (step.left, step.right, step.result)) > world.largest:
         raise RejectedDrawError
