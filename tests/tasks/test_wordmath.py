@@ -277,11 +277,11 @@ def test_text_of_one_world_has_the_gold_by_a_second_parser(level: int) -> None:
 def test_worlds_have_phrases_for_known_moves_only() -> None:
     """A misspelt key in wordmath_stories.toml would silently never be used."""
     for world in load_worlds():
-        assert world.moves <= MOVES.keys() | {"aside"}, world.things
-        assert {"have", "groups", "gain", "lose", "ask", "share", "pack", "aside"} <= world.moves
+        assert world.phrases.keys() <= MOVES.keys() | {"aside"}, world.things
+        assert {"have", "groups", "gain", "lose", "ask", "share", "pack", "aside"} <= world.phrases.keys()
         assert len(world.phrases["aside"]) >= 2  # level 4 needs two different ones
     assert len(load_worlds()) >= 12
-    assert set().union(*(world.moves for world in load_worlds())) == MOVES.keys() | {"aside"}
+    assert set().union(*(world.phrases for world in load_worlds())) == MOVES.keys() | {"aside"}
 
 
 def test_load_task_makes_word_problems_that_pass_the_checks(level: int) -> None:

@@ -15,7 +15,6 @@ Shapes: N tokens, H hidden size, Q query heads, K key-value heads, D head size, 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -56,14 +55,14 @@ def supports_model(model: nn.Module, max_length: int = 0) -> bool:
     return all(type(m) is nn.Linear and type(m.weight) is nn.Parameter for m in linears)
 
 
-@dataclass(frozen=True, slots=True)
 class Projection:
     """Several linear modules fused into one matrix product."""
 
-    weight: Tensor
-    """(sum of the modules' output sizes, H): the storage that the modules' weights are views of."""
-    bias: Tensor | None
-    modules: tuple[nn.Linear, ...]
+    def __init__(self, modules: Sequence[nn.Linear]) -> None:
+        self.modules = modules
+        self.weight = _fuse_parameters(self.weights)
+        """(sum of the modules' output sizes, H): the storage that the modules' weights are views of."""
+        self.bias = _fuse_parameters(self.biases) if self.biases else None
 
     @property
     def weights(self) -> tuple[Tensor, ...]:
@@ -81,19 +80,21 @@ class Projection:
         return {p.untyped_storage().data_ptr() for p in (*self.weights, *self.biases)} == fused
 
 
-@dataclass(frozen=True, slots=True)
 class Layer:
     """The weights of one transformer layer, in the order of their use."""
 
-    attention_norm: Any
-    qkv: Projection
-    q_norm: Any
-    """Qwen3 only, else None; likewise `k_norm`."""
-    k_norm: Any
-    out: nn.Linear
-    mlp_norm: Any
-    gate_up: Projection
-    down: nn.Linear
+    def __init__(self, layer: Any) -> None:
+        attn, mlp = layer.self_attn, layer.mlp
+        fused = hasattr(attn, "qkv_proj")  # Phi-3's projections are fused as loaded
+        self.attention_norm = layer.input_layernorm
+        self.qkv = Projection([attn.qkv_proj] if fused else [attn.q_proj, attn.k_proj, attn.v_proj])
+        self.q_norm = getattr(attn, "q_norm", None)
+        """Qwen3 only, else None; likewise `k_norm`."""
+        self.k_norm = getattr(attn, "k_norm", None)
+        self.out = attn.o_proj
+        self.mlp_norm = layer.post_attention_layernorm
+        self.gate_up = Projection([mlp.gate_up_proj] if fused else [mlp.gate_proj, mlp.up_proj])
+        self.down = mlp.down_proj
 
 
 class Llama:
@@ -109,7 +110,7 @@ class Llama:
         self.head_size: int = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
         self.key_start = self.query_heads * self.head_size
         """The column of a (N, (Q + 2K) x D) tensor at which keys and values start."""
-        self.layers = [_fuse_layer(layer) for layer in self.body.layers]
+        self.layers = [Layer(layer) for layer in self.body.layers]
         self.scale: float = self.body.layers[0].self_attn.scaling
         self.device = self.layers[0].qkv.weight.device
 
@@ -157,27 +158,6 @@ class Llama:
         heads = qkv.view(len(qkv), -1, self.head_size)
         q, k, v = torch.split(heads, [self.query_heads, self.kv_heads, self.kv_heads], dim=1)
         return torch.cat([layer.q_norm(q), layer.k_norm(k), v], dim=1).flatten(1)
-
-
-def _fuse_layer(layer: Any) -> Layer:
-    attn, mlp = layer.self_attn, layer.mlp
-    fused = hasattr(attn, "qkv_proj")  # Phi-3's projections are fused as loaded
-    return Layer(
-        layer.input_layernorm,
-        _fuse_modules([attn.qkv_proj] if fused else [attn.q_proj, attn.k_proj, attn.v_proj]),
-        getattr(attn, "q_norm", None),
-        getattr(attn, "k_norm", None),
-        attn.o_proj,
-        layer.post_attention_layernorm,
-        _fuse_modules([mlp.gate_up_proj] if fused else [mlp.gate_proj, mlp.up_proj]),
-        mlp.down_proj,
-    )
-
-
-def _fuse_modules(modules: Sequence[nn.Linear]) -> Projection:
-    biases = [m.bias for m in modules if m.bias is not None]
-    weight = _fuse_parameters([m.weight for m in modules])
-    return Projection(weight, _fuse_parameters(biases) if biases else None, tuple(modules))
 
 
 @torch.no_grad()

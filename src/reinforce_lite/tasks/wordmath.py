@@ -61,13 +61,13 @@ LEVELS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
 class WordMath:
     """Word problems of one level; each split is generated at its first use."""
 
-    def __init__(self, level: int, seed: int, answer_format: AnswerFormat = "tags") -> None:
-        self.level = level
-        self.seed = seed
-        self.answer_format = answer_format
+    level: int
+    seed: int
+    answer_format: AnswerFormat = "tags"
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """See `Task`."""
@@ -122,7 +122,7 @@ def _draw_problem(
 def _draw_story(operation: str, sampler: "StepSampler") -> "tuple[list[Step], str]":
     random, level = sampler.random, sampler.level
     world = random.pick(load_worlds())
-    plan = random.pick(_plans_with(operation, random.pick(level.steps), world.moves))
+    plan = random.pick(_plans_with(operation, random.pick(level.steps), frozenset(world.phrases)))
     steps, events = _play(plan, sampler)
     if max(number for step in steps for number in (step.left, step.right, step.result)) > world.largest:
         raise RejectedDrawError

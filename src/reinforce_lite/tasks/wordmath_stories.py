@@ -60,26 +60,12 @@ class World:
     largest: int
     """The largest number that makes sense here."""
 
-    @property
-    def moves(self) -> frozenset[str]:
-        """The names of the moves that it has sentences for."""
-        return frozenset(self.phrases)
-
-
-class Person(NamedTuple):
-    """A name with its pronouns."""
-
-    name: str
-    she: str
-    him: str
-    his: str
-
 
 @cache
 def load_worlds() -> tuple[World, ...]:
     """All worlds of `wordmath_stories.toml`."""
-    tables = {name: table for name, table in _load_toml().items() if isinstance(table, dict)}
-    merged = [tables.get(table.get("like", ""), {}) | table for table in tables.values()]
+    tables = [table for table in _load_toml().values() if isinstance(table, dict)]
+    merged = [_load_toml().get(table.get("like"), {}) | table for table in tables]
     return tuple(_parse_world(table) for table in merged if "things" in table)
 
 
@@ -114,7 +100,7 @@ def tell(world: World, events: Sequence[Event], random: PortableRandom) -> str:
     previous = ""
     for move, numbers in events:
         phrases.append(random.pick([phrase for phrase in world.phrases[move] if phrase not in phrases]))
-        names = _name_words(subject, other)
+        names = subject | {"B": other["A"]}
         sentences.append(phrases[-1].format(**numbers, **words, **names, **_time_words(previous)))
         if move in COMPARISONS:
             subject, other = other, subject
@@ -122,23 +108,13 @@ def tell(world: World, events: Sequence[Event], random: PortableRandom) -> str:
     return " ".join(sentences)
 
 
-def _draw_people(random: PortableRandom) -> tuple[Person, Person]:
+def _draw_people(random: PortableRandom) -> tuple[dict[str, str], dict[str, str]]:
     """A woman and a man in either order, so that "she" and "he" are unambiguous."""
-    woman = Person(random.pick(_load_toml()["women"]), "she", "her", "her")
-    man = Person(random.pick(_load_toml()["men"]), "he", "him", "his")
+    woman = {"A": random.pick(_load_toml()["women"]), "she": "she", "him": "her", "his": "her"}
+    man = {"A": random.pick(_load_toml()["men"]), "she": "he", "him": "him", "his": "his"}
+    for person in (woman, man):
+        person |= {"She": person["she"].capitalize(), "His": person["his"].capitalize()}
     return (woman, man) if random.random() < 0.5 else (man, woman)
-
-
-def _name_words(subject: Person, other: Person) -> dict[str, str]:
-    return {
-        "A": subject.name,
-        "B": other.name,
-        "she": subject.she,
-        "She": subject.she.capitalize(),
-        "him": subject.him,
-        "his": subject.his,
-        "His": subject.his.capitalize(),
-    }
 
 
 def _time_words(previous_move: str) -> dict[str, str]:
