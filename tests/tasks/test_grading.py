@@ -282,7 +282,7 @@ def test_grade_refuses_a_gold_that_is_not_a_number_and_nothing_else(mode: str) -
 def test_grade_refuses_another_mode_or_format() -> None:
     for mode, answer_format in (("loose", "tags"), ("strict", "xml")):
         with pytest.raises(ValueError, match="mode"):
-            grade("", "1", mode, answer_format)
+            grade("", "1", mode, answer_format)  # type: ignore[arg-type]
 
 
 HOSTILE = [

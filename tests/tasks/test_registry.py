@@ -58,7 +58,7 @@ def test_check_task_passes_good_data(caplog: pytest.LogCaptureFixture) -> None:
 def test_check_task_names_an_empty_split(empty: Split) -> None:
     problems = {split: () if split == empty else (make_problem(split),) for split in SPLITS}
     with pytest.raises(UsageError, match=f"no {empty} problems"):
-        check_task(NumberTask(*problems.values()))
+        check_task(NumberTask(problems["train"], problems["validation"], problems["test"]))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_check_task_counts_questions_in_two_splits(held_out: Split, trained_on: 
     problems[trained_on] += (make_problem("a", "How many eggs?"), make_problem("b", "How many hens?"))
     problems[held_out] += (make_problem("c", "How  many\neggs? "), make_problem("d", "How many hens?"))
     with pytest.raises(UsageError) as caught:
-        check_task(NumberTask(*problems.values()))
+        check_task(NumberTask(problems["train"], problems["validation"], problems["test"]))
     assert re.match(rf"2 {held_out} questions .* in {trained_on}, .* 'c'$", caught.value.cause)
 
 

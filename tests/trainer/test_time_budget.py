@@ -134,9 +134,7 @@ def test_a_run_ends_in_time_evaluated_and_saved(
 
 def test_a_first_step_of_unknown_time_is_taken(wall: Wall) -> None:
     """24 minutes, 2 of them gone; finishing takes 1.2 x (93 + 786 + 30) + 3 = 1094 of the 1320 seconds left."""
-    ahead = TimeBudget.create(
-        0.4, wall.time, {"checkpoint": 3 * 10**9}, {"validation": 93.0, "test": 786.0}, []
-    )
+    ahead = TimeBudget(wall.time + 0.4 * 3600, {"checkpoint": 30.0, "validation": 93.0, "test": 786.0})
     wall.time += 120
     assert ahead.allows_step()
     ahead.dry_run = 189.0  # a known one of 1.2 x 189 = 227 does not fit
