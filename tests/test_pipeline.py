@@ -1,39 +1,55 @@
-"""Which problems a run trains on and measures."""
+"""What the pipeline asks of an engine, from the sections of a config."""
 
 from typing import Any
 
 import pytest
 
 from helpers.paths import RECIPE
-from helpers.tiny import ToyTask
-from reinforce_lite.config import load_config
-from reinforce_lite.errors import UsageError
-from reinforce_lite.pipeline import build_pipeline
-from reinforce_lite.types import Problem
+from helpers.tiny import END, ToyTask
+from reinforce_lite.api import resolve_config
+from reinforce_lite.engines.scripted import ScriptedEngine
+from reinforce_lite.pipeline import Pipeline, build_pipeline
+from reinforce_lite.tasks.stopping import HASH_LINE
+from reinforce_lite.types import Problem, Sampling
 
 
-class LongAndShort(ToyTask):
-    """Every other problem is far too long."""
-
-    def problems(self, split: str) -> list[Problem]:
-        return [
-            Problem(p.id, p.question + " x" * 2_000 * (i % 2 == 0), p.gold)
-            for i, p in enumerate(super().problems(split))
-        ]
+def built(settings: dict[str, Any], **overrides: Any) -> Pipeline:
+    return build_pipeline(resolve_config(RECIPE, settings | overrides, ToyTask()), ToyTask())
 
 
-def test_problems_are_the_first_n_that_fit(
-    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("overrides", "stop"),
+    [
+        ({}, ("</answer>",)),
+        ({"task.answer_format": "boxed"}, ()),
+        ({"task.answer_format": "hash"}, (HASH_LINE,)),
+        ({"rollout.stop": ["THE END", "\n\n"]}, ("THE END", "\n\n")),
+        ({"task.answer_format": "hash", "rollout.stop": []}, ()),
+    ],
+)
+def test_stops_are_those_of_the_answer_format_unless_given(
+    settings: dict[str, Any], overrides: dict[str, Any], stop: tuple[str, ...]
 ) -> None:
-    config = load_config(RECIPE, settings | {"prompt.max_tokens": 512})
-    pipeline = build_pipeline(config, LongAndShort())
-    assert [p.id for p in pipeline.problems("test", 3)] == ["test-1", "test-3", "test-5"]
-    assert "3 of 6 problems are skipped" in caplog.text
-    assert len(pipeline.problems("train")) == 6
-    assert pipeline.problems("test", 1)[0].id == "test-1"  # the first one alone does not fit
+    pipeline = built(settings, **overrides)
+    seen: list[Sampling] = []
+
+    class Recording(ScriptedEngine):
+        def generate(self, prompts: Any, sampling: Sampling, *rest: Any) -> Any:
+            seen.append(sampling)
+            return super().generate(prompts, sampling, *rest)
+
+    pipeline.engine = Recording(pipeline.policy.tokenizer, END, lambda prompt, sample: "7")
+    pipeline.eval_groups(pipeline.problems("test", 1))
+    pipeline.eval_groups(pipeline.problems("test", 1), samples=4)
+    assert [sampling.stop for sampling in (pipeline.sampling(), *seen)] == [stop] * 3
 
 
-def test_no_problem_that_fits_is_refused(settings: dict[str, Any]) -> None:
-    config = load_config(RECIPE, settings | {"prompt.max_tokens": 20})
-    with pytest.raises(UsageError, match="at most 20 tokens"):
-        build_pipeline(config, ToyTask()).problems("test", 3)
+def test_a_completion_is_graded_up_to_its_stop(settings: dict[str, Any]) -> None:
+    pipeline = built(settings, **{"eval.max_new_tokens": 60})
+    text = "7</think><answer>7</answer> and <answer>8</answer>"
+    pipeline.engine = ScriptedEngine(pipeline.policy.tokenizer, END, lambda prompt, sample: text)
+    (group,) = pipeline.eval_groups([Problem("a", "2+5?", "7")])
+    (rollout,) = group.rollouts
+    assert rollout.response == "<think>7</think><answer>7</answer>"
+    assert len(rollout.completion.token_ids) == len("7</think><answer>7</answer>")  # a token is a byte
+    assert not rollout.completion.truncated
