@@ -33,7 +33,7 @@ MAX_SPELLINGS = 100  # different texts of one response's answers that are read
 MAX_NESTING = 8  # of braces in a \boxed{}
 
 _NAMES: dict[AnswerFormat, str] = {"tags": "answer block", "boxed": "\\boxed{}", "hash": "#### line"}
-_OPENINGS: dict[AnswerFormat, str] = {"tags": "<answer>", "boxed": "\\boxed{"}
+_OPENINGS: dict[AnswerFormat, str] = {"tags": "<answer>", "boxed": "\\boxed{", "hash": "####"}
 
 
 def _box_pattern() -> re.Pattern[str]:
@@ -48,6 +48,8 @@ def _box_pattern() -> re.Pattern[str]:
 
 
 _BOX = _box_pattern()
+# An unclosed <think> reaches to the end; a stray </think> is text.
+_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _HASH_LINE = re.compile(r"^####(?!#)(.*)", re.MULTILINE)
 
 
@@ -135,28 +137,17 @@ def _compare(number: Number, gold: Number, text: str) -> Verdict:
 
 def _find_answers(response: str, answer_format: AnswerFormat) -> Iterator[str]:
     """The answers in a format outside the thinking, without surrounding whitespace."""
-    find = _FINDERS[answer_format]
-    return (text.strip() for part in _outside_thinking(response) for text in find(part))
+    find, opening = _FINDERS[answer_format], _OPENINGS[answer_format]
+    parts = (part for part in _THINKING.split(response) if opening in part)
+    return (text.strip() for part in parts for text in find(part))
 
 
 def _missing_reason(response: str, answer_format: AnswerFormat) -> str:
-    name, opening = _NAMES[answer_format], _OPENINGS.get(answer_format)
-    if opening and any(opening in part for part in _outside_thinking(response)):
+    name, opening = _NAMES[answer_format], _OPENINGS[answer_format]
+    if answer_format != "hash" and any(opening in part for part in _THINKING.split(response)):
         return f"{name} not closed"
     in_thinking = next(_FINDERS[answer_format](response), None) is not None
     return f"{name} only inside the thinking" if in_thinking else f"no {name} outside the thinking"
-
-
-def _outside_thinking(text: str) -> Iterator[str]:
-    """The parts outside <think> tags. An unclosed one reaches to the end; a stray </think> is text."""
-    end = 0
-    while (start := text.find("<think>", end)) >= 0:
-        yield text[end:start]
-        close = text.find("</think>", start)
-        if close < 0:
-            return
-        end = close + len("</think>")
-    yield text[end:]
 
 
 def _find_blocks(text: str) -> Iterator[str]:
