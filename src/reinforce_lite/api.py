@@ -1,0 +1,91 @@
+"""The Python API: train, evaluate and load, as the commands do.
+
+import reinforce_lite as rl
+
+run = rl.train("quickstart", {"train.steps": 10})
+print(run.before, run.after)
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reinforce_lite.callbacks.base import Callback, Silent
+from reinforce_lite.callbacks.console import make_console
+from reinforce_lite.config import Config, load_config, override_config
+from reinforce_lite.evaluation.evaluate import Evaluation, evaluate_groups
+from reinforce_lite.evaluation.failures import Failure, common_failures
+from reinforce_lite.pipeline import build_pipeline
+from reinforce_lite.runlog.run import Run, find_run, new_run_name, open_run, trained_config
+from reinforce_lite.tasks.base import Task
+from reinforce_lite.trainer import trainer
+from reinforce_lite.utils.memory import limit_fragmentation
+
+
+def train(
+    recipe: str = "quickstart",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    task: Task | None = None,
+    run: str = "",
+    resume: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Train, and return the run: `run.before`, `run.after`, `run.steps`, `run.summary`, `run.path`.
+
+    `recipe` is a shipped recipe or a TOML file, `overrides` are {"section.key": value}, `task` replaces the
+    recipe's task, `run` is the name under runs/ (by default the recipe's name and the time). Raises
+    ReinforceLiteError with the message of the command.
+    """
+    config = resolve_config(recipe, overrides, task)
+    opened = open_run(run or new_run_name(config.recipe), resume)
+    return trainer.train(config, opened, task, _console(quiet))
+
+
+def load(run: str) -> Run:
+    """An earlier run, by its name under runs/ or by path. Raises UsageError when there is none."""
+    return find_run(run)
+
+
+def evaluate(
+    model_or_run: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    samples: int = 1,
+    task: Task | None = None,
+    quiet: bool = False,
+) -> Evaluation:
+    """Accuracy on the test problems: of a run's trained model, a model folder or a hub name.
+
+    One sample per problem is greedy; several are drawn as in training and give pass@k as well. Raises as
+    `train`.
+    """
+    config = override_config(trained_config(model_or_run, load_config("quickstart")), overrides or {})
+    return evaluate_model(config, _console(quiet), samples, task)[0]
+
+
+def resolve_config(recipe: str, overrides: Mapping[str, Any] | None, task: Task | None) -> Config:
+    """The config of a run; a task given as an object is named after its class."""
+    named = {"task.name": type(task).__name__} if task is not None else {}
+    return load_config(recipe, {**(overrides or {}), **named})
+
+
+def evaluate_model(
+    config: Config, callback: Callback, samples: int = 1, task: Task | None = None
+) -> tuple[Evaluation, list[Failure]]:
+    """Evaluate `config.model` on the first `config.eval.n` test problems, and say why completions are
+    wrong.
+    """
+    limit_fragmentation()
+    with callback:
+        callback.phase(f"loading {config.model.name}")
+        pipeline = build_pipeline(config, task)
+        problems = pipeline.problems("test", config.eval.n)
+        callback.phase("evaluating on test", len(problems) * samples)
+        groups = pipeline.eval_groups(problems, callback.advance, samples)
+        result = evaluate_groups(groups, None, "test")
+        callback.evaluated(result)
+    return result, common_failures(groups)
+
+
+def _console(quiet: bool) -> Callback:
+    return Silent() if quiet else make_console()

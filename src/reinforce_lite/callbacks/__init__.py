@@ -1,0 +1,1 @@
+"""What listens to a run: console and trackers."""

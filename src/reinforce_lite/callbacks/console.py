@@ -1,0 +1,273 @@
+"""What a person sees during a run: a live display in a terminal, plain lines elsewhere.
+
+Every phase says what it does when it starts, and nothing stays silent for longer than HEARTBEAT seconds.
+Completions are a model's text and may hold anything: control characters are made visible, so that no
+completion can move the cursor or colour the screen.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from math import isnan
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.console import Group as Stack
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from reinforce_lite.callbacks.base import SAMPLING, UPDATING, Callback
+from reinforce_lite.callbacks.final_summary import final_summary, next_commands, warning_text
+from reinforce_lite.config import Config
+from reinforce_lite.evaluation.evaluate import Evaluation
+from reinforce_lite.runlog.health import find_warnings
+from reinforce_lite.runlog.records import StepMetrics
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.types import Group, Rollout
+from reinforce_lite.utils import clock
+from reinforce_lite.utils.text import duration, harmless, interval, percent, shorten, sparkline
+
+EXAMPLE_EVERY = 5  # steps between examples
+HEARTBEAT = 10.0  # seconds without a line before one about the current phase
+
+
+class LineConsole(Callback):
+    """Plain lines, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.total_steps = 0
+        self.history: list[StepMetrics] = []
+        self.warned: set[str] = set()
+        self.phase_name, self.total, self.done = "", 0, 0
+        self.phase_start = self.last_line = clock.now()
+        self.slow_steps = True  # until one was measured
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._stop.clear()
+        threading.Thread(target=self._watch, name="heartbeat", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+
+    def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
+        self.total_steps, self.eta, self.history = config.train.steps, eta, run.step_metrics
+        self._print(_headline(config, run, step, device))
+
+    def phase(self, name: str, total: int = 0) -> None:
+        self.phase_name, self.total, self.done, self.phase_start = name, total, 0, clock.now()
+        if self.slow_steps or name not in (SAMPLING, UPDATING):
+            self._print(f"  {name}{f' ({total})' if total else ''} ...")
+
+    def advance(self, finished: int) -> None:
+        self.done += finished
+        self.beat()
+
+    def beat(self) -> None:
+        """Print a line about the current phase if nothing was printed for HEARTBEAT seconds."""
+        if self.phase_name and clock.now() - self.last_line >= HEARTBEAT:
+            progress = f"{self.done} of {self.total}, " if self.total else ""
+            self._print(f"  {self.phase_name}: {progress}{duration(clock.now() - self.phase_start)}")
+
+    def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
+        self.phase_name = ""
+        self.history.append(metrics)
+        self.slow_steps = metrics.step_time >= HEARTBEAT
+        self._print(
+            f"step {metrics.step}/{self.total_steps}  reward {metrics.reward:.2f}  "
+            f"strict {percent(metrics.strict)}  {_unpaid(metrics)}  "
+            f"length {metrics.mean_length:.0f}  no signal {metrics.no_signal_ratio:.0%}  "
+            f"{metrics.step_time:.1f} s  {_eta(self.eta())}"
+            + ("" if metrics.updated else f"  {_why_not(metrics)}")
+        )
+        if metrics.step % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
+            self._print(f"  question: {shorten(pair[0].problem.question)}")
+            self._print(f"  right:    {shorten(pair[1].response)}")
+            self._print(f"  wrong:    {shorten(pair[2].response)}  ({pair[2].strict.reason})")
+        for kind, text in find_warnings(self.history).items():
+            if kind not in self.warned:
+                self.warned.add(kind)
+                self._print(f"  warning: {text}")
+
+    def evaluated(self, result: Evaluation) -> None:
+        self.phase_name = ""
+        self._print(_evaluation_text(result))
+
+    def finished(self, run: Run) -> None:
+        self.phase_name = ""
+        self.console.print(final_summary(run))
+        self.console.print(next_commands(run), soft_wrap=True)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1.0):
+            self.beat()
+
+    def _print(self, text: str) -> None:
+        with self._lock:
+            self.last_line = clock.now()
+            self.console.print(Text(text), soft_wrap=True)
+
+
+class LiveConsole(Callback):
+    """A display that is redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:>32}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self.steps = self.bars.add_task("steps", total=1, note="", visible=False)
+        self.current = self.bars.add_task("starting", total=None, note="")
+        self.head: RenderableType = ""
+        self.history: list[StepMetrics] = []
+        self.warnings: list[str] = []
+        self.evaluations: list[Evaluation] = []
+        self.example: RenderableType = ""
+        self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
+
+    def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
+        self.eta = eta
+        self.head = Text(_headline(config, run, step, device), style="bold")
+        self.bars.update(self.steps, total=config.train.steps, completed=step, visible=True)
+        self.history = run.step_metrics
+
+    def phase(self, name: str, total: int = 0) -> None:
+        self.bars.remove_task(self.current)
+        self.current = self.bars.add_task(name, total=total or None, note="")
+
+    def advance(self, finished: int) -> None:
+        self.bars.advance(self.current, finished)
+        task = self.bars.tasks[1]
+        if task.elapsed:
+            self.bars.update(self.current, note=f"{task.completed / task.elapsed:.1f} per second")
+
+    def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
+        self.history.append(metrics)
+        self.warnings = list(find_warnings(self.history).values())
+        self.bars.update(self.steps, completed=metrics.step, note=_eta(self.eta()))
+        if metrics.step % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
+            self.example = _example_panel(*pair)
+
+    def evaluated(self, result: Evaluation) -> None:
+        self.evaluations.append(result)
+
+    def finished(self, run: Run) -> None:
+        self.bars.update(self.current, visible=False)
+        self.live.stop()
+        self.console.print(final_summary(run))
+        self.console.print(next_commands(run), soft_wrap=True)
+
+    def _draw(self) -> RenderableType:
+        parts = [self.head, self.bars]
+        if self.history:
+            parts.append(self._table())
+        parts += [warning_text(text) for text in self.warnings]
+        parts += [Text(_evaluation_text(e)) for e in self.evaluations[-3:]]
+        return Stack(*parts, self.example)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        last = self.history[-1]
+        rows = [("reward", [s.reward for s in self.history]), ("strict", [s.strict for s in self.history])]
+        if last.lenient is not None:
+            rows.append(("lenient", [s.lenient or 0.0 for s in self.history]))
+        elif last.second_opinion is not None:
+            opinions = [s.second_opinion for s in self.history if s.second_opinion is not None]
+            rows.append(("second opinion", opinions))
+        for label, values in rows:
+            table.add_row(f"{label:>32}", f"{values[-1]:.2f}", Text(sparkline(values), style="green"))
+        no_signal = f"{last.no_signal_ratio:.0%} of groups without signal"
+        table.add_row(
+            f"{'completions':>32}",
+            f"{last.mean_length:.0f} tokens",
+            f"{no_signal}; {last.step_time:.1f} s a step",
+        )
+        if not last.updated:
+            table.add_row("", "", _why_not(last))
+        return table
+
+
+def make_console(json: bool = False) -> Callback:
+    """The console that fits the output; with `json` it stays off standard output."""
+    console = Console(stderr=json, highlight=False)
+    return LiveConsole(console) if console.is_terminal else LineConsole(console)
+
+
+def right_and_wrong(groups: Sequence[Group]) -> tuple[Group, Rollout, Rollout] | None:
+    """The first group with a right and a wrong completion, and these two."""
+    for group in groups:
+        right = next((r for r in group.rollouts if r.strict.correct), None)
+        wrong = next((r for r in group.rollouts if not r.strict.correct), None)
+        if right and wrong:
+            return group, right, wrong
+    return None
+
+
+def _example_panel(group: Group, right: Rollout, wrong: Rollout) -> Panel:
+    text = Text(harmless(group.problem.question).strip() + "\n")
+    text.append(f"\n✓ {shorten(right.response)}", style="green")
+    text.append(f"\n✗ {shorten(wrong.response)}  ({wrong.strict.reason})", style="red")
+    return Panel(text, title="one question, two completions", title_align="left", width=100)
+
+
+def _headline(config: Config, run: Run, step: int, device: str) -> str:
+    level = f" level {config.task.level}" if config.task.name == "wordmath" else ""
+    resumed = f", resumed after step {step}" if step else ""
+    return f"training {config.model.name} on {config.task.name}{level}, {device}, into {run.path}{resumed}"
+
+
+def _evaluation_text(e: Evaluation) -> str:
+    when = "" if e.step is None else f"step {e.step}: "
+    text = f"{when}{e.split} strict {percent(e.strict)} {interval(e.strict_interval)}"
+    if e.lenient is not None and e.lenient_interval is not None:
+        text += f", lenient {percent(e.lenient)} {interval(e.lenient_interval)}"
+    elif e.second_opinion is not None and e.second_opinion_interval is not None:
+        text += f", second opinion {percent(e.second_opinion)} {interval(e.second_opinion_interval)}"
+    return f"{text}, n = {e.n}"
+
+
+def _unpaid(metrics: StepMetrics) -> str:
+    """The verdict that is not paid for: lenient where the task has one."""
+    if metrics.lenient is None and metrics.second_opinion is not None:
+        return f"second opinion {percent(metrics.second_opinion)}"
+    return f"lenient {percent(metrics.lenient)}"
+
+
+def _eta(seconds: float) -> str:
+    return "" if isnan(seconds) else f"ETA {duration(seconds)}"
+
+
+def _why_not(metrics: StepMetrics) -> str:
+    if metrics.no_signal_ratio == 1:
+        return "no update: every group had equal rewards"
+    return "no update: nothing to learn from" if metrics.grad_norm == 0 else "no update: gradient not finite"

@@ -1,0 +1,200 @@
+"""The commands. Heavy imports happen inside them, so that `--help` answers immediately.
+
+reinforce-lite train  [RECIPE | FILE.toml] [--section.key VALUE ...] [--run NAME] [--resume]
+reinforce-lite eval   MODEL_OR_RUN [--task.name gsm8k --eval.n 200 --samples 8 ...]
+reinforce-lite ask    MODEL_OR_RUN "question"
+reinforce-lite plan   [RECIPE | FILE.toml] [--vram 24]
+reinforce-lite report RUN [RUN ...] [--out FILE]
+"""
+
+import json as jsonlib
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
+from reinforce_lite.utils import clock
+from reinforce_lite.utils.logs import quiet_dependencies
+from reinforce_lite.utils.text import did_you_mean
+
+START = clock.now()  # close enough to the start of the process
+USAGE = """usage: reinforce-lite COMMAND ...
+
+  train  [RECIPE | FILE.toml]      train a model; with no recipe, the quickstart
+  eval   MODEL_OR_RUN              held-out accuracy, strict and lenient, and why completions are wrong
+  ask    MODEL_OR_RUN "question"   one response; for a run, next to the untrained model's
+  plan   [RECIPE | FILE.toml]      the memory that a run needs, and whether a card has it
+  report RUN [RUN ...]             one HTML file: result, curves, completions to read; several runs compared
+
+reinforce-lite COMMAND --help shows the options of a command.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit status: 0 done, 1 failed, 2 bad usage, 3 does not fit, 130 and 143 stopped."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    quiet_dependencies()
+    _show_notices()
+    try:
+        return _dispatch(args)
+    except ReinforceLiteError as error:
+        print(f"reinforce-lite: {error.cause}", file=sys.stderr)
+        if error.remedy:
+            print(f"  {error.remedy}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader left: `reinforce-lite eval ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if args[0] == "--version":
+        from reinforce_lite import __version__
+
+        print(__version__)
+        return 0
+    if args[0] not in COMMANDS:
+        raise UsageError(
+            f"there is no command {args[0]!r}",
+            did_you_mean(args[0], COMMANDS, f"there are: {', '.join(COMMANDS)}"),
+        )
+    COMMANDS[args[0]](args[1:])
+    return 0
+
+
+def _train(args: list[str]) -> None:
+    from reinforce_lite.cli.args import parse_train
+    from reinforce_lite.runlog.run import new_run_name, open_run
+
+    parsed, config = parse_train(args)
+    if parsed.resume and not parsed.run:
+        raise UsageError("--resume needs the name of a run", "name it with --run NAME")
+    run = open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
+    _announce_imports(parsed.json)
+
+    from reinforce_lite.callbacks.console import make_console
+    from reinforce_lite.cli.plan_table import show_plan
+    from reinforce_lite.planner.plan import plan_unchanged
+    from reinforce_lite.trainer import trainer
+
+    command = shlex.join(["reinforce-lite", "train", *args])
+    try:
+        trainer.train(config, run, callback=make_console(parsed.json), command=command, start=START)
+    except DoesNotFitError:
+        show_plan(plan_unchanged(config), to_error=True)
+        raise
+    if parsed.json:
+        _print_json(run.summary)
+
+
+def _eval(args: list[str]) -> None:
+    from reinforce_lite.cli.args import parse_eval
+
+    parsed, config = parse_eval(args)
+    _announce_imports(parsed.json)
+
+    from dataclasses import asdict
+
+    from reinforce_lite.api import evaluate_model
+    from reinforce_lite.callbacks.console import make_console
+    from reinforce_lite.cli.eval_table import show_evaluation
+
+    result, failed = evaluate_model(config, make_console(parsed.json), parsed.samples)
+    if parsed.json:
+        _print_json(result.to_record() | {"failures": [asdict(failure) for failure in failed]})
+    else:
+        show_evaluation(result, failed)
+
+
+def _ask(args: list[str]) -> None:
+    from reinforce_lite.cli.args import parse_ask
+
+    parsed = parse_ask(args)
+    _announce_imports(parsed.json)
+
+    from reinforce_lite.cli.ask import ask_model, show_answers
+
+    responses = ask_model(parsed.model, parsed.question)
+    if parsed.json:
+        _print_json(responses)
+    else:
+        show_answers(parsed.question, responses)
+
+
+def _plan(args: list[str]) -> None:
+    from reinforce_lite.cli.args import parse_plan
+
+    parsed, config = parse_plan(args)
+
+    from reinforce_lite.cli.plan_table import plan_as_json, show_plan
+    from reinforce_lite.planner.plan import check_fits, make_plan
+
+    made = make_plan(config, parsed.vram)
+    if parsed.json:
+        _print_json(plan_as_json(made))
+    else:
+        show_plan(made)
+    check_fits(made)
+
+
+def _report(args: list[str]) -> None:
+    from reinforce_lite.cli.args import parse_report
+
+    parsed, runs, file = parse_report(args)
+
+    from reinforce_lite.report.write import write_report
+    from reinforce_lite.utils.text import harmless
+
+    try:
+        numbers = write_report(runs, file)
+    except OSError as error:
+        raise UsageError(f"can't write {file}: {error.strerror}") from None
+    if parsed.json:
+        _print_json({"report": str(file), "runs": numbers})
+        return
+    for one in numbers:
+        print(harmless(f"{one['name']}: {one['result']['sentence']}"))
+    print(f"report: {file}")
+
+
+def _announce_imports(json: bool) -> None:
+    if not json:
+        print("loading libraries ...", flush=True)  # takes seconds on a slow machine
+
+
+def _print_json(value: Any) -> None:
+    print(jsonlib.dumps(value, indent=2))  # ASCII: harmless on a terminal, accepted by every pipe
+
+
+class _NoticeHandler(logging.Handler):
+    """Writes to the current standard error, which a live display replaces for a while."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def _show_notices() -> None:
+    """Show the package's warnings, one line each, on standard error."""
+    logger = logging.getLogger("reinforce_lite")
+    if not logger.handlers:
+        handler = _NoticeHandler()
+        handler.setFormatter(logging.Formatter("note: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "eval": _eval,
+    "ask": _ask,
+    "plan": _plan,
+    "report": _report,
+}

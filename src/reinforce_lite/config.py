@@ -1,0 +1,329 @@
+"""The configuration of a run: a few small sections, from a recipe file and the command line.
+
+Precedence: command line, recipe file, the defaults below. An unknown key is an error that names the nearest
+known one. Recipes are TOML files with one table per section; `recipes/` holds the shipped ones.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reinforce_lite.errors import UsageError
+from reinforce_lite.types import AnswerFormat
+from reinforce_lite.utils.text import did_you_mean
+
+RENAMED = {
+    "rollout.samples_per_prompt": "rollout.group_size",
+    "rollout.answers_in_flight": "rollout.max_num_seqs",
+    "objective.clamp": "objective.advantage_clip",
+    "objective.normalize": "objective.loss_normalization",
+    "update.state": "update.optimizer_state",
+    "eval.samples": "the option --samples of `eval`",
+}
+"""Keys of version 0.1 and what they are called now."""
+
+Positive = Annotated[int, Field(gt=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+
+Baseline = Literal["leave-one-out", "group", "none"]
+Scale = Literal["leave-one-out", "group", "none"]
+GradientSamples = Literal["all", "one"]
+LossNormalization = Literal["constant", "sequence-sum", "sequence-mean"]
+TrackerName = Literal["trackio", "wandb", "tensorboard"]
+PresetName = Literal["reinforce-lite", "article", "rloo", "grpo", "dr-grpo", "monte-carlo"]
+
+
+class Section(BaseModel):
+    """A table of a recipe: immutable; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """Which model, and how it is computed."""
+
+    name: str = "smollm2-135m"
+    """The embedded smollm2-135m, a Hugging Face hub name, or a local folder."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """The dtype of the forward and backward pass; auto is bfloat16 where the device computes it faster.
+    update.optimizer_state says what the optimizer keeps in addition."""
+    device: Literal["auto", "cuda", "xpu", "mps", "cpu"] = "auto"
+    """auto takes the first available one, in this order."""
+    trust_remote_code: bool = False
+    """Allow a model that brings its own Python code or pickled weights: both run with your rights."""
+
+
+class TaskConfig(Section):
+    """Where problems come from."""
+
+    name: str = "wordmath"
+    """wordmath, gsm8k, jsonl, hub, gym, or a Python file of your own (./my_task.py)."""
+    path: str = ""
+    """Where the data is: a file or folder (gsm8k, jsonl), a dataset's name (hub), a task's name (gym)."""
+    split: str = "train"
+    """hub: the split to train on."""
+    columns: dict[str, str] = {}
+    """jsonl and hub: the names of the columns `question` and `answer` where they differ."""
+    answer_format: AnswerFormat = "tags"
+    """Where the reward looks for the answer: `<answer>72</answer>` (tags), `\\boxed{72}` (boxed), or a line
+    `#### 72` (hash). The prompt must ask for it. The reward of your own Python file decides for itself."""
+    level: Annotated[int, Field(ge=1, le=4)] = 1
+    """wordmath: 1 (one step, small numbers) to 4 (several steps, larger numbers, distractors)."""
+    params: dict[str, int | float | bool | str] = {}
+    """gym: the parameters of the reasoning-gym task."""
+    seed: int = 0
+    """Of generated problems and of held-out splits."""
+
+
+class ExampleConfig(Section):
+    """A worked example, shown as an earlier exchange of the conversation."""
+
+    question: str
+    answer: str
+
+
+class PromptConfig(Section):
+    """What the model reads before it writes."""
+
+    system: str = ""
+    """The system message; empty leaves it to the model's chat template."""
+    instruction: str = (
+        "Show your work in <think> </think> tags, then return the final number in <answer> </answer> tags."
+    )
+    """The text after the question."""
+    prefill: str = ""
+    """The beginning of the assistant's response, written for it."""
+    examples: tuple[ExampleConfig, ...] = ()
+    """Worked examples before the question."""
+    max_tokens: Positive = 1024
+    """Problems with a longer prompt are skipped and counted, never cut."""
+
+
+class RolloutConfig(Section):
+    """How completions are sampled in training."""
+
+    engine: Literal["native", "hf"] = "native"
+    """native: our own decoder; hf: transformers' generate, slower, for any causal language model."""
+    prompts_per_step: Positive = 8
+    """Questions per step."""
+    group_size: Positive = 10
+    """Completions per question (G)."""
+    max_new_tokens: Positive = 256
+    min_new_tokens: NotNegative = 0
+    max_num_seqs: Positive = 256
+    """The most sequences decoded concurrently; memory may allow fewer."""
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> "RolloutConfig":
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens is larger than max_new_tokens")
+        return self
+
+
+class ObjectiveConfig(Section):
+    """The preset names a member of the family; every other key replaces one part of it."""
+
+    preset: PresetName = "reinforce-lite"
+    baseline: Baseline | None = None
+    """Subtracted from each reward: the mean of the group's other rewards, of all of them, or nothing."""
+    scale: Scale | None = None
+    """Divides the difference: the standard deviation of the same rewards."""
+    advantage_clip: Annotated[float, Field(gt=0)] | Literal["none"] | None = None
+    """Advantages are clipped to plus and minus this. With the leave-one-out scale and no clip, one completion
+    that differs from all others (their deviation is 0) outweighs the rest of its step."""
+    gradient_samples: GradientSamples | None = None
+    """Take the gradient of every completion, or of one per question."""
+    loss_normalization: LossNormalization | None = None
+    """constant: divide by questions x completions x max_new_tokens; sequence-sum: average the sums over each
+    completion's tokens; sequence-mean: average their means."""
+    logprob_temperature: Annotated[float, Field(gt=0)] | Literal["sampling"] | None = None
+    """The temperature of the log-probabilities that are differentiated; `sampling` is the rollout's."""
+
+
+class UpdateConfig(Section):
+    """How the weights change."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    warmup_steps: NotNegative = 0
+    """Steps over which the learning rate rises linearly; it is constant afterwards."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    micro_batch_tokens: Positive = 16384
+    """The most tokens, prompts included, in one forward and backward pass."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and recompute the rest: far less memory for about a
+    third more time in the update."""
+    optimizer_state: Literal["32-bit", "16-bit", "8-bit"] = "32-bit"
+    """32-bit: float32 AdamW, with float32 master weights of a bfloat16 policy. 8-bit: 8-bit moments, and the
+    policy's own weights stochastically rounded (needs torchao). 16-bit: everything in bfloat16, as in the
+    first implementation; small updates are lost to rounding."""
+
+
+class TrainConfig(Section):
+    """How long, and from which seed."""
+
+    steps: Positive = 100
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """End within this many hours, evaluated and saved, if that comes before the last step."""
+    seed: int = 0
+    save_every: Positive = 10
+    """Steps between checkpoints."""
+
+
+class EvalConfig(Section):
+    """How accuracy is measured."""
+
+    n: Positive = 200
+    """Test problems, evaluated before and after training."""
+    validation_n: Positive = 64
+    """Validation problems, evaluated during training; they choose the best step."""
+    every: Positive = 10
+    """Steps between evaluations on validation."""
+    max_new_tokens: Positive | None = None
+    """Of an evaluation's completions; rollout.max_new_tokens when not given."""
+
+
+class LogConfig(Section):
+    """Who else receives the metrics."""
+
+    trackers: tuple[TrackerName, ...] = ()
+    """Send the metrics there too; each needs the extra of its name. By default nothing is sent anywhere."""
+
+
+class Config(Section):
+    """The configuration of a whole run."""
+
+    recipe: str = "custom"
+    """The recipe's name, which summaries and reports show."""
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
+    prompt: PromptConfig = PromptConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    update: UpdateConfig = UpdateConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """The most tokens that a prompt and its completion have together, in training or evaluation."""
+        return self.prompt.max_tokens + max(self.rollout.max_new_tokens, self.eval.max_new_tokens or 0)
+
+
+def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Config:
+    """A shipped recipe or a TOML file, with the overrides `{"section.key": value}` applied.
+
+    Raises UsageError for an unknown recipe, a file that is not TOML, an unknown key or a bad value.
+    """
+    path = Path(recipe) if recipe.endswith(".toml") else None
+    values = _read(path, recipe) if path else _shipped(recipe)
+    values.setdefault("recipe", path.stem if path else recipe)
+    return override_config(parse_config(values, recipe), overrides or {})
+
+
+def override_config(base: Config, overrides: Mapping[str, Any]) -> Config:
+    """The config with `{"section.key": value}` applied; raises as `load_config` does."""
+    values = base.model_dump()
+    for dotted, value in overrides.items():
+        section, _, key = dotted.partition(".")
+        if not key or not isinstance(values.setdefault(section, {}), dict):
+            raise UsageError(f"{dotted!r} is not of the form section.key", "for example train.steps")
+        values[section][key] = value
+    return parse_config(values, "overrides")
+
+
+def parse_config(values: Mapping[str, Any], source: str) -> Config:
+    """A validated config; `source` says in errors where the values came from. Raises UsageError."""
+    _check_names(values, source)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][:2])  # deeper parts name a union's branches
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{source}: {where}: {message}, got {first['input']!r}") from None
+
+
+def recipe_names() -> list[str]:
+    """The names of the shipped recipes."""
+    folder = files("reinforce_lite") / "recipes"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def dump_config(config: Config) -> str:
+    """The config as TOML; `load_config` reads back the same config."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def config_value(config: Config, dotted: str) -> Any:
+    """A value by its dotted name, as in `config_value(config, "train.steps")`."""
+    section, _, key = dotted.partition(".")
+    return getattr(getattr(config, section), key)
+
+
+def option_flag(dotted: str) -> str:
+    """A key as an option of the command line.
+
+    >>> option_flag("train.save_every")
+    '--train.save-every'
+    """
+    return f"--{dotted.replace('_', '-')}"
+
+
+def config_differences(old: Config, new: Config, ignored: frozenset[str] = frozenset()) -> list[str]:
+    """Every key that differs, as "section.key: old -> new", except the `ignored` keys."""
+    a, b = _flat(old), _flat(new)
+    return [f"{key}: {a[key]!r} -> {b[key]!r}" for key in a if a[key] != b[key] and key not in ignored]
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    sections = config.model_dump(mode="json", exclude={"recipe"})
+    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+
+
+def _read(path: Path, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"can't read the recipe {source}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{source} is not a TOML file: {error}") from None
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    if name not in recipe_names():
+        raise UsageError(
+            f"there is no recipe {name!r}",
+            f"the shipped ones are {', '.join(recipe_names())}; a file of your own ends in .toml",
+        )
+    return tomllib.loads((files("reinforce_lite") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def _check_names(values: Mapping[str, Any], source: str) -> None:
+    for name, section in values.items():
+        field = Config.model_fields.get(name)
+        if field is None:
+            raise _unknown(name, list(Config.model_fields), source)
+        known: dict[str, Any] = getattr(field.annotation, "model_fields", {})
+        for key in section if known and isinstance(section, Mapping) else ():
+            if (old := f"{name}.{key}") in RENAMED and key not in known:
+                raise UsageError(f"{source}: the key {old} is now called {RENAMED[old]}", "rename it")
+            if key not in known:
+                raise _unknown(f"{name}.{key}", [f"{name}.{k}" for k in known], source)
+
+
+def _unknown(name: str, known: list[str], source: str) -> UsageError:
+    return UsageError(
+        f"{source}: there is no key {name!r}",
+        did_you_mean(name, known, f"known here: {', '.join(known)}"),
+    )

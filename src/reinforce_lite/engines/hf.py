@@ -1,0 +1,179 @@
+"""Sampling by transformers' own `generate`: slow, plain, and the reference for the other engines.
+
+Shapes: B sequences in a batch (prompts x samples), P prompt tokens (padded left), V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from reinforce_lite.engines.base import cut_at_eos, ignore_progress, make_completion
+from reinforce_lite.models.forward import can_share_prompt
+from reinforce_lite.models.loading import quiet_transformers
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.types import Completion, Prompt, Sampling
+from reinforce_lite.utils.rng import isolated_rng
+
+MAX_NUM_SEQS = 128
+"""Upper limit of sequences in a batch."""
+
+
+class HFEngine:
+    """Batches of up to `max_num_seqs` sequences through `model.generate`."""
+
+    def __init__(self, policy: Policy, max_num_seqs: int = MAX_NUM_SEQS) -> None:
+        self.policy = policy
+        self.max_num_seqs = max_num_seqs
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        progress: Callable[[int], None] = ignore_progress,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`. All batches draw from one random stream that starts at `seed`."""
+        prompts_per_batch = max(1, self.max_num_seqs // sampling.samples)
+        completions: list[list[Completion]] = []
+        with isolated_rng(self.policy.device, seed):
+            for start in range(0, len(prompts), prompts_per_batch):
+                completions += self._complete(prompts[start : start + prompts_per_batch], sampling, progress)
+        return completions
+
+    def _complete(
+        self, prompts: Sequence[Prompt], sampling: Sampling, progress: Callable[[int], None]
+    ) -> list[list[Completion]]:
+        """All samples of these prompts, in several batches when one prompt has more than `max_num_seqs`."""
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        for start in range(0, sampling.samples, self.max_num_seqs):
+            batch = replace(sampling, samples=min(self.max_num_seqs, sampling.samples - start))
+            for group, more in zip(completions, self._generate_batch(prompts, batch), strict=True):
+                group += more
+            progress(batch.samples * len(prompts))
+        return completions
+
+    def _generate_batch(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        ids, mask = _pad_left([p.token_ids for p in prompts], self.policy.device)  # (prompts, P)
+        recorder = _LogprobRecorder(self.policy.eos_token_ids, ids.shape[1], sampling.min_new_tokens)
+        with torch.inference_mode(), quiet_transformers(), _default_generation_config(self.policy.model):
+            cache = _prefill(self.policy.model, ids, mask, sampling.samples)
+            new_ids = self.policy.model.generate(
+                ids.repeat_interleave(sampling.samples, dim=0),  # (B, P)
+                attention_mask=mask.repeat_interleave(sampling.samples, dim=0),
+                past_key_values=cache,
+                generation_config=self._generation_config(sampling),
+                logits_processor=LogitsProcessorList([recorder]),
+            )[:, ids.shape[1] :]  # (B, new)
+        logprobs = recorder.finish(new_ids).tolist()
+        flat = [self._completion(row, lp) for row, lp in zip(new_ids.tolist(), logprobs, strict=True)]
+        g = sampling.samples
+        return [flat[i : i + g] for i in range(0, len(flat), g)]
+
+    def _generation_config(self, sampling: Sampling) -> Any:
+        do_sample = sampling.temperature > 0
+        warpers = {"temperature": sampling.temperature, "top_p": sampling.top_p} if do_sample else {}
+        eos_token_ids = sorted(self.policy.eos_token_ids)
+        return GenerationConfig(
+            do_sample=do_sample,
+            top_k=0,  # transformers' default is 50
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=eos_token_ids,
+            pad_token_id=eos_token_ids[0],
+            **warpers,
+        )
+
+    def _completion(self, token_ids: list[int], logprobs: list[float]) -> Completion:
+        ids, truncated = cut_at_eos(token_ids, self.policy.eos_token_ids)
+        return make_completion(ids, truncated, logprobs, self.policy.decode)
+
+
+class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
+    """Records each drawn token's log-probability at temperature 1, and forbids EOS before `min_new_tokens`.
+
+    It runs before the temperature and top-p warpers. The token drawn from one call's scores is known only
+    at the next call, so one (B, V) tensor is kept.
+    """
+
+    def __init__(self, eos_token_ids: frozenset[int], prompt_length: int, min_new_tokens: int) -> None:
+        self.eos_token_ids = sorted(eos_token_ids)
+        self.min_length = prompt_length + min_new_tokens
+        self.scores: Tensor | None = None  # (B, V) of the step before
+        self.logprobs: list[Tensor] = []  # one (B,) per step
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.scores is not None:
+            self._record(input_ids[:, -1])
+        self.scores = scores
+        if input_ids.shape[1] < self.min_length:
+            scores = scores.clone()
+            scores[:, self.eos_token_ids] = -torch.inf
+        return scores
+
+    def _record(self, tokens: Tensor) -> None:
+        assert self.scores is not None
+        scores = self.scores.float()
+        drawn = scores.gather(1, tokens[:, None]).squeeze(1)
+        self.logprobs.append(drawn - scores.logsumexp(1))
+
+    def finish(self, new_ids: Tensor) -> Tensor:
+        """Log-probabilities of all (B, new) generated tokens, float32; padding after EOS included."""
+        self._record(new_ids[:, -1])
+        return torch.stack(self.logprobs, dim=1)
+
+
+def _prefill(model: Any, ids: Tensor, mask: Tensor, samples: int) -> DynamicCache | None:
+    """Keys and values of all prompt tokens but the last, computed once for all samples of a prompt."""
+    if samples == 1 or ids.shape[1] == 1 or not can_share_prompt(model):
+        return None
+    cache = DynamicCache(config=model.config)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    model.base_model(
+        ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=positions[:, :-1],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    cache.batch_repeat_interleave(samples)
+    return cache
+
+
+@contextmanager
+def _default_generation_config(model: Any) -> Iterator[None]:
+    """Replace the model's generation config by transformers' defaults for one block.
+
+    transformers fills every gap from the model's own config, and a hub model's (top_k 20, a repetition
+    penalty) would make the sampled policy differ from the trained one.
+    """
+    original, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = original
+
+
+def _pad_left(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, both (sequences, longest). Padding has id 0; only the mask identifies it."""
+    ids = [torch.tensor(s) for s in sequences]
+    mask = pad_sequence([torch.ones_like(i) for i in ids], batch_first=True, padding_side="left")
+    return pad_sequence(ids, batch_first=True, padding_side="left").to(device), mask.to(device)
+
+
+def cache_plan(
+    prompts: int,
+    sampling: Sampling,
+    max_num_seqs: int,
+    prompt_tokens: int,
+    token_bytes: int,
+    gpu_memory: int | None,
+) -> tuple[int, int]:
+    """See `native.cache_plan`; the cache takes what it needs, whatever the GPU's memory."""
+    prompts_per_batch = max(1, min(max_num_seqs, MAX_NUM_SEQS) // sampling.samples)
+    sequences = min(prompts, prompts_per_batch) * sampling.samples
+    return sequences, token_bytes * sequences * (prompt_tokens + sampling.max_new_tokens)

@@ -1,0 +1,1 @@
+"""Accuracy with its statistics, why completions fail, reflection words."""

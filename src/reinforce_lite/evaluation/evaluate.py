@@ -1,0 +1,103 @@
+"""Held-out accuracy, strict and lenient, each with its 95% interval."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from reinforce_lite.evaluation.reflection import reflection_rates
+from reinforce_lite.evaluation.statistics import Interval, pass_at_k, wilson_interval
+from reinforce_lite.types import Group, Rollout, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The figures of one evaluation. Accuracies, shares and intervals are fractions of 1."""
+
+    step: int | None
+    """None outside a run."""
+    split: Split
+    n: int
+    """Problems."""
+    samples: int
+    """Completions per problem; a single one is greedy."""
+    strict: float
+    strict_interval: Interval
+    lenient: float | None
+    """None for tasks that have no lenient verdict."""
+    lenient_interval: Interval | None
+    second_opinion: float | None
+    """Accuracy by a verdict that is not rewarded; None where no gold is a number."""
+    second_opinion_interval: Interval | None
+    reward: float
+    """Mean."""
+    mean_tokens: float
+    truncated: float
+    """The share of completions cut at the token limit."""
+    reflection: Mapping[str, float]
+    """For each keyword list of `reflection.py`, the share of completions with a hit."""
+    pass_at: Mapping[int, float]
+    """pass@k for k = 1, 2, 4 ... up to `samples`; empty when greedy."""
+    pass_at_interval: Mapping[int, Interval]
+
+    def to_record(self) -> dict[str, Any]:
+        """A line of evals.jsonl: the fields, with `reflection/list_a`, `pass@1` and so on as keys."""
+        record = asdict(self)
+        rates, pass_at, intervals = (record.pop(k) for k in ("reflection", "pass_at", "pass_at_interval"))
+        record |= {f"reflection/list_{name}": rate for name, rate in rates.items()}
+        for k in pass_at:
+            record |= {f"pass@{k}": pass_at[k], f"pass@{k}_interval": intervals[k]}
+        return record
+
+
+def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> Evaluation:
+    """Evaluate groups of equal size, at least one; groups of one rollout count as greedy."""
+    rollouts = [r for g in groups for r in g.rollouts]
+    samples = len(groups[0].rollouts)
+    strict, strict_interval = _accuracy(groups, lambda r: r.strict.correct)
+    lenient, lenient_interval = _accuracy(groups, lambda r: r.lenient.correct if r.lenient else None)
+    second, second_interval = _accuracy(groups, lambda r: r.second_opinion)
+    pass_at = _pass_at(groups, samples)
+    assert strict is not None
+    assert strict_interval is not None
+    return Evaluation(
+        step=step,
+        split=split,
+        n=len(groups),
+        samples=samples,
+        strict=strict,
+        strict_interval=strict_interval,
+        lenient=lenient,
+        lenient_interval=lenient_interval,
+        second_opinion=second,
+        second_opinion_interval=second_interval,
+        reward=fmean(r.reward for r in rollouts),
+        mean_tokens=fmean(len(r.completion.token_ids) for r in rollouts),
+        truncated=fmean(r.completion.truncated for r in rollouts),
+        reflection=reflection_rates([r.completion.text for r in rollouts]),
+        pass_at=pass_at,
+        pass_at_interval={
+            k: wilson_interval(share * len(groups), len(groups)) for k, share in pass_at.items()
+        },
+    )
+
+
+def _accuracy(
+    groups: Sequence[Group], is_correct: Callable[[Rollout], bool | None]
+) -> tuple[float, Interval] | tuple[None, None]:
+    """The mean over problems of the share of correct rollouts, where there is a verdict.
+
+    Rollouts of one problem are not independent, so the interval counts problems, as if each had a
+    single rollout: with several it is too wide rather than too narrow.
+    """
+    verdicts = [[v for r in g.rollouts if (v := is_correct(r)) is not None] for g in groups]
+    shares = [fmean(judged) for judged in verdicts if judged]
+    return (fmean(shares), wilson_interval(sum(shares), len(shares))) if shares else (None, None)
+
+
+def _pass_at(groups: Sequence[Group], samples: int) -> dict[int, float]:
+    if samples == 1:
+        return {}
+    correct = [sum(r.strict.correct for r in g.rollouts) for g in groups]
+    ks = [2**power for power in range(samples.bit_length())]
+    return {k: fmean(pass_at_k(k, c, samples) for c in correct) for k in ks}

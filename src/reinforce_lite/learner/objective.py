@@ -1,0 +1,155 @@
+"""Rewards to advantages to loss weights: Reinforce-Lite and its family, one pure function for each part.
+
+    rewards (Q, G) ──advantages──▶ A (Q, G) ──loss_weights──▶ w (Q, G) ──loss──▶ -sum_i w_i sum_t log pi(o_t)
+
+The policy gradient is that of REINFORCE (Williams 1992, https://doi.org/10.1007/BF00992696). The members of
+the family differ in what they subtract from a reward, what they divide it by, and how they average:
+
+    baseline  "leave-one-out"  mean reward of the other G-1 completions: RLOO, https://arxiv.org/abs/2402.14740
+              "group"          mean reward of all G completions: GRPO, https://arxiv.org/abs/2402.03300
+    scale                      the standard deviation of the same rewards; Dr. GRPO and RLOO have none
+    loss_normalization         by a constant: Dr. GRPO, https://arxiv.org/abs/2503.20783;
+                               by each completion's length: GRPO
+
+No gradient flows through A, and every token of a completion has the same loss weight, so the objective is one
+number per completion. Each batch of completions is used for one update: the sampling policy is the trained
+policy, and the importance ratio is not clipped. It is 1 up to what sampling alone applies: truncation by
+top-p, `min_new_tokens` and, where `logprob_temperature` is set, another temperature. No KL term, no reference
+model, no critic.
+
+Shapes: Q questions in the step, G completions of each.
+Arithmetic is float64, since learning rests on small differences of rewards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from reinforce_lite.config import Baseline, GradientSamples, LossNormalization, PresetName, Scale
+from reinforce_lite.errors import UsageError
+
+EPSILON = 1e-8
+"""Added to a standard deviation. If it is 0, the advantage is huge but finite; `advantage_clip` bounds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One member of the family; the function that reads a part documents it."""
+
+    baseline: Baseline
+    scale: Scale
+    advantage_clip: float | None
+    gradient_samples: GradientSamples
+    loss_normalization: LossNormalization
+    logprob_temperature: float | Literal["sampling"]
+
+    def temperature(self, sampling: float) -> float:
+        """The temperature at which log pi is differentiated when completions are drawn at `sampling`."""
+        return sampling if self.logprob_temperature == "sampling" else self.logprob_temperature
+
+
+PRESETS: dict[PresetName, Objective] = {
+    "reinforce-lite": Objective("leave-one-out", "leave-one-out", 2.0, "all", "constant", "sampling"),
+    "article": Objective("leave-one-out", "leave-one-out", 2.0, "one", "sequence-sum", 1.0),
+    "rloo": Objective("leave-one-out", "none", None, "all", "sequence-sum", "sampling"),
+    "grpo": Objective("group", "group", None, "all", "sequence-mean", "sampling"),
+    "dr-grpo": Objective("group", "none", None, "all", "constant", "sampling"),
+    "monte-carlo": Objective("none", "none", None, "all", "sequence-sum", "sampling"),
+}
+
+
+def build_objective(preset: PresetName, **parts: Any) -> Objective:
+    """A preset with some parts replaced. None keeps the preset's part; advantage_clip "none" is no clip."""
+    changes = {name: value for name, value in parts.items() if value is not None}
+    if changes.get("advantage_clip") == "none":
+        changes["advantage_clip"] = None
+    return replace(PRESETS[preset], **changes)
+
+
+def check_group_size(objective: Objective, size: int) -> None:
+    """Raises UsageError when groups of `size` completions are too small for the baseline or the scale."""
+    smallest = {"leave-one-out": 3, "group": 2, "none": 1}[objective.scale]
+    smallest = max(smallest, 1 if objective.baseline == "none" else 2)
+    if size < smallest:
+        raise UsageError(
+            f"rollout.group_size is {size}, but baseline {objective.baseline!r} with scale "
+            f"{objective.scale!r} needs at least {smallest} completions per question",
+            "raise rollout.group_size, or choose another objective.baseline and objective.scale",
+        )
+
+
+def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tensor:
+    """How much better each completion is than its group: A_i = clip((r_i - baseline_i) / scale_i, -c, c).
+
+    c is `advantage_clip`; None does not clip. In a group of equal rewards A is exactly 0, except with neither
+    baseline nor scale, where A is the reward itself. Such groups are detected by equality, not by a small
+    standard deviation: the computed standard deviation of ten rewards of 0.7 is not exactly 0.
+
+    Takes (Q, G) rewards; returns (Q, G) float64.
+    """
+    r = torch.tensor(rewards, dtype=torch.float64)  # (Q, G)
+    a = (r - _baseline(r, objective.baseline)) / _scale(r, objective.scale)
+    if objective.advantage_clip is not None:
+        a = a.clamp(-objective.advantage_clip, objective.advantage_clip)
+    if (objective.baseline, objective.scale) != ("none", "none"):
+        a = a.masked_fill((r == r[:, :1]).all(dim=1, keepdim=True), 0.0)
+    return a
+
+
+def _baseline(r: Tensor, kind: Baseline) -> Tensor:
+    """What is subtracted from each of the (Q, G) rewards; broadcasts to (Q, G).
+
+    leave-one-out   b_i = 1 / (G-1) * sum_{j != i} r_j
+    group           b   = 1 / G * sum_j r_j
+    none            0
+    """
+    if kind == "leave-one-out":
+        return _others(r).mean(-1)
+    return r.mean(-1, keepdim=True) if kind == "group" else torch.zeros_like(r)
+
+
+def _scale(r: Tensor, kind: Scale) -> Tensor:
+    """What each difference is divided by; broadcasts to (Q, G).
+
+    leave-one-out   s_i = std_{j != i}(r_j) + EPSILON, unbiased
+    group           s   = std_j(r_j) + EPSILON, unbiased
+    none            1
+    """
+    if kind == "leave-one-out":
+        return _others(r).std(-1) + EPSILON
+    return r.std(-1, keepdim=True) + EPSILON if kind == "group" else torch.ones_like(r)
+
+
+def _others(r: Tensor) -> Tensor:
+    """For each completion the rewards of the others in its group: (Q, G) to (Q, G, G-1)."""
+    q, g = r.shape
+    return r.unsqueeze(1).expand(q, g, g)[:, ~torch.eye(g, dtype=torch.bool)].view(q, g, g - 1)
+
+
+def loss_weights(a: Tensor, lengths: list[list[int]], objective: Objective, max_new_tokens: int) -> Tensor:
+    """The factor of each completion's summed log-probability in the loss: w_i = A_i / normaliser_i.
+
+    The normaliser, with n completions that take part in the gradient:
+
+        constant        n * max_new_tokens   no length bias; the same in every process and micro-batch
+        sequence-sum    n                    mean over completions of the sum over tokens
+        sequence-mean   n * length_i         mean over completions of the mean over tokens
+
+    With gradient_samples "all", n = Q * G. With "one", n = Q and only each group's first completion counts;
+    completions of a group are identically distributed, so the choice does not matter.
+
+    `a` is (Q, G); `lengths` are the completions' tokens, EOS included. Returns (Q, G) float64.
+    """
+    q, g = a.shape
+    n = q * g
+    if objective.gradient_samples == "one":
+        a = a * (torch.arange(g) == 0)
+        n = q
+    if objective.loss_normalization == "constant":
+        return a / (n * max_new_tokens)
+    if objective.loss_normalization == "sequence-sum":
+        return a / n
+    return a / (n * torch.tensor(lengths, dtype=torch.float64))

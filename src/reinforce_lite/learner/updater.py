@@ -1,0 +1,286 @@
+"""One update of the policy from a step's groups: micro-batches, clipping, warm-up, AdamW.
+
+A micro-batch holds as many completions as its token budget allows, of several groups where they fit. The
+prefix that all prompts share and each prompt pass through the policy once (`forward.py`). The loss weights
+are fixed beforehand, so how a step is split into micro-batches does not change the gradient. Completions of
+loss weight 0 are skipped, which does not change it either and saves most of a step's time.
+
+Matrix products may be in bfloat16. The optimizer usually updates float32 master weights, since bfloat16 would
+round away an update of a thousandth of a weight (`optimizers.py` has alternatives). Gradients accumulate in
+the dtype of the master weights and are freed after the update.
+
+After running out of memory, the same completions are passed again in smaller micro-batches.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from reinforce_lite.config import UpdateConfig
+from reinforce_lite.errors import DoesNotFitError
+from reinforce_lite.learner.loss import backward_in_chunks
+from reinforce_lite.learner.optimizers import make_optimizer, optimizer_state_bytes
+from reinforce_lite.models.forward import SharedPrefix, build_forward_pass, common_prefix_length
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.models.prefix_tree import Branch, Ids
+from reinforce_lite.types import Group
+from reinforce_lite.utils.memory import retry_on_oom
+from reinforce_lite.utils.program import command_line
+from reinforce_lite.utils.seeding import derive_seed
+
+CONVERTED_ELEMENTS = 2**20
+"""Elements of a bfloat16 gradient that are converted to float32 at a time: on a CPU, a temporary of the whole
+gradient's size takes six times as long."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GradientStats:
+    """A step's loss and gradient in figures; the gradient itself is in the weights' `grad`."""
+
+    loss: float
+    norm: float
+    """L2, before clipping; 0 when no completion has a nonzero loss weight."""
+    tokens: int
+    """Tokens that passed through the policy with gradient, prompts included; 0 if all loss weights are 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainableGroup:
+    """The completions of one prompt that have a nonzero loss weight."""
+
+    prompt: tuple[int, ...]
+    completions: list[tuple[tuple[int, ...], float]]
+    """(token ids, loss weight)."""
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """Completions that pass through the policy together, with their loss weights."""
+
+    branches: list[Branch]
+    loss_weights: list[float]
+    """One per completion, in the order of the branches' completions."""
+
+    @property
+    def completions(self) -> list[Ids]:
+        """Of all branches, in order."""
+        return [c for b in self.branches for c in b.completions]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens without padding, each prompt counted once."""
+        return sum(len(b.prompt) for b in self.branches) + sum(map(len, self.completions))
+
+
+class Updater:
+    """Computes a step's gradient and applies it; owns the optimizer and the master weights."""
+
+    def __init__(self, policy: Policy, config: UpdateConfig, temperature: float, seed: int) -> None:
+        """`temperature` is that of the differentiated log pi; `seed` is that of stochastic rounding."""
+        self.policy = policy
+        self.config = config
+        self.temperature = temperature
+        self.seed = seed
+        self.micro_batch_tokens = config.micro_batch_tokens
+        """Halved each time memory runs out."""
+        policy.check_fused()
+        self.forward_pass = build_forward_pass(policy.model, policy.llama, config.activation_checkpointing)
+        self.params = dict(policy.model.named_parameters())
+        self.master_weights = self._make_master_weights()
+        policy.master_weights = None  # the updater has them, or does without
+        self.optimizer = make_optimizer(config, self.master_weights)
+
+    def _make_master_weights(self) -> dict[str, Tensor]:
+        """What the optimizer updates: the policy's parameters, or float32 copies of bfloat16 ones."""
+        if self.policy.dtype != torch.bfloat16 or self.config.optimizer_state != "32-bit":
+            return self.params
+        loaded = self.policy.master_weights or {}
+        masters = {name: loaded[name] if loaded else p.detach().float() for name, p in self.params.items()}
+        for name, param in self.params.items():
+            param.register_post_accumulate_grad_hook(partial(_move_gradient, masters[name]))
+        return masters
+
+    def compute_gradient(self, groups: Sequence[Group], loss_weights: Tensor) -> GradientStats:
+        """Compute the loss for (Q, G) loss weights; its gradient stays in the master weights' `grad`.
+
+        When memory runs out, both are recomputed in micro-batches of half the size, which changes rounding
+        alone; later steps keep that size. Raises DoesNotFitError when a single completion is too much.
+        """
+        trainable = trainable_groups(groups, loss_weights.tolist())
+        return retry_on_oom(lambda: self._gradient(trainable), lambda: self._halve_micro_batches(trainable))
+
+    def _halve_micro_batches(self, groups: Sequence[TrainableGroup]) -> None:
+        self._drop_gradients()
+        cost = self._branch_cost(self._shared_length(groups))
+        costs = [cost(Branch(g.prompt, [ids])) for g in groups for ids, _ in g.completions]
+        self.micro_batch_tokens = min(self.micro_batch_tokens, sum(costs))
+        if self.micro_batch_tokens <= min(costs):
+            raise DoesNotFitError(
+                "the update of a single completion does not fit into memory", f"see: {command_line('plan')}"
+            )
+        self.micro_batch_tokens //= 2
+        logger.warning(
+            "out of memory in the update: retrying with micro_batch_tokens %d", self.micro_batch_tokens
+        )
+
+    def _gradient(self, groups: Sequence[TrainableGroup]) -> GradientStats:
+        self._drop_gradients()
+        if not groups:
+            return GradientStats(0.0, 0.0, 0)
+        shared_length = self._shared_length(groups)
+        prefix = self.forward_pass.prefix(groups[0].prompt[:shared_length]) if shared_length else None
+        loss, tokens = 0.0, shared_length
+        for batch in micro_batches(groups, self.micro_batch_tokens, self._branch_cost(shared_length)):
+            loss += self._backward(batch, prefix)
+            tokens += batch.tokens - shared_length * len(batch.branches)
+        if prefix:
+            prefix.backward()
+        return GradientStats(loss, self._gradient_norm(), tokens)
+
+    def apply_gradient(self, gradient: GradientStats, step: int) -> bool:
+        """Clip the gradient and update the weights; returns whether they were updated. `step` counts from 1.
+
+        Nothing is updated when no completion has a nonzero loss weight (AdamW's momentum alone would move the
+        weights) or when the gradient is not finite.
+        """
+        if gradient.tokens == 0 or not math.isfinite(gradient.norm):
+            return False
+        # As torch.nn.utils.clip_grads_with_norm_, which would round this factor to the norm tensor's float32.
+        clip = min(1.0, self.config.max_grad_norm / (gradient.norm + 1e-6))
+        torch._foreach_mul_(self._gradients(), clip)
+        self.optimizer.step(self.learning_rate(step), derive_seed(self.seed, "rounding", step))
+        self._drop_gradients()
+        self.sync_policy()
+        return True
+
+    def allocate_optimizer_state(self) -> None:
+        """Run one optimizer step with zero gradients and learning rate 0, so that its state is allocated.
+
+        For use before the first step; call `reset_optimizer` afterwards.
+        """
+        for master in self.master_weights.values():
+            master.grad = torch.zeros_like(master) if master.grad is None else master.grad.zero_()
+        self.optimizer.step(0.0, 0)
+        self._drop_gradients()
+
+    def reset_optimizer(self) -> None:
+        """Drop the optimizer's state, as before the first step."""
+        self.optimizer.reset()
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up from learning_rate / warmup_steps at step 1, then constant.
+
+        The schedule does not depend on train.steps, so a run of N steps extended by N equals a run of 2N.
+        """
+        return self.config.learning_rate * min(1.0, step / max(1, self.config.warmup_steps))
+
+    def _shared_length(self, groups: Sequence[TrainableGroup]) -> int:
+        """How many tokens all prompts share; 0 for a single prompt, or if the model can't share a prefix."""
+        shares = self.forward_pass.can_share_prefix and len(groups) > 1
+        return common_prefix_length([g.prompt for g in groups]) if shares else 0
+
+    def _branch_cost(self, shared_length: int) -> Callable[[Branch], int]:
+        """What a branch takes through the policy after the shared prefix: tokens, padding included."""
+        return lambda branch: self.forward_pass.tokens(branch) - shared_length
+
+    def _backward(self, batch: MicroBatch, prefix: SharedPrefix | None) -> float:
+        states = self.forward_pass.states(batch.branches, prefix)  # (K, H)
+        completions = batch.completions
+        tokens = torch.tensor([t for ids in completions for t in ids], device=states.device)  # (K,)
+        sizes = torch.tensor([len(ids) for ids in completions])
+        loss_weights = torch.tensor(batch.loss_weights, dtype=torch.float64).repeat_interleave(sizes)  # (K,)
+        return backward_in_chunks(self.policy.model, states, tokens, loss_weights, self.temperature)
+
+    def _gradients(self) -> list[Tensor]:
+        return [m.grad for m in self.master_weights.values() if m.grad is not None]
+
+    def _gradient_norm(self) -> float:
+        """As torch.nn.utils.get_total_norm, which would round the norm of bfloat16 gradients to 8 bits."""
+        gradients = self._gradients()
+        dtype = torch.promote_types(gradients[0].dtype, torch.float32)
+        return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype))))
+
+    def _drop_gradients(self) -> None:
+        for weight in (*self.params.values(), *self.master_weights.values()):
+            weight.grad = None
+
+    @torch.no_grad()
+    def sync_policy(self) -> None:
+        """Round the master weights into the policy, unless they are its own parameters."""
+        if self.master_weights is not self.params:
+            torch._foreach_copy_(list(self.params.values()), list(self.master_weights.values()))
+
+    @property
+    def state_bytes(self) -> int:
+        """An upper bound of the size of `state_dict`: quantization tables are counted, but not saved."""
+        sizes, itemsize = [p.numel() for p in self.params.values()], self.policy.dtype.itemsize
+        optimizer = sum(optimizer_state_bytes(self.config.optimizer_state, sizes, itemsize))
+        has_copies = self.master_weights is not self.params  # counted with the optimizer
+        return optimizer + (0 if has_copies else sum(p.nbytes for p in self.params.values()))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors that a resumed run needs to continue bit for bit, by flat names."""
+        weights = {f"weight/{name}": master.detach() for name, master in self.master_weights.items()}
+        return weights | self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`; also updates the policy."""
+        with torch.no_grad():
+            for name, master in self.master_weights.items():
+                master.copy_(state[f"weight/{name}"])
+            self.optimizer.load_state_dict(state)
+        self.sync_policy()
+
+
+def trainable_groups(groups: Sequence[Group], loss_weights: list[list[float]]) -> list[TrainableGroup]:
+    """The completions whose loss weight is not 0, sorted by length in each group, which saves padding."""
+    trainable = []
+    for group, row in zip(groups, loss_weights, strict=True):
+        rollouts = zip(group.rollouts, row, strict=True)
+        completions = [(r.completion.token_ids, w) for r, w in rollouts if w != 0]
+        if completions:
+            completions.sort(key=lambda completion: len(completion[0]))
+            trainable.append(TrainableGroup(group.prompt.token_ids, completions))
+    return trainable
+
+
+def micro_batches(
+    groups: Sequence[TrainableGroup], budget: int, cost: Callable[[Branch], int]
+) -> Iterator[MicroBatch]:
+    """Split completions into micro-batches that cost at most `budget` tokens or hold a single completion."""
+    batch, closed_cost = MicroBatch([], []), 0  # of all branches but the newest, which still grows
+    for group in groups:
+        completions: list[Ids] = []
+        branch_cost = 0
+        for ids, loss_weight in group.completions:
+            branch_cost = cost(Branch(group.prompt, [*completions, ids]))
+            if batch.loss_weights and closed_cost + branch_cost > budget:
+                yield batch
+                batch, closed_cost, completions = MicroBatch([], []), 0, []
+                branch_cost = cost(Branch(group.prompt, [ids]))
+            if not completions:
+                batch.branches.append(Branch(group.prompt, completions))
+            completions.append(ids)
+            batch.loss_weights.append(loss_weight)
+        closed_cost += branch_cost
+    if batch.loss_weights:
+        yield batch
+
+
+def _move_gradient(master: Tensor, param: Tensor) -> None:
+    """Add a parameter's bfloat16 gradient to its master weight's float32 one, and free it."""
+    assert param.grad is not None
+    if master.grad is None:
+        master.grad = param.grad.float().contiguous()
+    else:
+        pieces = (torch.split(grad.reshape(-1), CONVERTED_ELEMENTS) for grad in (master.grad, param.grad))
+        for total, part in zip(*pieces, strict=True):
+            total.add_(part)
+    param.grad = None

@@ -1,0 +1,1 @@
+"""Weights, and how tokens pass through them."""

@@ -1,0 +1,344 @@
+"""The forward pass of Llama-like models, over the weights that transformers loaded.
+
+Engine and updater use the same pass, so that they can't drift apart; they differ only in what a token attends
+to, which they pass as `attend`. It is faster than transformers' modules for three reasons:
+
+- the tokens of all sequences lie in one flat (N, H) tensor, without padding;
+- q, k and v are one matrix product, and so are gate and up. The modules' parameters become views of the fused
+  weight, so an optimizer step changes both and a save needs no copy;
+- the backward pass keeps only what is expensive to recompute: norms and activations are recomputed from their
+  inputs, which halves what autograd would keep.
+
+It supports the families in FAMILIES; other models run through transformers' own modules.
+
+Shapes: N tokens, H hidden size, Q query heads, K key-value heads, D head size, I inner size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
+
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
+
+Attend = Callable[[int, Tensor], Tensor]
+"""(layer, (N, (Q + 2K) x D) rotated queries, rotated keys, and values) to (N, Q x D)."""
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""`F.linear`, or a faster function with the same result."""
+
+
+def supports_model(model: nn.Module, max_length: int = 0) -> bool:
+    """Whether `Llama` computes the same as the model's own code for sequences of up to `max_length` tokens.
+
+    It does not for models that bring their own code, adapters, quantized weights or sliding windows, nor
+    for LongRoPE (Phi-3) beyond the original context, where it depends on the batch's longest sequence.
+    """
+    if not type(model).__module__.startswith("transformers.models."):
+        return False
+    c: Any = model.config
+    layer_types = set(getattr(c, "layer_types", None) or ["full_attention"])
+    window = getattr(c, "sliding_window", None) if getattr(c, "use_sliding_window", True) else None
+    windowed = layer_types != {"full_attention"} or (window and window < c.max_position_embeddings)
+    if c.model_type not in FAMILIES or windowed or c.hidden_act != "silu" or getattr(c, "mlp_bias", False):
+        return False
+    rope = getattr(c, "rope_parameters", None) or {}
+    rope_type = rope.get("rope_type")
+    if rope_type == "dynamic":
+        return False
+    if rope_type == "longrope" and max_length > rope["original_max_position_embeddings"]:
+        return False
+    linears = [m for m in model.modules() if hasattr(m, "in_features") or type(m).__name__.endswith("Linear")]
+    return all(type(m) is nn.Linear and type(m.weight) is nn.Parameter for m in linears)
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Several linear modules fused into one matrix product."""
+
+    weight: Tensor
+    """(sum of the modules' output sizes, H): the storage that the modules' weights are views of."""
+    bias: Tensor | None
+    modules: tuple[nn.Linear, ...]
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The modules' parameters."""
+        return tuple(m.weight for m in self.modules)
+
+    @property
+    def biases(self) -> tuple[Tensor, ...]:
+        """The modules' parameters; empty without biases."""
+        return tuple(m.bias for m in self.modules if m.bias is not None)
+
+    def is_fused(self) -> bool:
+        """Whether the modules' parameters still lie in the fused storage."""
+        pairs = [(self.weight, self.weights)] + ([] if self.bias is None else [(self.bias, self.biases)])
+        return all(
+            param.data_ptr() == view.data_ptr()
+            for fused, params in pairs
+            for param, view in zip(params, torch.split(fused, [len(p) for p in params]), strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The weights of one transformer layer, in the order of their use."""
+
+    attention_norm: Any
+    qkv: Projection
+    q_norm: Any
+    """Qwen3 only, else None; likewise `k_norm`."""
+    k_norm: Any
+    out: nn.Linear
+    mlp_norm: Any
+    gate_up: Projection
+    down: nn.Linear
+
+
+class Llama:
+    """A causal language model without its head: token ids to final hidden states."""
+
+    def __init__(self, model: Any) -> None:
+        """Fuse the model's projections in place: their parameters move into new storage."""
+        c = model.config
+        self.model = model
+        self.body = model.base_model
+        self.query_heads: int = c.num_attention_heads
+        self.kv_heads: int = c.num_key_value_heads
+        self.head_size: int = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        self.layers = [_fuse_layer(layer) for layer in self.body.layers]
+        self.scale: float = self.body.layers[0].self_attn.scaling
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.layers[0].qkv.weight.device
+        return device
+
+    def check_fused(self) -> None:
+        """Raise RuntimeError if a parameter has left the fused storage (`model.to(...)`)."""
+        if not all(p.is_fused() for layer in self.layers for p in (layer.qkv, layer.gate_up)):
+            raise RuntimeError("the model's weights were moved after they had been fused")
+
+    @property
+    def key_start(self) -> int:
+        """The column of a (N, (Q + 2K) x D) tensor at which keys and values start."""
+        return self.query_heads * self.head_size
+
+    def __call__(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        linear: Linear = F.linear,
+        checkpointing: bool = False,
+    ) -> Tensor:
+        """(N,) token ids at (N,) positions of their sequences to (N, H) final hidden states.
+
+        With `checkpointing` only each layer's input is kept, and its activations are recomputed in the
+        backward pass.
+        """
+        x = self.body.embed_tokens(ids)  # (N, H)
+        # cos and sin, both (N, rotated part of D)
+        rotary = tuple(t[0] for t in self.body.rotary_emb(x, positions[None]))
+        for i in range(len(self.layers)):
+            if checkpointing:
+                x = checkpoint(
+                    self._layer, i, x, rotary, attend, linear, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x = self._layer(i, x, rotary, attend, linear)
+        states: Tensor = self.body.norm(x)
+        return states
+
+    def _layer(self, i: int, x: Tensor, rotary: tuple[Tensor, ...], attend: Attend, linear: Linear) -> Tensor:
+        layer = self.layers[i]
+        qkv = _norm_linear(x, layer.attention_norm, layer.qkv, linear)
+        if layer.q_norm is not None:
+            qkv = self._norm_heads(qkv, layer)
+        attended = attend(i, self._rotate(qkv, *rotary))
+        x = x + linear(attended, layer.out.weight, layer.out.bias)
+        gate_up = _norm_linear(x, layer.mlp_norm, layer.gate_up, linear)
+        return x + _swiglu_down(gate_up, layer.down.weight, linear)
+
+    def _rotate(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        heads = self.query_heads + self.kv_heads
+        rotated: Tensor = _Rotate.apply(qkv, cos, sin, heads, self.head_size)  # type: ignore[no-untyped-call]
+        return rotated
+
+    def _norm_heads(self, qkv: Tensor, layer: Layer) -> Tensor:
+        heads = qkv.view(len(qkv), -1, self.head_size)
+        q, k, v = torch.split(heads, [self.query_heads, self.kv_heads, self.kv_heads], dim=1)
+        return torch.cat([layer.q_norm(q), layer.k_norm(k), v], dim=1).flatten(1)
+
+
+def _fuse_layer(layer: Any) -> Layer:
+    attn, mlp = layer.self_attn, layer.mlp
+    fused = hasattr(attn, "qkv_proj")  # Phi-3's projections are fused as loaded
+    return Layer(
+        layer.input_layernorm,
+        _fuse_modules([attn.qkv_proj] if fused else [attn.q_proj, attn.k_proj, attn.v_proj]),
+        getattr(attn, "q_norm", None),
+        getattr(attn, "k_norm", None),
+        attn.o_proj,
+        layer.post_attention_layernorm,
+        _fuse_modules([mlp.gate_up_proj] if fused else [mlp.gate_proj, mlp.up_proj]),
+        mlp.down_proj,
+    )
+
+
+def _fuse_modules(modules: Sequence[nn.Linear]) -> Projection:
+    biases = [m.bias for m in modules if m.bias is not None]
+    weight = _fuse_parameters([m.weight for m in modules])
+    return Projection(weight, _fuse_parameters(biases) if biases else None, tuple(modules))
+
+
+@torch.no_grad()
+def _fuse_parameters(params: Sequence[Tensor]) -> Tensor:
+    """Concatenate the parameters along dim 0; each becomes a view of the result."""
+    if len(params) == 1:
+        return params[0].detach()
+    fused = torch.cat([p.detach() for p in params])
+    for param, view in zip(params, torch.split(fused, [len(p) for p in params]), strict=True):
+        param.data = view
+    return fused
+
+
+def _norm_linear(x: Tensor, norm: Any, projection: Projection, linear: Linear) -> Tensor:
+    """RMSNorm of (N, H), then a fused projection."""
+    if not torch.is_grad_enabled():  # `apply` would take a tenth of the time of a decoding step
+        inverse = _inverse_rms(x, norm.variance_epsilon)
+        return linear(_rms_norm(x, inverse, norm.weight), projection.weight, projection.bias)
+    params = (*projection.weights, *projection.biases)
+    projected: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
+        x, norm.weight, norm.variance_epsilon, projection, linear, *params
+    )
+    return projected
+
+
+def _swiglu_down(gate_up: Tensor, weight: Tensor, linear: Linear) -> Tensor:
+    """(N, 2I) gate and up to (N, H)."""
+    if not torch.is_grad_enabled():
+        return linear(_swiglu(gate_up), weight, None)
+    projected: Tensor = _SwigluDown.apply(gate_up, weight, linear)  # type: ignore[no-untyped-call]
+    return projected
+
+
+class _NormLinear(Function):
+    """y W^T + b with y = RMSNorm(x) (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467).
+
+    With r = 1 / sqrt(mean(x^2) + eps), u = r x, gain g and d the gradient with respect to y:
+
+        y = g u        d_g = sum over tokens of d u        d_x = r (g d - u mean(g d u))
+
+    Keeps x and r, one number per token. The parameters of the projection are arguments only so that
+    autograd gives them their gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, eps: float, projection: Projection, linear: Linear, *params: Tensor
+    ) -> Tensor:
+        inverse = _inverse_rms(x, eps)
+        ctx.save_for_backward(x, gain, inverse)
+        ctx.projection = projection
+        return linear(_rms_norm(x, inverse, gain), projection.weight, projection.bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, gain, inverse = ctx.saved_tensors
+        projection = ctx.projection
+        sizes = [len(w) for w in projection.weights]
+        unit = x * inverse  # (N, H), in at least float32
+        d_weight = grad.t() @ (unit.to(x.dtype) * gain)  # (sum of sizes, H)
+        d = (grad @ projection.weight).to(unit.dtype)  # (N, H)
+        d_unit = d * unit
+        d_gain = d_unit.sum(0).to(gain.dtype)
+        negative_mean = (d_unit @ gain.to(unit.dtype)).div_(-x.shape[1])[:, None]  # (N, 1)
+        d_x = d.mul_(gain).addcmul_(unit, negative_mean).mul_(inverse).to(x.dtype)
+        d_biases = torch.split(grad.sum(0), sizes) if projection.biases else ()
+        return d_x, d_gain, None, None, None, *torch.split(d_weight, sizes), *d_biases
+
+
+def _rms_norm(x: Tensor, inverse: Tensor, gain: Tensor) -> Tensor:
+    """RMSNorm(x), rounded where transformers rounds."""
+    return (x * inverse).to(x.dtype).mul_(gain)
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """(N, 1): 1 / sqrt(mean(x^2) + eps) of (N, H), in at least float32."""
+    norm: Tensor = torch.linalg.vector_norm(
+        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+class _SwigluDown(Function):
+    """(silu(gate) * up) W^T, SwiGLU and the down projection (Shazeer 2020, https://arxiv.org/abs/2002.05202).
+
+    Keeps only the (N, 2I) gate and up, and recomputes their product in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor, weight: Tensor, linear: Linear) -> Tensor:
+        ctx.save_for_backward(gate_up, weight)
+        return linear(_swiglu(gate_up), weight, None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        gate_up, weight = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        inner = F.silu(gate)  # (N, I)
+        d = grad @ weight  # (N, I), with respect to silu(gate) * up
+        d_gate_up = torch.empty_like(gate_up)
+        d_gate, d_up = d_gate_up.chunk(2, dim=-1)
+        torch.mul(d, inner, out=d_up)
+        d_weight = grad.t() @ inner.mul_(up)
+        torch.ops.aten.silu_backward(d.mul_(up), gate, grad_input=d_gate)
+        return d_gate_up, d_weight, None
+
+
+def _swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of (N, 2I) gate and up."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
+class _Rotate(Function):
+    """Rotary position embedding of queries and keys (Su et al. 2021, https://arxiv.org/abs/2104.09864).
+
+    In place, and nothing but cos and sin is kept: the gradient is rotated by the opposite angle.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
+        ctx.rotary, ctx.heads, ctx.head_size = (cos, sin), heads, head_size
+        ctx.mark_dirty(qkv)
+        return _rotate_in_place(qkv, cos, sin, heads, head_size)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        cos, sin = ctx.rotary
+        d_qkv = _rotate_in_place(grad.clone(), cos, -sin, ctx.heads, ctx.head_size)
+        return d_qkv, None, None, None, None
+
+
+def _rotate_in_place(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
+    """Rotate the first `heads` of the D-wide heads of each token by the (N, rotated part of D) angles.
+
+    A head's first half a and second half b become a cos - b sin and b cos + a sin. The halves of `cos`
+    are equal, and those of `sin`.
+    """
+    half = cos.shape[-1] // 2
+    view = flat.view(len(flat), -1, head_size)[:, :heads]
+    a, b = view[..., :half], view[..., half : 2 * half]
+    cos, sin = cos[:, None, :half], sin[:, None, :half]
+    rotated_a = a * cos - b * sin
+    b.mul_(cos).addcmul_(a, sin)
+    a.copy_(rotated_a)
+    return flat

@@ -1,0 +1,47 @@
+"""Context managers around transformers while it loads a model: no output, and errors in one line."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import transformers
+from safetensors import SafetensorError
+
+from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.utils.program import command_line
+
+
+@contextmanager
+def explain_load_errors(name: str) -> Iterator[None]:
+    """Turn what transformers raises about a model into one line of cause and one of remedy."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "trust_remote_code" in str(error):
+            cause = "it brings its own Python code"
+            remedy = "read that code, then allow it with --model.trust-remote-code"
+        elif isinstance(error, SafetensorError):
+            remedy = "its weights are damaged: download or copy the model again"
+        elif "safetensors" in str(error):
+            remedy = "only safetensors weights are loaded; pickled ones need --model.trust-remote-code"
+        else:
+            remedy = "give a model folder, the name of a reachable Hugging Face model, or smollm2-135m"
+        raise UsageError(f"can't load the model {name!r}: {cause}", remedy) from error
+    except MemoryError as error:
+        raise ReinforceLiteError(
+            f"the model {name!r} does not fit into memory", f"see: {command_line('plan')}"
+        ) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and warnings."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(logging.ERROR)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()

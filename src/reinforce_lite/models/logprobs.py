@@ -1,0 +1,76 @@
+"""Logits and log-probabilities of tokens from the hidden states that predict them.
+
+The vocabulary is the widest dimension of a language model: with 151,936 tokens, one token's float32 logits
+take 0.6 MB. So they are computed only where a completion token is predicted, and `tokens_per_chunk` at a time
+(`learner/loss.py`).
+
+Shapes: K completion tokens, C tokens of a chunk, H hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from reinforce_lite.models.llama import Linear
+
+MAX_LOGITS = {"cpu": 2**24, "cuda": 2**27}
+"""Logits of a chunk, by device type."""
+MIN_TOKENS = 256
+"""Tokens of a chunk at least: each chunk adds to the head's whole gradient, whatever its size."""
+
+
+def tokens_per_chunk(device: str, vocabulary: int) -> int:
+    """How many tokens' logits are held at a time on a device type.
+
+    >>> tokens_per_chunk("cpu", 49152), tokens_per_chunk("cpu", 151936)
+    (341, 256)
+    """
+    return max(MIN_TOKENS, MAX_LOGITS.get(device, MAX_LOGITS["cpu"]) // vocabulary)
+
+
+def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities, (K,) in nats, of (K,) tokens that (K, H) states predict, in at least float32.
+
+    log softmax(logits / temperature)[token], over the whole vocabulary.
+    """
+    logits = final_logits(model, states)
+    logprobs: Tensor = _TokenLogprobs.apply(logits, tokens, temperature)  # type: ignore[no-untyped-call]
+    return logprobs
+
+
+def final_logits(model: Any, states: Tensor, linear: Linear | None = None) -> Tensor:
+    """(K, H) states to (K, V) logits: the model's head, and the soft cap or scale of some families."""
+    head = model.get_output_embeddings()
+    logits: Tensor = linear(states, head.weight, head.bias) if linear else head(states)
+    cap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2
+    if cap:
+        logits = torch.tanh(logits / cap) * cap
+    divisor = getattr(model.config, "logits_scaling", None)  # Granite
+    factor = getattr(model.config, "logit_scale", None)  # Cohere
+    if divisor or factor:
+        logits = logits / (divisor or 1.0) * (factor or 1.0)
+    return logits
+
+
+class _TokenLogprobs(Function):
+    """log softmax(logits / T)[token]; its gradient, (onehot - softmax) / T, is computed in place."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+        scaled = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)  # (C, V)
+        scaled.div_(temperature)
+        normalizer = scaled.logsumexp(1, keepdim=True)
+        logprobs = scaled.sub_(normalizer)
+        ctx.save_for_backward(logprobs, tokens)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        return logprobs.gather(1, tokens[:, None]).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logprobs, tokens = ctx.saved_tensors
+        scaled_grad = grad[:, None] / ctx.temperature
+        d_logits = logprobs.exp_().mul_(-scaled_grad)
+        d_logits.scatter_add_(1, tokens[:, None], scaled_grad.to(d_logits.dtype))
+        return d_logits.to(ctx.dtype), None, None

@@ -1,0 +1,155 @@
+"""The policy: loads a model's weights and tokenizer by name, and saves them as a model folder.
+
+A name is the embedded `smollm2-135m`, a local folder, or a Hugging Face hub name. Pickled weights
+and models that bring their own code are refused unless the user allows them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.models.device import pick_device, pick_dtype
+from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
+from reinforce_lite.models.llama import Llama, supports_model
+from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
+from reinforce_lite.utils.atomic import replace_folder
+
+
+@dataclass(slots=True)
+class Policy:
+    """The one network: the engine samples from it, the updater trains it, and it is saved."""
+
+    model: Any
+    """A transformers causal language model, in evaluation mode (no dropout), in the compute dtype."""
+    tokenizer: Any
+    eos_token_ids: frozenset[int]
+    """Any of these ends a completion."""
+    name: str
+    """The name it was loaded by."""
+    master_weights: dict[str, torch.Tensor] | None = None
+    """The loaded weights in float32, by parameter name, where the compute dtype rounds them; else None."""
+    llama: Llama | None = None
+    """Our own forward pass over the model's weights; None: only transformers' modules are exact."""
+
+    def check_fused(self) -> None:
+        """Raise RuntimeError if a weight has left the storage that `llama` reads."""
+        if self.llama:
+            self.llama.check_fused()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters: what the forward pass computes in."""
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of the tokens, without any cleaning of spaces."""
+        return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
+
+
+def load_policy(
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    keep_float32: bool = True,
+    max_length: int = 0,
+) -> Policy:
+    """Load a model for training or for sampling.
+
+    Where `supports_model` accepts it, its weights are fused for our forward pass: from then on they may
+    change in place, but must not be moved (`model.to(...)`).
+
+    Args:
+        keep_float32: keep master weights if the dtype is bfloat16 and the model's files are more precise.
+        max_length: the most tokens that a sequence will have; see `supports_model`.
+
+    Raises:
+        UsageError: there is no such model, it is not a causal language model, or loading it would run
+            its author's code.
+        ReinforceLiteError: the embedded model can't be fetched.
+    """
+    target = pick_device(device)
+    folder = str(embedded_folder()) if name == EMBEDDED_NAME else name
+    if Path(folder).is_dir() and not trust_remote_code:
+        _refuse_pickles(Path(folder))
+    with quiet_transformers(), explain_load_errors(name):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto",
+            use_safetensors=None if trust_remote_code else True,
+            trust_remote_code=trust_remote_code,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    compute = pick_dtype(dtype, target)
+    model = model.eval()
+    if not keep_float32:
+        _cast_parameters(model, compute, False)  # before the move, so that the device never holds float32
+    model = model.to(target)
+    # The padding token is often the end token too, and torch gives a padding row no gradient.
+    model.get_input_embeddings().padding_idx = None
+    master_weights = _cast_parameters(model, compute, keep_float32)
+    eos_token_ids = _eos_token_ids(model, tokenizer)
+    llama = Llama(model) if supports_model(model, max_length) else None
+    return Policy(model, tokenizer, eos_token_ids, name, master_weights, llama)
+
+
+def _cast_parameters(model: Any, compute: torch.dtype, keep_float32: bool) -> dict[str, torch.Tensor] | None:
+    """Cast the parameters to the compute dtype; return them in float32 if asked for and if bits were lost.
+
+    Buffers keep their dtype: rotary frequencies in bfloat16 would shift every token's position.
+    """
+    keep_float32 = keep_float32 and compute == torch.bfloat16 and model.dtype != torch.bfloat16
+    float32 = {n: p.detach().float() for n, p in model.named_parameters()} if keep_float32 else None
+    for param in model.parameters():
+        param.data = param.data.to(compute)
+    return float32
+
+
+def save_policy(policy: Policy, folder: Path, card: str) -> None:
+    """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
+
+    `folder` is replaced completely or not at all. Raises ReinforceLiteError when it can't be written.
+    """
+    try:
+        with replace_folder(folder) as temporary, quiet_transformers():
+            policy.model.save_pretrained(temporary)
+            policy.tokenizer.save_pretrained(temporary)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise ReinforceLiteError(
+            f"the model can't be written to {folder}: {getattr(error, 'strerror', None) or error}",
+            "free some disk space, then continue with --resume",
+        ) from error
+
+
+def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every end-of-sequence id that the model's generation config or its tokenizer names."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    eos = {*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id} - {None}
+    if not eos:
+        raise UsageError(
+            "the model names no end-of-sequence token, so no completion could end",
+            "set eos_token_id in its generation_config.json",
+        )
+    return frozenset(eos)
+
+
+def _refuse_pickles(folder: Path) -> None:
+    if not list(folder.glob("*.safetensors")) and list(folder.glob("*.bin")) + list(folder.glob("*.pt*")):
+        raise UsageError(
+            f"{folder} has only pickled weights, which can run any code when they are opened",
+            "convert them to safetensors, or allow them with --model.trust-remote-code",
+        )

@@ -1,0 +1,1 @@
+"""Will it fit? Memory by part, before a weight is loaded."""

@@ -1,0 +1,378 @@
+"""The memory of a run by part, in bytes, computed from the model's shape and the recipe without a tensor.
+
+The estimate counts the tensors that the code allocates in the largest step the recipe allows: every prompt
+has prompt.max_tokens tokens, every completion rollout.max_new_tokens, and every completion is trained on.
+Weights, gradients, optimizer state and the KV cache are exact. Activations are exact for the families of
+models/llama.py and estimated for others. Temporaries follow the code named at each formula.
+
+Not counted: what a GPU's caching allocator loses to fragmentation.
+
+Symbols: H hidden size, I intermediate size, Q query heads, K key-value heads, D head size. GB is 10^9 bytes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from reinforce_lite.config import Config
+from reinforce_lite.engines import hf, native
+from reinforce_lite.engines.packed_linear import can_pack
+from reinforce_lite.errors import UsageError
+from reinforce_lite.learner import optimizers
+from reinforce_lite.learner.objective import build_objective
+from reinforce_lite.learner.optimizers import optimizer_state_bytes
+from reinforce_lite.models import attention
+from reinforce_lite.models.logprobs import tokens_per_chunk
+from reinforce_lite.planner.model_shape import ModelShape
+from reinforce_lite.types import Sampling
+
+GB = 10**9
+CUDA_CONTEXT = GB // 2
+"""About what CUDA and its libraries take of a GPU; varies with GPU and driver."""
+PROCESS = 2 * GB // 5
+"""About what Python, torch and transformers take of the machine's memory before the first tensor."""
+ALLOCATOR_UPDATE, ALLOCATOR_ROLLOUT = GB // 2, GB // 3
+"""About what glibc holds in addition to live tensors: free blocks for reuse and the gaps between
+blocks (utils/memory.limit_fragmentation, docs/memory.md)."""
+TRANSFORMERS_ACTIVATIONS = 9500 / 5760
+"""Activations saved by transformers' modules as a multiple of those of our forward pass (docs/log.md)."""
+TEMPLATE_TOKENS = 64
+"""Upper bound on the tokens that a chat template adds before a question."""
+
+ROLLOUT, LOGITS, BACKWARD, OPTIMIZER_STEP = "rollout", "logits", "backward pass", "optimizer step"
+PHASES = (ROLLOUT, LOGITS, BACKWARD, OPTIMIZER_STEP)
+"""The phases of a training step, one of which sets the peak. LOGITS: the forward pass is done and a chunk of
+logits exists. BACKWARD: the backward pass is inside the layers."""
+UPDATE = (LOGITS, BACKWARD, OPTIMIZER_STEP)
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterScheme:
+    """Bytes per parameter; all but the gradients are held through the whole run."""
+
+    weights: float
+    gradients: float
+    optimizer_state: float
+    master_weights: float
+    """float32 copies of bfloat16 weights, which the optimizer updates."""
+    description: str
+
+    @property
+    def total(self) -> float:
+        """Bytes per parameter in all."""
+        return self.weights + self.gradients + self.optimizer_state + self.master_weights
+
+
+ADAM_8BIT = 2 * (1 + 4 / optimizers.BLOCK)
+"""Two moments of one byte, and a float32 scale for each block of them."""
+SCHEMES = {
+    ("float32", "32-bit"): ParameterScheme(4, 4, 8, 0, "float32 weights, gradients and Adam"),
+    ("float32", "8-bit"): ParameterScheme(4, 4, ADAM_8BIT, 0, "float32 weights and gradients, 8-bit Adam"),
+    ("bfloat16", "32-bit"): ParameterScheme(
+        2, 4, 8, 4, "bfloat16 weights; float32 master weights, gradients and Adam"
+    ),
+    ("bfloat16", "16-bit"): ParameterScheme(2, 2, 4, 0, "bfloat16 weights, gradients and Adam"),
+    ("bfloat16", "8-bit"): ParameterScheme(
+        2, 2, ADAM_8BIT, 0, "bfloat16 weights, stochastically rounded, and gradients; 8-bit Adam"
+    ),
+}
+"""The schemes of this package, by model.dtype and update.optimizer_state."""
+OTHER_METHODS = {
+    "article": ParameterScheme(2, 2, 8, 0, "one network: bfloat16 weights and gradients, float32 Adam"),
+    "GRPO": ParameterScheme(
+        4, 2, 8, 0, "the article's network, and a frozen bfloat16 reference model for the KL term"
+    ),
+    "PPO": ParameterScheme(
+        4, 4, 16, 0, "the article's network twice: a critic of the same size is trained too"
+    ),
+}
+"""The same figures for other ways to train the model, without their activations and caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The hardware that a plan is for."""
+
+    device_type: str
+    """cuda, xpu, mps or cpu."""
+    dtype: torch.dtype
+    """The compute dtype."""
+    memory: int | None
+    """Bytes; None where no limit is known."""
+
+    @property
+    def dtype_name(self) -> str:
+        """For example bfloat16."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPart:
+    """For example MemoryPart("KV cache", 1_509_949_440, (ROLLOUT,), "80 sequences, …")."""
+
+    name: str
+    bytes: int
+    phases: tuple[str, ...]
+    """The phases in which it is held."""
+    description: str
+
+
+def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
+    """The scheme of a recipe. Raises UsageError if its optimizer state needs another dtype."""
+    state = config.update.optimizer_state
+    scheme = SCHEMES.get((target.dtype_name, state))
+    if scheme is None:
+        raise UsageError(
+            f"update.optimizer_state {state} needs bfloat16, but this run computes in {target.dtype_name}",
+            "choose --update.optimizer-state 32-bit or 8-bit, or --model.dtype bfloat16",
+        )
+    return scheme
+
+
+def memory_parts(config: Config, shape: ModelShape, target: Target) -> tuple[MemoryPart, ...]:
+    """Everything that a run holds in any of PHASES."""
+    return (
+        *_training_state(config, shape, target),
+        *_overhead(target),
+        *_rollout(config, shape, target),
+        *_update(config, shape, target),
+    )
+
+
+def _training_state(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
+    scheme, state = parameter_scheme(config, target), config.update.optimizer_state
+    moments, master_weights = optimizer_state_bytes(state, shape.tensor_sizes, target.dtype.itemsize)
+    gradient_dtype = "float32" if scheme.gradients == 4 else target.dtype_name
+    return [
+        MemoryPart(
+            "weights",
+            round(scheme.weights * shape.parameters),
+            PHASES,
+            f"{target.dtype_name}, {scheme.weights:g} bytes per parameter",
+        ),
+        MemoryPart(
+            "gradients",
+            round(scheme.gradients * shape.parameters),
+            UPDATE,
+            f"{gradient_dtype}, {scheme.gradients:g} bytes per parameter; freed after the optimizer step",
+        ),
+        MemoryPart(
+            "optimizer state",
+            moments,
+            PHASES,
+            f"AdamW's two moments in {state.removesuffix('-bit')} bits, {scheme.optimizer_state:.4g} bytes "
+            "per parameter, and a step count per tensor",
+        ),
+        MemoryPart(
+            "master weights",
+            master_weights,
+            PHASES,
+            MASTER_WEIGHTS[state] if master_weights else "none: the weights themselves are updated",
+        ),
+    ]
+
+
+MASTER_WEIGHTS = {
+    "32-bit": "float32, 4 bytes per parameter: bfloat16 rounding would lose small updates",
+    "8-bit": "norm weights and biases in float32",
+}
+
+
+def _overhead(target: Target) -> list[MemoryPart]:
+    """What the process holds in addition to tensors."""
+    if target.device_type == "cuda":
+        return [MemoryPart("CUDA context", CUDA_CONTEXT, PHASES, "approximate; varies with GPU and driver")]
+    if target.device_type == "cpu":
+        free_blocks = "approximate; free blocks, and gaps between blocks"
+        return [
+            MemoryPart("Python and libraries", PROCESS, PHASES, "approximate; before the first tensor"),
+            MemoryPart("allocator, update", ALLOCATOR_UPDATE, UPDATE, free_blocks),
+            MemoryPart("allocator, rollout", ALLOCATOR_ROLLOUT, (ROLLOUT,), free_blocks),
+        ]
+    return []
+
+
+def _rollout(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
+    plans = [_cache(*call, shape, target, config) for call in _engine_calls(config)]
+    sequences, cache_bytes = max(plans, key=lambda plan: plan[1])
+    itemsize = target.dtype.itemsize
+    # engines/sampler.py: the logits, a float32 copy of them, the same less their peak, and that exponentiated
+    per_logit = itemsize + 8 + (4 if itemsize < 4 else 0) + (17 if config.rollout.top_p == 1 else 0)
+    parts = [
+        MemoryPart(
+            "KV cache",
+            cache_bytes,
+            (ROLLOUT,),
+            f"{sequences:,} sequences, {kv_bytes(shape, target.dtype):,} bytes per token; "
+            "freed after the rollout",
+        ),
+        MemoryPart(
+            "sampling",
+            sequences * shape.vocab_size * per_logit,
+            (ROLLOUT,),
+            "the logits from which the next tokens are sampled",
+        ),
+    ]
+    packs = target.device_type == "cpu" and can_pack(torch.empty(0, dtype=target.dtype))
+    if _uses_native_engine(config, shape) and packs:
+        size = shape.parameters * itemsize
+        parts.append(
+            MemoryPart("packed weights", size, (ROLLOUT,), "a copy of the weights, laid out for decoding")
+        )
+    return parts
+
+
+def kv_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
+    """Bytes of one token's keys and values, in all layers."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_size * dtype.itemsize
+
+
+def _engine_calls(config: Config) -> list[tuple[int, Sampling]]:
+    """The engine's calls, as (number of prompts, how they are sampled): a step's and an evaluation's."""
+    rollout, evaluation = config.rollout, config.eval
+    return [
+        (rollout.prompts_per_step, Sampling(rollout.group_size, rollout.max_new_tokens)),
+        (
+            max(evaluation.n, evaluation.validation_n),
+            Sampling(1, evaluation.max_new_tokens or rollout.max_new_tokens),
+        ),
+    ]
+
+
+def _uses_native_engine(config: Config, shape: ModelShape) -> bool:
+    return shape.forward_pass == "tree" and config.rollout.engine == "native"
+
+
+def _cache(
+    prompts: int, sampling: Sampling, shape: ModelShape, target: Target, config: Config
+) -> tuple[int, int]:
+    """Sequences decoded concurrently, and the bytes of their KV cache."""
+    cache_plan = native.cache_plan if _uses_native_engine(config, shape) else hf.cache_plan
+    return cache_plan(
+        prompts,
+        sampling,
+        max_num_seqs=config.rollout.max_num_seqs,
+        prompt_tokens=config.prompt.max_tokens,
+        token_bytes=kv_bytes(shape, target.dtype),
+        gpu_memory=target.memory if target.device_type == "cuda" else None,
+    )
+
+
+def _update(config: Config, shape: ModelShape, target: Target) -> list[MemoryPart]:
+    micro_batch, prefix = _update_tokens(config, shape)
+    chunk_tokens = tokens_per_chunk(target.device_type, shape.vocab_size)
+    chunk = chunk_tokens * shape.vocab_size
+    itemsize = target.dtype.itemsize
+    temporaries = _backward_temporaries(micro_batch + prefix, chunk, shape, target)
+    description, temporary = max(temporaries, key=lambda pair: pair[1])
+    per_token = activation_bytes_per_token(shape, itemsize, config.update.activation_checkpointing)
+    # The prefix is not checkpointed, and the gradients of its keys and values are summed in float32.
+    per_prefix_token = activation_bytes_per_token(shape, itemsize) + kv_bytes(shape, torch.float32)
+    parts = [
+        MemoryPart(
+            "activations",
+            micro_batch * per_token + prefix * per_prefix_token,
+            (LOGITS, BACKWARD),
+            f"up to {micro_batch:,} tokens of {per_token:,} bytes"
+            + (
+                f", and {prefix:,} of a prefix that prompts share, {per_prefix_token:,} bytes"
+                if prefix
+                else ""
+            ),
+        ),
+        # models/logprobs.py: the logits, a float32 copy at the temperature, and logsumexp's exponentials
+        MemoryPart("logit chunk", chunk * (itemsize + 8), (LOGITS,), f"{chunk_tokens:,} tokens at a time"),
+        MemoryPart("largest temporary", temporary, (BACKWARD,), description),
+    ]
+    if config.update.optimizer_state == "8-bit":
+        size = min(optimizers.PIECE, shape.largest_tensor)
+        workspace = size * optimizers.WORKSPACE_BYTES_PER_ELEMENT
+        parts.append(
+            MemoryPart("optimizer workspace", workspace, (OPTIMIZER_STEP,), f"{size:,} parameters at a time")
+        )
+    return parts
+
+
+def activation_bytes_per_token(shape: ModelShape, itemsize: int, checkpointing: bool = False) -> int:
+    """Bytes that are saved for the backward pass, per token (models/llama.py, models/prefix_attention.py).
+
+    A layer saves the input of its two halves (2H), q, k and v ((Q + 2K) D), the output of attention (Q D),
+    gate and up (2I), and in float32 the scales of its two norms and attention's normalisers (2 + Q). After
+    the layers come the last norm's input in float32 and its output (H each), and the final states and their
+    gradient (2H). With checkpointing a layer saves its input (H), and one layer at a time is recomputed.
+    """
+    h, q, k, d = shape.hidden_size, shape.query_heads, shape.kv_heads, shape.head_size
+    layer = itemsize * (2 * h + (q + 2 * k) * d + q * d + 2 * shape.intermediate_size) + 4 * (2 + q)
+    if shape.qk_norm:
+        layer += (q + k) * d * (4 + itemsize)  # transformers' norm: its input in float32, and its output
+    if shape.forward_pass != "tree":
+        layer = round(layer * TRANSFORMERS_ACTIVATIONS)
+    layers = shape.layers * h * itemsize + layer if checkpointing else shape.layers * layer
+    return layers + h * (4 + 3 * itemsize)
+
+
+def _backward_temporaries(
+    tokens: int, chunk: int, shape: ModelShape, target: Target
+) -> list[tuple[str, int]]:
+    """Short-lived tensors of the backward pass, as (description, bytes), where they are largest."""
+    itemsize, h, i = target.dtype.itemsize, shape.hidden_size, shape.intermediate_size
+    feed_forward = tokens * (4 * i + 2 * h) * itemsize + 2 * i * h * itemsize
+    heads = tokens * shape.query_heads * shape.head_size  # size of one tensor with all query heads
+    if (
+        target.device_type == "cpu"
+    ):  # the fused kernel: five inputs, three outputs; float32 copies too for bfloat16
+        attended = heads * (8 * 4 + (8 * itemsize if itemsize < 4 else 0))
+    else:  # the same tensors, and up to four tensors of float32 scores
+        attended = heads * (6 * itemsize + 8) + 16 * attention.MAX_SCORES
+    return [
+        ("backward through one layer's feed-forward part, with the gradients of its weights", feed_forward),
+        ("backward through one layer's attention", attended),
+        (
+            "gradient of the largest tensor, and of a chunk of logits",
+            (shape.largest_tensor + chunk) * itemsize,
+        ),
+    ]
+
+
+def max_training_sequence(config: Config) -> int:
+    """Tokens of the longest prompt with its completion in training: the smallest possible micro-batch."""
+    return config.prompt.max_tokens + config.rollout.max_new_tokens
+
+
+def max_step_tokens(config: Config, shape: ModelShape) -> int:
+    """The most tokens that a whole step passes through the policy with gradient."""
+    rollout = config.rollout
+    objective = build_objective(**config.objective.model_dump())
+    completions = rollout.group_size if objective.gradient_samples == "all" else 1
+    prompts = 1 if _shares_prompts(config, shape) else completions
+    return rollout.prompts_per_step * (
+        prompts * config.prompt.max_tokens + completions * rollout.max_new_tokens
+    )
+
+
+def _shares_prompts(config: Config, shape: ModelShape) -> bool:
+    """Whether a prompt is computed once for its group (models/forward.build_forward_pass)."""
+    return shape.forward_pass == "tree" or (
+        shape.forward_pass == "shared_prompt" and not config.update.activation_checkpointing
+    )
+
+
+def _update_tokens(config: Config, shape: ModelShape) -> tuple[int, int]:
+    """The most tokens whose activations exist together: of a micro-batch, and of the step's shared prefix.
+
+    The prefix lives through the whole update (models/forward.SharedPrefix). A token has at least one byte, so
+    its length is bounded by the bytes of the text that the recipe puts before every question.
+    """
+    prompt, step = config.prompt, max_step_tokens(config, shape)
+    micro_batch = min(max(config.update.micro_batch_tokens, max_training_sequence(config)), step)
+    if not _shares_prompts(config, shape) or config.rollout.prompts_per_step == 1:
+        return micro_batch, 0
+    examples = "".join(e.question + prompt.instruction + e.answer for e in prompt.examples)
+    text = prompt.system + examples
+    prefix = min(prompt.max_tokens, len(text.encode()) + TEMPLATE_TOKENS)
+    return micro_batch, min(prefix, step - micro_batch)
+
+
+def in_gb(size: float) -> str:
+    """A number of bytes as GB with two digits."""
+    return f"{size / GB:.2f}" if size >= 0.005 * GB or size == 0 else "<0.01"

@@ -1,0 +1,80 @@
+"""The shape of a model from its config alone: no weights are read and none are allocated.
+
+The model is built on torch's meta device, where tensors have a shape and no memory, and its parameters are
+counted there. Any family that transformers knows is thus counted exactly as it would be loaded.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+from reinforce_lite.models.embedded import EMBEDDED_NAME, EMBEDDED_SHAPE
+from reinforce_lite.models.forward import can_share_prompt
+from reinforce_lite.models.llama import supports_model
+from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What memory depends on. Sizes count numbers, not bytes."""
+
+    tensor_sizes: tuple[int, ...]
+    """Size of each parameter tensor; tied tensors count once."""
+    layers: int
+    hidden_size: int
+    query_heads: int
+    kv_heads: int
+    head_size: int
+    intermediate_size: int
+    """Width between the two halves of a layer's feed-forward part."""
+    vocab_size: int
+    qk_norm: bool
+    """Queries and keys are normalised before attention (Qwen3)."""
+    forward_pass: Literal["tree", "shared_prompt", "full_sequence"]
+    """The ForwardPass of models/forward.py that trains it without activation checkpointing; "tree" is our
+    own forward pass."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has; tied tensors count once."""
+        return sum(self.tensor_sizes)
+
+    @property
+    def largest_tensor(self) -> int:
+        """Size of the largest tensor: as a rule the embedding."""
+        return max(self.tensor_sizes)
+
+
+def read_shape(name: str, trust_remote_code: bool, max_sequence_tokens: int) -> ModelShape:
+    """The shape of a model, by name, for sequences of up to `max_sequence_tokens`.
+
+    Raises UsageError if the model does not exist or would run its author's code without permission.
+    """
+    with quiet_transformers(), explain_load_errors(name):
+        if name == EMBEDDED_NAME:
+            config: Any = LlamaConfig(**EMBEDDED_SHAPE)
+        else:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return shape_of(model, max_sequence_tokens)
+
+
+def shape_of(model: Any, max_sequence_tokens: int) -> ModelShape:
+    """The shape of a loaded model, on any device."""
+    config = model.config.get_text_config()
+    ours = supports_model(model, max_sequence_tokens)
+    return ModelShape(
+        tensor_sizes=tuple(p.numel() for p in model.parameters()),
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        query_heads=config.num_attention_heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        vocab_size=config.vocab_size,
+        qk_norm=config.model_type == "qwen3",
+        forward_pass="tree" if ours else "shared_prompt" if can_share_prompt(model) else "full_sequence",
+    )

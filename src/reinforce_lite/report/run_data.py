@@ -1,0 +1,86 @@
+"""What a report reads: a run's small files as a whole, its completions as a stream."""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """A run directory, without its completions."""
+
+    run: Run
+    config: dict[str, Any]
+    """config.toml, not validated: a run of another version can be shown too."""
+    steps: list[Record]
+    evals: list[Record]
+    """In the order of their steps."""
+    summary: Record
+    """Empty until the run ends."""
+    machine: Record
+    """machine.json, written when the run starts; empty for runs that have none."""
+
+    @property
+    def step(self) -> int:
+        """The last completed step; 0 before the first."""
+        return self.steps[-1]["step"] if self.steps else 0
+
+    @property
+    def planned_steps(self) -> int:
+        """The number of steps that the config asks for."""
+        return int(self.config.get("train", {}).get("steps", self.step))
+
+    @property
+    def model(self) -> str:
+        """The model's name, without its folders."""
+        return str(self.config.get("model", {}).get("name", "the model")).rstrip("/").rpartition("/")[2]
+
+    @property
+    def task(self) -> str:
+        """The task's name, with its level or the path of its problems."""
+        task = self.config.get("task", {})
+        name = str(task.get("name", "its task"))
+        if name == "wordmath":
+            return f"wordmath, level {task.get('level', 1)}"
+        return f"{name} {task['path']}" if task.get("path") and name != "gsm8k" else name
+
+
+def load_run_data(run: Run) -> RunData:
+    """Read everything except the completions."""
+    config = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
+    evals = sorted(run.evals, key=lambda e: e["step"])
+    return RunData(run, config, run.steps, evals, run.summary, _read_machine(run))
+
+
+def iter_groups(run: Run) -> Iterator[list[Record]]:
+    """The groups of rollouts.jsonl: the lines of the completions sampled for one question in one step."""
+    group: list[Record] = []
+    for line in run.read("rollouts"):
+        if group and (_group_key(line) != _group_key(group[-1]) or line["sample"] <= group[-1]["sample"]):
+            yield group
+            group = []
+        group.append(line)
+    if group:
+        yield group
+
+
+def iter_eval_completions(data: RunData) -> Iterator[Record]:
+    """The lines of eval_rollouts.jsonl that belong to finished evaluations."""
+    finished = {(e["split"], e["step"]) for e in data.evals}
+    return (line for line in data.run.read("eval_rollouts") if (line["split"], line["step"]) in finished)
+
+
+def _read_machine(run: Run) -> Record:
+    try:
+        return dict(json.loads((run.path / "machine.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # missing, truncated, or not an object
+        return {}
+
+
+def _group_key(line: Record) -> tuple[int, str]:
+    return line["step"], line["problem_id"]

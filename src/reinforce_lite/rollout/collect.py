@@ -1,0 +1,47 @@
+"""From problems to scored groups: select problems, sample completions, score them."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from reinforce_lite.engines.base import Engine, ignore_progress
+from reinforce_lite.rollout.prompts import PromptBuilder
+from reinforce_lite.rollout.scoring import Scorer
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Sampling
+from reinforce_lite.utils.seeding import derive_seed
+
+
+def select_problems(problems: Sequence[Problem], n: int, step: int, seed: int) -> list[Problem]:
+    """The n problems of a step (counted from 1): epochs over `problems`, each shuffled by the seed."""
+    positions = range((step - 1) * n, step * n)
+    epochs = {position // len(problems) for position in positions}
+    orders = {epoch: _shuffled_indices(len(problems), seed, epoch) for epoch in epochs}
+    return [problems[orders[p // len(problems)][p % len(problems)]] for p in positions]
+
+
+def _shuffled_indices(n: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(n))
+    Random(derive_seed(seed, "order", epoch)).shuffle(order)
+    return order
+
+
+def sample_completions(
+    problems: Sequence[Problem],
+    prompt_builder: PromptBuilder,
+    engine: Engine,
+    sampling: Sampling,
+    seed: int,
+    progress: Callable[[int], None] = ignore_progress,
+) -> list[tuple[Prompt, list[Completion]]]:
+    """Each problem's prompt and its `sampling.samples` completions, in the order of the problems."""
+    prompts = [prompt_builder(problem.question) for problem in problems]
+    return list(zip(prompts, engine.generate(prompts, sampling, seed, progress), strict=True))
+
+
+def score_groups(
+    problems: Sequence[Problem],
+    sampled: Sequence[tuple[Prompt, list[Completion]]],
+    scorer: Scorer,
+) -> list[Group]:
+    """The scored group of each problem. Raises ReinforceLiteError when the reward fails too often."""
+    pairs = zip(problems, sampled, strict=True)
+    return [scorer.score_group(problem, *prompt_and_completions) for problem, prompt_and_completions in pairs]

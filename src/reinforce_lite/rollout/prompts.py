@@ -1,0 +1,146 @@
+"""Problem to token ids, through the model's own chat template.
+
+Token ids are made here, once, and passed unchanged to the engine and the policy. Text from outside
+(a question, a worked example, the system message, the prefill) is never read as control tokens:
+where it contains the text of one, it is encoded as plain characters.
+
+Omitted on purpose: tools, images and multi-turn histories.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from reinforce_lite.config import PromptConfig
+from reinforce_lite.errors import UsageError
+from reinforce_lite.types import Problem, Prompt
+
+logger = logging.getLogger(__name__)
+
+# The chat template is rendered once, with a placeholder for each text: the text's index between two
+# private-use characters. The rendered string is split at the placeholders, and the texts are put in
+# for each question. So no template can trim, parse or strip them (Qwen3's removes <think> blocks
+# from earlier responses), and it is known which parts of a prompt come from outside.
+_PLACEHOLDER = "\ue000{}\ue001"
+_PLACEHOLDER_PATTERN = re.compile(_PLACEHOLDER.format(r"(\d+)"))
+
+_DEFAULT_TEMPLATE = (  # for a model without a chat template
+    "{% for m in messages %}{% if m['role'] == 'user' %}Question: {{ m['content'] }}\nAnswer:"
+    "{% elif m['role'] == 'system' %}{{ m['content'] }}\n\n"
+    "{% else %} {{ m['content'] }}\n\n{% endif %}{% endfor %}"
+)
+
+
+class PromptBuilder:
+    """Builds the prompt of any question for one tokenizer and one [prompt] section.
+
+    Raises UsageError when the chat template drops a part of the prompt.
+    """
+
+    def __init__(self, tokenizer: Any, config: PromptConfig) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self._control_tokens = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+        self._adds_bos = tokenizer.bos_token_id is not None and (
+            tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        )
+        self._fixed_texts = self._system_and_examples()
+        rendered = self._render_template()
+        # Template text at the even positions, the index of a text at the odd ones.
+        self._pieces = _PLACEHOLDER_PATTERN.split(rendered)
+        dropped = set(range(len(self._fixed_texts) + 1)) - {int(i) for i in self._pieces[1::2]}
+        if dropped:
+            raise UsageError(
+                "the model's chat template leaves out a part of the prompt",
+                "set prompt.system to nothing, or drop prompt.examples",
+            )
+        opens_think = rendered.rstrip().endswith("<think>")  # as some templates do
+        self.prefill = ("<think>\n" if opens_think else "") + config.prefill
+
+    def __call__(self, question: str) -> Prompt:
+        """The prompt of one question."""
+        texts = [*self._fixed_texts, self._user_message(question)]
+        parts = [texts[int(piece)] if i % 2 else piece for i, piece in enumerate(self._pieces)]
+        parts.append(self.config.prefill)  # at an odd position, like every part from outside
+        if any(control in part for part in parts[1::2] for control in self._control_tokens):
+            ids = [t for i, part in enumerate(parts) for t in self._encode(part, plain=i % 2 == 1)]
+        else:
+            ids = self._encode("".join(parts))
+        if self._adds_bos and ids[:1] != [self.tokenizer.bos_token_id]:
+            ids = [self.tokenizer.bos_token_id, *ids]
+        return Prompt(tuple(ids), self.prefill)
+
+    def within_limit(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems whose prompt has at most prompt.max_tokens tokens; warns how many are skipped."""
+        fitting = [problem for problem in problems if self._is_within_limit(problem.question)]
+        if len(fitting) < len(problems):
+            logger.warning(
+                "%d of %d problems are skipped: their prompt is longer than prompt.max_tokens = %d",
+                len(problems) - len(fitting),
+                len(problems),
+                self.config.max_tokens,
+            )
+        return fitting
+
+    def _is_within_limit(self, question: str) -> bool:
+        # A text has at most as many tokens as bytes, so most questions need no tokenizing.
+        texts = (*self._pieces, *self._fixed_texts, self._user_message(question), self.prefill)
+        n_bytes = sum(len(text.encode()) for text in texts)
+        return n_bytes < self.config.max_tokens or len(self(question).token_ids) <= self.config.max_tokens
+
+    def _user_message(self, question: str) -> str:
+        return f"{question.strip()}\n{self.config.instruction}".strip()
+
+    def _system_and_examples(self) -> list[str]:
+        system = [self.config.system] if self.config.system else []
+        examples = self.config.examples
+        return system + [text for e in examples for text in (self._user_message(e.question), e.answer)]
+
+    def _messages(self, system_role: bool) -> list[dict[str, str]]:
+        """The conversation with placeholders for its texts; the last one is the question's.
+
+        Without `system_role` the system message goes before the first user message.
+        """
+        placeholders = [_PLACEHOLDER.format(i) for i in range(len(self._fixed_texts) + 1)]
+        messages: list[dict[str, str]] = []
+        if self.config.system:
+            system = placeholders.pop(0)
+            if system_role:
+                messages = [{"role": "system", "content": system}]
+            else:
+                placeholders[0] = f"{system}\n\n{placeholders[0]}"
+        return messages + [
+            {"role": "assistant" if i % 2 else "user", "content": placeholder}
+            for i, placeholder in enumerate(placeholders)
+        ]
+
+    def _render_template(self) -> str:
+        template = self.tokenizer.chat_template
+        if template is None:
+            logger.warning("the model has no chat template: it gets a plain question-and-answer layout")
+            template = _DEFAULT_TEMPLATE
+
+        def render(system_role: bool) -> str:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    self._messages(system_role),
+                    chat_template=template,
+                    add_generation_prompt=True,
+                    tokenize=False,
+                )
+            )
+
+        try:
+            return render(system_role=True)
+        except TemplateError:  # some templates have no system role
+            return render(system_role=False)
+
+    def _encode(self, text: str, plain: bool = False) -> list[int]:
+        """Token ids without BOS; `plain` reads control tokens as ordinary characters."""
+        if not text:
+            return []
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)
+        return list(encoded["input_ids"])

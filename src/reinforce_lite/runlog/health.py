@@ -1,0 +1,160 @@
+"""Signs that a run is going wrong, read from its step metrics and told in plain words.
+
+    find_warnings(steps)  ->  {"second_opinion": "over steps 1 to 80 the reward rose ..."}
+
+Every step asks different questions, so two windows of steps are compared by their means and by the noise of
+the difference: the square root of the sum of the two variances, each divided by its number of steps. A change
+counts when it exceeds T_99 times that noise, which for a single look at ten steps against ten happens by
+chance once in 100. The warnings are looked for after every step, so over a run chance gets many tries: in 200
+simulated runs of 100 steps in which nothing changed, 31 warned of the second opinion at some step. A warning
+is a reason to read completions, not a verdict.
+
+Omitted on purpose: acting on a warning. The run continues, and the best model on validation is kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, variance
+
+from reinforce_lite.runlog.records import StepMetrics
+
+WINDOW = 10
+"""Steps of the shortest window that means something."""
+T_99 = 2.9
+"""Student's t for 99% at two windows of ten steps."""
+COLLAPSED_REWARD = 0.5
+"""Of the best window's reward."""
+COLLAPSED_ENTROPY = 0.1
+"""Of the first window's entropy."""
+MOSTLY_NO_SIGNAL = 0.75
+RARELY_RIGHT = 0.1
+NEARLY_ALWAYS_RIGHT = 0.9
+MOSTLY_CLIPPED = 0.5
+
+Steps = Sequence[StepMetrics]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The mean of a metric in an earlier and in a later window."""
+
+    before: float
+    after: float
+    noise: float
+    """Standard error of the difference."""
+
+    @property
+    def rise(self) -> float:
+        """Negative for a fall."""
+        return self.after - self.before
+
+
+def find_warnings(steps: Steps) -> dict[str, str]:
+    """The warnings that hold now, by kind: second_opinion, reward, entropy, no_signal. Usually none."""
+    warnings = {
+        "second_opinion": second_opinion_warning(steps),
+        "reward": reward_warning(steps),
+        "entropy": entropy_warning(steps),
+        "no_signal": no_signal_warning(steps),
+    }
+    return {kind: text for kind, text in warnings.items() if text}
+
+
+def second_opinion_warning(steps: Steps) -> str:
+    """The reward clearly rose while the second opinion's accuracy did not rise by more than its noise.
+
+    Compares the first quarter of the steps with the last, at least WINDOW each: over the whole run, then over
+    its second half.
+    """
+    judged = [step for step in steps if step.second_opinion is not None]
+    for part in (judged, judged[len(judged) // 2 :]):
+        if len(part) < 2 * WINDOW:
+            continue
+        reward = first_to_last_quarter([s.reward for s in part])
+        second = first_to_last_quarter([s.second_opinion or 0.0 for s in part])
+        if reward.rise > T_99 * reward.noise and second.rise <= second.noise:
+            return (
+                f"over steps {part[0].step} to {part[-1].step} the reward rose from {reward.before:.2f} to "
+                f"{reward.after:.2f}, but accuracy by a second opinion, which the reward does not pay for, "
+                f"went from {second.before:.0%} to {second.after:.0%}: the model may be learning the format, "
+                "or exploiting a gap in the reward; read some rewarded completions"
+            )
+    return ""
+
+
+def reward_warning(steps: Steps) -> str:
+    """The mean reward of the last WINDOW steps is clearly below that of the best window before, and below
+    half of it.
+
+    Where rewards are negative, half is counted from the lowest.
+    """
+    rewards = [step.reward for step in steps]
+    if len(rewards) < 2 * WINDOW:
+        return ""
+    starts = range(len(rewards) - 2 * WINDOW + 1)
+    best = max(starts, key=lambda start: sum(rewards[start : start + WINDOW]))
+    fall = compare(rewards[best : best + WINDOW], rewards[-WINDOW:])
+    lowest = min(0.0, *rewards)
+    if -fall.rise <= T_99 * fall.noise or fall.after - lowest >= COLLAPSED_REWARD * (fall.before - lowest):
+        return ""
+    return (
+        f"the reward collapsed: {fall.before:.2f} over steps {steps[best].step} to "
+        f"{steps[best + WINDOW - 1].step}, {fall.after:.2f} over the last {WINDOW}; stop the run and try a "
+        "lower update.learning_rate (the best model on validation is kept)"
+    )
+
+
+def entropy_warning(steps: Steps) -> str:
+    """The last WINDOW steps' entropy is below a tenth of the first's while completions are still often
+    wrong.
+    """
+    if len(steps) < 2 * WINDOW:
+        return ""
+    before, after = (fmean(s.entropy for s in part) for part in (steps[:WINDOW], steps[-WINDOW:]))
+    if after >= COLLAPSED_ENTROPY * before or fmean(s.strict for s in steps[-WINDOW:]) >= NEARLY_ALWAYS_RIGHT:
+        return ""
+    return (
+        f"the entropy collapsed: {before:.3f} nats per token over the first {WINDOW} steps, {after:.3f} over "
+        f"the last {WINDOW}; the completions of a question are nearly identical and teach little; try a "
+        "lower update.learning_rate or a higher rollout.temperature"
+    )
+
+
+def no_signal_warning(steps: Steps) -> str:
+    """Over all steps most groups had no signal, and few completions were right.
+
+    The advice depends on what is seen: clipped completions, right ones in another format, or neither.
+    """
+    if len(steps) < WINDOW:
+        return ""
+    no_signal, right = fmean(s.no_signal_ratio for s in steps), fmean(s.strict for s in steps)
+    if no_signal < MOSTLY_NO_SIGNAL or right >= RARELY_RIGHT:
+        return ""
+    opinions = [s.second_opinion for s in steps if s.second_opinion is not None]
+    second = fmean(opinions) if len(opinions) == len(steps) else 0.0
+    if fmean(s.clipped_ratio for s in steps) >= MOSTLY_CLIPPED:
+        advice = "most completions are cut at the limit; try a higher rollout.max_new_tokens"
+    elif second >= RARELY_RIGHT:
+        advice = (
+            f"{second:.0%} are right by a second opinion, so only the format is missing; show it in the "
+            "prompt"
+        )
+    else:
+        advice = "the task is too hard as it is; try easier problems, worked examples or a larger model"
+    return (
+        f"in {len(steps)} steps {no_signal:.0%} of the groups had no signal and {right:.0%} of the "
+        f"completions were right: {advice}"
+    )
+
+
+def first_to_last_quarter(values: Sequence[float]) -> Change:
+    """From the first quarter of the values to the last, at least WINDOW each."""
+    size = max(WINDOW, len(values) // 4)
+    return compare(values[:size], values[-size:])
+
+
+def compare(first: Sequence[float], last: Sequence[float]) -> Change:
+    """From the mean of `first` to that of `last`, with the noise of the difference."""
+    noise = sqrt(variance(first) / len(first) + variance(last) / len(last))
+    return Change(fmean(first), fmean(last), noise)

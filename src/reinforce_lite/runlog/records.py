@@ -1,0 +1,111 @@
+"""One line of steps.jsonl and one of rollouts.jsonl, as typed records.
+
+The metric names in the files are TRL's where it has one (`completions/clipped_ratio`), so that dashboards can
+be compared. In the program they are attributes; only this module and the page's charts spell them out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+Record = dict[str, Any]
+
+
+def _metric(key: str) -> Any:
+    return field(metadata={"key": key})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """What is known after a step. Shares are fractions of 1, times in seconds, memory in bytes."""
+
+    step: int
+    """From 1."""
+    reward: float
+    """Mean over the step's completions."""
+    reward_std: float
+    """Standard deviation within a group, mean over groups."""
+    no_signal_ratio: float = _metric("frac_reward_zero_std")
+    """Share of groups whose rewards are all equal."""
+    strict: float = _metric("accuracy/strict")
+    lenient: float | None = _metric("accuracy/lenient")
+    second_opinion: float | None = _metric("accuracy/second_opinion")
+    mean_length: float = _metric("completions/mean_length")
+    """Tokens per completion, the end token included."""
+    clipped_ratio: float = _metric("completions/clipped_ratio")
+    """Share of completions cut at the limit."""
+    entropy: float
+    """Mean of -log pi (at temperature 1) over the sampled tokens, in nats per token: an estimate that lies
+    below the policy's entropy when sampling is cooler than 1 or cut by top-p."""
+    loss: float
+    grad_norm: float
+    """L2, before clipping; 0 when no group had a signal."""
+    learning_rate: float
+    updated: bool
+    """False when there was nothing to learn from or the gradient was not finite."""
+    reward_faults: int
+    """Completions whose reward function failed."""
+    reflection_a: float = _metric("reflection/list_a")
+    reflection_b: float = _metric("reflection/list_b")
+    reflection_c: float = _metric("reflection/list_c")
+    rollout_seconds: float = _metric("time/rollout")
+    reward_seconds: float = _metric("time/reward")
+    update_seconds: float = _metric("time/update")
+    rollout_tokens_per_second: float = _metric("tokens_per_second/rollout")
+    update_tokens_per_second: float = _metric("tokens_per_second/update")
+    num_tokens: int
+    """Tokens since the start of the run, prompts included."""
+    step_time: float
+    peak_memory: int = _metric("memory/peak_bytes")
+    micro_batch_tokens: int = _metric("memory/micro_batch_tokens")
+    max_num_seqs: int = _metric("memory/max_num_seqs")
+
+    def to_record(self) -> Record:
+        """The line of steps.jsonl."""
+        return {key: getattr(self, name) for name, key in KEYS.items()}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """A line read back. What an older version did not write is None."""
+        values: dict[str, Any] = {name: record.get(key) for name, key in KEYS.items()}
+        return cls(**values)
+
+
+KEYS = {f.name: f.metadata.get("key", f.name) for f in fields(StepMetrics)}
+"""The name in steps.jsonl of each attribute of StepMetrics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRecord:
+    """One completion and its verdicts: a line of rollouts.jsonl, or with `split` of eval_rollouts.jsonl."""
+
+    step: int
+    problem_id: str
+    sample: int
+    """From 0 within its group."""
+    question: str
+    gold: str | None
+    completion: str
+    """Exactly as decoded, without the prefill text."""
+    answer: str | None
+    """The extracted answer."""
+    reason: str | None
+    reward: float
+    strict: bool
+    lenient: bool | None
+    second_opinion: bool | None
+    advantage: float | None
+    """None in an evaluation."""
+    tokens: int
+    truncated: bool
+    reflection: Mapping[str, list[str]]
+    """Reflection words by keyword list; lists without a hit are omitted."""
+    fault: str = ""
+    """Why the reward failed; omitted from the file when empty."""
+    split: str = ""
+    """Of an evaluation; omitted from the file when empty."""
+
+    def to_record(self) -> Record:
+        """The line of the file."""
+        record = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {key: value for key, value in record.items() if value != "" or key not in ("fault", "split")}

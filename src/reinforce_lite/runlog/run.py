@@ -1,0 +1,295 @@
+"""The run directory: its name, its lock, its lines. Reports are made from it and from nothing else.
+
+    runs/NAME/  config.toml  command.txt  machine.json  steps.jsonl  rollouts.jsonl  evals.jsonl
+                eval_rollouts.jsonl  checkpoints/step-N/  model/  best/  summary.json  report.html
+
+Lines are appended as they happen, so a killed run has lost nothing that it wrote. A resumed run removes the
+lines after its checkpoint with `rewind`.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from reinforce_lite.config import Config, dump_config, load_config
+from reinforce_lite.errors import UsageError
+from reinforce_lite.runlog.records import CompletionRecord, Record, StepMetrics
+from reinforce_lite.utils.atomic import write_atomically
+from reinforce_lite.utils.program import command_line
+
+logger = logging.getLogger(__name__)
+
+RUNS = Path("runs")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Run:
+    """A run directory. Reading needs no lock; take `lock()` before writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path / ".lock")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """What `find_run` finds it by: the name under runs/, else the path."""
+        return self.path.name if self.path.parent == RUNS else str(self.path)
+
+    @property
+    def started(self) -> bool:
+        """Whether the directory holds a run that can be resumed."""
+        return _is_run(self.path)
+
+    @property
+    def resume_hint(self) -> str:
+        """What to do about a run that ended early."""
+        if self.started:
+            return f"resume it with: {command_line('train', '--run', self.name, '--resume')}"
+        return "repeat the command"
+
+    @property
+    def config(self) -> Config:
+        """The resolved config."""
+        return load_config(str(self.path / "config.toml"))
+
+    @property
+    def steps(self) -> list[Record]:
+        """One record a step, under the names of steps.jsonl (docs/metrics.md)."""
+        return list(self.read("steps"))
+
+    @property
+    def step_metrics(self) -> list[StepMetrics]:
+        """The same, typed."""
+        return [StepMetrics.from_record(record) for record in self.read("steps")]
+
+    @property
+    def evals(self) -> list[Record]:
+        """One record an evaluation, under the names of evals.jsonl."""
+        return list(self.read("evals"))
+
+    @property
+    def summary(self) -> Record:
+        """summary.json; empty while the run has not ended. Raises UsageError for a damaged file."""
+        file = self.path / "summary.json"
+        try:
+            return dict(json.loads(file.read_bytes())) if file.exists() else {}
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{file} is damaged: {error}", "remove it: a resume writes it again") from error
+
+    @property
+    def before(self) -> Record | None:
+        """Test accuracy of the untrained model: strict, lenient, n, intervals; None
+        before the run has ended.
+        """
+        return self._accuracy("before")
+
+    @property
+    def after(self) -> Record | None:
+        """Test accuracy of the trained model on the same problems; None before the run has ended."""
+        return self._accuracy("after")
+
+    def _accuracy(self, moment: str) -> Record | None:
+        accuracy: Record | None = self.summary.get("evals", {}).get(moment)
+        return accuracy
+
+    def read(self, name: str) -> Iterator[Record]:
+        """The records of NAME.jsonl, up to a line that a kill cut short."""
+        file = self.path / f"{name}.jsonl"
+        if not file.exists():
+            return
+        with file.open("rb") as lines:
+            for line in lines:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+    def append_step(self, metrics: StepMetrics) -> None:
+        """Add a line to steps.jsonl."""
+        self.append("steps", metrics.to_record())
+
+    def append_completions(self, name: str, records: list[CompletionRecord]) -> None:
+        """Add lines to rollouts.jsonl or eval_rollouts.jsonl."""
+        self.append(name, *(record.to_record() for record in records))
+
+    def append(self, name: str, *records: Record) -> None:
+        """Add lines to NAME.jsonl and hand them to the operating system."""
+        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write("".join(_line(record) for record in records))
+
+    def sync(self) -> None:
+        """Flush every log to the disk, before a checkpoint claims that its step is done."""
+        for file in self.path.glob("*.jsonl"):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+    def write_config(self, config: Config) -> None:
+        """Write config.toml; from then on the run can be resumed."""
+        write_atomically(self.path / "config.toml", dump_config(config))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        self._write_json("summary.json", summary)
+
+    def write_machine(self, machine: Mapping[str, Any]) -> None:
+        """Write machine.json: hardware, versions, the plan's bytes."""
+        self._write_json("machine.json", machine)
+
+    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        write_atomically(self.path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    def first_command(self, command: str) -> str:
+        """The command that started the run; `command` is recorded in command.txt where none is yet."""
+        file = self.path / "command.txt"
+        if command and not file.exists():
+            write_atomically(file, command + "\n")
+        return file.read_text(encoding="utf-8").strip() if file.exists() else ""
+
+    def evaluated(self, step: int, split: str) -> bool:
+        """Whether this evaluation is complete."""
+        return any(e["step"] == step and e["split"] == split for e in self.read("evals"))
+
+    def rewind(self, step: int) -> None:
+        """Remove the lines after `step`, completions of unfinished evaluations, and half-written files."""
+        for leftover in self.path.glob(".*.new"):
+            if not _is_alive(leftover.name.split(".")[-2]):
+                leftover.unlink(missing_ok=True)
+        for name in ("steps", "rollouts", "evals"):
+            self._filter(name, lambda record: record["step"] <= step)
+        complete = {(e["step"], e["split"]) for e in self.read("evals")}
+        self._filter("eval_rollouts", lambda record: (record["step"], record["split"]) in complete)
+
+    def _filter(self, name: str, keep: Callable[[Record], bool]) -> None:
+        if (self.path / f"{name}.jsonl").exists():
+            text = "".join(_line(record) for record in self.read(name) if keep(record))
+            write_atomically(self.path / f"{name}.jsonl", text)
+
+    def lock(self) -> None:
+        """Reserve the directory for this process. Raises UsageError when another process holds it.
+
+        The operating system releases the lock of a process that dies, so no stale lock remains.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"another process is training in {self.path}", "wait for it, or choose another --run name"
+            ) from None
+
+    def unlock(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+    def remove_if_empty(self) -> None:
+        """Remove a directory in which no run was started, so that its name is free again."""
+        if not self.started:
+            (self.path / ".lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds something else
+                self.path.rmdir()
+
+
+def create_run(name: str) -> Run:
+    """A new run directory under runs/. Raises UsageError for a bad name or one that is taken."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name[:60]!r} can't be the name of a run",
+            "use up to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit",
+        )
+    path = RUNS / name
+    if _is_run(path):
+        raise UsageError(
+            f"the run {name} already exists",
+            f"resume it with --run {name} --resume, or choose another name",
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UsageError(f"can't write to {path.absolute()}: {error.strerror}") from None
+    return Run(path)
+
+
+def open_run(name: str, resume: bool = False) -> Run:
+    """A new run, or with `resume` the existing one of this name."""
+    if resume and run_exists(name):
+        return find_run(name)
+    run = create_run(name)
+    if resume:
+        logger.warning("there is no run %s to resume: starting a new one", name)
+    return run
+
+
+def new_run_name(recipe: str) -> str:
+    """The name of a run that was given none: the recipe's name and the time."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", recipe).strip("._-") or "run"
+    name = f"{plain[:60]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    taken = sum(1 for _ in RUNS.glob(f"{name}*"))
+    return f"{name}-{taken + 1}" if taken else name
+
+
+def find_run(name: str) -> Run:
+    """An existing run, by its name under runs/ or by path. Raises UsageError when there is none."""
+    for path in (RUNS / name, Path(name)):
+        if _is_run(path):
+            return Run(path)
+    latest = ", ".join(sorted(p.parent.name for p in RUNS.glob("*/config.toml"))[-5:])
+    raise UsageError(f"there is no run {name!r}", f"the latest under runs/: {latest}" if latest else "")
+
+
+def run_exists(name: str) -> bool:
+    """Whether there is a run of this name under runs/, or at this path."""
+    return _is_run(RUNS / name) or _is_run(Path(name))
+
+
+def trained_config(name: str, default: Config) -> Config:
+    """The config to load `name` with: a run's with its trained model, or `default` with the model `name`.
+
+    A model folder inside a run, such as its best/, brings that run's config too.
+    Raises UsageError for a run that has no trained model yet.
+    """
+    if run_exists(name):
+        run = find_run(name)
+        model = run.path / "model"
+        if not model.is_dir():
+            raise UsageError(f"the run {name} has no trained model yet", run.resume_hint)
+        return _with_model(run.config, str(model))
+    inside = Path(name).parent
+    return _with_model(Run(inside).config if _is_run(inside) else default, name)
+
+
+def _with_model(config: Config, name: str) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"name": name})})
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return (path / "config.toml").is_file()
+    except OSError:  # a name too long for a file
+        return False
+
+
+def _is_alive(process: str) -> bool:
+    """Whether a process of this number exists."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except OSError:  # it belongs to another user
+        return True
+    return True

@@ -1,0 +1,65 @@
+"""summary.json: what came of a run, computed from its own files."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from reinforce_lite.config import Config
+from reinforce_lite.evaluation.statistics import mcnemar_p_value
+from reinforce_lite.runlog.health import find_warnings
+from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.run import Run
+
+VERDICTS = ("strict", "lenient", "second_opinion")
+
+
+def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
+    """The part of summary.json that follows from the run's lines; rates are per second of their own phase."""
+    steps, evals = run.step_metrics, run.evals
+    samples = config.rollout.prompts_per_step * config.rollout.group_size
+    tokens = sum(s.mean_length * samples for s in steps)
+    trained_tokens = sum(s.update_tokens_per_second * s.update_seconds for s in steps)
+    return {
+        "recipe": config.recipe,
+        "model": config.model.name,
+        "task": config.task.name,
+        "steps": step,
+        "samples": samples * len(steps),
+        "tokens": round(tokens),
+        "seconds_per_step": sum(s.step_time for s in steps) / max(1, len(steps)),
+        "rollout_tokens_per_second": tokens / max(1e-9, sum(s.rollout_seconds for s in steps)),
+        "train_tokens_per_second": trained_tokens / max(1e-9, sum(s.update_seconds for s in steps)),
+        "best_step": best_step(evals) if evals else None,
+        "evals": before_and_after(run, step),
+        "warnings": list(find_warnings(steps).values()),
+    }
+
+
+def best_step(evals: Sequence[Record]) -> int:
+    """The step with the highest mean reward on validation; the earliest of equals."""
+    validations = [e for e in evals if e["split"] == "validation"]
+    return int(max(validations, key=lambda e: (e["reward"], -e["step"]))["step"])
+
+
+def before_and_after(run: Run, step: int) -> dict[str, Any]:
+    """Test accuracy untrained and after `step`, as far as measured, and whether it changed."""
+    tests = {e["step"]: e for e in run.evals if e["split"] == "test"}
+    keys = [key for kind in VERDICTS for key in (kind, f"{kind}_interval")]
+    evals: dict[str, Any] = {
+        name: {key: tests[at].get(key) for key in (*keys, "n")}
+        for name, at in (("before", 0), ("after", step))
+        if at in tests and (name, at) != ("after", 0)
+    }
+    if "after" in evals:
+        evals["paired_p"] = {kind: _paired_p(run, step, kind) for kind in VERDICTS}
+    return evals
+
+
+def _paired_p(run: Run, step: int, kind: str) -> float | None:
+    """None where the task has no such verdict."""
+    verdicts: dict[int, dict[str, Any]] = {0: {}, step: {}}
+    for record in run.read("eval_rollouts"):
+        if record["split"] == "test" and record["step"] in verdicts:
+            verdicts[record["step"]][record["problem_id"]] = record.get(kind)
+    before, after = verdicts[0], verdicts[step]
+    judged = [i for i in before if before[i] is not None and after[i] is not None]
+    return mcnemar_p_value([before[i] for i in judged], [after[i] for i in judged]) if judged else None

@@ -1,0 +1,62 @@
+"""What a task is: where problems come from, and what a response to one is worth."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from reinforce_lite.tasks.grading import grade
+from reinforce_lite.types import AnswerFormat, Problem, Reward, Split
+
+
+class Task(Protocol):
+    """Problems in three disjoint splits, and a reward.
+
+    A Python module with these two functions is a task too: see `tasks/python_file.py`.
+    """
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The same problems in the same order at every call; ids are unique over all splits."""
+        ...
+
+    def reward(self, problem: Problem, completion: str) -> float | Reward:
+        """What the whole response is worth: `completion` includes the prefill."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NumberTask:
+    """Problems in memory whose golds are numbers."""
+
+    train: tuple[Problem, ...]
+    validation: tuple[Problem, ...]
+    test: tuple[Problem, ...]
+    answer_format: AnswerFormat = "tags"
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """See `Task`."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+    def reward(self, problem: Problem, completion: str) -> Reward:
+        """See `Task`."""
+        return number_reward(problem, completion, self.answer_format)
+
+
+def number_reward(problem: Problem, completion: str, answer_format: AnswerFormat = "tags") -> Reward:
+    """1 for a right final number, 0 otherwise, with the strict and the lenient verdict.
+
+    Raises UsageError when the problem's gold is not a number and nothing else.
+    """
+    strict = grade(completion, problem.gold, mode="strict", answer_format=answer_format)
+    lenient = grade(completion, problem.gold, mode="lenient", answer_format=answer_format)
+    return Reward(float(strict.correct), strict, lenient)
+
+
+def normalize_question(question: str) -> str:
+    """The question with single spaces: two texts that differ in whitespace alone are one question."""
+    return " ".join(question.split())
+
+
+def short_hash(text: str) -> str:
+    """12 hex digits of a text, for ids; the same on every machine."""
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

@@ -1,0 +1,71 @@
+"""Problems from JSON lines: one file, or a folder with a file for each split.
+
+    {"question": "Ana has 3 pens and buys 4. How many now?", "answer": "7"}
+
+    reinforce-lite train --task.name jsonl --task.path problems.jsonl
+
+A folder holds train.jsonl, test.jsonl and optionally validation.jsonl. Missing splits are held out
+of the training problems. `tables.py` says which rows are accepted.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reinforce_lite.config import TaskConfig
+from reinforce_lite.errors import UsageError
+from reinforce_lite.tasks.base import NumberTask
+from reinforce_lite.tasks.tables import BadRowError, Table, read_problems, split_train
+from reinforce_lite.types import Problem
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def load(config: TaskConfig) -> NumberTask:
+    """The task in the file or folder `config.path`. Raises UsageError when it can't be read."""
+    if not config.path:
+        raise UsageError("the jsonl task needs a file or folder", "for example --task.path problems.jsonl")
+    path = Path(config.path).expanduser()
+
+    def read(file: Path) -> tuple[Problem, ...]:
+        return read_problems(read_table(file), config.columns)
+
+    if not path.is_dir():
+        return split_train(read(path), seed=config.seed, answer_format=config.answer_format)
+    validation = path / "validation.jsonl"
+    return split_train(
+        read(path / "train.jsonl"),
+        read(validation) if validation.exists() else (),
+        read(path / "test.jsonl"),
+        seed=config.seed,
+        answer_format=config.answer_format,
+    )
+
+
+def read_table(path: Path) -> Table:
+    """A file's lines, numbered from 1, without the blank ones. Raises UsageError when it can't be opened."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"can't read {path}: {error.strerror}",
+            "a folder needs train.jsonl and test.jsonl; task.path may also be one file",
+        ) from None
+    return Table(name=str(path), stem=path.stem, rows=_parse_lines(data.removeprefix(_BOM)))
+
+
+def _parse_lines(data: bytes) -> Iterator[tuple[int, Any]]:
+    # Not splitlines(): JSON text may hold U+2028 and the like unescaped.
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            yield number, _parse(line)
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError:
+        return BadRowError("not UTF-8", "save the file as UTF-8")
+    except (ValueError, RecursionError):  # ValueError also for an int of more than 4,300 digits
+        return BadRowError("not JSON", "each line is one JSON object")

@@ -1,0 +1,105 @@
+"""Groups to the records of a run: one a step, one a completion."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from reinforce_lite.evaluation.reflection import find_reflections, reflection_rates
+from reinforce_lite.learner.updater import GradientStats
+from reinforce_lite.runlog.records import CompletionRecord, StepMetrics
+from reinforce_lite.types import Group, Rollout
+
+
+def step_tokens(groups: Sequence[Group]) -> int:
+    """Tokens of a step's completions, each with its prompt."""
+    return sum(len(g.prompt.token_ids) + len(r.completion.token_ids) for g in groups for r in g.rollouts)
+
+
+def step_metrics(
+    step: int,
+    groups: Sequence[Group],
+    gradient: GradientStats,
+    updated: bool,
+    seconds: Mapping[str, float],
+    **state: Any,
+) -> StepMetrics:
+    """The metrics of one step.
+
+    `seconds` are those of its phases: rollout, reward, update. `state` are the fields of StepMetrics that the
+    trainer knows: learning_rate, num_tokens, step_time, peak_memory, micro_batch_tokens, max_num_seqs.
+    """
+    rollouts = [r for g in groups for r in g.rollouts]
+    completions = [r.completion for r in rollouts]
+    sampled = sum(len(c.token_ids) for c in completions)
+    lenient = [r.lenient.correct for r in rollouts if r.lenient is not None]
+    second = [r.second_opinion for r in rollouts if r.second_opinion is not None]
+    reflection = reflection_rates([c.text for c in completions])
+    return StepMetrics(
+        step=step,
+        reward=fmean(r.reward for r in rollouts),
+        reward_std=fmean(stdev(g.rewards) if len(g.rewards) > 1 else 0.0 for g in groups),
+        no_signal_ratio=fmean(len(set(g.rewards)) == 1 for g in groups),
+        strict=fmean(r.strict.correct for r in rollouts),
+        lenient=fmean(lenient) if lenient else None,
+        second_opinion=fmean(second) if second else None,
+        mean_length=sampled / len(completions),
+        clipped_ratio=fmean(c.truncated for c in completions),
+        entropy=-sum(sum(c.logprobs) for c in completions) / sampled,
+        loss=gradient.loss,
+        grad_norm=gradient.norm,
+        updated=updated,
+        reward_faults=sum(bool(r.fault) for r in rollouts),
+        reflection_a=reflection["a"],
+        reflection_b=reflection["b"],
+        reflection_c=reflection["c"],
+        rollout_seconds=seconds["rollout"],
+        reward_seconds=seconds["reward"],
+        update_seconds=seconds["update"],
+        rollout_tokens_per_second=sampled / seconds["rollout"],
+        update_tokens_per_second=gradient.tokens / seconds["update"],
+        **state,
+    )
+
+
+def completion_records(
+    step: int,
+    groups: Sequence[Group],
+    advantages: Sequence[Sequence[float]] | None = None,
+    split: str = "",
+) -> list[CompletionRecord]:
+    """Every completion of a step, or of an evaluation of `split`, which has no advantages."""
+    return [
+        _completion_record(step, group, sample, rollout, advantages[q][sample] if advantages else None, split)
+        for q, group in enumerate(groups)
+        for sample, rollout in enumerate(group.rollouts)
+    ]
+
+
+def _completion_record(
+    step: int, group: Group, sample: int, rollout: Rollout, advantage: float | None, split: str
+) -> CompletionRecord:
+    return CompletionRecord(
+        step=step,
+        problem_id=group.problem.id,
+        sample=sample,
+        question=group.problem.question,
+        gold=_text(group.problem.gold),
+        completion=rollout.completion.text,
+        answer=_text(rollout.strict.answer),
+        reason=_text(rollout.strict.reason),
+        reward=rollout.reward,
+        strict=rollout.strict.correct,
+        lenient=rollout.lenient.correct if rollout.lenient else None,
+        second_opinion=rollout.second_opinion,
+        advantage=advantage,
+        tokens=len(rollout.completion.token_ids),
+        truncated=rollout.completion.truncated,
+        reflection=find_reflections(rollout.completion.text),
+        fault=rollout.fault,
+        split=split,
+    )
+
+
+def _text(value: object) -> str | None:
+    """A value as text: a task given as an object is not checked to hold text."""
+    return None if value is None else str(value)

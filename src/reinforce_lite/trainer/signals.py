@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM: stop immediately, but never between the two halves of one change.
+
+A signal raises Interrupted wherever the program is, except inside `uninterrupted()`, where it waits for the
+end of the block. The trainer changes weights and logs only inside such blocks, so its state is always that of
+the last finished step. A second signal ends the process immediately.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """A signal arrived. Not an Exception, so that `except Exception` does not swallow it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class SignalGuard:
+    """Handles SIGINT and SIGTERM while `listening()`."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._received: int | None = None
+        self._handled = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Install the handlers. Only a main thread can; in another thread signals are left as they are."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signums = (signal.SIGINT, signal.SIGTERM)
+        previous = {signum: signal.signal(signum, self._handle) for signum in signums}
+        try:
+            yield
+        finally:
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+
+    @contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """A block that no signal cuts through; Interrupted is raised at its end."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+        self.check()
+
+    def check(self) -> None:
+        """Raise Interrupted for a signal that a block delayed, or a bare `except:` in a reward swallowed."""
+        if self._received is not None and not self._depth and not self._handled:
+            raise Interrupted(self._received)
+
+    def mark_handled(self) -> None:
+        """The program is stopping because of the signal: later blocks need not raise again."""
+        self._handled = True
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            if os.isatty(1):
+                os.write(1, b"\x1b[?25h")  # show the cursor, which the live display hides
+            os._exit(128 + signum)
+        self._received = signum
+        self.check()

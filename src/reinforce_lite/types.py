@@ -1,0 +1,136 @@
+"""The records that travel along the road, one type per arrow.
+
+    tasks ─Problem─▶ rollout/prompts ─Prompt─▶ engines ─Completion─▶ rollout/scoring ─Rollout, Group─▶ learner
+
+A worked example of one rollout:
+
+    Problem(id="wordmath-1-7f3a", question="Ana has 3 pens and buys 4. How many now?", gold="7")
+    Prompt(token_ids=(1, 9690, ...), prefill="<think>")
+    Completion(token_ids=(33, 72, ..., 2), text="3 + 4 = 7</think><answer>7</answer>",
+               truncated=False, logprobs=(-0.21, -0.03, ..., -0.01))
+    Reward(value=1.0, strict=Verdict(True, "7", "right"), lenient=Verdict(True, "7", "right"))
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Split = Literal["train", "validation", "test"]
+AnswerFormat = Literal["tags", "boxed", "hash"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question with its gold."""
+
+    id: str
+    """Stable: the same problem has the same id in every run."""
+    question: str
+    gold: str
+    """The right answer; for number tasks, text that `tasks.numbers.read_gold` reads."""
+    solution: str = ""
+    """The worked steps to the gold, where the task knows them."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else that the task's reward needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A problem as the policy sees it."""
+
+    token_ids: tuple[int, ...]
+    prefill: str = ""
+    """Text that opens the response. It is part of `token_ids`, and is graded with the completion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the policy wrote after a prompt."""
+
+    token_ids: tuple[int, ...]
+    """1 to max_new_tokens ids; the last is an end-of-sequence token unless `truncated`."""
+    text: str
+    """The decoded ids, without the end-of-sequence token."""
+    truncated: bool
+    """Cut at max_new_tokens, before an end-of-sequence token."""
+    logprobs: tuple[float, ...]
+    """One per token, in nats: log pi at temperature 1, without top-p."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a response is right, and why."""
+
+    correct: bool
+    answer: str | None
+    """The extracted answer: what grading read from the response."""
+    reason: str
+    """In words, for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What one response earned.
+
+    A reward without a strict verdict counts as right when `value` is at least 1. Only number
+    tasks have a lenient verdict.
+    """
+
+    value: float
+    strict: Verdict | None = None
+    lenient: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion and what it earned."""
+
+    completion: Completion
+    response: str
+    """The text that was graded: the prompt's prefill and the completion."""
+    reward: float
+    strict: Verdict
+    lenient: Verdict | None
+    fault: str = ""
+    """How the reward function failed, in one line; empty if it did not. See `rollout.scoring.neutralize`."""
+    second_opinion: bool | None = None
+    """Right by a verdict that is not rewarded; None where the gold is not a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The G rollouts of one problem in one step; they share a baseline."""
+
+    problem: Problem
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def rewards(self) -> list[float]:
+        """G rewards, in the order of the rollouts."""
+        return [r.reward for r in self.rollouts]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion."""
+        return [len(r.completion.token_ids) for r in self.rollouts]
+
+    @property
+    def usable(self) -> list[bool]:
+        """Whether each reward is one: False where the reward function failed."""
+        return [not r.fault for r in self.rollouts]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an engine samples completions."""
+
+    samples: int
+    """Completions per prompt (G)."""
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    """No end-of-sequence token before this many tokens."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens whose probability at `temperature` reaches this; in (0, 1]."""

@@ -1,0 +1,26 @@
+"""One clock for everything that is timed."""
+
+import time
+
+
+def now() -> float:
+    """Seconds on a monotonic clock; only differences have a meaning."""
+    return time.perf_counter()
+
+
+class Clock:
+    """Times the phases of a step, in seconds."""
+
+    def __init__(self) -> None:
+        self.start = self.last = now()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """End a phase: store the seconds since the phase before under its name."""
+        time_now = now()
+        self.laps[name], self.last = time_now - self.last, time_now
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was created."""
+        return now() - self.start

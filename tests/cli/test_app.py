@@ -1,0 +1,256 @@
+"""The commands as a user types them: exit status, one line of cause, plain lines, JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import run_files as runs
+from reinforce_lite.cli.app import main
+
+FAST = ["--model.dtype", "float32", "--train.steps", "2", "--rollout.prompts-per-step", "2"]
+FAST += [
+    "--rollout.max-new-tokens",
+    "6",
+    "--eval.n",
+    "4",
+    "--eval.validation-n",
+    "3",
+    "--train.save-every",
+    "1",
+]
+
+TASK = """
+from reinforce_lite import Problem
+
+def problems(split):
+    return [Problem(f"{split}-{n}", f"In {split}: how long is {'x' * n}?", str(n)) for n in range(2, 8)]
+
+def reward(problem, completion):
+    return float(sum(map(ord, completion)) % 3 == 0)
+"""
+
+
+def run(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    status = main(args)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture
+def train_args(model_folder: Path, in_tmp: Path) -> list[str]:
+    (in_tmp / "my_task.py").write_text(TASK)
+    return ["train", "--model.name", str(model_folder), "--task.name", "./my_task.py", *FAST]
+
+
+def test_train_eval_and_ask(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run([*train_args, "--run", "mine"], capsys)
+    assert status == 0
+    assert "step 2/2" in out
+    assert "accuracy on 4 test problems" in out
+    assert "runs/mine/model" in out
+    assert "\x1b" not in out  # plain lines where there is no terminal
+
+    status, out, _ = run(["eval", "mine", "--json"], capsys)
+    assert status == 0
+    assert json.loads(out)["n"] == 4
+    status, out, _ = run(["eval", "mine", "--eval.n", "2"], capsys)
+    assert "n = 2" in out
+    assert "why completions fail" in out
+    status, out, _ = run(["eval", "mine", "--samples", "4", "--json"], capsys)
+    found = json.loads(out)
+    assert (found["n"], found["samples"], found["pass@1"]) == (4, 4, pytest.approx(found["strict"]))
+    assert found["pass@1"] <= found["pass@2"] <= found["pass@4"]
+    assert "reflection/list_a" in found
+    assert sum(f["count"] for f in found["failures"]) == round(16 * (1 - found["strict"]))
+    assert set(found["failures"][0]) == {"reason", "count", "share", "question", "gold", "completion"}
+    status, out, _ = run(["eval", "mine", "--samples", "4"], capsys)
+    assert "strict pass@k from 4 sampled completions per problem" in out
+
+    status, out, _ = run(["ask", "mine", "how long is xx?", "--json"], capsys)
+    assert [a["model"] for a in json.loads(out)] == ["untrained", "trained"]
+    status, out, _ = run(["ask", "mine", "how long is xx?"], capsys)
+    assert status == 0
+    assert "untrained" in out
+
+    status, _, err = run([*train_args, "--run", "mine"], capsys)
+    assert status == 2
+    assert "already exists" in err
+    status, out, err = run(["train", "--run", "mine", "--resume"], capsys)
+    assert status == 0
+    assert "is finished" in err
+
+
+def test_json_alone_is_on_standard_output(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run([*train_args, "--run", "mine", "--json"], capsys)
+    assert status == 0
+    assert json.loads(out)["steps"] == 2
+    assert "step 2/2" in err
+    status, out, _ = run(["ask", "mine", "how long is \u202e\u00e9?", "--json"], capsys)
+    assert status == 0
+    assert out.isascii()
+
+
+def test_resume_brings_its_own_config(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*train_args, "--run", "mine"], capsys)[0] == 0
+    status, out, _ = run(["train", "--run", "mine", "--resume", "--train.steps", "3"], capsys)
+    assert status == 0
+    assert "step 3/3" in out
+    status, _, err = run(["train", "--run", "mine", "--resume", "--train.seed", "5"], capsys)
+    assert status == 2
+    assert "train.seed: 0 -> 5" in err
+
+
+def test_resume_without_a_checkpoint_starts_at_the_beginning(
+    train_args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = run([*train_args, "--run", "new", "--resume"], capsys)
+    assert status == 0
+    assert "step 1/2" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "nothere"], "there is no recipe 'nothere'"),
+        (["train", "nothere.toml"], "can't read the recipe nothere.toml"),
+        (["train", "--resume"], "--run NAME"),
+        (["train", "--run", "../../x"], "can't be the name of a run"),
+        (["train", "--run", "/tmp/x"], "can't be the name of a run"),
+        (["train", "--run", "a/b"], "can't be the name of a run"),
+        (["train", "--run", "x" * 300], "can't be the name of a run"),
+        (["train", "--run", ".hidden"], "can't be the name of a run"),
+        (["train", "--run", "x" * 300, "--resume"], "can't be the name of a run"),
+        (["train", "--rollout.group-size", "2"], "needs at least 3 completions"),
+        (["train", "--task.name", "./none.py"], "none.py"),
+        (["eval", "no/such/model"], "can't load the model 'no/such/model'"),
+        (["train", "--eval.samples", "8"], "--eval.samples is now called the option --samples"),
+        (["train", "--rollout.samples-per-prompt=8"], "is now called --rollout.group-size"),
+        (["plan", "--update.state", "8-bit"], "--update.state is now called --update.optimizer-state"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(
+    args: list[str], said: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = run(args, capsys)
+    assert status == 2
+    assert said in err
+    assert "Traceback" not in err
+    assert err.startswith("reinforce-lite: ")
+    assert not list(in_tmp.glob("runs/*/*.jsonl"))
+
+
+@pytest.mark.parametrize("option", [["--train.stepz", "3"], ["--train.steps", "x"], ["--train.steps", "0"]])
+def test_bad_options_exit_with_status_2(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *option])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert option[0] in said or "steps" in said.split("Error parsing train")[1]
+
+
+def test_no_problem_that_fits(model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(["eval", str(model_folder), "--prompt.max-tokens", "9"], capsys)
+    assert status == 2
+    assert "no test problem has a prompt of at most 9 tokens" in err
+
+
+def test_a_folder_that_can_not_be_written(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").write_text("a file, where the folder should be")
+    status, _, err = run([*train_args, "--run", "mine"], capsys)
+    assert status == 2
+    assert "can't write to" in err
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = "import sys; from reinforce_lite.cli import main; main(['--help']); print([m for m in ('torch', 'transformers', 'pydantic', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "train  [RECIPE" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "ask", "plan", "report"])
+def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: reinforce-lite {command}" in capsys.readouterr().out
+
+
+def test_light_rooms_import_without_torch() -> None:
+    """As the house says: their tests need no weights."""
+    rooms = "errors types config tasks tasks.grading rollout.scoring evaluation.reflection runlog.run utils.seeding evaluation.evaluate report.refresher runlog.health evaluation.failures"
+    code = "import sys; " + "; ".join(f"import reinforce_lite.{room}" for room in rooms.split())
+    done = subprocess.run(
+        [sys.executable, "-c", code + "; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("config.toml", "not = = toml", "runs/a/config.toml is damaged: "),
+        ("config.toml", "caf\udce9", "runs/a/config.toml is damaged: "),
+        ("summary.json", '{"steps": ', "runs/a/summary.json is damaged: "),
+        ("steps.jsonl", None, "can't read runs/a/steps.jsonl: Is a directory"),
+    ],
+)
+def test_a_report_of_damaged_files_names_them(
+    file: str, text: str | None, said: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = runs.write(Path("runs/a"), [runs.step(1)], stopped="steps")
+    (made.path / file).unlink()
+    if text is None:
+        (made.path / file).mkdir()
+    else:
+        (made.path / file).write_bytes(text.encode("utf-8", "surrogateescape"))
+    status, _, err = run(["report", "a"], capsys)
+    assert status == 2
+    assert f"reinforce-lite: {said}" in err
+    assert "Traceback" not in err
+
+
+def test_a_runs_name_can_not_act_on_the_terminal(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.write(Path("b\x1b[2Jad"), [runs.step(1)], stopped="steps")
+    status, out, _ = run(["report", "b\x1b[2Jad", "--out", "x.html"], capsys)
+    assert status == 0
+    assert "\x1b" not in out
+    assert "b\\u001b[2Jad: " in out
+
+
+def test_ctrl_c_from_outside(train_args: list[str]) -> None:
+    """The real program, a real signal, and the words that say how to go on."""
+    command = [
+        sys.executable,
+        "-m",
+        "reinforce_lite",
+        *train_args,
+        "--run",
+        "mine",
+        "--train.steps",
+        "100000",
+    ]
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step 3/"):
+                process.send_signal(2)
+                break
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "train --run mine --resume" in err
+    assert "Traceback" not in err
+    summary = json.loads(Path("runs/mine/summary.json").read_text())
+    assert summary["stopped"] == "signal"
+    assert summary["steps"] >= 3

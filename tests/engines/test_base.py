@@ -1,0 +1,130 @@
+"""What every engine must satisfy, against plain transformers and exact distributions."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from helpers.tiny import END
+from reinforce_lite.engines.base import cut_at_eos
+from reinforce_lite.engines.hf import HFEngine
+from reinforce_lite.engines.native import NativeEngine
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.types import Prompt, Sampling
+
+PROMPTS = [Prompt((1, 40, 41, 42)), Prompt((1, 99)), Prompt((1, 70, 71, 72, 73, 74, 75, 76))]
+GREEDY = Sampling(samples=1, max_new_tokens=8, temperature=0.0)
+VOCABULARY = 259
+
+
+@pytest.fixture(params=[HFEngine, NativeEngine])
+def make_engine(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def next_logits(policy: Policy, ids: tuple[int, ...]) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = policy.model(torch.tensor([ids]), use_cache=False).logits[0, -1].double()
+    return logits
+
+
+def test_greedy_takes_the_argmax_at_every_token(policy: Policy, make_engine: Any) -> None:
+    """Against an independent loop, one prompt at a time, without cache or padding."""
+    for prompt, (completion,) in zip(
+        PROMPTS, make_engine(policy).generate(PROMPTS, GREEDY, seed=0), strict=True
+    ):
+        ids = prompt.token_ids
+        expected: list[int] = []
+        while len(expected) < GREEDY.max_new_tokens and (not expected or expected[-1] != END):
+            expected.append(int(next_logits(policy, ids + tuple(expected)).argmax()))
+        assert completion.token_ids == tuple(expected)
+        assert completion.truncated == (expected[-1] != END)
+
+
+def test_logprobs_are_at_temperature_1_without_top_p(policy: Policy, make_engine: Any) -> None:
+    sampling = Sampling(samples=3, max_new_tokens=6, temperature=0.5, top_p=0.8)
+    for prompt, group in zip(PROMPTS, make_engine(policy).generate(PROMPTS, sampling, seed=1), strict=True):
+        for c in group:
+            for t, (token, logprob) in enumerate(zip(c.token_ids, c.logprobs, strict=True)):
+                exact = torch.log_softmax(next_logits(policy, prompt.token_ids + c.token_ids[:t]), -1)[token]
+                assert logprob == pytest.approx(exact.item(), abs=1e-4)
+
+
+def test_sampling_follows_the_exact_distribution(policy: Policy, make_engine: Any) -> None:
+    """Frequencies of the first token against softmax(logits / T) cut to its nucleus and renormalised.
+
+    With 100,000 draws the total variation is below 1% by chance alone, so a bias of 2% would show.
+    """
+    n, temperature, top_p = 100_000, 0.5, 0.9
+    sampling = Sampling(samples=n, max_new_tokens=1, temperature=temperature, top_p=top_p)
+    drawn = Counter(c.token_ids[0] for c in make_engine(policy).generate(PROMPTS[:1], sampling, seed=2)[0])
+    p, order = torch.softmax(next_logits(policy, PROMPTS[0].token_ids) / temperature, -1).sort(
+        descending=True
+    )
+    nucleus = (p.cumsum(0) - p) < top_p  # the smallest set whose mass reaches top_p
+    exact = {int(t): float(q) for t, q in zip(order[nucleus], p[nucleus] / p[nucleus].sum(), strict=True)}
+    assert set(drawn) <= set(exact)
+    distance = sum(abs(drawn[t] / n - q) for t, q in exact.items()) / 2
+    assert distance < 0.012
+
+
+def test_seed_determines_completions(policy: Policy, make_engine: Any) -> None:
+    sampling = Sampling(samples=4, max_new_tokens=6)
+    engine = make_engine(policy)
+    first = engine.generate(PROMPTS, sampling, seed=3)
+    torch.rand(5)  # the global stream is neither read nor advanced
+    state = torch.get_rng_state()
+    assert engine.generate(PROMPTS, sampling, seed=3) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert engine.generate(PROMPTS, sampling, seed=4) != first
+
+
+def test_max_num_seqs_changes_no_greedy_completion(policy: Policy, make_engine: Any) -> None:
+    progress: list[int] = []
+    in_batches = make_engine(policy, max_num_seqs=2).generate(PROMPTS, GREEDY, 0, progress.append)
+    together = make_engine(policy).generate(PROMPTS, GREEDY, 0)
+    assert [c.token_ids for (c,) in in_batches] == [c.token_ids for (c,) in together]
+    assert sum(progress) == len(PROMPTS)
+
+
+def test_generation_config_of_the_model_is_ignored_and_restored(policy: Policy, make_engine: Any) -> None:
+    """Hub models come with top_k, repetition penalties and temperatures: the sampler must be the policy."""
+    sampling = Sampling(samples=8, max_new_tokens=6, temperature=1.0)
+    expected = make_engine(policy).generate(PROMPTS, sampling, seed=5)
+    config = policy.model.generation_config
+    config.top_k, config.repetition_penalty, config.no_repeat_ngram_size, config.min_p = 1, 3.0, 1, 0.5
+    assert make_engine(policy).generate(PROMPTS, sampling, seed=5) == expected
+    assert policy.model.generation_config is config
+
+
+def test_min_new_tokens_forbids_early_eos(policy: Policy, make_engine: Any) -> None:
+    """With an EOS token that is nearly always the likeliest."""
+    bias = torch.zeros(VOCABULARY).index_fill(0, torch.tensor([END]), 12.0)
+    policy.model.lm_head.bias = torch.nn.Parameter(bias)
+    unconstrained = make_engine(policy).generate(PROMPTS, Sampling(20, max_new_tokens=5), seed=6)
+    assert any(len(c.token_ids) == 1 for group in unconstrained for c in group)
+    constrained = Sampling(20, max_new_tokens=5, min_new_tokens=3)
+    for group in make_engine(policy).generate(PROMPTS, constrained, seed=6):
+        for c in group:
+            assert len(c.token_ids) >= 4 or c.truncated
+            assert END not in c.token_ids[:3]
+
+
+def test_cut_at_eos_keeps_the_first_eos() -> None:
+    eos_token_ids = frozenset({2, 7})
+    assert cut_at_eos([5, 6, 2, 2, 2], eos_token_ids) == ((5, 6, 2), False)
+    assert cut_at_eos([7, 2], eos_token_ids) == ((7,), False)
+    assert cut_at_eos([5, 6], eos_token_ids) == ((5, 6), True)
+
+
+def test_text_omits_only_eos(policy: Policy, make_engine: Any) -> None:
+    for group in make_engine(policy).generate(PROMPTS, Sampling(30, max_new_tokens=5), seed=7):
+        for c in group:
+            ids = c.token_ids if c.truncated else c.token_ids[:-1]
+            assert c.text == policy.tokenizer.decode(ids)
+            assert c.truncated == (END not in c.token_ids)
+
+
+def test_no_prompts_give_no_completions(policy: Policy, make_engine: Any) -> None:
+    assert make_engine(policy).generate([], GREEDY, 0) == []

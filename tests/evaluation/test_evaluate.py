@@ -1,0 +1,82 @@
+"""The figures of an evaluation, by hand."""
+
+import json
+from typing import Any
+
+import pytest
+
+from helpers.paths import RECIPE
+from helpers.tiny import END, ToyTask, make_tokenizer
+from reinforce_lite.config import load_config
+from reinforce_lite.engines.scripted import ScriptedEngine
+from reinforce_lite.evaluation.evaluate import evaluate_groups
+from reinforce_lite.evaluation.statistics import wilson_interval
+from reinforce_lite.pipeline import build_pipeline
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Sampling, Verdict
+from reinforce_lite.utils.seeding import derive_seed
+
+
+def make_group(correct: list[bool], second_opinion: bool | None = True) -> Group:
+    rollouts = [
+        Rollout(
+            Completion((7, 2), "wait", False, (0.0, 0.0)),
+            "t",
+            float(ok),
+            Verdict(ok, "1", ""),
+            None,
+            "",
+            second_opinion,
+        )
+        for ok in correct
+    ]
+    return Group(Problem("p", "q", "1"), Prompt((1,)), tuple(rollouts))
+
+
+def test_evaluate_groups_of_several_samples_by_hand() -> None:
+    evaluation = evaluate_groups(
+        [make_group([True] * 3 + [False] * 5), make_group([False] * 8), make_group([True] * 8)], None, "test"
+    )
+    assert (evaluation.n, evaluation.samples) == (3, 8)
+    assert evaluation.strict == pytest.approx(11 / 24)
+    assert evaluation.strict_interval == wilson_interval(11 / 8, 3)  # as wide as for 3 rollouts, not 24
+    assert evaluation.pass_at == pytest.approx(
+        {1: 11 / 24, 2: (1 + 18 / 28) / 3, 4: (1 + 65 / 70) / 3, 8: 2 / 3}
+    )
+    assert evaluation.pass_at_interval[8] == pytest.approx(wilson_interval(2, 3))
+    record = evaluation.to_record()
+    assert record["pass@8"] == pytest.approx(2 / 3)
+    assert record["pass@8_interval"] == pytest.approx(wilson_interval(2, 3))
+    assert json.loads(json.dumps(record))["reflection/list_c"] == 1.0
+
+
+def test_pass_at_goes_up_to_the_samples() -> None:
+    assert list(evaluate_groups([make_group([True] * 5)], None, "test").pass_at) == [1, 2, 4]
+    assert evaluate_groups([make_group([True])], None, "test").pass_at == {}
+
+
+def test_second_opinion_is_averaged_where_there_is_one() -> None:
+    evaluation = evaluate_groups(
+        [make_group([True]), make_group([True], False), make_group([True], None)], 3, "validation"
+    )
+    assert evaluation.second_opinion == 0.5
+    assert evaluation.second_opinion_interval == wilson_interval(1, 2)
+    assert evaluate_groups([make_group([True], None)], None, "test").second_opinion is None
+    record = evaluation.to_record()
+    assert record["second_opinion"] == 0.5
+    assert (record["step"], record["split"], record["n"]) == (3, "validation", 3)
+    assert not any("pass" in key for key in record)
+
+
+def test_evaluation_is_greedy_for_one_sample_and_samples_as_in_training_for_several(
+    settings: dict[str, Any],
+) -> None:
+    config = load_config(RECIPE, settings | {"eval.max_new_tokens": 5})
+    pipeline = build_pipeline(config, ToyTask())
+    pipeline.engine = engine = ScriptedEngine(make_tokenizer(), END, lambda prompt, sample: "x")
+    problems = pipeline.problems("test", 2)
+    assert [len(g.rollouts) for g in pipeline.eval_groups(problems)] == [1, 1]
+    assert [len(g.rollouts) for g in pipeline.eval_groups(problems, samples=8)] == [8, 8]
+    (_, greedy, greedy_seed), (_, sampled, sampled_seed) = engine.calls
+    assert greedy == Sampling(samples=1, max_new_tokens=5, temperature=0.0)
+    assert sampled == Sampling(samples=8, max_new_tokens=5, temperature=0.7, top_p=0.9)
+    assert greedy_seed == sampled_seed == derive_seed(0, "evaluation")

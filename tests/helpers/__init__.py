@@ -1,0 +1,1 @@
+"""What tests share: a tiny model, toy tasks, made-up run directories, paths."""

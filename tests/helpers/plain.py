@@ -1,0 +1,54 @@
+"""Prompts with completions, and what plain transformers computes for them: the independent reference."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from helpers.tiny import END
+from reinforce_lite.models.forward import ForwardPass, FullSequenceForward, SharedPromptForward, TreeForward
+from reinforce_lite.models.llama import Llama
+from reinforce_lite.models.prefix_tree import Branch
+
+PROMPT = (1, 40, 41, 42, 43, 44)
+COMPLETIONS = [(50, 51, 52, 53, END), (60, END), (END,), (70, 71, 72, 73, 74, 75, 76)]
+BRANCHES = [
+    Branch(PROMPT, COMPLETIONS),
+    Branch((*PROMPT[:5], 90, 91), COMPLETIONS[:2]),
+    Branch((*PROMPT[:5], 92), [(END,)]),
+]
+FORWARD_PASSES: dict[str, Callable[[Any], ForwardPass]] = {
+    "tree": lambda model: TreeForward(Llama(model)),
+    "shared prompt": SharedPromptForward,
+    "full sequence": FullSequenceForward,
+}
+
+
+def sequence_logprobs(
+    model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float
+) -> torch.Tensor:
+    """(completion,) log-probabilities in float64: no padding, no cache, log_softmax of all logits."""
+    ids = torch.tensor([[*prompt, *completion]])
+    logits = model(ids, use_cache=False).logits[0].double() / temperature
+    logprobs = torch.log_softmax(logits, dim=-1)
+    positions = range(len(prompt) - 1, len(prompt) + len(completion) - 1)
+    return torch.stack([logprobs[p, token] for p, token in zip(positions, completion, strict=True)])
+
+
+def reference_logprobs(model: Any, branches: list[Branch], temperature: float) -> torch.Tensor:
+    """(K,) log-probabilities of all completion tokens of the branches, one after another."""
+    return torch.cat(
+        [sequence_logprobs(model, b.prompt, c, temperature) for b in branches for c in b.completions]
+    )
+
+
+def completion_tokens(branches: list[Branch]) -> torch.Tensor:
+    """(K,) token ids of all completions, one after another."""
+    return torch.tensor([t for b in branches for c in b.completions for t in c])
+
+
+def gradient_difference(model: Any, reference: Any) -> float:
+    """The norm of the difference of two models' gradients, relative to the reference's."""
+    pairs = list(zip(model.parameters(), reference.parameters(), strict=True))
+    difference = torch.cat([(a.grad - b.grad).flatten() for a, b in pairs]).norm()
+    return float(difference / torch.cat([b.grad.flatten() for _, b in pairs]).norm())

@@ -1,0 +1,143 @@
+"""The estimated parts of a run's memory against the tensors that the code allocates."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from helpers.groups import make_groups, make_weights
+from helpers.tiny import make_model, make_tokenizer
+from reinforce_lite.config import Config, EvalConfig, PromptConfig, RolloutConfig, UpdateConfig
+from reinforce_lite.engines import hf, native
+from reinforce_lite.engines.kv_cache import KVCache
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models.embedded import EMBEDDED_NAME
+from reinforce_lite.models.llama import Llama
+from reinforce_lite.models.policy import Policy, load_policy
+from reinforce_lite.models.prefix_attention import PrefixAttention
+from reinforce_lite.models.prefix_tree import Branch, PrefixTree
+from reinforce_lite.planner.estimate import SCHEMES, Target, activation_bytes_per_token, memory_parts
+from reinforce_lite.planner.model_shape import read_shape, shape_of
+from reinforce_lite.types import Prompt, Sampling
+
+
+def bytes_of(tensors: Any) -> int:
+    return sum(t.nbytes for t in tensors)
+
+
+def part_sizes(model: str, dtype: str, longest: int, **sections: Any) -> dict[str, int]:
+    """Bytes by part of a recipe with these sections, on a CPU."""
+    shape = read_shape(model, False, longest)
+    parts = memory_parts(Config(**sections), shape, Target("cpu", getattr(torch, dtype), None))
+    return {part.name: part.bytes for part in parts}
+
+
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "state"), SCHEMES)
+def test_training_state_is_what_the_updater_holds(
+    tmp_path: Path, saved: torch.dtype, dtype: str, state: Literal["32-bit", "16-bit", "8-bit"]
+) -> None:
+    """Whatever dtype the model's folder has: weights finer than bfloat16 become the master weights."""
+    make_model(hidden_size=64, vocab_size=320, head_dim=32).to(saved).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    policy = load_policy(str(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
+    updater = Updater(policy, UpdateConfig(optimizer_state=state), 0.7, 0)
+    updater.compute_gradient(make_groups(), make_weights())
+    gradients = bytes_of(w.grad for w in updater.master_weights.values())
+    assert dtype == "float32" or state != "32-bit" or all(p.grad is None for p in policy.model.parameters())
+    assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
+    assert all(w.grad is None for w in (*updater.master_weights.values(), *updater.params.values()))
+    has_master_weights = updater.master_weights is not updater.params
+    allocated = {
+        "weights": bytes_of(policy.model.parameters()),
+        "gradients": gradients,
+        "optimizer state": moment_bytes(updater.optimizer),
+        "master weights": bytes_of(updater.master_weights.values())
+        if has_master_weights
+        else copy_bytes(updater.optimizer),
+    }
+    parts = part_sizes(str(tmp_path), dtype, 64, update=UpdateConfig(optimizer_state=state))
+    assert allocated == {name: parts[name] for name in allocated}
+
+
+def moment_bytes(optimizer: Any) -> int:
+    """Every tensor of the optimizer's state; of a quantized moment its codes, scales and table."""
+    pieces = getattr(optimizer, "pieces", None)
+    states = [p.state for p in pieces] if pieces else optimizer.optimizer.state.values()
+    tensors = [t for values in states for t in values.values()]
+    assert not pieces or any(hasattr(t, "codes") for t in tensors)
+    return sum(bytes_of([t.codes, t.scale, t.qmap]) if hasattr(t, "codes") else t.nbytes for t in tensors)
+
+
+def copy_bytes(optimizer: Any) -> int:
+    return bytes_of(p.elements for p in getattr(optimizer, "pieces", ()) if p.is_master)
+
+
+@pytest.mark.parametrize("cache_bytes", [768 * 10**6, 40_000])
+@pytest.mark.parametrize("samples", [1, 3, 5])
+def test_kv_cache_is_what_the_native_engine_allocates(
+    policy: Policy, model_folder: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, samples: int
+) -> None:
+    caches: list[KVCache] = []
+
+    class RecordedCache(KVCache):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            caches.append(self)
+
+    monkeypatch.setattr(native, "KVCache", RecordedCache)
+    monkeypatch.setattr(native, "CACHE_BYTES", cache_bytes)
+    prompts = [Prompt((10 + i, *range(40, 40 + 8 - i))) for i in range(4)]  # of 9 tokens and fewer
+    sampling = Sampling(samples=samples, max_new_tokens=7)
+    native.NativeEngine(policy).generate(prompts, sampling, seed=0)
+    parts = part_sizes(
+        str(model_folder),
+        "float32",
+        64,
+        prompt=PromptConfig(max_tokens=9),
+        rollout=RolloutConfig(prompts_per_step=4, group_size=samples, max_new_tokens=7),
+        eval=EvalConfig(n=1, validation_n=1),
+    )
+    assert parts["KV cache"] == caches[0].prompts.nbytes + caches[0].sequences.nbytes
+
+
+def test_kv_cache_of_the_hf_engine_by_hand() -> None:
+    """Batches of 128 // 10 = 12 prompts, each with 10 sequences of 9 + 7 tokens of 100 bytes."""
+    sampling = Sampling(samples=10, max_new_tokens=7)
+    limits: dict[str, Any] = {"max_num_seqs": 256, "prompt_tokens": 9, "token_bytes": 100, "gpu_memory": None}
+    assert hf.cache_plan(50, sampling, **limits) == (120, 120 * 16 * 100)
+    assert hf.cache_plan(3, sampling, **limits) == (30, 30 * 16 * 100)
+
+
+def test_activations_of_smollm2_by_hand() -> None:
+    """5,760 numbers and 11 float32 per token and layer, and 4 x 576 numbers after the layers."""
+    parts = part_sizes(EMBEDDED_NAME, "float32", 1280, update=UpdateConfig(micro_batch_tokens=4096))
+    sums = 4 * 30 * 2 * 3 * 64  # of the gradients of a shared token's keys and values
+    assert parts["activations"] == (4096 + 64) * (30 * (4 * 5760 + 4 * 11) + 16 * 576) + 64 * sums
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_activations_are_what_the_forward_pass_saves(dtype: str) -> None:
+    """The storages that autograd saves for the backward pass, each once, without the weights."""
+    model = make_model(num_hidden_layers=6)
+    for p in model.parameters():
+        p.data = p.data.to(getattr(torch, dtype))
+    llama = Llama(model)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in weights and t.is_floating_point():
+            saved[storage.data_ptr()] = storage
+        return t
+
+    tree = PrefixTree([Branch(range(20, 60), [range(5, 35), range(7, 40)])], 0, llama.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        llama(tree.ids, tree.positions, PrefixAttention(llama, tree))
+    itemsize = getattr(torch, dtype).itemsize
+    per_token = activation_bytes_per_token(shape_of(model, 64), itemsize)
+    after_layers = 2 * 16 * itemsize  # the final states and their gradient come after the forward pass
+    measured = sum(storage.nbytes() for storage in saved.values()) / len(tree.ids)
+    assert measured == pytest.approx(per_token - after_layers, rel=0.02)

@@ -1,0 +1,259 @@
+"""Plans of recipes against literals worked out by hand, and what `plan` and `train` say of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers.model_configs import LLAMA_3B, QWEN_3B, QWEN_3B_PARAMETERS, config_folder
+from helpers.tiny import make_model
+from reinforce_lite.cli.app import main
+from reinforce_lite.config import load_config, override_config
+from reinforce_lite.planner.estimate import Target
+from reinforce_lite.planner.model_shape import shape_of
+from reinforce_lite.planner.plan import Plan, choice_costs
+from reinforce_lite.utils import memory
+
+TASK_THAT_MUST_NOT_RUN = """
+from pathlib import Path
+Path("it_ran").touch()
+raise SystemExit(7)
+"""
+
+
+def plan_json(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, Any, str]:
+    """The exit status of `plan`, its JSON, and its standard error."""
+    status = main(["plan", *args, "--json"])
+    out, err = capsys.readouterr()
+    return status, json.loads(out), err
+
+
+def chosen_values(plan: Any) -> dict[str, Any]:
+    return {key: choice["value"] for key, choice in plan["chosen"].items()}
+
+
+def test_plan_of_the_embedded_model_needs_no_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REINFORCE_LITE_CACHE", str(tmp_path / "empty"))
+    status, plan, _ = plan_json(["--model.dtype", "float32", "--model.device", "cpu"], capsys)
+    assert status == 0
+    assert plan["parameters"] == 134_515_008
+    assert plan["kv_bytes_per_token"] == 46_080
+    assert plan["memory_bytes"] > 10**9
+    assert plan["fits"]
+    assert chosen_values(plan)["update.micro_batch_tokens"] == 3072
+    assert plan["parts"]["weights"]["bytes"] == 538_060_032
+    assert not (tmp_path / "empty").exists()
+
+
+def test_plan_of_qwen_3b_and_of_other_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The article's 36 and 72 GB are 12 and 24 bytes a parameter at 3.0B; these are the model's own."""
+    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "64"]
+    status, plan, _ = plan_json(args, capsys)
+    assert status == 0
+    assert plan["parameters"] == QWEN_3B_PARAMETERS
+    totals = {name: sizes["total"] for name, sizes in plan["training_state"].items()}
+    assert totals == {
+        "this recipe": 55_546_896_384,  # 18 bytes
+        "article": 37_031_264_256,
+        "GRPO": 43_203_141_632,
+        "PPO": 74_062_528_512,
+    }
+    sizes = {name: part["bytes"] for name, part in plan["parts"].items()}
+    assert sizes["weights"] == 6_171_877_376
+    assert sizes["gradients"] == 12_343_754_752
+    assert sizes["optimizer state"] == 24_687_509_504 + 4 * 434
+    assert sizes["master weights"] == 12_343_754_752
+    assert sizes["KV cache"] == 200 * (512 + 300) * 36_864  # an evaluation's, which is more than a step's
+    assert sizes["logit chunk"] == 883 * 151_936 * 10  # 2^27 numbers, in bfloat16 and twice in float32
+    assert chosen_values(plan)["update.micro_batch_tokens"] == 2048
+    assert plan["flags"] == ["--update.micro-batch-tokens 2048"]
+    assert (
+        "up to 14 micro-batches per step instead of 2" in plan["chosen"]["update.micro_batch_tokens"]["cost"]
+    )
+    gb = {name: round(scheme["bytes"] / 1e9, 1) for name, scheme in plan["schemes"].items()}
+    assert gb["float32, 32-bit"] == 49.4
+    assert gb["bfloat16, 32-bit"] == 55.5
+    assert gb["bfloat16, 16-bit"] == 24.7
+    assert gb["bfloat16, 8-bit"] == 18.6
+
+
+def test_plan_of_qwen_3b_with_8_bit_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: 241,664 numbers in 181 gains and biases are kept in float32. The other 3,085,697,024 are
+    moved in pieces of at most 2^20, 297 of the embedding's and 76 in each of 36 layers: 3033. Each piece has
+    two moments of a byte a number and a float32 scale for 256, two tables of 1 KiB, and a count."""
+    args = ["gsm8k-3b-24gb", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "24"]
+    status, plan, _ = plan_json(args, capsys)
+    assert status == 0
+    assert plan["flags"] == []  # the recipe is unchanged
+    sizes = {name: part["bytes"] for name, part in plan["parts"].items()}
+    assert sizes["weights"] == sizes["gradients"] == 6_171_877_376
+    large = 2 * 3_085_697_024 + 8 * 3_085_697_024 // 256 + 3033 * (2 * 1024 + 4)
+    assert sizes["optimizer state"] == large + 8 * 241_664 + 4 * 181 == 6_275_979_832
+    assert sizes["master weights"] == 4 * 241_664
+    # 4,096 tokens keep 36 layers' inputs of 2,048 numbers, one layer's 32,768 + 18 in float32, and what is
+    # after the layers; the system line and the template's 64 tokens keep all
+    after_layers = 2048 * (4 + 3 * 2)
+    layer = 2 * (2 * 2048 + 2560 + 2048 + 2 * 11008) + 4 * 18
+    text = len(load_config("gsm8k-3b-24gb").prompt.system.encode()) + 64
+    sums = 4 * 36 * 2 * 2 * 128  # of the gradients of the shared keys and values
+    expected = 4096 * (36 * 2 * 2048 + layer + after_layers) + text * (36 * layer + after_layers + sums)
+    assert sizes["activations"] == expected
+
+
+@pytest.mark.parametrize("values", [QWEN_3B, LLAMA_3B])
+@pytest.mark.parametrize(
+    ("recipe", "vram"), [("gsm8k-3b-24gb", "24"), ("gsm8k-3b-48gb", "48"), ("article", "48")]
+)
+def test_3b_recipes_fit_their_gpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: dict[str, Any], recipe: str, vram: str
+) -> None:
+    status, plan, _ = plan_json(
+        [recipe, "--model.name", config_folder(tmp_path, values), "--vram", vram], capsys
+    )
+    assert status == 0
+    assert plan["flags"] == []
+
+
+@pytest.mark.parametrize("values", [QWEN_3B, LLAMA_3B])
+def test_plan_that_does_not_fit_exits_3_after_its_tables(
+    tmp_path: Path, values: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, values), "--vram", "4"]
+    status, plan, err = plan_json(args, capsys)
+    assert status == 3
+    assert not plan["fits"]
+    assert chosen_values(plan)["update.micro_batch_tokens"] == 812  # one longest prompt and completion
+    assert "what would fit: " in err
+    assert main(["plan", *args]) == 3
+    out, err = capsys.readouterr()
+    for row in ("weights", "optimizer state", "KV cache", "activations", "largest temporary", "total", "PPO"):
+        assert row in out
+    assert "does not fit into 4.00 GB" in out
+    assert err.startswith("reinforce-lite: ")
+
+
+def test_suggested_memory_is_the_smallest_that_holds_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram"]
+    status, plan, err = plan_json([*args, "10"], capsys)
+    assert status == 3
+    assert f"at least {plan['total_bytes'] / 1e9:.2f} GB of memory, but there are 10.00 GB" in err
+    size = int(err.split("what would fit: ")[1].split()[0])
+    assert plan_json([*args, str(size)], capsys)[0] == 0
+    assert plan_json([*args, str(size - 1)], capsys)[0] == 3
+
+
+def test_suggested_model_is_the_largest_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At 4 bytes and 8 bits: two moments, a scale of 4 bytes for each 256 of them, 6.03125 in all."""
+    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "16"]
+    _, plan, err = plan_json(args, capsys)
+    other_bytes = plan["total_bytes"] - 6.03125 * QWEN_3B_PARAMETERS
+    assert f"a model of about {int((16 * 10**9 - other_bytes) / 6.03125):,} parameters at most" in err
+
+
+def test_plan_gives_up_first_what_costs_least(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Smaller micro-batches, then activation checkpointing, and 32 bits last."""
+    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram"]
+
+    def flags(vram: str) -> list[str]:
+        status, plan, _ = plan_json([*args, vram], capsys)
+        assert status == 0
+        assert all(plan["chosen"][key]["cost"] for key in plan["chosen"] if key_flag(key) in plan["flags"])
+        return [flag.split(".")[1] for flag in plan["flags"]]
+
+    def key_flag(key: str) -> str:
+        return "--" + key.replace("_", "-")
+
+    assert flags("100") == []
+    assert flags("80") == ["micro-batch-tokens 8192"]
+    assert flags("70") == ["micro-batch-tokens 4096"]
+    assert flags("60") == ["micro-batch-tokens 812"]
+    assert flags("59") == ["activation-checkpointing", "micro-batch-tokens 4096"]
+    assert flags("58") == ["optimizer-state 8-bit"]
+    assert flags("24") == ["optimizer-state 8-bit", "micro-batch-tokens 1024"]
+    assert flags("22") == ["optimizer-state 8-bit", "activation-checkpointing", "micro-batch-tokens 4096"]
+
+
+def test_train_refuses_before_a_weight_is_loaded(
+    tmp_path: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model's folder holds no weights."""
+    monkeypatch.setattr(memory, "installed_bytes", lambda: 40 * 10**9)
+    args = ["train", "gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--model.device", "cpu"]
+    args += ["--model.dtype", "bfloat16"]
+    assert main([*args, "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "does not fit into 40.00 GB" in err
+    assert "it fits with --update.optimizer-state 8-bit" in err
+    monkeypatch.setattr(memory, "installed_bytes", lambda: 4 * 10**9)
+    assert main(args) == 3
+    assert "what would fit: " in capsys.readouterr().err
+
+
+def test_16_bit_state_needs_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--update.optimizer-state", "16-bit", "--model.dtype", "float32"]) == 2
+    assert "update.optimizer_state 16-bit needs bfloat16" in capsys.readouterr().err
+
+
+def test_plan_does_not_run_the_task(
+    in_tmp: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (in_tmp / "my_task.py").write_text(TASK_THAT_MUST_NOT_RUN)
+    (in_tmp / "mine.toml").write_text(f'[model]\nname = "{model_folder}"\n[task]\nname = "./my_task.py"\n')
+    status, plan, _ = plan_json(["mine.toml"], capsys)
+    assert status == 0
+    assert plan["recipe"] == "mine"
+    assert not (in_tmp / "it_ran").exists()
+    assert not (in_tmp / "runs").exists()
+
+
+def test_plan_for_a_gpu_that_is_not_in_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its dtype can't be queried: bfloat16; the quickstart fits unchanged."""
+    assert main(["plan", "--vram", "24"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith("smollm2-135m in bfloat16 on cuda: 134,515,008 parameters")
+    assert "fits into 24.00 GB, with the recipe unchanged" in out
+
+
+def test_plan_wraps_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but the verdict, whose options are there to be copied."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["plan", "--vram", "1", "--model.dtype", "float32"]) == 3
+    *lines, verdict = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert verdict.startswith("does not fit into 1.00 GB with --update.")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--vram", "0"], "a GPU can't have 0 GB"),
+        (["--vram", "nan"], "a GPU can't have nan GB"),
+        (["--model.name", "no/such/model"], "can't load the model 'no/such/model'"),
+        (["nothere"], "there is no recipe 'nothere'"),
+    ],
+)
+def test_plan_with_bad_arguments_exits_2(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *args]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_cost_of_a_smaller_micro_batch() -> None:
+    """Of 28,096 tokens a step: 16 micro-batches instead of 2 repeat 14 prompts of 512 tokens."""
+    recipe = load_config("gsm8k-0.5b")
+    shape = shape_of(make_model(), 64)
+    target = Target("cuda", torch.bfloat16, 10**9)
+    smaller = override_config(recipe, {"update.micro_batch_tokens": 1756})
+    cost = choice_costs(Plan(smaller, recipe, shape, target, ()))["update.micro_batch_tokens"]
+    assert "up to 16 micro-batches per step instead of 2" in cost
+    assert "up to 26% more tokens" in cost

@@ -1,0 +1,437 @@
+"""The report in a real browser, without network: what a person can click, and that a model's text is harmless.
+
+Needs Chromium (on Debian: `apt install chromium`). Without it these tests are skipped, unless
+REINFORCE_LITE_BROWSER=required says that a missing browser is a failure, as .ci/run does.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import pytest
+
+from helpers import run_files as runs
+from helpers.paths import RECIPE
+from helpers.run_files import HOSTILE, completion, eval_completions, hostile, step
+from helpers.tiny import ToyTask
+from reinforce_lite import api
+from reinforce_lite.report.write import write_report
+from reinforce_lite.runlog.run import Run
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+REQUIRED = os.environ.get("REINFORCE_LITE_BROWSER") == "required"
+QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync"]
+
+if REQUIRED:
+    from playwright import sync_api
+else:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is in the extra browser")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and not REQUIRED, reason="no Chromium here; install it to test the report's page"
+)
+
+
+Scheme = Literal["light", "dark"]
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+
+
+@dataclass
+class Opened:
+    """An opened page, with its console messages and requests."""
+
+    page: sync_api.Page
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def text(self, selector: str) -> str:
+        return str(self.page.locator(selector).inner_text())
+
+    def cards(self, selector: str = "") -> int:
+        return int(self.page.locator(f"#groups .card{selector}").count())
+
+
+class OpenReport(Protocol):
+    """Opens the report of some runs."""
+
+    def __call__(self, *shown: Run, width: int = 1280, scheme: Scheme = "light") -> Opened: ...
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(browser: sync_api.Browser, tmp_path: Path) -> Iterator[OpenReport]:
+    """Open the report of some runs; at the end, the console must be empty and only the file requested."""
+    opened: list[Opened] = []
+
+    def open_report(*shown: Run, width: int = 1280, scheme: Scheme = "light") -> Opened:
+        file = tmp_path / "report.html"
+        write_report(shown, file)
+        context = browser.new_context(
+            viewport={"width": width, "height": 844}, offline=True, color_scheme=scheme
+        )
+        view = Opened(context.new_page())
+        view.page.on("console", lambda message: view.complaints.append(message.text))
+        view.page.on("pageerror", lambda error: view.complaints.append(str(error)))
+        view.page.on("dialog", lambda dialog: view.complaints.append(dialog.message))
+        view.page.on("request", lambda request: view.requests.append(request.url))
+        view.page.goto(file.as_uri())
+        opened.append(view)
+        return view
+
+    yield open_report
+    for view in opened:
+        assert view.complaints == []
+        assert view.requests == [(tmp_path / "report.html").as_uri()]
+        view.page.context.close()
+
+
+def two_steps(path: Path) -> Run:
+    """2 questions x 2 completions x 2 steps; 3 test problems: gained, lost and still wrong."""
+    rollouts = [
+        completion(1, "apples", True, 0, completion="Wait, <answer>7</answer>"),
+        completion(1, "apples", False, 1, truncated=True),
+        completion(1, "pears", False, 0, lenient=True),
+        completion(1, "pears", False, 1),
+        completion(2, "plums", True, 0),
+        completion(2, "plums", True, 1, completion="I recheck: <answer>7</answer>"),
+        completion(2, "figs", False, 0, completion="a needle in the hay"),
+        completion(2, "figs", True, 1),
+    ]
+    evaluations = [
+        eval_completions(0, [False, True, False]),
+        eval_completions(2, [True, False, False]),
+        eval_completions(0, [False], "validation"),
+        eval_completions(1, [True], "validation"),
+        eval_completions(2, [True], "validation"),
+    ]
+    lines = [step(1, reward=0.25), step(2, reward=0.75, entropy=0.125)]
+    return runs.write(
+        path, lines, rollouts, evaluations, stopped="steps", memory={"planned_bytes": 4e9, "peak_bytes": 5e9}
+    )
+
+
+def three_steps(path: Path) -> Run:
+    """A question with one completion a step; 8 test problems, all gained, by every verdict."""
+    return runs.write(
+        path,
+        [step(1), step(2), step(3)],
+        [completion(n, "cherries") for n in (1, 2, 3)],
+        [eval_completions(at, [at > 0] * 8, second_opinion=at > 0) for at in (0, 3)],
+        stopped="steps",
+    )
+
+
+def test_page_has_the_result_and_every_section(show: OpenReport, tmp_path: Path) -> None:
+    view = show(two_steps(tmp_path / "mine"))
+    assert "solves 33.3% of 3 test problems" in view.text("h1").replace("\xa0", " ")
+    assert view.page.locator(".whisker").count() == 4
+    assert view.page.locator("#charts .chart").count() == 9
+    assert view.page.locator("#reflection-charts .chart").count() == 3
+    assert view.page.locator("#excerpts mark").all_inner_texts() == [
+        "recheck",
+        "Wait",
+    ]  # the later step first
+    assert "planned\n4.00 GB" in view.text("#costs-memory")
+    assert "80.0%" in view.text("#costs-memory")
+    view.page.click("summary:has-text('config.toml')")
+    assert 'name = "smollm2-135m"' in view.text("#config")
+
+
+def test_page_without_reflection_has_no_empty_chart(show: OpenReport, tmp_path: Path) -> None:
+    run = runs.write(
+        tmp_path / "a",
+        [step(1)],
+        [completion(1, "p")],
+        [eval_completions(0, [True]), eval_completions(1, [True])],
+        "steps",
+    )
+    view = show(run)
+    assert view.text("#reflection-sentence").startswith("No reflection words before or after training")
+    assert not view.page.locator("#reflection-charts").is_visible()
+
+
+def test_filters_narrow_the_completions(show: OpenReport, tmp_path: Path) -> None:
+    view = show(two_steps(tmp_path / "mine"))
+    count = "#groups-count"
+    assert view.text(count) == "8 completions of 4 questions match"
+    for control, value, expected in (
+        ("#f-verdict", "right", "4 completions of 3 questions match"),
+        ("#f-verdict", "wrong", "4 completions of 3 questions match"),
+        ("#f-verdict", "format", "1 completion of 1 question matches"),
+        ("#f-verdict", "mixed", "4 completions of 2 questions match"),
+        ("#f-verdict", "", "8 completions of 4 questions match"),
+        ("#f-hit", "abc", "2 completions of 2 questions match"),
+        ("#f-hit", "a", "1 completion of 1 question matches"),
+        ("#f-hit", "", "8 completions of 4 questions match"),
+        ("#f-step", "2", "4 completions of 2 questions match"),
+    ):
+        view.page.select_option(control, value)
+        assert view.text(count) == expected, (control, value)
+    view.page.select_option("#f-step", "")
+    view.page.check("#f-truncated")
+    assert view.text(count) == "1 completion of 1 question matches"
+    assert (view.cards(), view.cards(".dimmed")) == (2, 1)  # the rest of the group is shown, dimmed
+    assert "truncated" in view.text("#groups .card:not(.dimmed)")
+
+
+def test_search_covers_questions_and_completions(show: OpenReport, tmp_path: Path) -> None:
+    view = show(two_steps(tmp_path / "mine"))
+    view.page.fill("#f-text", "PLUMS")
+    assert view.text("#groups-count") == "2 completions of 1 question match"
+    assert view.text("#groups .question") == "What is plums?"
+    view.page.fill("#f-text", "needle")
+    assert view.text("#groups-count") == "1 completion of 1 question matches"
+    view.page.fill("#f-text", "nowhere")
+    assert view.cards() == 0
+
+
+def test_eval_history_shows_a_question_over_time(show: OpenReport, tmp_path: Path) -> None:
+    view = show(two_steps(tmp_path / "mine"))
+    assert view.page.locator("#questions .head").all_inner_texts() == [
+        "validation · ✗ untrained  ✓ after step 1  ✓ after step 2"
+    ]  # it opens with the split evaluated most often
+    view.page.select_option("#q-split", "test")
+    assert view.page.locator("#questions .head").all_inner_texts() == [
+        "test · ✗ untrained  ✓ after step 2",
+        "test · ✓ untrained  ✗ after step 2",
+        "test · ✗ untrained  ✗ after step 2",
+    ]
+    view.page.select_option("#q-outcome", "gained")
+    assert view.page.locator("#questions .question").all_inner_texts() == ["What is test-0?"]
+
+
+def test_chart_shows_values_at_the_cursor(show: OpenReport, tmp_path: Path) -> None:
+    view = show(two_steps(tmp_path / "mine"))
+    reward = view.page.locator("#charts .chart", has_text="mean reward")
+    entropy = view.page.locator("#charts .chart", has_text="Entropy")
+    assert "mean reward 0.75" in reward.inner_text()
+    reward.locator("svg").hover(position={"x": 180, "y": 60})  # about the middle: step 1 of 0 to 2
+    assert view.text("#at") == "at step 1"
+    assert "mean reward 0.25" in reward.inner_text()
+    assert "0.2" in entropy.locator(".legend").inner_text()  # all charts show the same step
+    reward.locator("svg").press("ArrowRight")
+    assert view.text("#at") == "at step 2"
+    assert "0.125" in entropy.locator(".legend").inner_text()
+    view.page.select_option("#axis", "seconds")
+    reward.locator("svg").press("ArrowRight")
+    assert view.text("#at") == "at 16 s"  # step 1: its 10 s, after two evaluations of 3 s
+
+
+def test_smoothing_keeps_the_raw_line(show: OpenReport, tmp_path: Path) -> None:
+    run = runs.write(tmp_path / "a", [step(n, reward=float(n % 2)) for n in range(1, 41)])
+    view = show(run)
+    reward = view.page.locator("#charts .chart", has_text="mean reward")
+    assert (reward.locator("path.raw").count(), reward.locator("path.line").count()) == (1, 1)
+    view.page.select_option("#smoothing", "0")
+    assert (reward.locator("path.raw").count(), reward.locator("path.line").count()) == (0, 1)
+
+
+@pytest.mark.parametrize(("scheme", "first", "second"), [("light", 255, 18), ("dark", 18, 255)])
+def test_theme_can_be_switched(
+    scheme: Scheme, first: int, second: int, show: OpenReport, tmp_path: Path
+) -> None:
+    view = show(two_steps(tmp_path / "mine"), scheme=scheme)
+
+    def paper() -> int:
+        colour = view.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return int(re.findall(r"\d+", colour)[0])
+
+    assert paper() == first
+    view.page.click("#theme")
+    assert paper() == second
+
+
+def test_page_compares_two_runs(show: OpenReport, tmp_path: Path) -> None:
+    view = show(two_steps(tmp_path / "mine"), three_steps(tmp_path / "other"))
+    rows = [
+        [re.sub(r"\s", " ", cell) for cell in row.locator("th, td").all_inner_texts()]
+        for row in view.page.locator("#compared tbody tr").all()
+    ]
+    assert [row[:1] + row[3:7] + row[-2:] for row in rows] == [
+        ["mine", "2", "3", "33.3% (6–79%)", "33.3% (6–79%)", "p = 1", "1.7"],
+        ["other", "3", "8", "0.0% (0–32%)", "100.0% (68–100%)", "p = 0.0078", "2.0"],
+    ]
+    assert "second opinion" not in view.text("#compared")  # it equals the lenient verdict
+    strict = view.page.locator("#charts .chart", has_text="Accuracy: strict")
+    assert strict.locator("path.line.s0").count() == strict.locator("path.line.s1").count() == 1
+    assert view.text("#groups-count") == "8 completions of 4 questions match"
+    view.page.select_option("#run", "1")
+    assert view.page.locator("#groups .question").all_inner_texts() == ["What is cherries?"] * 3
+    assert (
+        "steps\n3, each of 1 question with 1 completion each\ncompletions\n3 with 60 tokens in total\n"
+        in view.text("#facts")
+    )
+
+
+def test_arrow_keys_reach_the_steps_of_every_run(show: OpenReport, tmp_path: Path) -> None:
+    """The shorter run ends at step 2, so its legend has a dash at step 3."""
+    view = show(two_steps(tmp_path / "mine"), three_steps(tmp_path / "other"))
+    picture = view.page.locator("#charts .chart", has_text="Reward").locator("svg")
+    seen = []
+    for _ in range(4):
+        picture.press("ArrowRight")
+        seen.append(view.text("#at"))
+    assert seen == ["at step 1", "at step 2", "at step 3", "at step 3"]
+    legend = view.page.locator("#charts .chart", has_text="Reward").locator(".legend")
+    assert legend.locator("span").all_inner_texts() == ["mine –", "other 0.5"]
+    box = picture.bounding_box()
+    assert box is not None
+    picture.hover(position={"x": box["width"] - 20, "y": 60})
+    assert view.text("#at") == "at step 3"
+
+
+def test_second_opinions_are_shown(show: OpenReport, tmp_path: Path) -> None:
+    """A task without a lenient verdict: the second opinion doubts one of the rewarded completions."""
+    rollouts = [
+        completion(1, "p", True, s, lenient=None, second_opinion=second)
+        for s, second in enumerate((True, False, None))
+    ]
+    rollouts.append(completion(1, "p", False, 3, lenient=None, second_opinion=True))
+    evaluations = [
+        eval_completions(at, [True] * 4, lenient=None, second_opinion=[True, True, True, None])
+        for at in (0, 1)
+    ]
+    run = runs.write(tmp_path / "a", [step(1)], rollouts, evaluations, stopped="steps")
+    view = show(run, two_steps(tmp_path / "mine"))
+    tags = [card.locator(".tag").all_inner_texts() for card in view.page.locator("#groups .card").all()]
+    assert tags == [[], ["second opinion: wrong"], [], ["second opinion: right"]]
+    view.page.select_option("#f-verdict", "doubted")
+    assert view.text("#groups-count") == "1 completion of 1 question matches"
+    assert "second opinion: wrong" in view.text("#groups .card:not(.dimmed)")
+    head = view.page.locator("#compared thead th").all_inner_texts()
+    row = view.page.locator("#compared tbody tr").first.locator("td").all_inner_texts()
+    assert row[head.index("second opinion after") - 1] == "100.0%\n(44–100%)"
+    assert row[head.index("lenient after") - 1] == "–"
+
+
+def test_print_is_light_and_unclipped(show: OpenReport, tmp_path: Path) -> None:
+    won = [eval_completions(at, [at > 0] * 8, question="long " * 2000) for at in (0, 2)]
+    run = runs.write(tmp_path / "a", [step(1)], [completion(1, "p")], won, stopped="steps")
+    for scheme in SCHEMES:
+        view = show(run, scheme=scheme)
+        if scheme == "light":
+            view.page.click("#theme")
+        assert view.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 26)"
+        view.page.emulate_media(media="print", color_scheme=scheme)
+        assert view.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert view.page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 33, 40)"
+        for place in ("#groups .text", ".example .text", "#questions .question", ".example .question"):
+            style = "node => getComputedStyle(node).maxHeight"
+            assert view.page.locator(place).first.evaluate(style) == "none", place
+
+
+def test_page_shows_texts_that_are_numbers_or_none(show: OpenReport, tmp_path: Path) -> None:
+    for gold, shown in ((72, "72"), (None, "–")):
+        fields: dict[str, Any] = {"gold": gold, "reason": gold, "answer": gold, "completion": "Wait."}
+        run = runs.write(
+            tmp_path / shown,
+            [step(1)],
+            [completion(1, "p", False, **fields)],
+            [eval_completions(0, [False], **fields)],
+        )
+        view = show(run)
+        assert view.text("#groups .gold") == f"gold answer {shown}"
+        assert view.text("#questions .gold") == f"gold answer {shown}"
+        assert (
+            view.text("#excerpts .why")
+            == f"extracted answer {'none' if gold is None else shown}, gold {shown}"
+        )
+
+
+def test_page_without_memory_figures_has_no_empty_chart(show: OpenReport, tmp_path: Path) -> None:
+    lines = [step(1, **{"memory/peak_bytes": None})]
+    view = show(runs.write(tmp_path / "a", lines, [completion(1, "p")]))
+    assert view.text("#costs-memory") == ""
+    assert view.text("#groups-shown") == "All completions of training are here (1)."
+
+
+def test_page_of_a_real_run(show: OpenReport, in_tmp: Path, model_folder: Path) -> None:
+    """The page shows what training writes: 10 steps of 5 questions x 4 completions, an evaluation every 3 steps."""
+    recipe, settings = RECIPE, {"model.name": str(model_folder)}
+    run = api.train(recipe, settings, task=ToyTask(), run="real", quiet=True)
+    view = show(run)
+    after = run.summary["evals"]["after"]["strict"]
+    assert f"After 10 steps, tiny solves {after:.1%} of 6 test problems" in view.text("h1")
+    assert view.text("#groups-count") == "200 completions of 50 questions match"
+    assert view.page.locator("#charts .chart").count() == 9
+    assert re.sub("[✓✗] ", "", view.text("#questions .head >> nth=0")) == (
+        "validation · untrained  after step 3  after step 6  after step 9  after step 10"
+    )
+    assert view.text("#questions-count") == "25 completions of 5 questions match"
+    assert f"torch {run.summary['versions']['torch']}" in view.text("#facts")
+    view.page.select_option("#q-split", "test")
+    assert view.text("#questions-count") == "12 completions of 6 questions match"
+    assert "of 6 test problems, compared with" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_hostile_completion_is_shown_and_inert(show: OpenReport, tmp_path: Path) -> None:
+    view = show(hostile(tmp_path / "<img src=x onerror=window.__hit=4>"))
+    view.page.fill("#f-text", "onerror")
+    assert view.page.evaluate("window.__hit") is None
+    assert view.page.locator("img").count() == 0
+    assert view.page.locator("script").count() == 2
+    shown = (
+        HOSTILE.replace("\x1b", "\\u001b")
+        .replace("\x00", "\\u0000")
+        .replace("\u202e", "\\u202e")
+        .replace("\ud83d", "\\ud83d")
+    )
+    shown = re.sub(r"\s", "", shown)  # U+2028 is a line's end to some
+    for place in (
+        "#groups .card .text",
+        "#groups .card .why code",
+        "#groups .question",
+        "#groups .gold",
+        "#groups .facts",
+        "#questions .text",
+        "#excerpts .text",
+        "#result .example .text",
+    ):
+        first = view.page.locator(place).first
+        assert shown in re.sub(r"\s", "", first.inner_text()), place
+        assert first.is_visible()
+    assert view.page.locator("#groups mark").first.inner_text() == "Wait"
+    assert view.page.evaluate("window.__hit") is None
+
+
+def test_phone_needs_no_horizontal_scrolling(show: OpenReport, tmp_path: Path) -> None:
+    long = "x" * 3000  # no line break possible
+    lines = [
+        completion(1, "p", n > 2, n, completion=long, question=long, gold=long, answer=long) for n in range(6)
+    ]
+    run = runs.write(
+        tmp_path / long[:120],
+        [step(1)],
+        lines,
+        [eval_completions(0, [True] * 8), eval_completions(1, [True] * 8)],
+        "steps",
+    )
+    for shown in ([run], [run, two_steps(tmp_path / "mine")]):
+        view = show(*shown, width=390)
+        assert view.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_fifty_thousand_completions_are_filtered_quickly(show: OpenReport, tmp_path: Path) -> None:
+    view = show(runs.large(tmp_path / "a"))
+    assert "of 50,000 completions" in view.text("#groups-shown")
+    milliseconds = view.page.evaluate("""() => {
+        const text = document.getElementById("f-text"), took = [];
+        const timed = (act) => { const start = performance.now(); act(); document.body.offsetHeight; took.push(performance.now() - start); };
+        const choose = (id, value) => timed(() => { const s = document.getElementById(id); s.value = value; s.dispatchEvent(new Event("change")); });
+        choose("f-verdict", "wrong"); choose("f-verdict", "mixed"); choose("f-hit", "abc"); choose("f-hit", ""); choose("f-verdict", "");
+        for (const typed of ["1", "12", "12 + 3", "nowhere", ""]) timed(() => { text.value = typed; text.dispatchEvent(new Event("input")); });
+        return took;
+    }""")
+    print("filter, ms:", [round(m) for m in milliseconds])
+    assert max(milliseconds) < 200

@@ -1,0 +1,73 @@
+"""Writing a report: atomically, within bounds, and by the command."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers import run_files as runs
+from helpers.run_files import ONE_RIGHT, SEVEN_RIGHT
+from reinforce_lite.cli.app import main
+from reinforce_lite.report import selection
+from reinforce_lite.report.write import write_report
+
+
+def test_report_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, file = runs.finished(tmp_path / "a", (ONE_RIGHT, SEVEN_RIGHT)), tmp_path / "report.html"
+    write_report([run], file)
+    before = file.read_text(encoding="utf-8")
+    monkeypatch.setattr(
+        Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="No space left"):
+        write_report([run], file)
+    assert file.read_text(encoding="utf-8") == before
+
+
+def test_report_of_fifty_thousand_completions_is_bounded(tmp_path: Path) -> None:
+    run = runs.large(tmp_path / "a")
+    start = time.perf_counter()
+    counts = write_report([run], tmp_path / "report.html")[0]["completions"]
+    assert time.perf_counter() - start < 10
+    assert (tmp_path / "report.html").stat().st_size < 15e6
+    assert counts["training"] == 50_000
+    assert 4_000 < counts["training_shown"] <= selection.MAX_TRAINING
+    assert counts["steps_shown"] == counts["steps"] == 625
+
+
+def test_report_command_writes_the_file(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.finished(in_tmp / "runs/a", (ONE_RIGHT, SEVEN_RIGHT))
+    runs.finished(in_tmp / "runs/b", (ONE_RIGHT, ONE_RIGHT))
+    assert main(["report", "a"]) == 0
+    assert "report: runs/a/report.html" in capsys.readouterr().out
+    assert (in_tmp / "runs/a/report.html").exists()
+    assert main(["report", "a", "runs/b"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "report: report.html"
+    page = (in_tmp / "report.html").read_text(encoding="utf-8")
+    assert '<table id="compared">' in page
+    assert main(["report", "a", "--out", "mine.html", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["report"] == "mine.html"
+    assert printed["runs"][0]["result"]["after"]["strict"] == 0.875
+    assert printed["runs"][0]["reflection"]["compared"]["c"]["after"] == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothere"], "there is no run 'nothere'"),
+        (["a", "nothere"], "there is no run 'nothere'"),
+        (["a", "--out", "no/such/folder/x.html"], "can't write no/such/folder/x.html"),
+        ([], "report needs the name of a run"),
+    ],
+)
+def test_report_command_rejects_bad_usage(
+    args: list[str], message: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.finished(in_tmp / "runs/a", (ONE_RIGHT, SEVEN_RIGHT))
+    assert main(["report", *args]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("reinforce-lite: ")
+    assert message in err
+    assert not list(in_tmp.rglob("*.html"))

@@ -1,0 +1,127 @@
+"""Rewards contained: failures made neutral, and a second opinion that warns of a gamed reward."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from helpers.paths import RECIPE
+from helpers.tiny import ToyTask
+from reinforce_lite import api
+from reinforce_lite.api import resolve_config
+from reinforce_lite.callbacks.console import LineConsole, LiveConsole
+from reinforce_lite.rollout.scoring import neutralize, second_opinion
+from reinforce_lite.runlog.run import create_run
+from reinforce_lite.tasks.base import number_reward
+from reinforce_lite.trainer import trainer
+from reinforce_lite.types import Completion, Problem, Reward, Rollout, Verdict
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "expected"),
+    [
+        ("72", "so it is 72", True),
+        ("72", "<answer>72</answer> or 71", True),
+        ("72", "72 or 71", False),
+        ("72 eggs", "72", None),  # units are not compared
+        ("72", "no idea", False),
+        ("tango", "tango", None),
+        (72, "so it is 72", True),  # not text, which is no reason to stop
+    ],
+)
+def test_second_opinion_of_a_users_reward_is_the_lenient_verdict(
+    gold: Any, response: str, expected: bool | None
+) -> None:
+    for value in (0.0, 1.0):
+        assert second_opinion(Problem("p", "q", gold), response, Reward(value)) is expected
+
+
+def test_second_opinion_of_a_number_task_is_its_lenient_verdict() -> None:
+    problem = Problem("p", "q", "72")
+    response = "<think>71</think>the result is 72"
+    reward = number_reward(problem, response)
+    assert (reward.value, second_opinion(problem, response, reward)) == (0.0, True)
+    lenient_wrong = Reward(1.0, Verdict(True, "x", "right"), Verdict(False, "x", "another number"))
+    assert second_opinion(problem, response, lenient_wrong) is False
+
+
+def make_rollout(reward: float, fault: str = "") -> Rollout:
+    completion = Completion((2,), "", False, (0.0,))
+    return Rollout(completion, "", reward, Verdict(reward >= 1, None, ""), None, fault)
+
+
+def test_neutralize_gives_a_failed_reward_the_mean_of_the_others() -> None:
+    rollouts = [make_rollout(1.0), make_rollout(0.0, "OSError: gone"), make_rollout(0.5)]
+    assert [r.reward for r in neutralize(rollouts)] == [1.0, 0.75, 0.5]
+    assert [r.fault for r in neutralize(rollouts)] == ["", "OSError: gone", ""]
+    assert [r.reward for r in neutralize([make_rollout(0.0, "fault")] * 2)] == [0.0, 0.0]
+
+
+UNREWARDED_CALLS = 1 + 10 * 4  # the probe, and 10 steps of 4 completions
+
+
+class GamedTask(ToyTask):
+    """Rewards every training response with 1 from step 11 on, and with 0 before; no response has the gold."""
+
+    def __init__(self, gold: str) -> None:
+        self.gold = gold
+        self.calls = 0
+
+    def problems(self, split: str) -> list[Problem]:
+        return [Problem(p.id, p.question, self.gold) for p in super().problems(split)]
+
+    def reward(self, problem: Problem, completion: str) -> Reward:
+        training = problem.id.startswith("train")
+        self.calls += training
+        return Reward(float(training and self.calls > UNREWARDED_CALLS))
+
+
+SMALL: dict[str, Any] = {
+    "train.steps": 20,
+    "train.save_every": 100,
+    "rollout.prompts_per_step": 1,
+    "rollout.max_new_tokens": 2,
+    "eval.n": 2,
+    "eval.validation_n": 2,
+    "eval.every": 100,
+}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_second_opinion_warns_of_a_gamed_reward_during_and_after_a_run(
+    terminal: bool, settings: dict[str, Any]
+) -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=500, height=60, highlight=False)
+    callback = LiveConsole(console) if terminal else LineConsole(console)
+    task = GamedTask("123456789")
+    config = resolve_config(RECIPE, settings | SMALL, task)
+    run = trainer.train(config, create_run("a"), task, callback)
+    expected = "warning: over steps 1 to 20 the reward rose from 0.00 to 1.00"
+    text = output.getvalue()
+    assert text.count(expected) >= 2
+    if terminal:
+        assert f"{'second opinion':>32}  0.00" in text
+    else:
+        assert text.count(expected) == 2
+        assert text.index(expected) > text.index("step 20/20")
+        assert text.index(expected) < text.index("step 20: test")
+        assert "second opinion 0.0%" in text
+        assert "lenient" not in text
+    (warning,) = run.summary["warnings"]
+    assert f"warning: {warning}".startswith(expected)
+    assert "from 0% to 0%" in warning
+
+
+def test_second_opinion_is_in_every_record(settings: dict[str, Any]) -> None:
+    settings |= SMALL | {"train.steps": 1}
+    for gold, expected, verdict in (("123456789", 0.0, False), ("tango", None, None)):
+        run = api.train(RECIPE, settings, task=GamedTask(gold), run=gold, quiet=True)
+        assert run.steps[0]["accuracy/second_opinion"] == expected
+        assert run.steps[0]["accuracy/lenient"] is None
+        assert {e["second_opinion"] for e in run.evals} == {expected}
+        rollouts = [*run.read("rollouts"), *run.read("eval_rollouts")]
+        assert {line["second_opinion"] for line in rollouts} == {verdict}
+        assert run.summary["evals"]["after"]["second_opinion"] == expected
+        assert run.summary["warnings"] == []

@@ -1,0 +1,168 @@
+"""Warnings on metrics worked out by hand."""
+
+import pytest
+
+from reinforce_lite.runlog.health import WINDOW, compare, find_warnings, first_to_last_quarter
+from reinforce_lite.runlog.records import StepMetrics
+
+
+def steps(reward: list[float], second: list[float] | None = None, **other: list[float]) -> list[StepMetrics]:
+    """Step metrics, numbered from 1; the second opinion is None when it is not given."""
+    return [
+        StepMetrics.from_record(
+            {
+                "step": i + 1,
+                "reward": value,
+                "accuracy/second_opinion": second[i] if second else None,
+                "accuracy/strict": other.get("strict", [0.5] * len(reward))[i],
+                "frac_reward_zero_std": other.get("no_signal", [0.5] * len(reward))[i],
+                "completions/clipped_ratio": other.get("clipped", [0.0] * len(reward))[i],
+                "entropy": other.get("entropy", [0.2] * len(reward))[i],
+            }
+        )
+        for i, value in enumerate(reward)
+    ]
+
+
+def around(middle: float, n: int, swing: float = 0.1) -> list[float]:
+    """n values, by turns one `swing` below and above."""
+    return [middle - swing if i % 2 == 0 else middle + swing for i in range(n)]
+
+
+def test_compare_by_hand() -> None:
+    # 10 values around 0.2, each 0.1 off: variance 10 * 0.01 / 9 = 0.0111; noise sqrt(2 * 0.0111 / 10) = 0.04714
+    change = compare(around(0.2, 10), around(0.6, 10))
+    assert (change.before, change.after, change.rise) == pytest.approx((0.2, 0.6, 0.4))
+    assert change.noise == pytest.approx(0.047140, abs=1e-6)
+
+
+# The noise of both is 0.04714: a rise is clear above 2.9 * 0.04714 = 0.13671, and up to 0.04714 it is none.
+@pytest.mark.parametrize(
+    ("reward", "second", "warns"),
+    [
+        (0.4, 0.0, True),
+        (0.4, -0.3, True),
+        (0.137, 0.0, True),
+        (0.136, 0.0, False),  # could be noise
+        (0.0, 0.0, False),
+        (-0.4, -0.4, False),
+        (0.4, 0.047, True),
+        (0.4, 0.048, False),  # it rose a little too
+        (0.4, 0.4, False),
+    ],
+)
+def test_second_opinion_warning_when_only_the_reward_rises(reward: float, second: float, warns: bool) -> None:
+    run = steps(
+        around(0.2, 10) + around(0.2 + reward, 10),
+        around(0.4, 10) + around(0.4 + second, 10),
+    )
+    assert ("second_opinion" in find_warnings(run)) == warns
+
+
+def test_second_opinion_warning_names_steps_and_figures() -> None:
+    run = steps(around(0.2, 10) + around(0.6, 10), around(0.3, 20))
+    text = find_warnings(run)["second_opinion"]
+    for figure in ("steps 1 to 20", "from 0.20 to 0.60", "from 30% to 30%"):
+        assert figure in text
+
+
+def test_a_short_run_and_a_task_without_a_second_opinion_say_nothing() -> None:
+    assert find_warnings([]) == {}
+    assert find_warnings(steps([0.0] * 9 + [1.0] * 10, [0.5] * 19)) == {}
+    assert find_warnings(steps([0.0] * 10 + [1.0] * 10)) == {}
+    assert find_warnings(steps([0.5] * 30)) == {}
+
+
+def test_second_opinion_warning_looks_at_the_second_half_too() -> None:
+    """Both rose for 40 steps; in the second half only the reward continues to rise."""
+    reward = around(0.1, 20) + around(0.5, 30) + around(0.9, 30)
+    second = around(0.1, 20) + around(0.5, 60)
+    over_all = first_to_last_quarter(second)
+    assert over_all.rise > 2.9 * over_all.noise
+    text = find_warnings(steps(reward, second))["second_opinion"]
+    assert "steps 41 to 80" in text
+    assert "from 0.50 to 0.90" in text
+
+
+def test_first_to_last_quarter_of_a_long_run() -> None:
+    """100 steps: 25 against 25, so steps 11 to 25 count in the first window."""
+    assert first_to_last_quarter([0.0] * 10 + [1.0] * 15 + [0.5] * 75).before == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "warns"),
+    [
+        (around(0.5, 20) + around(0.24, 10), True),  # below half of 0.5
+        (around(0.5, 20) + around(0.26, 10), False),
+        (around(0.1, 5) + around(0.7, 10) + around(0.2, 15), True),  # it had risen first
+        (
+            around(0.06, 10, 0.05) + around(0.02, 10, 0.02),
+            False,
+        ),  # below half, but within the noise: 0.04 < 0.052
+        ([-0.2] * 20 + [-0.9] * 9 + [-1.0], True),  # counted from -1: 0.8 to 0.09
+        ([-0.2] * 20 + [-0.5] * 9 + [-1.0], False),  # counted from -1: 0.8 to 0.45
+        ([-0.2] * 20 + [-0.5] * 10, True),  # counted from -0.5: 0.3 to 0
+        ([0.0] * 30, False),
+        ([1.0] * 10 + [0.0] * 9, False),  # too short
+        (around(0.2, 10) + around(0.6, 10), False),
+    ],
+)
+def test_reward_collapse(rewards: list[float], warns: bool) -> None:
+    assert ("reward" in find_warnings(steps(rewards))) == warns
+
+
+def test_reward_warning_names_the_best_window() -> None:
+    text = find_warnings(steps([0.1] * 5 + [0.7] * 10 + [0.1] * 10))["reward"]
+    for figure in ("0.70 over steps 6 to 15", f"0.10 over the last {WINDOW}"):
+        assert figure in text
+
+
+@pytest.mark.parametrize(
+    ("entropy", "strict", "warns"),
+    [
+        ([0.2] * 10 + [0.019] * 10, 0.5, True),
+        ([0.2] * 10 + [0.021] * 10, 0.5, False),
+        ([0.2] * 10 + [0.001] * 10, 0.89, True),
+        ([0.2] * 10 + [0.001] * 10, 0.91, False),  # sure, and right
+        ([0.0] * 20, 0.5, False),
+        ([0.2] * 10 + [0.001] * 9, 0.5, False),
+    ],
+)
+def test_entropy_collapse(entropy: list[float], strict: float, warns: bool) -> None:
+    n = len(entropy)
+    assert ("entropy" in find_warnings(steps([0.5] * n, entropy=entropy, strict=[strict] * n))) == warns
+
+
+@pytest.mark.parametrize(
+    ("no_signal", "strict", "warns"),
+    [
+        ([0.7] * 5 + [0.8] * 5, [0.0] * 10, True),  # 0.75
+        ([0.7] * 5 + [0.78] * 5, [0.0] * 10, False),
+        ([1.0] * 10, [0.09] * 10, True),
+        ([1.0] * 10, [0.11] * 10, False),  # a few questions are easy, and others may follow
+        ([1.0] * 9, [0.0] * 9, False),  # too short
+        ([1.0] * 10 + [0.4] * 10, [0.0] * 20, False),  # it was
+        ([0.5] * 10 + [1.0] * 10, [0.5] * 10 + [0.0] * 10, False),  # it learned once: a collapse
+    ],
+)
+def test_no_signal_warning_thresholds(no_signal: list[float], strict: list[float], warns: bool) -> None:
+    assert ("no_signal" in find_warnings(steps(strict, no_signal=no_signal, strict=strict))) == warns
+
+
+@pytest.mark.parametrize(
+    ("second", "clipped", "advice"),
+    [
+        (0.0, 0.4, "larger model"),
+        (0.09, 0.4, "larger model"),
+        (None, 0.4, "larger model"),
+        (0.3, 0.4, "30% are right by a second opinion"),
+        (0.3, 0.6, "rollout.max_new_tokens"),
+    ],
+)
+def test_no_signal_warning_advises_by_what_is_seen(second: float | None, clipped: float, advice: str) -> None:
+    few, opinions = [0.02] * 10, None if second is None else [second] * 10
+    text = find_warnings(steps(few, opinions, strict=few, no_signal=[0.9] * 10, clipped=[clipped] * 10))[
+        "no_signal"
+    ]
+    for figure in ("in 10 steps", "90% of the groups", "2% of the completions", advice):
+        assert figure in text

@@ -1,0 +1,89 @@
+"""Recipes, precedence, and what is said about mistakes."""
+
+from pathlib import Path
+
+import pytest
+
+from reinforce_lite.config import config_differences, dump_config, load_config, recipe_names
+from reinforce_lite.errors import UsageError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_parses(name: str) -> None:
+    assert load_config(name).recipe == name
+
+
+def test_there_is_a_quickstart() -> None:
+    assert load_config("quickstart").model.name == "smollm2-135m"
+
+
+def test_precedence_is_overrides_then_file_then_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nsteps = 7\nseed = 3\n[task]\nlevel = 2\n")
+    found = load_config(str(file), {"train.seed": 4})
+    assert (found.train.steps, found.train.seed, found.task.level, found.recipe) == (7, 4, 2, "mine")
+    assert found.rollout.group_size == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "cause", "remedy"),
+    [
+        ("[train]\nstep = 7", "there is no key 'train.step'", "did you mean 'train.steps'"),
+        ("[trian]\nsteps = 7", "there is no key 'trian'", "did you mean 'train'"),
+        ("[train]\nsteps = 0", "train.steps", ""),
+        ("[train]\nsteps = 'many'", "train.steps", ""),
+        ("[task]\nlevel = 5", "task.level", ""),
+        ("[rollout]\ntop_p = 0.0", "rollout.top_p", ""),
+        ("[rollout]\nmin_new_tokens = 9\nmax_new_tokens = 8", "min_new_tokens is larger", ""),
+        ("[objective]\npreset = 'ppo'", "objective.preset", ""),
+        ("steps = 7", "there is no key 'steps'", ""),
+        ("[train", "not a TOML file", ""),
+        ("[rollout]\nsamples_per_prompt = 8", "is now called rollout.group_size", ""),
+        ("[rollout]\nanswers_in_flight = 8", "is now called rollout.max_num_seqs", ""),
+        ("[objective]\nclamp = 2", "is now called objective.advantage_clip", ""),
+        ("[objective]\nnormalize = 'sums'", "is now called objective.loss_normalization", ""),
+        ("[update]\nstate = '8-bit'", "is now called update.optimizer_state", ""),
+        ("[eval]\nsamples = 8", "is now called the option --samples", ""),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, cause: str, remedy: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_config(str(file))
+    assert cause in caught.value.cause
+    assert "mine.toml" in caught.value.cause
+    assert "\n" not in caught.value.cause
+    assert remedy in caught.value.remedy
+
+
+def test_unknown_recipe_and_bad_override() -> None:
+    with pytest.raises(UsageError, match="there is no recipe 'quickstrat'"):
+        load_config("quickstrat")
+    with pytest.raises(UsageError, match="can't read the recipe"):
+        load_config("nowhere.toml")
+    with pytest.raises(UsageError, match=r"not of the form section\.key"):
+        load_config("quickstart", {"steps": 3})
+    with pytest.raises(UsageError, match=r"no key 'train\.stepps'"):
+        load_config("quickstart", {"train.stepps": 3})
+
+
+def test_dump_goes_round(tmp_path: Path) -> None:
+    changed = load_config(
+        "quickstart",
+        {
+            "objective.advantage_clip": "none",
+            "task.params": {"min": 3, "kind": "x"},
+            "prompt.system": 'a "quoted"\nline ٧ \\',
+            "prompt.examples": [{"question": "q", "answer": "a"}],
+        },
+    )
+    file = tmp_path / "config.toml"
+    file.write_text(dump_config(changed), encoding="utf-8")
+    assert load_config(str(file)) == changed
+
+
+def test_differences_are_said_and_safe_ones_left_out() -> None:
+    old = load_config("quickstart")
+    new = load_config("quickstart", {"train.seed": 1, "train.steps": 99})
+    assert config_differences(old, new, frozenset({"train.steps"})) == ["train.seed: 0 -> 1"]

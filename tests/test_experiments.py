@@ -1,0 +1,166 @@
+"""Trials resume, respect their time limit and leave a record; the tables of docs/results come from the records."""
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from helpers.paths import RECIPE, ROOT
+from reinforce_lite.runlog.run import Run
+
+EXPERIMENTS = ROOT / "experiments"
+RECORDS = ROOT / "docs" / "results"
+NAMES = ["quickstart", "parts", "word_problems", "against_trl", "gsm8k"]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Import an experiment; its results are read and written in a temporary folder."""
+    for package in ("matplotlib", "scipy"):
+        pytest.importorskip(package, reason='needs the extra "experiments"')
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    for name in ["trials", *NAMES]:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(importlib.import_module("trials"), "RESULTS", tmp_path / "results")
+    return importlib.import_module
+
+
+@pytest.fixture
+def trials(load: Any) -> ModuleType:
+    module: ModuleType = load("trials")
+    return module
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_come_from_the_records(name: str, load: Any, tmp_path: Path, capsys: Any) -> None:
+    if not (RECORDS / name).is_dir():
+        pytest.skip(f"{name} has no records")
+    shutil.copytree(RECORDS / name, tmp_path / "results" / name)
+    experiment = load(name)
+    experiment.write(load("trials").read_records(name, experiment.TRIALS))
+    written = {file.name: file.read_text() for file in (tmp_path / "results").glob("*.md")}
+    tables = {f"{name}.md", "seeds.md"} if name == "parts" else {f"{name}.md"}
+    assert written == {file: (RECORDS / file).read_text() for file in tables}
+
+
+@pytest.fixture
+def options(model_folder: Path, in_tmp: Path) -> tuple[str, ...]:
+    """Three steps of a tiny model on sums; the model is the last option."""
+    problems = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(40)]
+    Path("sums.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
+    return (
+        *(RECIPE, "--train.steps", "3", "--prompt.max-tokens", "300"),
+        *("--task.name", "jsonl", "--task.path", "sums.jsonl", "--model.name", str(model_folder)),
+    )
+
+
+def test_trial_runs_once_and_leaves_a_record(
+    trials: ModuleType, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = trials.Trial("one-0", options)
+    assert not trials.run_trials("tried", [trial], 0.0, 1, trials.record_run)  # no time: not started
+    assert not Path("runs").exists()
+    assert trials.run_trials("tried", [trial], 1.0, 1, trials.record_run), Path(
+        "runs/tried-one-0.log"
+    ).read_text()
+    assert "tried-one-0: train" in capsys.readouterr().out
+    run, record = Run(Path("runs/tried-one-0")), trials.read_records("tried", [trial])["one-0"]
+    assert record["curves"]["reward"] == [float(f"{line['reward']:.4g}") for line in run.steps]
+    after = [line for line in run.read("eval_rollouts") if line["split"] == "test" and line["step"] == 3]
+    assert record["verdicts"]["ids"] == [line["problem_id"] for line in after]
+    assert trials.correct(record, -1, "lenient") == [line["lenient"] for line in after]
+    assert not (run.path / "model").exists()
+    assert trials.run_trials("tried", [trial], 1.0, 1, trials.record_run)
+    assert capsys.readouterr().out == ""
+
+
+def test_trial_after_another_starts_from_its_model(
+    trials: ModuleType, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = trials.Trial("first-0", options, leaves_model=True)
+    second = trials.Trial("second-0", options[:-2], after="first-0")
+    assert not trials.run_trials("tried", [second], 1.0, 1, trials.record_run)
+    assert "second-0 needs runs/tried-first-0/model, the model of first-0" in capsys.readouterr().out
+    assert trials.run_trials("tried", [first], 1.0, 1, trials.record_run)  # as with --only
+    assert trials.run_trials("tried", [second, first], 1.0, 2, trials.record_run)
+    resumed = Run(Path("runs/tried-second-0"))
+    assert Path(resumed.config.model.name).samefile("runs/tried-first-0/model")
+    assert resumed.summary["stopped"] == "steps"
+    assert not (resumed.path / "model").exists()
+    assert trials.read_records("tried", [second])["second-0"]["after"] == "first-0"
+
+
+def test_trial_waits_for_the_one_before(trials: ModuleType, options: tuple[str, ...]) -> None:
+    second = trials.Trial("second-0", options[:-2], after="first-0")
+    first = trials.Trial("first-0", options, leaves_model=True)
+    assert trials.run_trials("tried", [second, first], 1.0, 2, trials.record_run)
+
+
+def test_failed_trial_is_named(trials: ModuleType, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not trials.run_trials(
+        "tried", [trials.Trial("bad-0", ("no-such-recipe",))], 1.0, 1, trials.record_run
+    )
+    assert "tried-bad-0 failed with status 2: runs/tried-bad-0.log" in capsys.readouterr().out
+    assert "no recipe 'no-such-recipe'" in " ".join(Path("runs/tried-bad-0.log").read_text().split())
+
+
+def test_curves_accuracies_and_settings_by_hand(trials: ModuleType) -> None:
+    assert trials.smooth([0.0, 2.0, 4.0, 6.0], width=2) == [0.0, 1.0, 3.0, 5.0]
+    assert trials.accuracy_cell([True] * 8 + [False] * 2) == "80.0% (49–94)"
+    assert list(trials.by_setting({"a-b-0": {}, "a-b-1": {}, "c-0": {}})) == ["a-b", "c"]
+
+
+def test_differences_have_simultaneous_intervals(trials: ModuleType) -> None:
+    """Dunnett's table, two-sided 5%: 2.86 for two settings and the base with 6 degrees of freedom; Student's for
+    one setting and 4: 2.776."""
+    accuracies = {"a": [0.5, 0.6, 0.7], "base": [0.4, 0.5, 0.6], "b": [0.3, 0.4, 0.5]}
+    differences = trials.differences(
+        accuracies, "base"
+    )  # deviation 10 points: 2.86 * 10 * sqrt(2 / 3) = 23.4
+    assert differences == {"a": "+10.0 (-13 to +33)", "b": "-10.0 (-33 to +13)"}
+    accuracies = {
+        "a": [0.4, 0.6, 0.8],
+        "base": [0.3, 0.5, 0.7],
+    }  # deviation 20: 2.776 * 20 * sqrt(2 / 3) = 45.3
+    assert trials.differences(accuracies, "base") == {"a": "+10.0 (-35 to +55)"}
+    assert trials.differences({"base": [0.5]}, "base") == {}
+
+
+def test_result_row_by_hand(trials: ModuleType) -> None:
+    """Wilson's intervals and McNemar's p worked out by hand: four of four for lenient, 2 / 2^4; strict 2 / 2^6."""
+    before = {"strict": "10000000", "lenient": "11100000"}
+    after = {"strict": "11111110", "lenient": "11111110"}
+    run = {"trial": "a-b-3", "seconds": 90.0, "verdicts": {"ids": [], "0": before, "24": after}}
+    shares = ["12.5% (2–47)", "87.5% (53–98)", "37.5% (14–69)", "87.5% (53–98)"]
+    assert trials.result_row(run) == ["3", *shares, "0.1", "1.5"]
+    assert trials.final_accuracies([run, run], "lenient") == [0.875, 0.875]
+
+
+def test_gsm8k_trains_on_short_solutions_and_is_tested_on_all(load: Any, in_tmp: Path) -> None:
+    solutions = [
+        "#### 1",
+        "<<1+1=2>>2 #### 2",
+        "<<1+1=2>>2<<2+1=3>>3<<3+1=4>>4 #### 4",
+        "<<a>><<b>><<c>><<d>> #### 5",
+    ]
+    rows = [{"question": f"q{n}", "answer": text} for n, text in enumerate(solutions)]
+    Path("gsm8k").mkdir()
+    for split in ("train", "test"):
+        Path(f"gsm8k/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    experiment = load("gsm8k")
+    experiment.prepare()
+    prepared = {
+        split: [json.loads(line) for line in (experiment.DATA / f"{split}.jsonl").read_text().splitlines()]
+        for split in ("train", "test")
+    }
+    assert prepared == {"train": rows[1:3], "test": rows}
+
+
+def test_record_reads_back(trials: ModuleType) -> None:
+    record = {"trial": "a-0", "curves": {"reward": [0.5]}, "evals": [{"step": 0}], "verdicts": {"ids": ["x"]}}
+    assert json.loads(trials.dump_json(record)) == record

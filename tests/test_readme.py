@@ -1,0 +1,99 @@
+"""What the README tells a newcomer to type works, with a tiny model and few steps."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reinforce_lite as rl
+from helpers.paths import ROOT
+from reinforce_lite.cli.app import main
+from reinforce_lite.config import load_config, recipe_names
+from reinforce_lite.runlog.run import Run, find_run
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = {
+    "rollout.prompts_per_step": 2,
+    "rollout.max_new_tokens": 6,
+    "eval.n": 4,
+    "eval.validation_n": 2,
+    "prompt.max_tokens": 1900,
+}
+STEPS, MORE_STEPS = 1, 2
+LONGEST = 120  # lines
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.+?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def commands(program: str) -> list[list[str]]:
+    """The command lines of the README that begin with this program."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [args for line in lines if (args := shlex.split(line, comments=True))[:1] == [program]]
+
+
+def small_options(args: list[str], model: Path) -> list[str]:
+    """A `train` command with the tiny model and few steps; where the README asks for more steps, with more."""
+    steps = MORE_STEPS if "--train.steps" in args else STEPS
+    settings = SMALL | {"model.name": model, "train.steps": steps}
+    options = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    return [*args, *options]
+
+
+def test_commands_run_in_order(model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (task,) = [block for block in blocks("python") if "def problems" in block]
+    Path("my_task.py").write_text(task)
+    names = set()
+    for _, *args in commands("reinforce-lite"):
+        names.add(args[0])
+        assert main(small_options(args, model_folder) if args[0] == "train" else args) == 0, args
+    assert names == {"train", "ask", "eval", "report", "plan"}
+    assert "untrained" in capsys.readouterr().out
+    assert len(find_run("mine").steps) == MORE_STEPS
+    assert find_run("sums").config.task.name == "./my_task.py"
+    assert (find_run("mine").path / "report.html").exists()
+
+
+def test_snippet_runs(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = rl.train
+
+    def tiny_train(recipe: str, overrides: dict[str, Any]) -> Run:
+        return train(recipe, overrides | SMALL | settings | {"train.steps": STEPS}, quiet=True)
+
+    monkeypatch.setattr(rl, "train", tiny_train)
+    (snippet,) = [block for block in blocks("python") if "rl.train" in block]
+    assert snippet.splitlines()[0] == "import reinforce_lite as rl"
+    Path("snippet.py").write_text(snippet)
+    runpy.run_path("snippet.py")
+    assert capsys.readouterr().out.splitlines()[-1] == "True 72 right"
+
+
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {args[1] for args in commands("make")} <= set(targets)
+
+
+def test_recipes_table_is_the_shipped_recipes() -> None:
+    rows = dict(re.findall(r"^\| `([a-z0-9.-]+)` \| ([\w.-]+)", README, re.MULTILINE))
+    assert sorted(rows) == recipe_names()
+    for name, model in rows.items():
+        shipped = load_config(name).model.name
+        assert shipped == "smollm2-135m" or shipped.endswith(f"/{model}")
+
+
+def test_accuracies_are_those_of_the_kept_seeds() -> None:
+    table = (ROOT / "docs" / "results" / "seeds.md").read_text(encoding="utf-8")
+    seeds = re.findall(r"^\| \d \| ([\d.]+)% .+?\| ([\d.]+)% ", table, re.MULTILINE)
+    before, after = ([float(share) for share in column] for column in zip(*seeds, strict=True))
+    for accuracy in (min(before), max(before), min(after), max(after)):
+        assert f"{accuracy}%" in README
+
+
+def test_it_is_one_sitting_long() -> None:
+    assert len(README.splitlines()) <= LONGEST
