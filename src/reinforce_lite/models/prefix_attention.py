@@ -142,7 +142,7 @@ class _HeadsGradient:
             block.scatter(self._sum_query_heads(d_keys), self.d_keys)
             block.scatter(self._sum_query_heads(d_values), self.d_values)
 
-    def add_shared(self, queries: slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def add_shared(self, queries: slice, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
         """Attention to (S, K, D) shared keys and values: add the queries' gradient, and return theirs."""
         h = self.heads
         inputs = (self.grad[queries], h.q[queries], keys, values, self.out[queries], self.lse[queries])
@@ -150,8 +150,7 @@ class _HeadsGradient:
         keys, values = h.repeat_kv(keys), h.repeat_kv(values)
         d_q, *d_kv = attend_backward(grad, q, keys, values, (out, lse), h.scale)
         self.d_q[queries] += d_q[0].transpose(0, 1)
-        d_keys, d_values = (self._sum_query_heads(d)[0].transpose(0, 1) for d in d_kv)
-        return d_keys, d_values
+        return tuple(self._sum_query_heads(d)[0].transpose(0, 1) for d in d_kv)
 
     def _sum_query_heads(self, d: Tensor) -> Tensor:
         """(B, Q, S, D) to (B, K, S, D): the sum over the query heads that share a key-value head."""
