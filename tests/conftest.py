@@ -44,4 +44,4 @@ def settings(model_folder: Path, in_tmp: Path) -> dict[str, Any]:
 @pytest.fixture
 def no_spare_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes a run on a CPU take its dry run, which it omits where memory is plentiful."""
-    monkeypatch.setattr("reinforce_lite.trainer.trainer.available_bytes", lambda: 0)
+    monkeypatch.setattr("reinforce_lite.utils.memory.available_bytes", lambda: 0)

@@ -31,7 +31,10 @@ def set_gradients(params: dict[str, Tensor], step: int) -> None:
 
 
 def run(
-    params: dict[str, Tensor], optimizer: optimizers.Optimizer, steps: range, learning_rate: float = 1e-3
+    params: dict[str, Tensor],
+    optimizer: optimizers.AdamW | optimizers.AdamW8bit,
+    steps: range,
+    learning_rate: float = 1e-3,
 ) -> None:
     for step in steps:
         set_gradients(params, step)

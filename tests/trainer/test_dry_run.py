@@ -103,7 +103,7 @@ def test_its_figure_stands_beside_the_plans(settings: dict[str, Any]) -> None:
 def test_dry_run_is_omitted_where_a_cpu_has_memory_to_spare(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "available_bytes", lambda: 10**15)
+    monkeypatch.setattr("reinforce_lite.utils.memory.available_bytes", lambda: 10**15)
     run = api.train(RECIPE, settings | {"train.steps": 1}, task=ToyTask(), run="a", quiet=True)
     assert run.summary["memory"]["dry_run_bytes"] is None
 

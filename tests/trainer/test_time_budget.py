@@ -24,7 +24,7 @@ from reinforce_lite.trainer import checkpoint, export, trainer
 from reinforce_lite.trainer.checkpoint import checkpoint_steps
 from reinforce_lite.trainer.context import prepare
 from reinforce_lite.trainer.time_budget import TimeBudget
-from reinforce_lite.utils import clock
+from reinforce_lite.utils import clock, memory
 
 
 class Wall:
@@ -102,7 +102,7 @@ def run_for(
         (refresher, "write_report", reports),
     ):
         monkeypatch.setattr(owner, name, wall.spend(getattr(owner, name), seconds * slower))
-    monkeypatch.setattr(trainer, "available_bytes", lambda: 0)  # so that there is a dry run where time allows
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)  # so that there is a dry run where time allows
     given = resolve_config(RECIPE, settings | {"train.hours": hours, "train.steps": 1000}, ToyTask())
     return trainer.train(given, create_run("timed"), ToyTask(), Callback(), start=wall.time)
 

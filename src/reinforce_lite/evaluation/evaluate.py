@@ -50,29 +50,30 @@ class Evaluation:
         return record
 
 
+VERDICTS: dict[str, Callable[[Rollout], bool | None]] = {
+    "strict": lambda r: r.strict.correct,
+    "lenient": lambda r: r.lenient.correct if r.lenient else None,
+    "second_opinion": lambda r: r.second_opinion,
+}
+"""What an evaluation counts as correct, by field of `Evaluation`; None where there is no verdict."""
+
+
 def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> Evaluation:
     """Evaluate groups of equal size, at least one; groups of one rollout count as greedy."""
     rollouts = [r for g in groups for r in g.rollouts]
     n, samples = len(groups), len(groups[0].rollouts)
-    strict, strict_interval = _accuracy(groups, lambda r: r.strict.correct)
-    lenient, lenient_interval = _accuracy(groups, lambda r: r.lenient.correct if r.lenient else None)
-    second, second_interval = _accuracy(groups, lambda r: r.second_opinion)
+    accuracies: dict[str, Any] = {}
+    for name, is_correct in VERDICTS.items():
+        accuracies[name], accuracies[f"{name}_interval"] = _accuracy(groups, is_correct)
     correct = [sum(r.strict.correct for r in g.rollouts) for g in groups]
     ks = [2**power for power in range(samples.bit_length())] if samples > 1 else []
     pass_at = {k: fmean(pass_at_k(k, c, samples) for c in correct) for k in ks}
-    assert strict is not None
-    assert strict_interval is not None
     return Evaluation(
         step=step,
         split=split,
         n=n,
         samples=samples,
-        strict=strict,
-        strict_interval=strict_interval,
-        lenient=lenient,
-        lenient_interval=lenient_interval,
-        second_opinion=second,
-        second_opinion_interval=second_interval,
+        **accuracies,
         reward=fmean(r.reward for r in rollouts),
         mean_tokens=fmean(len(r.completion.token_ids) for r in rollouts),
         truncated=fmean(r.completion.truncated for r in rollouts),

@@ -1,6 +1,5 @@
 """Why responses are wrong: the reasons of their verdicts, counted, the most common first."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,15 +23,14 @@ class Failure:
 
 def common_failures(groups: Sequence[Group]) -> list[Failure]:
     """The reasons of all wrong rollouts, by falling count; ties in the order of their first example."""
-    counts: Counter[str] = Counter()
-    examples: dict[str, tuple[str, str, str]] = {}
+    wrong: dict[str, list[tuple[str, str, str]]] = {}
     for group in groups:
         for rollout in group.rollouts:
             if not rollout.strict.correct:
                 completion, problem = rollout.completion, group.problem
                 truncated = completion.truncated and rollout.strict.answer is None
                 reason = TRUNCATED if truncated else rollout.strict.reason
-                counts[reason] += 1
-                examples.setdefault(reason, (problem.question, problem.gold, completion.text))
+                wrong.setdefault(reason, []).append((problem.question, problem.gold, completion.text))
     n = sum(len(group.rollouts) for group in groups)
-    return [Failure(reason, count, count / n, *examples[reason]) for reason, count in counts.most_common()]
+    failures = [Failure(reason, len(found), len(found) / n, *found[0]) for reason, found in wrong.items()]
+    return sorted(failures, key=lambda failure: failure.count, reverse=True)

@@ -82,7 +82,12 @@ def check_group_size(objective: Objective, size: int) -> None:
 
 
 def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tensor:
-    """How much better each completion is than its group: A_i = clip((r_i - baseline_i) / scale_i, -c, c).
+    """How much better each completion is than its group: A_i = clip((r_i - b_i) / s_i, -c, c).
+
+        baseline        b_i                              scale           s_i, both unbiased
+        leave-one-out   1 / (G-1) * sum_{j != i} r_j     leave-one-out   std_{j != i}(r_j) + EPSILON
+        group           1 / G * sum_j r_j                group           std_j(r_j) + EPSILON
+        none            0                                none            1
 
     c is `advantage_clip`; None does not clip. In a group of equal rewards A is exactly 0, except with neither
     baseline nor scale, where A is the reward itself. Such groups are detected by equality, not by a small
@@ -91,7 +96,11 @@ def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tens
     Takes (Q, G) rewards; returns (Q, G) float64.
     """
     r = torch.tensor(rewards, dtype=torch.float64)  # (Q, G)
-    a = (r - _baseline(r, objective.baseline)) / _scale(r, objective.scale)
+    a = r
+    if objective.baseline != "none":
+        a = a - _peers(r, objective.baseline).mean(-1)
+    if objective.scale != "none":
+        a = a / (_peers(r, objective.scale).std(-1) + EPSILON)
     if objective.advantage_clip is not None:
         a = a.clamp(-objective.advantage_clip, objective.advantage_clip)
     if (objective.baseline, objective.scale) != ("none", "none"):
@@ -99,32 +108,10 @@ def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tens
     return a
 
 
-def _baseline(r: Tensor, kind: Baseline) -> Tensor:
-    """What is subtracted from each of the (Q, G) rewards; broadcasts to (Q, G).
-
-    leave-one-out   b_i = 1 / (G-1) * sum_{j != i} r_j
-    group           b   = 1 / G * sum_j r_j
-    none            0
-    """
-    if kind == "leave-one-out":
-        return _others(r).mean(-1)
-    return r.mean(-1, keepdim=True) if kind == "group" else torch.zeros_like(r)
-
-
-def _scale(r: Tensor, kind: Scale) -> Tensor:
-    """What each difference is divided by; broadcasts to (Q, G).
-
-    leave-one-out   s_i = std_{j != i}(r_j) + EPSILON, unbiased
-    group           s   = std_j(r_j) + EPSILON, unbiased
-    none            1
-    """
-    if kind == "leave-one-out":
-        return _others(r).std(-1) + EPSILON
-    return r.std(-1, keepdim=True) + EPSILON if kind == "group" else torch.ones_like(r)
-
-
-def _others(r: Tensor) -> Tensor:
-    """For each completion the rewards of the others in its group: (Q, G) to (Q, G, G-1)."""
+def _peers(r: Tensor, kind: Literal["leave-one-out", "group"]) -> Tensor:
+    """The rewards that each of the (Q, G) is compared with: the others, (Q, G, G-1), or all, (Q, 1, G)."""
+    if kind == "group":
+        return r.unsqueeze(1)
     q, g = r.shape
     return r.unsqueeze(1).expand(q, g, g)[:, ~torch.eye(g, dtype=torch.bool)].view(q, g, g - 1)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import ceil
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,26 +39,7 @@ EPSILON = 1e-8
 """AdamW's epsilon, added to the square root of the second moment."""
 
 
-class Optimizer(Protocol):
-    """Updates weights by the gradients in their `grad`."""
-
-    def step(self, learning_rate: float, seed: int) -> None:
-        """One update; `seed` is that of the stochastic rounding."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Moments, step counts and the master weights that the optimizer itself makes, as flat named tensors.
-
-        No moments and step counts before the first step. `AdamW` makes no master weights.
-        """
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state_dict`."""
-        ...
-
-
-def make_optimizer(config: UpdateConfig, weights: Mapping[str, Tensor]) -> Optimizer:
+def make_optimizer(config: UpdateConfig, weights: Mapping[str, Tensor]) -> "AdamW | AdamW8bit":
     """The optimizer that `config` asks for. Raises UsageError when its package is missing."""
     check_optimizer(config)
     return AdamW8bit(weights, config) if config.optimizer_state == "8-bit" else AdamW(weights, config)
@@ -84,17 +65,17 @@ class AdamW:
         )
 
     def step(self, learning_rate: float, seed: int) -> None:
-        """See `Optimizer`; nothing is random here."""
+        """Update the weights by their `grad`; `seed` is not used, since nothing is random."""
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See `Optimizer`."""
+        """Moments and step counts as flat named tensors; empty before the first step."""
         state = self.optimizer.state
         return {f"{key}/{name}": t for name, w in self.weights.items() for key, t in state.get(w, {}).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See `Optimizer`."""
+        """The inverse of `state_dict`."""
         for name, weight in self.weights.items():
             if f"step/{name}" in state:
                 # The step count moves too: a fused AdamW counts on the device.
@@ -149,7 +130,7 @@ class AdamW8bit:
 
     @torch.no_grad()
     def step(self, learning_rate: float, seed: int) -> None:
-        """See `Optimizer`."""
+        """One update; `seed` is that of the stochastic rounding."""
         with isolated_rng(self.pieces[0].elements.device, seed):
             for piece in self.pieces:
                 self._update(piece, learning_rate)
@@ -181,11 +162,11 @@ class AdamW8bit:
             piece.weight.view(-1).copy_(elements)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See `Optimizer`."""
+        """As that of `AdamW`, with the master weights that the optimizer itself makes."""
         return {name: t for piece in self.pieces for name, t in piece.tensors().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See `Optimizer`."""
+        """The inverse of `state_dict`."""
         for piece in self.pieces:
             if f"step/{piece.name}" in state:
                 piece.allocate_state()

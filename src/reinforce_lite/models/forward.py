@@ -82,6 +82,10 @@ class ForwardPass:
 
         A branch's prompt is complete: it starts with the prefix, if there is one.
         """
+        return torch.cat([self.branch_states(branch, prefix) for branch in branches])
+
+    def branch_states(self, branch: Branch, prefix: SharedPrefix | None) -> Tensor:
+        """`states` of a single branch, for a pass that computes one after the other."""
         raise NotImplementedError
 
     def tokens(self, branch: Branch) -> int:
@@ -158,11 +162,8 @@ class SharedPromptForward(ForwardPass):
         assert cache.get_seq_length() == len(ids), "the prefix's keys and values were not kept"
         return SharedPrefix(len(ids), [t for layer in cache.layers for t in (layer.keys, layer.values)])
 
-    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
+    def branch_states(self, branch: Branch, prefix: SharedPrefix | None) -> Tensor:
         """See `ForwardPass`."""
-        return torch.cat([self._states(b, prefix) for b in branches])
-
-    def _states(self, branch: Branch, prefix: SharedPrefix | None) -> Tensor:
         tokens, valid = _pad_right(branch.completions, self.model)  # (R, T) both
         n, p = len(tokens), len(branch.prompt)
         cache = DynamicCache(config=self.model.config)
@@ -211,15 +212,12 @@ class FullSequenceForward(ForwardPass):
                     checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
                 )
 
-    def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
-        """See `ForwardPass`."""
-        return torch.cat([self._states(b) for b in branches])
-
     def tokens(self, branch: Branch) -> int:
         """See `ForwardPass`."""
         return len(branch.completions) * (len(branch.prompt) + max(map(len, branch.completions)))
 
-    def _states(self, branch: Branch) -> Tensor:
+    def branch_states(self, branch: Branch, prefix: SharedPrefix | None) -> Tensor:
+        """See `ForwardPass`."""
         tokens, valid = _pad_right(branch.completions, self.model)
         ids = torch.tensor([branch.prompt], device=tokens.device).expand(len(tokens), -1)  # (R, P)
         mask = torch.cat([torch.ones_like(ids), valid.long()], dim=1)

@@ -124,35 +124,33 @@ class _HeadsGradient:
 
     def __init__(self, heads: _Heads, grad: Tensor, merged: PartialAttention) -> None:
         """`grad` is the gradient with respect to the (N, Q, D) output of `merged`."""
-        self.heads, self.grad, self.merged = heads, grad, merged
+        self.heads, self.grad, (self.out, self.lse) = heads, grad, merged
         llama = heads.llama
         self.d_qkv = grad.new_empty(len(grad), llama.key_start + 2 * llama.kv_heads * llama.head_size)
         self.d_q, self.d_keys, self.d_values = _split_heads(self.d_qkv, llama)
 
     def write_sequences(self, tree: PrefixTree) -> None:
         """Write the gradient of each token's attention to its own sequence. Must come first."""
-        h, (merged_out, merged_lse) = self.heads, self.merged
+        h = self.heads
         for block in tree.blocks:
-            grad, q, keys, values, out = (
-                block.gather(x) for x in (self.grad, h.q, h.keys, h.values, merged_out)
-            )
-            lse = block.gather(merged_lse).masked_fill(~block.valid[:, None], torch.inf)
+            inputs = (self.grad, h.q, h.keys, h.values, self.out)
+            grad, q, keys, values, out = (block.gather(x) for x in inputs)
+            lse = block.gather(self.lse).masked_fill(~block.valid[:, None], torch.inf)
             keys, values = h.repeat_kv(keys), h.repeat_kv(values)
             d_q, d_keys, d_values = attend_backward(grad, q, keys, values, (out, lse), h.scale, causal=True)
             block.scatter(d_q, self.d_q)
             block.scatter(self._sum_query_heads(d_keys), self.d_keys)
             block.scatter(self._sum_query_heads(d_values), self.d_values)
 
-    def add_shared(self, queries: slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def add_shared(self, queries: slice, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
         """Attention to (S, K, D) shared keys and values: add the queries' gradient, and return theirs."""
-        h, (merged_out, merged_lse) = self.heads, self.merged
-        inputs = (self.grad[queries], h.q[queries], keys, values, merged_out[queries], merged_lse[queries])
+        h = self.heads
+        inputs = (self.grad[queries], h.q[queries], keys, values, self.out[queries], self.lse[queries])
         grad, q, keys, values, out, lse = (x.transpose(0, 1)[None] for x in inputs)
         keys, values = h.repeat_kv(keys), h.repeat_kv(values)
         d_q, *d_kv = attend_backward(grad, q, keys, values, (out, lse), h.scale)
         self.d_q[queries] += d_q[0].transpose(0, 1)
-        d_keys, d_values = (self._sum_query_heads(d)[0].transpose(0, 1) for d in d_kv)
-        return d_keys, d_values
+        return tuple(self._sum_query_heads(d)[0].transpose(0, 1) for d in d_kv)
 
     def _sum_query_heads(self, d: Tensor) -> Tensor:
         """(B, Q, S, D) to (B, K, S, D): the sum over the query heads that share a key-value head."""

@@ -8,7 +8,7 @@ with the same message.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -18,18 +18,7 @@ import torch
 from reinforce_lite.config import Config, ModelConfig, config_value, option_flag, override_config
 from reinforce_lite.errors import DoesNotFitError, UsageError
 from reinforce_lite.models.device import pick_device, pick_dtype
-from reinforce_lite.planner.estimate import (
-    GB,
-    PHASES,
-    ROLLOUT,
-    MemoryPart,
-    ParameterScheme,
-    Target,
-    in_gb,
-    max_step_tokens,
-    memory_parts,
-    parameter_scheme,
-)
+from reinforce_lite.planner import estimate
 from reinforce_lite.planner.model_shape import ModelShape, read_shape
 from reinforce_lite.utils import memory
 
@@ -48,12 +37,12 @@ class Plan:
     requested: Config
     """The recipe as given."""
     shape: ModelShape
-    target: Target
+    target: estimate.Target
 
     @cached_property
-    def parts(self) -> tuple[MemoryPart, ...]:
+    def parts(self) -> tuple[estimate.MemoryPart, ...]:
         """Everything that a run holds in any of PHASES."""
-        return memory_parts(self.config, self.shape, self.target)
+        return estimate.memory_parts(self.config, self.shape, self.target)
 
     def bytes_in(self, phase: str) -> int:
         """Bytes held in one of PHASES."""
@@ -62,7 +51,7 @@ class Plan:
     @property
     def peak_phase(self) -> str:
         """The phase in which most is held."""
-        return max(PHASES, key=self.bytes_in)
+        return max(estimate.PHASES, key=self.bytes_in)
 
     @property
     def total(self) -> int:
@@ -75,9 +64,9 @@ class Plan:
         return self.target.memory is None or self.total <= self.target.memory
 
     @property
-    def scheme(self) -> ParameterScheme:
+    def scheme(self) -> estimate.ParameterScheme:
         """What is kept of each parameter."""
-        return parameter_scheme(self.config, self.target)
+        return estimate.parameter_scheme(self.config, self.target)
 
 
 def plan_unchanged(config: Config, vram: float | None = None) -> Plan:
@@ -87,7 +76,7 @@ def plan_unchanged(config: Config, vram: float | None = None) -> Plan:
     UsageError if the model or the device is not available.
     """
     target = _target(config.model, vram)
-    parameter_scheme(config, target)  # raises before the model is looked for
+    estimate.parameter_scheme(config, target)  # raises before the model is looked for
     shape = read_shape(config.model.name, config.model.trust_remote_code, config.max_sequence_tokens)
     return Plan(config, config, shape, target)
 
@@ -96,16 +85,15 @@ def check_fits(plan: Plan) -> None:
     """Raise DoesNotFitError if the plan does not fit; its remedy names settings or hardware that would."""
     if plan.fits:
         return
-    assert plan.target.memory is not None
-    best = best_plan(plan)
+    limit, best = plan.target.memory, best_plan(plan)
+    assert limit is not None
     if best.fits:
-        needed, remedy = in_gb(plan.total), f"it fits with {' '.join(chosen_flags(best))}"
+        needed, remedy = estimate.in_gb(plan.total), f"it fits with {' '.join(chosen_flags(best))}"
     else:
-        needed, remedy = f"at least {in_gb(best.total)}", f"what would fit: {'; '.join(_alternatives(best))}"
-    raise DoesNotFitError(
-        f"{plan.config.model.name} needs {needed} GB of memory, but there are {in_gb(plan.target.memory)} GB",
-        remedy,
-    )
+        needed = f"at least {estimate.in_gb(best.total)}"
+        remedy = f"what would fit: {'; '.join(_alternatives(best))}"
+    cause = f"{plan.config.model.name} needs {needed} GB of memory, but there are {estimate.in_gb(limit)} GB"
+    raise DoesNotFitError(cause, remedy)
 
 
 def chosen_flags(plan: Plan) -> list[str]:
@@ -118,16 +106,17 @@ def _chosen_keys(plan: Plan) -> list[str]:
     return [key for key in PLAN_KEYS if config_value(plan.config, key) != config_value(plan.requested, key)]
 
 
-def _target(model: ModelConfig, vram: float | None) -> Target:
+def _target(model: ModelConfig, vram: float | None) -> estimate.Target:
     if vram is None:
         device = pick_device(model.device)
-        return Target(device.type, pick_dtype(model.dtype, device), _device_memory(device))
+        return estimate.Target(device.type, pick_dtype(model.dtype, device), _device_memory(device))
     if not 0 < vram < math.inf:
         raise UsageError(f"a GPU can't have {vram:g} GB of memory", "for example --vram 24")
     device_type = "cuda" if model.device == "auto" else model.device
     # A GPU that is not in this machine can't be queried; those that are large enough have bfloat16 units.
     dtype = "bfloat16" if model.dtype == "auto" and device_type != "cpu" else model.dtype
-    return Target(device_type, pick_dtype(dtype, torch.device(device_type)), round(vram * GB))
+    compute = pick_dtype(dtype, torch.device(device_type))
+    return estimate.Target(device_type, compute, round(vram * estimate.GB))
 
 
 def _device_memory(device: torch.device) -> int | None:
@@ -151,12 +140,9 @@ def best_plan(plan: Plan) -> Plan:
     for values in product(*map(dict.fromkeys, choices.values())):
         if best.fits:
             break
-        best = _shrink_rollout(_with_values(plan, dict(zip(choices, values, strict=True))))
+        config = override_config(plan.config, dict(zip(choices, values, strict=True)))
+        best = _shrink_rollout(replace(plan, config=config))
     return best
-
-
-def _with_values(plan: Plan, values: Mapping[str, object]) -> Plan:
-    return replace(plan, config=override_config(plan.config, values))
 
 
 def _shrink_rollout(plan: Plan) -> Plan:
@@ -165,9 +151,9 @@ def _shrink_rollout(plan: Plan) -> Plan:
     largest_call = max(rollout.prompts_per_step * rollout.group_size, evaluation.n, evaluation.validation_n)
     sequences = min(plan.requested.rollout.max_num_seqs, largest_call)
     limit = plan.target.memory
-    while limit is not None and plan.bytes_in(ROLLOUT) > limit and sequences > 1:
+    while limit is not None and plan.bytes_in(estimate.ROLLOUT) > limit and sequences > 1:
         sequences //= 2
-        plan = _with_values(plan, {"rollout.max_num_seqs": sequences})
+        plan = replace(plan, config=override_config(plan.config, {"rollout.max_num_seqs": sequences}))
     return plan
 
 
@@ -201,23 +187,24 @@ def _alternatives(plan: Plan) -> list[str]:
 def _smallest_memory(plan: Plan) -> int:
     """The smallest whole number of GB that holds the plan. The cache grows with the GPU: iterate."""
     size = 0
-    while math.ceil(plan.total / GB) > size:
-        size = math.ceil(plan.total / GB)
-        plan = replace(plan, target=replace(plan.target, memory=size * GB))
+    while math.ceil(plan.total / estimate.GB) > size:
+        size = math.ceil(plan.total / estimate.GB)
+        plan = replace(plan, target=replace(plan.target, memory=size * estimate.GB))
     return size
 
 
 def choice_costs(plan: Plan) -> dict[str, str]:
     """What each choice costs compared with the recipe, by key; empty if nothing was chosen."""
     config, requested = plan.config, plan.requested
-    step = max_step_tokens(config, plan.shape)
+    step = estimate.max_step_tokens(config, plan.shape)
     before, after = (math.ceil(step / c.update.micro_batch_tokens) for c in (requested, config))
     repeated = (after - before) * config.prompt.max_tokens / step
+    before_bytes = estimate.parameter_scheme(requested, plan.target).total
     costs = {
         "update.optimizer_state": (
-            f"{plan.scheme.total:.4g} bytes per parameter instead of "
-            f"{parameter_scheme(requested, plan.target).total:g} ({plan.scheme.description}); results differ "
-            '(docs/memory.md), and it needs pip install "reinforce-lite[8bit]"'
+            f"{plan.scheme.total:.4g} bytes per parameter instead of {before_bytes:g} "
+            f"({plan.scheme.description}); results differ (docs/memory.md), "
+            'and it needs pip install "reinforce-lite[8bit]"'
         ),
         "update.activation_checkpointing": (
             "each layer is computed a second time in the backward pass, with the same gradient; the update "

@@ -1,5 +1,6 @@
 """What a report reads: a run's small files as a whole, its completions as a stream."""
 
+import contextlib
 import json
 import tomllib
 from collections.abc import Iterator
@@ -49,7 +50,10 @@ def load_run_data(run: Run) -> RunData:
     """Read everything except the completions."""
     config = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
     evals = sorted(run.evals, key=lambda e: e["step"])
-    return RunData(run, config, run.step_metrics, evals, run.summary, _read_machine(run))
+    machine: Record = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # missing, truncated, or not an object
+        machine = dict(json.loads((run.path / "machine.json").read_text(encoding="utf-8")))
+    return RunData(run, config, run.step_metrics, evals, run.summary, machine)
 
 
 def iter_groups(run: Run) -> Iterator[list[Record]]:
@@ -68,10 +72,3 @@ def iter_eval_completions(data: RunData) -> Iterator[Record]:
     """The lines of eval_rollouts.jsonl that belong to finished evaluations."""
     finished = {(e["split"], e["step"]) for e in data.evals}
     return (line for line in data.run.read("eval_rollouts") if (line["split"], line["step"]) in finished)
-
-
-def _read_machine(run: Run) -> Record:
-    try:
-        return dict(json.loads((run.path / "machine.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # missing, truncated, or not an object
-        return {}

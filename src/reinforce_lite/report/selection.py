@@ -6,7 +6,7 @@ from itertools import chain, groupby, zip_longest
 from random import Random
 from typing import TypeVar
 
-from reinforce_lite.report.eval_history import OUTCOMES, EvalCompletion, EvalHistory, ProblemKey
+from reinforce_lite.report.eval_history import OUTCOMES, EvalHistory, ProblemKey
 from reinforce_lite.report.serialize import completion, page_bytes, question
 from reinforce_lite.runlog.records import Record
 
@@ -91,12 +91,9 @@ def select_questions(history: EvalHistory, n_runs: int = 1) -> list[ProblemKey]:
 
 def _by_outcome(history: EvalHistory, split: str) -> list[list[ProblemKey]]:
     """A split's problems by outcome, from the first evaluation of each to its last; hits come first."""
-
-    def has_no_hit(problem: tuple[ProblemKey, dict[int, EvalCompletion]]) -> bool:
-        return not any(completion.lists for completion in problem[1].values())
-
     queues: dict[str, list[ProblemKey]] = {name: [] for name in OUTCOMES.values()}
-    for key, by_step in sorted(history.problems.items(), key=has_no_hit):
+    hits_first = sorted(history.problems.items(), key=lambda item: not any(c.lists for c in item[1].values()))
+    for key, by_step in hits_first:
         if key[0] == split:
             first, last = by_step[min(by_step)], by_step[max(by_step)]
             queues[OUTCOMES[first.strict, last.strict]].append(key)

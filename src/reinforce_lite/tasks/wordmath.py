@@ -14,16 +14,16 @@ fractions, negative numbers, unit conversions, numbers written as words.
 Numbers are drawn by rejection: a draw that does not fit raises `RejectedDraw` and is repeated.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from itertools import permutations
 from typing import Literal, NamedTuple
 
 from reinforce_lite.config import TaskConfig
-from reinforce_lite.tasks.base import number_reward, short_hash
+from reinforce_lite.tasks.base import NumberTask, short_hash
 from reinforce_lite.tasks.wordmath_stories import Event, PortableRandom, RejectedDrawError, load_worlds, tell
-from reinforce_lite.types import AnswerFormat, Problem, Reward, Split
+from reinforce_lite.types import Problem, Split
 from reinforce_lite.utils.seeding import derive_seed, hash_fraction
 
 SIZES: dict[Split, int] = {"train": 4_000, "validation": 400, "test": 1_000}
@@ -61,26 +61,10 @@ LEVELS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class WordMath:
-    """Word problems of one level; each split is generated at its first use."""
-
-    level: int
-    seed: int
-    answer_format: AnswerFormat = "tags"
-
-    def problems(self, split: Split) -> Sequence[Problem]:
-        """See `Task`."""
-        return generate(self.level, self.seed, split)
-
-    def reward(self, problem: Problem, completion: str) -> Reward:
-        """See `Task`."""
-        return number_reward(problem, completion, self.answer_format)
-
-
-def load(config: TaskConfig) -> WordMath:
+def load(config: TaskConfig) -> NumberTask:
     """Word problems of the config's level and seed."""
-    return WordMath(config.level, config.seed, config.answer_format)
+    train, validation, test = (generate(config.level, config.seed, split) for split in SIZES)
+    return NumberTask(train, validation, test, config.answer_format)
 
 
 @lru_cache(maxsize=16)

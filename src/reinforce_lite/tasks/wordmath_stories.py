@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 
 COMPARISONS = frozenset(["more", "fewer", "times"])  # after these the story is about the other person
-OTHER_KEYS = frozenset(["things", "boxes", "places", "largest", "like"])  # a world's keys that are not moves
+SETTINGS = ("things", "boxes", "places", "largest")  # a world's keys that are not moves
 
 
 class RejectedDrawError(Exception):
@@ -52,12 +52,12 @@ class Event(NamedTuple):
 class World:
     """A setting with things to count."""
 
-    phrases: Mapping[str, tuple[str, ...]]
+    phrases: Mapping[str, Sequence[str]]
     """Alternatives for each move that makes sense here."""
-    things: tuple[str, ...]
-    boxes: tuple[str, ...]
-    places: tuple[str, ...]
-    largest: int
+    things: Sequence[str]
+    boxes: Sequence[str] = ("boxes",)
+    places: Sequence[str] = ("",)
+    largest: int = 5_000
     """The largest number that makes sense here."""
 
 
@@ -75,13 +75,8 @@ def _load_toml() -> dict[str, Any]:
 
 
 def _parse_world(table: Mapping[str, Any]) -> World:
-    return World(
-        phrases={move: tuple(phrases) for move, phrases in table.items() if move not in OTHER_KEYS},
-        things=tuple(table["things"]),
-        boxes=tuple(table.get("boxes", ["boxes"])),
-        places=tuple(table.get("places", [""])),
-        largest=table.get("largest", 5_000),
-    )
+    phrases = {move: phrases for move, phrases in table.items() if move not in (*SETTINGS, "like")}
+    return World(phrases, **{key: table[key] for key in SETTINGS if key in table})
 
 
 def tell(world: World, events: Sequence[Event], random: PortableRandom) -> str:

@@ -37,14 +37,7 @@ from reinforce_lite.trainer.metrics import completion_records, step_metrics
 from reinforce_lite.trainer.preflight import check_same_config, describe_prompt, freeze_date
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.types import Split
-from reinforce_lite.utils import clock
-from reinforce_lite.utils.memory import (
-    available_bytes,
-    is_out_of_memory,
-    limit_fragmentation,
-    peak_bytes,
-    release_cached_memory,
-)
+from reinforce_lite.utils import clock, memory
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.seeding import derive_seed
 
@@ -66,7 +59,7 @@ def train(
     Raises UsageError for a config or data that differ from the checkpoint's, DoesNotFitError where memory is
     too small, StoppedError after a signal.
     """
-    limit_fragmentation()
+    memory.limit_fragmentation()
     run.lock()
     try:
         config = freeze_date(config, run)
@@ -78,7 +71,7 @@ def train(
         else:
             _train(config, run, task, callback, command, clock.now() if start is None else start)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not memory.is_out_of_memory(error):
             raise
         raise DoesNotFitError(
             "out of memory in a part of the program that cannot be split further",
@@ -154,7 +147,7 @@ class Trainer:
         sampled = sample_completions(
             problems, pipeline.prompt_builder, pipeline.engine, sampling, seed, self.callback.advance
         )
-        release_cached_memory()
+        memory.release_cached_memory()
         phases.lap("rollout")
         groups = score_groups(problems, sampled, pipeline.scorer)
         self.signals.check()
@@ -180,7 +173,7 @@ class Trainer:
                 learning_rate=updater.learning_rate(step),
                 num_tokens=self.num_tokens,
                 step_time=phases.total,
-                peak_memory=peak_bytes(pipeline.policy.device),
+                peak_memory=memory.peak_bytes(pipeline.policy.device),
                 micro_batch_tokens=updater.micro_batch_tokens,
                 max_num_seqs=pipeline.engine.max_num_seqs,
             )
@@ -189,7 +182,7 @@ class Trainer:
             self.step = step
             self.budget.steps.append(metrics.step_time)
             self.callback.stepped(metrics, groups)
-        release_cached_memory()
+        memory.release_cached_memory()
 
     def _start(self) -> None:
         """Everything before the first step; once config.toml is written the run can be resumed."""
@@ -213,14 +206,14 @@ class Trainer:
     def _dry_run(self) -> None:
         """Not with little time left, nor on a CPU where the plan needs less than half of the free memory."""
         device = self.pipeline.policy.device
-        roomy = device.type == "cpu" and self.context.machine["planned_bytes"] < available_bytes() / 2
+        roomy = device.type == "cpu" and self.context.machine["planned_bytes"] < memory.available_bytes() / 2
         if roomy or not self.budget.allows_dry_run:
             return
         start = clock.now()
         self.callback.phase(DRY_RUN)
         dry_run(self.pipeline, self.context.updater, self.context.objective)
-        self.dry_run_bytes = peak_bytes(device)
-        release_cached_memory()
+        self.dry_run_bytes = memory.peak_bytes(device)
+        memory.release_cached_memory()
         self.signals.check()
         self.budget.dry_run = clock.now() - start
 
@@ -256,7 +249,7 @@ class Trainer:
         self.callback.phase(f"evaluating on {split}", len(problems))
         groups = self.pipeline.eval_groups(problems, self.callback.advance)
         result = evaluate_groups(groups, self.step, split)
-        release_cached_memory()
+        memory.release_cached_memory()
         self.budget.durations[split] = seconds = clock.now() - start
         with self.signals.uninterrupted():
             record = result.to_record()
@@ -327,7 +320,7 @@ class Trainer:
         self.callback.finished(self.run)
 
     def _summary(self, stop_reason: str) -> dict[str, Any]:
-        peak, machine = peak_bytes(self.pipeline.policy.device), self.context.machine
+        peak, machine = memory.peak_bytes(self.pipeline.policy.device), self.context.machine
         return summarize(self.run, self.config, self.step) | {
             "seconds": round(clock.now() - self.start, 1),
             "stopped": stop_reason,
