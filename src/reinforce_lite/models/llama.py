@@ -88,13 +88,13 @@ class Layer:
         fused = hasattr(attn, "qkv_proj")  # Phi-3's projections are fused as loaded
         self.attention_norm = layer.input_layernorm
         self.qkv = Projection([attn.qkv_proj] if fused else [attn.q_proj, attn.k_proj, attn.v_proj])
-        self.q_norm = getattr(attn, "q_norm", None)
+        self.q_norm: Any = getattr(attn, "q_norm", None)
         """Qwen3 only, else None; likewise `k_norm`."""
-        self.k_norm = getattr(attn, "k_norm", None)
-        self.out = attn.o_proj
+        self.k_norm: Any = getattr(attn, "k_norm", None)
+        self.out: nn.Linear = attn.o_proj
         self.mlp_norm = layer.post_attention_layernorm
         self.gate_up = Projection([mlp.gate_up_proj] if fused else [mlp.gate_proj, mlp.up_proj])
-        self.down = mlp.down_proj
+        self.down: nn.Linear = mlp.down_proj
 
 
 class Llama:

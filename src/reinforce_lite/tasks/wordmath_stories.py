@@ -65,7 +65,7 @@ class World:
 def load_worlds() -> tuple[World, ...]:
     """All worlds of `wordmath_stories.toml`."""
     tables = [table for table in _load_toml().values() if isinstance(table, dict)]
-    merged = [_load_toml().get(table.get("like"), {}) | table for table in tables]
+    merged = [_load_toml().get(table.get("like", ""), {}) | table for table in tables]
     return tuple(_parse_world(table) for table in merged if "things" in table)
 
 
