@@ -5,11 +5,11 @@
 The model is the folder ./qwen2.5-coder-0.5b-instruct if it exists, otherwise the hub's model of that name;
 the data are the folder ./gsm8k, otherwise the hub's. Training uses the questions whose solution has one to
 three steps, which the untrained model sometimes solves; the test uses all. The run has the article's prompt
-and is evaluated on the test problems before and after training; as a control the untrained model is
-evaluated on the same problems with two other prompts. Each record has the verdicts on every problem. The
-run's also has the reflection words, with excerpts, of the test completions and of those sampled first and
-last. What the word does in each excerpt was labelled by hand: hand-check.json, one label for the
-completions of a step to a problem.
+and answer format (gsm8k.toml). It is evaluated on the test problems before and after training; as a control
+the untrained model is evaluated on the same problems with two other prompts. Each record has the verdicts on
+every problem. The run's also has the reflection words, with excerpts, of the test completions and of those
+sampled first and last. What the word does in each excerpt was labelled by hand: hand-check.json, one label
+for the completions of a step to a problem.
 """
 
 import argparse
@@ -37,8 +37,8 @@ from reinforce_lite.tasks.jsonl import read_table
 FOLDER = "qwen2.5-coder-0.5b-instruct"
 MODEL = f"./{FOLDER}" if Path(FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 DATA = Path("runs/gsm8k-short")
+RECIPE = "experiments/gsm8k.toml"
 N = 200
-STEPS = 40
 SAMPLED = 20  # first and last steps whose completions are searched for reflection words
 EXCERPTS = 20
 ANSWER = "Return the final number in <answer> </answer> tags."
@@ -68,15 +68,8 @@ PROMPTS: dict[str, dict[str, Any]] = {
         ],
     },
 }
-TRAIN = (
-    *("gsm8k-0.5b", "--model.name", MODEL, "--task.path", str(DATA)),
-    *("--train.steps", str(STEPS), "--train.save-every", "10"),
-    *("--rollout.prompts-per-step", "6", "--rollout.max-new-tokens", "200"),
-    *("--update.learning-rate", "5e-6", "--update.warmup-steps", "5", "--update.micro-batch-tokens", "4096"),
-    *("--eval.n", str(N), "--eval.max-new-tokens", "300", "--eval.validation-n", "40", "--eval.every", "20"),
-)
 TRIALS = [
-    Trial("train-0", TRAIN),
+    Trial("train-0", (RECIPE, "--model.name", MODEL, "--task.path", str(DATA))),
     *(Trial(f"prompt-{number}", (name,), "gsm8k.py") for number, name in enumerate(PROMPTS, 1)),
 ]
 
@@ -102,8 +95,8 @@ def steps_of(solution: str) -> int:
 
 def untrained(name: str) -> Record:
     """The verdicts on the untrained model with one of the prompts."""
-    overrides = {"model.name": MODEL, "task.path": str(DATA), "eval.n": N, **PROMPTS[name]}
-    return {"prompt": name} | trials.evaluate_model(load_config("gsm8k-0.5b", overrides), step=0)
+    overrides = {"model.name": MODEL, "task.path": str(DATA), **PROMPTS[name]}
+    return {"prompt": name} | trials.evaluate_model(load_config(RECIPE, overrides), step=0)
 
 
 def make_record(run: Run) -> Record:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from helpers.paths import RECIPE, ROOT
+from reinforce_lite.config import load_config, override_config
 from reinforce_lite.runlog.run import Run
 
 EXPERIMENTS = ROOT / "experiments"
@@ -139,6 +140,14 @@ def test_result_row_by_hand(trials: ModuleType) -> None:
     shares = ["12.5% (2–47)", "87.5% (53–98)", "37.5% (14–69)", "87.5% (53–98)"]
     assert trials.result_row(run) == ["3", *shares, "0.1", "1.5"]
     assert trials.final_accuracies([run, run], "lenient") == [0.875, 0.875]
+
+
+def test_gsm8k_has_the_prompt_of_the_kept_run(load: Any) -> None:
+    recipe, article = load_config(str(EXPERIMENTS / "gsm8k.toml")), load_config("article")
+    assert recipe.prompt.model_copy(update={"max_tokens": article.prompt.max_tokens}) == article.prompt
+    assert recipe.task == article.task
+    for overrides in load("gsm8k").PROMPTS.values():
+        assert override_config(recipe, overrides).prompt.prefill == ""
 
 
 def test_gsm8k_trains_on_short_solutions_and_is_tested_on_all(load: Any, in_tmp: Path) -> None:
