@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import trials
-from trials import KINDS, Record, Trial
+from trials import Record, Trial
 
 from reinforce_lite.evaluation.statistics import mcnemar_p_value
 from reinforce_lite.runlog.run import Run
@@ -53,8 +53,11 @@ def make_record(run: Run) -> Record:
 def write(records: Mapping[str, Record]) -> None:
     """Accuracies; with all seeds, transfer and the effect of the order; operations."""
     by_level = trials.by_setting(records)
-    rows = [[TITLES[level], *trials.result_row(run)] for level, runs in by_level.items() for run in runs]
-    parts = [trials.table(["trained on", *trials.RESULT_HEADER], rows)]
+    kinds = ("strict",)
+    rows = [
+        [TITLES[level], *trials.result_row(run, kinds)] for level, runs in by_level.items() for run in runs
+    ]
+    parts = [trials.table(["trained on", *trials.result_header(kinds)], rows)]
     direct, later = (by_level.get(level, []) for level in ("level2", "level2-after-level1"))
     if len(direct) == len(later) == len(SEEDS):
         parts += [_transfer(direct[0], later), _order(direct, later)]
@@ -65,12 +68,13 @@ def write(records: Mapping[str, Record]) -> None:
 
 def _transfer(untrained: Record, runs: Sequence[Record]) -> str:
     """Accuracy on level 2's test problems before any training on level 2."""
-    rows = [["untrained", "", *(trials.accuracy_cell(trials.correct(untrained, 0, k)) for k in KINDS), ""]]
+    before = trials.correct(untrained, 0)
+    rows = [["untrained", "", trials.accuracy_cell(before), ""]]
     for run in runs:
-        shares = [trials.accuracy_cell(trials.correct(run, 0, kind)) for kind in KINDS]
-        p = [mcnemar_p_value(trials.correct(untrained, 0, k), trials.correct(run, 0, k)) for k in KINDS]
-        rows.append(["trained on level 1", trials.seed_of(run), *shares, f"{max(p):.1g}"])
-    return trials.table(["level 2's test problems", "seed", "strict", "lenient", "p (paired)"], rows)
+        transferred = trials.correct(run, 0)
+        p = f"{mcnemar_p_value(before, transferred):.1g}"
+        rows.append(["trained on level 1", trials.seed_of(run), trials.accuracy_cell(transferred), p])
+    return trials.table(["level 2's test problems", "seed", "strict", "p (paired)"], rows)
 
 
 def _order(direct: Sequence[Record], later: Sequence[Record]) -> str:
@@ -101,19 +105,16 @@ def _plot(by_level: Mapping[str, list[Record]]) -> None:
     for row, (level, runs) in zip(axes, by_level.items(), strict=True):
         for run in runs:
             minutes = trials.cumulative_minutes(run["curves"]["step_time"])
-            curves = {k: trials.smooth(run["curves"][f"accuracy/{k}"]) for k in KINDS}
+            accuracy = trials.smooth(run["curves"]["accuracy/strict"])
             for axis, x in zip(row, (range(1, len(minutes) + 1), minutes), strict=True):
-                (line,) = axis.plot(x, curves["strict"], linewidth=1.2, label=f"seed {trials.seed_of(run)}")
-                axis.plot(x, curves["lenient"], linewidth=0.8, linestyle=":", color=line.get_color())
+                axis.plot(x, accuracy, linewidth=1.2, label=f"seed {trials.seed_of(run)}")
         row[0].set_ylabel(TITLES[level])
     axes[-1][0].set_xlabel("step")
     axes[-1][1].set_xlabel("minutes in training steps")
     axes[0][0].legend(fontsize=8)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-    figure.suptitle(
-        "accuracy of the sampled completions, mean of 5 steps: strict, and lenient (dotted)", fontsize=10
-    )
+    figure.suptitle("strict accuracy of the sampled completions, mean of 5 steps", fontsize=10)
     trials.save_figure("word_problems", figure)
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 
 from helpers.paths import RECIPE, ROOT
+from reinforce_lite.config import load_config, override_config
 from reinforce_lite.runlog.run import Run
 
 EXPERIMENTS = ROOT / "experiments"
 RECORDS = ROOT / "docs" / "results"
-NAMES = ["quickstart", "parts", "word_problems", "against_trl", "gsm8k"]
+NAMES = ["seeds", "quickstart", "parts", "word_problems", "against_trl", "gsm8k"]
 
 
 @pytest.fixture
@@ -44,8 +46,7 @@ def test_tables_come_from_the_records(name: str, load: Any, tmp_path: Path, caps
     experiment = load(name)
     experiment.write(load("trials").read_records(name, experiment.TRIALS))
     written = {file.name: file.read_text() for file in (tmp_path / "results").glob("*.md")}
-    tables = {f"{name}.md", "seeds.md"} if name == "parts" else {f"{name}.md"}
-    assert written == {file: (RECORDS / file).read_text() for file in tables}
+    assert written == {f"{name}.md": (RECORDS / f"{name}.md").read_text()}
 
 
 @pytest.fixture
@@ -60,22 +61,24 @@ def options(model_folder: Path, in_tmp: Path) -> tuple[str, ...]:
 
 
 def test_trial_runs_once_and_leaves_a_record(
-    trials: ModuleType, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    load: Any, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    trials, make_record = load("trials"), load("seeds").make_record
     trial = trials.Trial("one-0", options)
-    assert not trials.run_trials("tried", [trial], 0.0, 1, trials.record_run)  # no time: not started
+    assert not trials.run_trials("tried", [trial], 0.0, 1, make_record)  # no time: not started
     assert not Path("runs").exists()
-    assert trials.run_trials("tried", [trial], 1.0, 1, trials.record_run), Path(
-        "runs/tried-one-0.log"
-    ).read_text()
+    assert trials.run_trials("tried", [trial], 1.0, 1, make_record), Path("runs/tried-one-0.log").read_text()
     assert "tried-one-0: train" in capsys.readouterr().out
     run, record = Run(Path("runs/tried-one-0")), trials.read_records("tried", [trial])["one-0"]
     assert record["curves"]["reward"] == [float(f"{line['reward']:.4g}") for line in run.steps]
     after = [line for line in run.read("eval_rollouts") if line["split"] == "test" and line["step"] == 3]
     assert record["verdicts"]["ids"] == [line["problem_id"] for line in after]
     assert trials.correct(record, -1, "lenient") == [line["lenient"] for line in after]
+    assert record["golds"] == [line["gold"] for line in after]
+    assert record["completions"].keys() == {"0", "3"}
+    assert record["completions"]["3"] == [line["completion"] for line in after]
     assert not (run.path / "model").exists()
-    assert trials.run_trials("tried", [trial], 1.0, 1, trials.record_run)
+    assert trials.run_trials("tried", [trial], 1.0, 1, make_record)
     assert capsys.readouterr().out == ""
 
 
@@ -138,7 +141,28 @@ def test_result_row_by_hand(trials: ModuleType) -> None:
     run = {"trial": "a-b-3", "seconds": 90.0, "verdicts": {"ids": [], "0": before, "24": after}}
     shares = ["12.5% (2–47)", "87.5% (53–98)", "37.5% (14–69)", "87.5% (53–98)"]
     assert trials.result_row(run) == ["3", *shares, "0.1", "1.5"]
+    assert trials.result_row(run, ("strict",)) == ["3", *shares[:2], "0.03", "1.5"]
+    assert trials.result_header(("strict",))[1:4] == ["strict before", "strict after", "p (paired)"]
     assert trials.final_accuracies([run, run], "lenient") == [0.875, 0.875]
+
+
+def test_seeds_name_each_machine_once(load: Any, tmp_path: Path, capsys: Any) -> None:
+    bits = {"strict": "1", "lenient": "1"}
+    run = {"seconds": 60.0, "machine": "a", "verdicts": {"ids": ["x"], "0": bits, "24": bits}}
+    records = {name: run | {"trial": name} for name in ("seed-0", "seed-1")}
+    (tmp_path / "results").mkdir()
+    load("seeds").write(records | {"seed-2": run | {"trial": "seed-2", "machine": "b"}})
+    written = (tmp_path / "results" / "seeds.md").read_text()
+    assert [line.split(" | ")[0] for line in written.splitlines()[2:5]] == ["| 0", "| 1", "| 2"]
+    assert re.findall("Machine: (.)", written) == ["a", "b"]
+
+
+def test_gsm8k_has_the_prompt_of_the_kept_run(load: Any) -> None:
+    recipe, article = load_config(str(EXPERIMENTS / "gsm8k.toml")), load_config("article")
+    assert recipe.prompt.model_copy(update={"max_tokens": article.prompt.max_tokens}) == article.prompt
+    assert recipe.task == article.task
+    for overrides in load("gsm8k").PROMPTS.values():
+        assert override_config(recipe, overrides).prompt.prefill == ""
 
 
 def test_gsm8k_trains_on_short_solutions_and_is_tested_on_all(load: Any, in_tmp: Path) -> None:

@@ -77,6 +77,7 @@ def test_evaluation_is_greedy_for_one_sample_and_samples_as_in_training_for_seve
     assert [len(g.rollouts) for g in pipeline.eval_groups(problems)] == [1, 1]
     assert [len(g.rollouts) for g in pipeline.eval_groups(problems, samples=8)] == [8, 8]
     (_, greedy, greedy_seed), (_, sampled, sampled_seed) = engine.calls
-    assert greedy == Sampling(samples=1, max_new_tokens=5, temperature=0.0)
-    assert sampled == Sampling(samples=8, max_new_tokens=5, temperature=0.7, top_p=0.9)
+    stop = ("</answer>",)
+    assert greedy == Sampling(samples=1, max_new_tokens=5, temperature=0.0, stop=stop)
+    assert sampled == Sampling(samples=8, max_new_tokens=5, temperature=0.7, top_p=0.9, stop=stop)
     assert greedy_seed == sampled_seed == derive_seed(0, "evaluation")

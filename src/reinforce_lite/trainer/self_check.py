@@ -111,14 +111,24 @@ def _refusal(
         f"the log-probabilities of {policy.name} differ from its own forward pass in the {wrong} nats "
         f"(at most {check.bound:g} is rounding in {str(policy.dtype).removeprefix('torch.')})"
     )
-    return UsageError(cause, _remedy(policy, config, forward_pass, prompts, sampling))
+    engine_alone = check.update <= check.bound
+    return UsageError(cause, _remedy(policy, config, forward_pass, prompts, sampling, engine_alone))
 
 
 def _remedy(
-    policy: Policy, config: Config, forward_pass: ForwardPass, prompts: Sequence[Prompt], sampling: Sampling
+    policy: Policy,
+    config: Config,
+    forward_pass: ForwardPass,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    engine_alone: bool,
 ) -> str:
-    """The first change of settings with which the check passes. The policy can't be used afterwards."""
-    if config.rollout.engine != "hf":
+    """The first change of settings with which the check passes. The policy can't be used afterwards.
+
+    Another engine is tried only where the engine alone is wrong: it samples other completions, on which a wrong
+    update may pass by chance.
+    """
+    if engine_alone and config.rollout.engine != "hf":
         engine = make_engine("hf", policy, config.rollout.max_num_seqs)
         if compare_logprobs(policy, engine, forward_pass, prompts, sampling).passed:
             return "they agree with --rollout.engine hf"
