@@ -125,8 +125,8 @@ def _remedy(
 ) -> str:
     """The first change of settings with which the check passes. The policy can't be used afterwards.
 
-    Another engine is tried only where the engine alone is wrong: it samples other completions, on which a wrong
-    update may pass by chance.
+    Another engine is tried only where the engine alone is wrong: it samples other completions, on which a
+    wrong update may pass by chance.
     """
     if engine_alone and config.rollout.engine != "hf":
         engine = make_engine("hf", policy, config.rollout.max_num_seqs)
