@@ -60,6 +60,10 @@ UPDATE = UpdateConfig(optimizer_state="16-bit", micro_batch_tokens=8192)
 class NoTokenizer:
     """In place of a tokenizer: nobody reads these completions."""
 
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        """No tokens."""
+        return {"input_ids": []}
+
     def decode(self, ids: Any, **_: Any) -> str:
         """No text."""
         return ""

@@ -130,6 +130,10 @@ def seconds(job: Callable[[], Any], times: int = 5, warmup: int = 2) -> float:
 class NoTokenizer:
     """In place of a tokenizer: nobody reads these completions."""
 
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        """No tokens."""
+        return {"input_ids": []}
+
     def decode(self, ids: Any, **_: Any) -> str:
         """No text."""
         return ""

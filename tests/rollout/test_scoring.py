@@ -154,7 +154,7 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_second_opinion_warns_of_a_gamed_reward_during_and_after_a_run(
+def test_second_opinion_warns_of_a_gamed_reward_during_a_run(
     terminal: bool, settings: dict[str, Any]
 ) -> None:
     output = io.StringIO()
@@ -165,11 +165,11 @@ def test_second_opinion_warns_of_a_gamed_reward_during_and_after_a_run(
     run = trainer.train(config, create_run("a"), task, callback)
     expected = "warning: over steps 1 to 20 the reward rose from 0.00 to 1.00"
     text = output.getvalue()
-    assert text.count(expected) >= 2
+    assert expected in text
     if terminal:
         assert f"{'second opinion':>32}  0.00" in text
     else:
-        assert text.count(expected) == 2
+        assert text.count(expected) == 1
         assert text.index(expected) > text.index("step 20/20")
         assert text.index(expected) < text.index("step 20: test")
         assert "second opinion 0.0%" in text
