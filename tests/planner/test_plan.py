@@ -175,7 +175,7 @@ def test_plan_gives_up_first_what_costs_least(tmp_path: Path, capsys: pytest.Cap
     assert flags("60") == ["micro-batch-tokens 1024"]
     assert flags("59") == ["activation-checkpointing", "micro-batch-tokens 4096"]
     assert flags("58") == ["activation-checkpointing", "micro-batch-tokens 1024"]
-    assert flags("57") == ["optimizer-state 8-bit"]
+    assert flags("57") == ["optimizer-state 8-bit", "micro-batch-tokens 8192"]
     assert flags("24") == ["optimizer-state 8-bit", "micro-batch-tokens 1024"]
     assert flags("22") == ["optimizer-state 8-bit", "activation-checkpointing", "micro-batch-tokens 4096"]
 
