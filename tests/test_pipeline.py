@@ -7,14 +7,15 @@ import pytest
 from helpers.paths import RECIPE
 from helpers.tiny import END, ToyTask
 from reinforce_lite.api import resolve_config
+from reinforce_lite.config import load_config, override_config
 from reinforce_lite.engines.scripted import ScriptedEngine
-from reinforce_lite.pipeline import Pipeline, build_pipeline
+from reinforce_lite.pipeline import Pipeline, build_pipeline, stop_strings
 from reinforce_lite.tasks.stopping import HASH_LINE
 from reinforce_lite.types import Problem, Sampling
 
 
 def built(settings: dict[str, Any], **overrides: Any) -> Pipeline:
-    return build_pipeline(resolve_config(RECIPE, settings | overrides, ToyTask()), ToyTask())
+    return build_pipeline(load_config(RECIPE, settings | overrides), ToyTask())
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,14 @@ def test_stops_are_those_of_the_answer_format_unless_given(
     pipeline.eval_groups(pipeline.problems("test", 1))
     pipeline.eval_groups(pipeline.problems("test", 1), samples=4)
     assert [sampling.stop for sampling in (pipeline.sampling(), *seen)] == [stop] * 3
+
+
+def test_a_task_of_your_own_has_no_stop_by_default(settings: dict[str, Any]) -> None:
+    """Its reward may read what comes after an answer block."""
+    assert stop_strings(resolve_config(RECIPE, settings, ToyTask())) == ()
+    config = load_config(RECIPE, settings | {"task.name": "./mine.py"})
+    assert stop_strings(config) == ()
+    assert stop_strings(override_config(config, {"rollout.stop": ["END"]})) == ("END",)
 
 
 def test_a_completion_is_graded_up_to_its_stop(settings: dict[str, Any]) -> None:

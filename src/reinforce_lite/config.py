@@ -139,7 +139,7 @@ class RolloutConfig(Section):
     stop: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     """Strings that end a completion, and are kept. By default those of task.answer_format: `</answer>` for
     tags, the end of the line for hash (written `####...` and a line break), none for boxed. With an empty
-    list the model alone ends it."""
+    list, and by default for a task of your own, the model alone ends it."""
 
     @model_validator(mode="after")
     def _min_below_max(self) -> "RolloutConfig":

@@ -11,7 +11,7 @@ from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
-from reinforce_lite.tasks import check_task, load_task
+from reinforce_lite.tasks import TASK_NAMES, check_task, load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.stopping import DEFAULT_STOPS
 from reinforce_lite.types import Group, Problem, Sampling, Split
@@ -66,9 +66,10 @@ class Pipeline:
 
 
 def stop_strings(config: Config) -> tuple[str, ...]:
-    """What ends a completion besides the model itself."""
-    stop = config.rollout.stop
-    return DEFAULT_STOPS[config.task.answer_format] if stop is None else stop
+    """What ends a completion besides the model itself; a task of the user's own has no answer format."""
+    if config.rollout.stop is not None:
+        return config.rollout.stop
+    return DEFAULT_STOPS[config.task.answer_format] if config.task.name in TASK_NAMES else ()
 
 
 def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:

@@ -19,7 +19,8 @@ def decode(token_ids: Sequence[int]) -> str:
 
 
 def complete(sampled: list[int], *stops: str) -> Completion:
-    return Ending(EOS, decode, stops).completion(sampled, [-1.0 - i for i in range(len(sampled))])
+    ending = Ending(EOS, decode, stops)
+    return ending.completion(ending.cut(sampled), [-1.0 - i for i in range(len(sampled))])
 
 
 @pytest.mark.parametrize(

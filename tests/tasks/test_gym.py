@@ -85,7 +85,8 @@ def test_gym_never_runs_an_answer_as_code(
         reward = task.reward(problem, f"<answer>__import__('pathlib').Path({str(mark)!r}).touch()</answer>")
         assert isinstance(reward, Reward)
         assert reward.strict
-        assert (reward.value, reward.strict.reason) == (0.0, "an answer that would run as code")
+        assert reward.value == 0.0
+        assert "run as code" in reward.strict.reason
     assert not mark.exists()
 
 
@@ -129,7 +130,7 @@ def test_gym_never_computes_a_tower_of_powers(reasoning_gym: None, name: str) ->
     for answer in ("9**9**9", "9**999999999", "1<<9**9"):
         verdict = task.reward(problem, f"<answer>{answer}</answer>").strict
         assert verdict
-        assert (verdict.correct, verdict.answer) == (False, None)
+        assert (verdict.correct, verdict.answer) == (False, answer)
         assert verdict.reason
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from reinforce_lite.tasks.stopping import stop_index
+from reinforce_lite.tasks.stopping import stop_end
 from reinforce_lite.types import Completion
 
 
@@ -20,31 +20,35 @@ class Ending:
         stops: Sequence[str] = (),
     ) -> None:
         self.eos_token_ids, self.decode, self.stops = eos_token_ids, decode, stops
-        self._last_characters = {stop[-1] for stop in stops} | {"\ufffd"}  # which stands for a part of one
-        self._may_end_stop: dict[int, bool] = {}
+        # A token with a part of a character is decoded as the replacement character.
+        self._last_characters = {stop[-1] for stop in stops} | {"\ufffd"}
+        self._can_end_stop: dict[int, bool] = {}
+        """By token, for those that were seen."""
 
     def is_final(self, token_ids: Sequence[int]) -> bool:
         """Whether the last of these tokens ends the completion; none before it does."""
-        return token_ids[-1] in self.eos_token_ids or self._stop_index(token_ids) is not None
+        return token_ids[-1] in self.eos_token_ids or self._reaches_stop(token_ids)
 
-    def completion(self, sampled: Sequence[int], logprobs: Sequence[float]) -> Completion:
-        """The completion in sampled tokens, with the log-probabilities of its own; truncated if none ends it.
+    def cut(self, sampled: Sequence[int]) -> Sequence[int]:
+        """The tokens up to the first that ends the completion; all of them if none does.
 
-        What follows the final token is padding and is never inspected: it may be the EOS token itself.
+        For engines that fill finished sequences with padding, which may be the EOS token itself.
         """
-        final = next((i for i in range(len(sampled)) if self.is_final(sampled[: i + 1])), None)
-        ids = tuple(sampled if final is None else sampled[: final + 1])
+        lengths = range(1, len(sampled) + 1)
+        return next((sampled[:n] for n in lengths if self.is_final(sampled[:n])), sampled)
+
+    def completion(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> Completion:
+        """The completion of these tokens; truncated if the last does not end it.
+
+        There may be more `logprobs` than tokens.
+        """
+        ids = tuple(token_ids)
         text = self.decode(ids[:-1] if ids[-1] in self.eos_token_ids else ids)
-        if final is not None:
-            text = text[: stop_index(text, self.stops)]
-        return Completion(ids, text, final is None, tuple(logprobs[: len(ids)]))
+        text = text[: stop_end(text, self.stops)]
+        return Completion(ids, text, not self.is_final(ids), tuple(logprobs[: len(ids)]))
 
-    def _stop_index(self, token_ids: Sequence[int]) -> int | None:
-        if not self.stops or not self._can_end_stop(token_ids[-1]):
-            return None
-        return stop_index(self.decode(token_ids), self.stops)
-
-    def _can_end_stop(self, token: int) -> bool:
-        if token not in self._may_end_stop:
-            self._may_end_stop[token] = not self._last_characters.isdisjoint(self.decode([token]))
-        return self._may_end_stop[token]
+    def _reaches_stop(self, token_ids: Sequence[int]) -> bool:
+        token = token_ids[-1]
+        if token not in self._can_end_stop:
+            self._can_end_stop[token] = not self._last_characters.isdisjoint(self.decode([token]))
+        return self._can_end_stop[token] and stop_end(self.decode(token_ids), self.stops) is not None

@@ -75,7 +75,7 @@ class HFEngine:
                 stopping_criteria=StoppingCriteriaList([_EndingCriteria(ending, ids.shape[1])]),
             )[:, ids.shape[1] :]  # (B, new)
         rows = zip(new_ids.tolist(), recorder.finish(new_ids).tolist(), strict=True)
-        return [ending.completion(row, logprobs) for row, logprobs in rows]
+        return [ending.completion(ending.cut(row), logprobs) for row, logprobs in rows]
 
 
 class _EndingCriteria(StoppingCriteria):  # type: ignore[misc]

@@ -41,4 +41,4 @@ class ScriptedEngine:
         ending = Ending(
             frozenset({self.eos_token_id}), partial(decode_exactly, self.tokenizer), sampling.stop
         )
-        return ending.completion(ids[: sampling.max_new_tokens], [0.0] * len(ids))
+        return ending.completion(ending.cut(ids[: sampling.max_new_tokens]), [0.0] * len(ids))

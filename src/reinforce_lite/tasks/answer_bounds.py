@@ -33,7 +33,7 @@ _LONG_NUMBER = re.compile(rf"[\d_]{{{MAX_DIGITS + 1}}}")
 _SCIENTIFIC = re.compile(r"(?<![\w.,])[\d_.,]+[eE][-+]?([\d_]+)")
 # Numbers of which one is no number: several scorers compare it in a way that holds for NaN.
 _NOT_FINITE = re.compile(r"(?=.*(?:nan|inf))(?:nan|inf(?:inity)?|[-+*/.,()\[\]\"'\s\deij])+", re.I | re.S)
-_CODE = "an answer that would run as code"
+_CODE = "an answer that the scorer would run as code or could not read"
 
 
 class _RefusedError(Exception):
@@ -46,7 +46,7 @@ def refusal(answer: str, scorer: str) -> str:
     >>> refusal("[[1, 2], [3, 4]]", "binary_matrix"), refusal("sin(x)*2", "simple_integration")
     ('', '')
     >>> refusal("__import__('os').getcwd()", "binary_matrix"), refusal("9**9**9", "countdown")
-    ('an answer that would run as code', 'a tower of powers')
+    ('an answer that the scorer would run as code or could not read', 'a tower of powers')
     """
     try:
         _check_text(answer, scorer)

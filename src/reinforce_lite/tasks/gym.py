@@ -100,7 +100,7 @@ class GymTask:
         with warnings.catch_warnings(action="ignore"):  # about a model's text: nobody can mend it
             reason = "" if answer == problem.gold else refusal(answer, _scorer_name(problem, self.name))
             if reason:
-                return Reward(0.0, strict=Verdict(False, None, reason))
+                return Reward(0.0, strict=Verdict(False, shorten(answer), reason))
             try:
                 value = float(self.scorer.score_answer(answer, problem.info))
                 if not math.isfinite(value):

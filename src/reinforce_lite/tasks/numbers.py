@@ -27,7 +27,7 @@ _CHANGING = re.compile(
     r"|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|(?:hundred|thousand"
     r"|(?:m|b|tr)illion|lakh|crore|dozen|half|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth"
     r"|hundredth|thousandth|millionth)s?|halves|score|gross|thou|mil|mio|mn|bn|tn|doz|plus|minus|negative"
-    r"|divided|multiplied|squared|cubed|factorial|root|sqrt|pi|mod|modulo|remainder|log|ln|infinity|or|not|nor"
+    r"|mln|mrd|milli?on(?:en|es)|billones|tens|twice|halved|doubled|tripled|wrong|divided|multiplied|squared|cubed|factorial|root|sqrt|pi|mod|modulo|remainder|log|ln|infinity|or|not|nor"
     r"|least|most|am|pm|noon|midnight",
     re.IGNORECASE,
 )
