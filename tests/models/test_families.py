@@ -70,8 +70,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon_h1": {"lm_head_multiplier": 0.3, **MAMBA},
     "recurrent_gemma": {"num_hidden_layers": 3, "attention_window_size": 6, "logits_soft_cap": 2.0},
 }
-IN_EVERY_RUN = ("qwen3", "mistral", "gemma2", "gpt2", "granite", "cohere", "falcon_h1", "recurrent_gemma")
-MOST = [pytest.param(f, marks=() if f in IN_EVERY_RUN else pytest.mark.slow) for f in FAMILIES]
 PROMPTS = [Prompt(tuple(range(30, 44))), Prompt(tuple(range(30, 37)))]  # longer than the windows
 SAMPLING = Sampling(samples=2, max_new_tokens=6, min_new_tokens=6)
 
@@ -86,7 +84,7 @@ def save_family(family: str, folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("family", MOST)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_is_computed_trained_and_saved_exactly(family: str, tmp_path: Path) -> None:
     policy = load_policy(save_family(family, tmp_path / "base"), "float32", "cpu")
     updater = Updater(policy, UpdateConfig(learning_rate=1e-2), 1.0, 0)
