@@ -155,10 +155,11 @@ class Trainer:
         # Nothing is learned from a completion whose reward failed. Its reward is the mean of the group's
         # usable ones (rollout/scoring.py), so it moves no baseline.
         usable = torch.tensor([g.usable for g in groups])
-        a = advantages([g.rewards for g in groups], objective) * usable  # (Q, G)
-        if a.any():
+        group_advantages = advantages([g.rewards for g in groups], objective) * usable  # (Q, G)
+        if group_advantages.any():
             self.callback.phase(UPDATING)
-        weights = loss_weights(a, [g.lengths for g in groups], objective, sampling.max_new_tokens)
+        lengths = [g.lengths for g in groups]
+        weights = loss_weights(group_advantages, lengths, objective, sampling.max_new_tokens)
         gradient = updater.compute_gradient(groups, weights)
         with self.signals.uninterrupted():
             updated = updater.apply_gradient(gradient, step)
@@ -177,7 +178,7 @@ class Trainer:
                 micro_batch_tokens=updater.micro_batch_tokens,
                 max_num_seqs=pipeline.engine.max_num_seqs,
             )
-            self.run.append("rollouts", *completion_records(step, groups, a.tolist()))
+            self.run.append("rollouts", *completion_records(step, groups, group_advantages.tolist()))
             self.run.append("steps", metrics.to_record())
             self.step = step
             self.budget.steps.append(metrics.step_time)
