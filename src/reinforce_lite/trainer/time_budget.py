@@ -69,7 +69,7 @@ class TimeBudget:
         hours = ceil((self.finish_seconds + self.dry_run) / 180) / 10  # twice as much, in tenths
         resume = command_line("train", "--run", run_name, "--resume", f"--train.hours {hours}")
         return UsageError(
-            f"train.hours leaves no time for a step beside the final evaluations and saves ({measured})",
+            f"train.hours leaves no time for a step and the final evaluations and saves ({measured})",
             f"the evaluations so far are kept: {resume}; or start a new run with a smaller eval.n",
         )
 
