@@ -19,7 +19,8 @@ TAGS, HASH = DEFAULT_STOPS["tags"], DEFAULT_STOPS["hash"]
         ("####72\n", HASH, "####72\n"),
         ("#### 72", HASH, None),  # the next token may be another digit
         ("so #### 72\n", HASH, None),
-        (" #### 72\n", HASH, None),
+        (" #### 72\n", HASH, " #### 72\n"),
+        ("**#### 72**\nb", HASH, "**#### 72**\n"),
         ("#### \n\n####\n", HASH, None),
         ("##### Step 1\n", HASH, None),
         ("#### Step one\n#### 72\n", HASH, "#### Step one\n#### 72\n"),

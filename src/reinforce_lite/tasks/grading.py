@@ -50,7 +50,7 @@ def _box_pattern() -> re.Pattern[str]:
 _BOX = _box_pattern()
 # An unclosed <think> reaches to the end; a stray </think> is text.
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_HASH_LINE = re.compile(r"^####(?!#)(.*)", re.MULTILINE)
+_HASH_LINE = re.compile(r"^[ \t]*+(?:\*\*)?####(?!#)(.*)", re.MULTILINE)  # indented or bold too
 
 
 def grade(

@@ -15,6 +15,7 @@ from reinforce_lite.tasks.numbers import (
     CODE,
     DEGREE,
     GLUE,
+    LATEX_BOX,
     LETTER,
     NUMBER,
     SIGN,
@@ -29,19 +30,20 @@ MAX_CLAUSE = 200  # characters: of a number, and before it, where its clause mus
 _MAX_TAIL = 16  # characters of a number after its last digit: a fraction's closing brace
 
 _CHANGING_BEFORE = re.compile(
-    r"(?:\b(?:minus|negative|plus|times|twice|half|not|sqrt|log|than|at (?:least|most)"
-    r"|(?:half|thirds?|quarters?|root) of)|n['’]t)[*\"'”’]*\s*$",
+    r"(?:\b(?:minus|negative|plus|times|twice|half|not|sqrt|log|less|over|than|at (?:least|most)"
+    r"|(?:divided|multiplied) by|added to|subtracted from|out of|(?:half|thirds?|quarters?|root|power) of)"
+    r"|n['’]t)[*\"'”’]*\s*$",
     re.IGNORECASE,
 )
 _OPERATORS = frozenset("^_=*/+-−<>≤≥≠≈±∓×÷·⋅√π∞!\\{.,;:?")  # punctuation that _STOP does not take
 
 _CLAUSE_START = re.compile(
     rf"(?<![\w\\'’-])(?!{CODE})(?:[aAI]|[^\W\d_](?:[^\W\d_]|['’-])++(?<=[^\W\d_]))[*\"'”’]*\s+"  # a word
-    r"|(?<!Rs)[.,;!?]\s+|(?<![0-9])(?<![0-9]\s):|(?<![<>=!~])=(?![<>])|[→⇒]"
+    r"|(?<!Rs)[.,;!?]\s+|(?<![0-9])(?<![0-9]\s):|(?:(?<![<>=!~])|(?<=[A-Za-z]>))=(?![<>])|[→⇒]"
     r"|(?<![-−–—])(?<![-−–—]\s)(?:>>|</?[A-Za-z]+>)"
     r"|[\w.,;:!?)\]}*|$%>\"']\s*\n\s*"
 )
-_BEFORE = re.compile(rf"(?:{GLUE}|\*\*\*?|\*(?=\S)|[(\[\"'“‘`]|\\(?:boxed|text)\s*\{{|\\[(\[])*+{SIGN}")
+_BEFORE = re.compile(rf"(?:{GLUE}|\*\*\*?|\*(?=\S)|[(\[\"'“‘`]|{LATEX_BOX}|\\[(\[])*+{SIGN}")
 _LETTERS_EXPONENT = re.compile(rf"(?:[{LETTER}]|\\text\s*\{{[^{{}}]*\}})\^\{{?$")  # as in cm^2
 _CLOSERS = re.compile(
     rf"(?:[*$€£¥¢}})\]\"'’”`]|\\[$)\]%]|%|{DEGREE}|[^\S\n]++(?:[$}}\])%]|\\[)\]%]|{DEGREE}))*+"
@@ -93,7 +95,8 @@ def _is_changed_after(text: str, end: int) -> bool:
     closed = _end(_CLOSERS, text, end)
     gap = _end(_GAP, text, closed)
     if _STOP.match(text, closed) or _STOP.match(text, gap):
-        return False
+        in_brackets = _WORDS.match(text, gap + 1) if text[gap : gap + 1] == "(" else None
+        return in_brackets is not None and changes_number(WORD.findall(in_brackets[0])) is not None
     if words := _WORDS.match(text, gap):
         return gap == closed or changes_number(WORD.findall(words[0])) is not None
     return text[gap] in _OPERATORS or text[gap] == "(" or text[gap].isalnum()

@@ -21,7 +21,7 @@ DEFAULT_STOPS: Mapping[AnswerFormat, tuple[str, ...]] = {
 }
 """What stops a completion in each answer format."""
 
-_FINISHED_LINE = re.compile(r"^####(?!#)[^\n0-9]*+[0-9][^\n]*+\n", re.MULTILINE)
+_FINISHED_LINE = re.compile(r"^[ \t]*+(?:\*\*)?####(?!#)[^\n0-9]*+[0-9][^\n]*+\n", re.MULTILINE)
 
 
 def stop_end(text: str, stops: Sequence[str]) -> int | None:

@@ -173,7 +173,8 @@ def _read_text(row: Mapping[str, Any], column: str, allow_number: bool = False) 
             'columns = {question = "…", answer = "…"}',
         )
     if allow_number and not isinstance(value, bool) and isinstance(value, Real):  # numpy's scalars are Real
-        return str(value)
+        # 15 digits are what a double holds: 0.1 + 0.2 was 0.3 before it was computed.
+        return f"{value:.15g}" if isinstance(value, float) else str(value)
     if not isinstance(value, str):
         kinds = "text or a number" if allow_number else "text"
         raise BadRowError(f"{column!r} is not text", f"{column!r} must be {kinds}")
