@@ -62,3 +62,19 @@ def test_a_completion_is_graded_up_to_its_stop(settings: dict[str, Any]) -> None
     assert rollout.response == "<think>7</think><answer>7</answer>"
     assert len(rollout.completion.token_ids) == len("7</think><answer>7</answer>")  # a token is a byte
     assert not rollout.completion.truncated
+
+
+def test_worked_examples_in_another_format_than_the_reward_are_told(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tiny recipe's example holds an answer block."""
+    builtin = settings | {"task.name": "wordmath", "prompt.max_tokens": 400}
+    build_pipeline(load_config(RECIPE, builtin), ToyTask())
+    assert "worked examples" not in caplog.text
+    build_pipeline(load_config(RECIPE, builtin | {"task.answer_format": "boxed"}), ToyTask())
+    assert "1 of 1 worked examples" in caplog.text
+    caplog.clear()
+    build_pipeline(
+        load_config(RECIPE, builtin | {"task.name": "./mine.py", "task.answer_format": "boxed"}), ToyTask()
+    )
+    assert "worked examples" not in caplog.text

@@ -1,5 +1,6 @@
 """The parts of a run, assembled from its config: shared by train, eval and ask."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,9 +14,12 @@ from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks import TASK_NAMES, check_task, load_task
 from reinforce_lite.tasks.base import Task
+from reinforce_lite.tasks.grading import extract_answer
 from reinforce_lite.tasks.stopping import DEFAULT_STOPS
 from reinforce_lite.types import Group, Problem, Sampling, Split
 from reinforce_lite.utils.seeding import derive_seed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -87,9 +91,22 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
         model.name, model.dtype, model.device, model.trust_remote_code, keep_float32, longest
     )
     _check_context(policy, config)
+    _warn_of_examples(config)
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
     engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)
     return Pipeline(config, policy, task, prompt_builder, engine, scorer)
+
+
+def _warn_of_examples(config: Config) -> None:
+    """Worked examples in another format than the reward's teach the model to be wrong."""
+    answer_format, examples = config.task.answer_format, config.prompt.examples
+    shown = [e for e in examples if extract_answer(e.answer, answer_format)[0] is not None]
+    if config.task.name in TASK_NAMES and len(shown) < len(examples):
+        logger.warning(
+            "%d of %d worked examples hold no answer in the format %r that the reward reads: "
+            "change prompt.examples or task.answer_format",
+            *(len(examples) - len(shown), len(examples), answer_format),
+        )
 
 
 def _check_context(policy: Policy, config: Config) -> None:
