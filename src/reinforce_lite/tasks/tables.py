@@ -172,9 +172,10 @@ def _read_text(row: Mapping[str, Any], column: str, allow_number: bool = False) 
             f"it has {', '.join(map(repr, row)) or 'nothing'}; name yours under [task]: "
             'columns = {question = "…", answer = "…"}',
         )
+    if allow_number and isinstance(value, float):
+        return f"{value:.15g}"  # what a double holds: 0.1 + 0.2 was 0.3 before it was computed
     if allow_number and not isinstance(value, bool) and isinstance(value, Real):  # numpy's scalars are Real
-        # 15 digits are what a double holds: 0.1 + 0.2 was 0.3 before it was computed.
-        return f"{value:.15g}" if isinstance(value, float) else str(value)
+        return str(value)
     if not isinstance(value, str):
         kinds = "text or a number" if allow_number else "text"
         raise BadRowError(f"{column!r} is not text", f"{column!r} must be {kinds}")
