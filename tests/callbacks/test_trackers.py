@@ -14,6 +14,7 @@ from typing import Any, get_args
 import pytest
 from rich.console import Console
 
+from helpers import run_files
 from helpers.paths import RECIPE, ROOT
 from helpers.tiny import ToyTask
 from reinforce_lite import api
@@ -241,7 +242,7 @@ def test_tensorboard_hides_what_comes_again(done: int, in_tmp: Path, monkeypatch
     theirs.SummaryWriter = lambda *_, **settings: asked.append(settings)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", theirs)
     run = create_run("a")
-    run.append("steps", *({"step": n} for n in range(1, done + 1)))
+    run.append("steps", *(run_files.step(n) for n in range(1, done + 1)))
     trackers.TensorBoard(run, {})
     assert asked == [{"purge_step": done + 1}]
 
