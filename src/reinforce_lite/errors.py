@@ -61,8 +61,9 @@ def missing_extra(extra: str, what: str) -> UsageError:
 
 _FILE_REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some disk space"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "let this user write there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give this user access to it"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "create its folder first"),
+    errno.EROFS: "make it writable",
 }
 
 
@@ -78,7 +79,7 @@ def explain_file_errors(action: Literal["read", "write"], path: Path) -> Iterato
     except Exception as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         refused = OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
-        if not isinstance(refused, OSError):
+        if not isinstance(refused, OSError) or refused.errno == errno.ENOMEM:
             raise
         remedy = _FILE_REMEDIES.get(refused.errno or 0, "see that its disk works and is mounted")
         raise FileError(f"can't {action} {path}: {refused.strerror or refused}", remedy) from error

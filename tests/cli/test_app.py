@@ -204,7 +204,7 @@ def test_a_resume_in_a_read_only_folder_is_one_line(
     assert status == 1
     assert "runs/mine" in cause
     assert "Read-only file system" in cause
-    assert "write" in remedy
+    assert "writable" in remedy
     assert "Traceback" not in err
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helpers import run_files
+from helpers.faults import Refuses, watching
 from helpers.run_files import completion, step
 from reinforce_lite.errors import FileError, UsageError
 from reinforce_lite.runlog.run import Run
@@ -113,7 +114,7 @@ def test_a_line_of_any_log_needs_its_keys(run: Run, log: str, line: dict[str, An
 def test_what_a_resume_cuts_off_is_kept_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a kill comes before the lines have left their log."""
     run.append("steps", step(1), step(2), step(3))
-    run.append("eval_rollouts", completion(3, "p", split="test"))
+    run.append("eval_rollouts", completion(3, "p", split="test", completion="a\u2028a\u2028b"))
     whole = (run.path / "steps.jsonl").read_bytes()
     run.rewind(1)
     (run.path / "steps.jsonl").write_bytes(whole)
@@ -127,6 +128,10 @@ def test_what_a_resume_cuts_off_is_kept_once(run: Run, monkeypatch: pytest.Monke
     run.append("steps", step(2, reward=0.25))
     run.rewind(1)
     assert len(lines_of(run, "rewound.jsonl")) == 4
+    assert [record["record"].get("completion") for record in run.read("rewound")] == [
+        *(None, None),
+        *("a\u2028a\u2028b", None),
+    ]
 
 
 def test_an_undamaged_log_is_not_written_again(run: Run) -> None:
@@ -146,6 +151,16 @@ def test_the_lock_cleans_up_what_a_kill_left(run: Run) -> None:
     run.unlock()
     assert sorted(p.name for p in run.path.iterdir()) == [".lock", "best", "checkpoints", "config.toml"]
     assert not list((run.path / "checkpoints").iterdir())
+
+
+def test_a_lock_is_given_back_where_cleaning_up_fails(run: Run) -> None:
+    (run.path / "config.toml").touch()
+    (run.path / ".model.incomplete").mkdir()
+    with watching(run.path, Refuses(errno.EROFS, 2)), pytest.raises(FileError, match="Read-only"):
+        run.lock()
+    run.lock()
+    assert not (run.path / ".model.incomplete").exists()
+    run.unlock()
 
 
 @pytest.mark.case(9)

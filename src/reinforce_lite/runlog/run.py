@@ -208,15 +208,19 @@ class Run:
         self._set_aside("damaged.jsonl", damaged)
         if damaged:
             logger.warning("%d damaged lines of %s were moved to damaged.jsonl", len(damaged), log)
-        if log.exists() and log.read_bytes() != b"".join(kept):
+        with explain_file_errors("read", log):
+            changed = log.exists() and log.read_bytes() != b"".join(kept)
+        if changed:
             self.write(log.name, b"".join(kept))
 
     def _set_aside(self, name: str, records: list[Record]) -> None:
         """Add lines to a file in one piece, and none twice: a kill may follow before they leave their log."""
         if records:
             file = self.path / name
-            before = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-            self.write(name, "".join(dict.fromkeys([*before, *map(_line, records)])))
+            with explain_file_errors("read", file):  # as bytes: a text may hold other line breaks
+                before = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+            added = [_line(record).encode() for record in records]
+            self.write(name, b"".join(dict.fromkeys([*before, *added])))
 
     def lock(self) -> None:
         """Reserve the directory for this process, and clean up what a killed one left in it.
@@ -231,8 +235,12 @@ class Run:
                 remedy = "wait for it, or choose another --run name"
                 raise UsageError(f"another process is training in {self.path}", remedy) from None
         with explain_file_errors("write", self.path):
-            clean_leftovers(self.path)
-            clean_leftovers(self.path / "checkpoints")
+            try:
+                clean_leftovers(self.path)
+                clean_leftovers(self.path / "checkpoints")
+            except OSError:
+                self._lock.release()
+                raise
 
     def unlock(self) -> None:
         """Release the lock. A directory in which no run was started is removed: its name is free again."""
