@@ -4,6 +4,14 @@ Only faults that a user can cause or fix are raised as these. A bug raises whate
 keeps its traceback.
 """
 
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
 
 class ReinforceLiteError(Exception):
     """Shown without a traceback: `cause` says what failed and where, `remedy` what to do."""
@@ -23,6 +31,10 @@ class UsageError(ReinforceLiteError):
     """Bad usage, config or data."""
 
     exit_code = 2
+
+
+class FileError(ReinforceLiteError):
+    """A file or folder can't be read or written: no space, no permission, a failing disk."""
 
 
 class DoesNotFitError(ReinforceLiteError):
@@ -45,3 +57,29 @@ def missing_extra(extra: str, what: str) -> UsageError:
         f"{what} needs an optional dependency that is not installed",
         f'install it with: pip install "reinforce-lite[{extra}]"',
     )
+
+
+_FILE_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some disk space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give this user access to it"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "create its folder first"),
+    errno.EROFS: "make it writable",
+}
+
+
+@contextmanager
+def explain_file_errors(action: Literal["read", "write"], path: Path) -> Iterator[None]:
+    """Raise what the operating system refuses inside the block as a FileError of one line.
+
+    Libraries written in Rust (safetensors, tokenizers) have exceptions of their own for it, with the system's
+    error number in their text.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        refused = OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
+        if not isinstance(refused, OSError) or refused.errno == errno.ENOMEM:
+            raise
+        remedy = _FILE_REMEDIES.get(refused.errno or 0, "see that its disk works and is mounted")
+        raise FileError(f"can't {action} {path}: {refused.strerror or refused}", remedy) from error

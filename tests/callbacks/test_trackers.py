@@ -1,5 +1,6 @@
 """What trackers get, with fakes in place of theirs; TensorBoard for real where it is installed."""
 
+import errno
 import io
 import logging
 import os
@@ -14,6 +15,8 @@ from typing import Any, get_args
 import pytest
 from rich.console import Console
 
+from helpers import run_files
+from helpers.faults import Write, watching
 from helpers.paths import RECIPE, ROOT
 from helpers.tiny import ToyTask
 from reinforce_lite import api
@@ -22,7 +25,7 @@ from reinforce_lite.callbacks import trackers
 from reinforce_lite.callbacks.console import LineConsole
 from reinforce_lite.cli import app as cli
 from reinforce_lite.config import TrackerName
-from reinforce_lite.errors import DoesNotFitError, StoppedError, UsageError
+from reinforce_lite.errors import DoesNotFitError, FileError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.runlog import run as runlog
 from reinforce_lite.runlog.run import create_run
@@ -234,6 +237,17 @@ def test_a_signal_while_they_end_leaves_a_run_that_is_done(
     assert train(settings).summary["stopped"] == "steps"
 
 
+def test_a_mark_that_can_not_be_written_is_no_fault_of_the_tracker(
+    settings: dict[str, Any], fakes: dict[str, Fake]
+) -> None:
+    def full(write: Write) -> None:
+        if "tracker_mark" in write.path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with watching(Path("runs/a"), full), pytest.raises(FileError, match="tracker_mark: No space left"):
+        train(settings)
+
+
 @pytest.mark.parametrize("done", [0, 2])
 def test_tensorboard_hides_what_comes_again(done: int, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
@@ -241,7 +255,7 @@ def test_tensorboard_hides_what_comes_again(done: int, in_tmp: Path, monkeypatch
     theirs.SummaryWriter = lambda *_, **settings: asked.append(settings)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", theirs)
     run = create_run("a")
-    run.append("steps", *({"step": n} for n in range(1, done + 1)))
+    run.append("steps", *(run_files.step(n) for n in range(1, done + 1)))
     trackers.TensorBoard(run, {})
     assert asked == [{"purge_step": done + 1}]
 

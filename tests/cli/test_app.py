@@ -1,5 +1,6 @@
 """The commands as a user types them: exit status, one line of cause, plain lines, JSON."""
 
+import errno
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers import run_files as runs
+from helpers.faults import Refuses, watching
 from reinforce_lite.cli.app import main
 from reinforce_lite.runlog.run import find_run
 
@@ -181,11 +183,29 @@ def test_no_problem_that_fits(model_folder: Path, in_tmp: Path, capsys: pytest.C
     assert "no test problem has a prompt of at most 9 tokens" in err
 
 
+@pytest.mark.case(3)
 def test_a_folder_that_can_not_be_written(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").write_text("a file, where the folder should be")
     status, _, err = run([*train_args, "--run", "mine"], capsys)
-    assert status == 2
-    assert "can't write to" in err
+    assert status == 1
+    assert "can't write" in err
+
+
+@pytest.mark.case(3)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_resume_in_a_read_only_folder_is_one_line(
+    finished: bool, train_args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*train_args, "--run", "mine"], capsys)[0] == 0
+    resume = ["train", "--run", "mine", "--resume", *([] if finished else ["--train.steps", "3"])]
+    with watching(Path("runs/mine"), Refuses(errno.EROFS, 1)):
+        status, _, err = run(resume, capsys)
+    cause, remedy = err.splitlines()[-2:]
+    assert status == 1
+    assert "runs/mine" in cause
+    assert "Read-only file system" in cause
+    assert "writable" in remedy
+    assert "Traceback" not in err
 
 
 def test_help_needs_no_heavy_import() -> None:
@@ -222,21 +242,29 @@ def test_light_rooms_import_without_torch() -> None:
         ("config.toml", "not = = toml", "runs/a/config.toml is damaged: "),
         ("config.toml", "caf\udce9", "runs/a/config.toml is damaged: "),
         ("summary.json", '{"steps": ', "runs/a/summary.json is damaged: "),
-        ("steps.jsonl", None, "can't read runs/a/steps.jsonl: Is a directory"),
     ],
 )
 def test_a_report_of_damaged_files_names_them(
-    file: str, text: str | None, said: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+    file: str, text: str, said: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = runs.write(Path("runs/a"), [runs.step(1)], stopped="steps")
-    (made.path / file).unlink()
-    if text is None:
-        (made.path / file).mkdir()
-    else:
-        (made.path / file).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (made.path / file).write_bytes(text.encode("utf-8", "surrogateescape"))
     status, _, err = run(["report", "a"], capsys)
     assert status == 2
     assert f"reinforce-lite: {said}" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("file", ["steps.jsonl", "rollouts.jsonl", "summary.json"])
+def test_a_report_of_what_can_not_be_read_names_it(
+    file: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = runs.write(Path("runs/a"), [runs.step(1)], stopped="steps")
+    (made.path / file).unlink()
+    (made.path / file).mkdir()
+    status, _, err = run(["report", "a"], capsys)
+    assert status == 1
+    assert f"can't read runs/a/{file}: Is a directory" in err
     assert "Traceback" not in err
 
 

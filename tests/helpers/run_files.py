@@ -84,6 +84,7 @@ def step(n: int, **changes: Any) -> Record:
 def evaluation(at: int, split: str, lines: Sequence[Record]) -> Record:
     """The line of evals.jsonl for the completions of an evaluation."""
     line: Record = {"step": at, "split": split, "n": len(lines), "seconds": 3.0}
+    line["reward"] = sum(c["reward"] for c in lines) / len(lines)
     for kind in ("strict", "lenient", "second_opinion"):
         judged = [bool(c[kind]) for c in lines if c.get(kind) is not None]
         line[kind] = sum(judged) / len(judged) if judged else None

@@ -9,6 +9,7 @@ import pytest
 from helpers import run_files as runs
 from helpers.run_files import ONE_RIGHT, SEVEN_RIGHT
 from reinforce_lite.cli.app import main
+from reinforce_lite.errors import FileError
 from reinforce_lite.report import selection
 from reinforce_lite.report.write import write_report
 
@@ -20,7 +21,7 @@ def test_report_is_written_atomically(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FileError, match="No space left"):
         write_report([run], file)
     assert file.read_text(encoding="utf-8") == before
 
@@ -58,7 +59,6 @@ def test_report_command_writes_the_file(in_tmp: Path, capsys: pytest.CaptureFixt
     [
         (["nothere"], "there is no run 'nothere'"),
         (["a", "nothere"], "there is no run 'nothere'"),
-        (["a", "--out", "no/such/folder/x.html"], "can't write no/such/folder/x.html"),
         ([], "report needs the name of a run"),
     ],
 )
@@ -71,3 +71,21 @@ def test_report_command_rejects_bad_usage(
     assert err.startswith("reinforce-lite: ")
     assert message in err
     assert not list(in_tmp.rglob("*.html"))
+
+
+def test_a_report_that_can_not_be_written_is_status_1(
+    in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.finished(in_tmp / "runs/a", (ONE_RIGHT, SEVEN_RIGHT))
+    assert main(["report", "a", "--out", "no/such/folder/x.html"]) == 1
+    cause, remedy = capsys.readouterr().err.splitlines()
+    assert "no/such/folder/x.html: No such file" in cause
+    assert "folder" in remedy
+
+
+def test_a_report_counts_the_steps_that_were_taken_again(tmp_path: Path) -> None:
+    run = runs.finished(tmp_path / "a", (ONE_RIGHT, SEVEN_RIGHT))
+    run.append("steps", runs.step(3), runs.step(4))
+    assert "taken again" not in runs.summary_of(run)["costs"]["facts"]
+    run.rewind(2)
+    assert runs.summary_of(run)["costs"]["facts"]["taken again"].startswith("2 steps")

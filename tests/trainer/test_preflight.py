@@ -1,6 +1,8 @@
-"""What a resumed run is compared with: the prompt of its first question."""
+"""What a resumed run is compared with, the prompt of its first question; and room on the disk."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +11,7 @@ from reinforce_lite.config import Config, PromptConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.trainer.preflight import check_same_prompt, describe_prompt
+from reinforce_lite.trainer.preflight import check_disk_space, check_same_prompt, describe_prompt
 
 BARE = PromptConfig(instruction="")
 
@@ -64,3 +66,17 @@ def test_a_damaged_file_is_named(run: Run) -> None:
     (run.path / "first_prompt.json").write_text("{")
     with pytest.raises(UsageError, match=r"first_prompt\.json is damaged"):
         check_same_prompt(builder(), run)
+
+
+@pytest.mark.case(2)
+@pytest.mark.parametrize(("free", "fits"), [(45, True), (44, False)])
+def test_room_for_checkpoints_and_models_is_checked(
+    tmp_path: Path, free: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three states of 10 bytes, the last of which is being written, and three models of 5."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    if fits:
+        check_disk_space(Run(tmp_path), 10, 5)
+    else:
+        with pytest.raises(UsageError, match="disk"):
+            check_disk_space(Run(tmp_path), 10, 5)

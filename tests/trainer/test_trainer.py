@@ -23,6 +23,7 @@ from reinforce_lite import api
 from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Callback
+from reinforce_lite.cli import app as cli
 from reinforce_lite.cli import ask
 from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.errors import ReinforceLiteError, StoppedError, UsageError
@@ -75,6 +76,7 @@ def kill_and_resume(settings: dict[str, Any], name: str, moment: int) -> Run:
     return train(settings, name, resume=True)
 
 
+@pytest.mark.case(5)
 @pytest.mark.parametrize("moment", [1, 3, 9, 20, 27, 28, 29, 30, 38, 45, 52])
 def test_killed_and_resumed_equals_straight(settings: dict[str, Any], moment: int) -> None:
     """Bitwise, in weights, optimizer and logs, wherever it was killed."""
@@ -126,6 +128,7 @@ def test_more_steps_go_on_from_a_finished_run(settings: dict[str, Any]) -> None:
     assert longer.config.train.steps == 10
 
 
+@pytest.mark.case(7)
 def test_resume_of_a_finished_run_says_so(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     run = train(settings, "a")
     before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*") if p.is_file() and p.name != ".lock"}
@@ -155,14 +158,16 @@ def test_a_resume_tells_that_the_rewards_code_has_changed(
     assert "reward's code" not in go(4, text + "# kinder\n")  # told once
 
 
-def test_a_checkpoint_without_reward_sources_is_resumed(
+def test_a_checkpoint_of_an_older_version_is_resumed(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = train(settings | {"train.steps": 1}, "a")
-    meta = run.path / "checkpoints" / "step-1" / "meta.json"
-    about = json.loads(meta.read_text())
+    folder = run.path / "checkpoints" / "step-1"
+    about = json.loads((folder / "meta.json").read_text())
     del about["reward"]
-    meta.write_text(json.dumps(about))
+    about["sha256"] = hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest()
+    (folder / "meta.json").write_text(json.dumps(about))
+    (folder / "manifest.json").unlink()
     train(settings | {"train.steps": 2}, "a", resume=True)
     assert "reward's code" not in caplog.text
 
@@ -240,6 +245,7 @@ def _with_template(settings: dict[str, Any], tmp_path: Path, template: str) -> s
     return str(folder)
 
 
+@pytest.mark.case(4)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -249,12 +255,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     data = bytearray(state.read_bytes())
     data[-100] ^= 1
     state.write_bytes(data)
-    Path("runs/hurt/checkpoints/.step-6").mkdir()  # what a kill left half written
+    Path("runs/hurt/checkpoints/.step-6.incomplete").mkdir()  # what a kill left half written
     with caplog.at_level(logging.WARNING):
         resumed = train(settings, "hurt", resume=True)
     assert "step-4 is damaged" in caplog.text
     assert logs(resumed)["steps"] == logs(straight)["steps"]
-    assert sorted(p.name for p in Path("runs/hurt/checkpoints").iterdir()) == ["step-10", "step-8"]
+    names = sorted(p.name for p in Path("runs/hurt/checkpoints").iterdir())
+    assert names == ["step-10", "step-4.damaged", "step-8"]
 
 
 def test_a_damaged_checkpoint_is_written_again(settings: dict[str, Any]) -> None:
@@ -268,6 +275,50 @@ def test_a_damaged_checkpoint_is_written_again(settings: dict[str, Any]) -> None
     assert checkpoint_steps(Path("runs/hurt/checkpoints")) == [4, 5]
     (Path("runs/hurt/checkpoints") / "step-4.bak").mkdir()  # a copy somebody made
     assert checkpoint_steps(Path("runs/hurt/checkpoints")) == [4, 5]
+
+
+@pytest.mark.case(4)
+def test_without_an_intact_checkpoint_a_run_starts_over_and_keeps_its_lines(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    straight = train(settings, "straight")
+    hurt = train(settings | {"train.steps": 4}, "hurt")
+    before = [*hurt.steps, *hurt.read("rollouts")]
+    for step in (2, 4):
+        (hurt.path / f"checkpoints/step-{step}/meta.json").write_text("{}")
+    with caplog.at_level(logging.WARNING):
+        resumed = train(settings, "hurt", resume=True)
+    assert "no checkpoint to resume from" in caplog.text
+    assert logs(resumed)["rollouts"] == logs(straight)["rollouts"]
+    rewound = list(hurt.read("rewound"))
+    assert [line["record"] for line in rewound if line["file"] != "evals.jsonl"][: len(before)] == before
+    assert {p.name for p in (hurt.path / "checkpoints").glob("*.damaged")} == {
+        "step-2.damaged",
+        "step-4.damaged",
+    }
+
+
+@pytest.mark.case(4)
+@pytest.mark.parametrize("how", [b"{", b'{"step": "one"}'])
+def test_a_run_with_a_damaged_line_in_each_log_resumes(
+    settings: dict[str, Any], how: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first line each: of a step, a completion and an evaluation of the untrained model."""
+    hurt = train(settings | {"train.steps": 4}, "hurt")
+    names = ("steps", "rollouts", "evals", "eval_rollouts")
+    for name in names:
+        file = hurt.path / f"{name}.jsonl"
+        _, *rest = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(how + b"\n" + b"".join(rest))
+    assert cli.main(["report", "hurt", "--json"]) == 0
+    resumed = train(settings | {"train.steps": 5}, "hurt", resume=True)
+    assert [step["step"] for step in resumed.steps] == [2, 3, 4, 5]
+    assert len(list(resumed.read("rollouts"))) == 5 * 20 - 1
+    assert resumed.summary["stopped"] == "steps"
+    damaged = [json.loads(line) for line in (hurt.path / "damaged.jsonl").read_text().splitlines()]
+    assert [(line["file"], line["line"]) for line in damaged] == [(f"{name}.jsonl", 1) for name in names]
+    assert cli.main(["report", "hurt"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
 
 
 class Shown(Callback):
@@ -451,6 +502,7 @@ def test_a_signal_during_the_last_report_is_of_a_run_that_is_done(
     assert "report a" in caplog.text
 
 
+@pytest.mark.case(9)
 def test_two_processes_on_one_run(settings: dict[str, Any]) -> None:
     train(settings | {"train.steps": 1}, "a")
     held = find_run("a")
@@ -509,6 +561,7 @@ def test_a_stopped_run_does_not_wait_for_a_long_report(
     assert "report cut" in caplog.text
 
 
+@pytest.mark.case(2)
 def test_no_report_is_worth_a_run(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

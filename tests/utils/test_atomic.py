@@ -1,5 +1,6 @@
 """Files and folders that are replaced completely or not at all."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from reinforce_lite.utils.atomic import replace_folder, write_atomically
+from reinforce_lite.utils.atomic import (
+    append_whole,
+    clean_leftovers,
+    remove_folder,
+    replace_folder,
+    write_atomically,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -32,6 +39,7 @@ def test_write_by_two_processes_leaves_the_text_of_the_last(
 
     def write_theirs(descriptor: int) -> None:
         flush(descriptor)
+        monkeypatch.undo()
         subprocess.run([sys.executable, "-c", code], check=True)
 
     monkeypatch.setattr(os, "fsync", write_theirs)
@@ -144,3 +152,61 @@ def test_replace_folder_flushes_files_before_they_are_in_place(
     with replace_folder(target) as folder:
         (folder / "state").touch()
     assert flushed == [("state", False), (".step-1.incomplete", False), (tmp_path.name, True)]
+
+
+def test_an_append_that_is_cut_short_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, write = tmp_path / "steps.jsonl", os.write
+    append_whole(file, "first\n")
+
+    def run_full(descriptor: int, data: bytes) -> int:
+        if len(data) < 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:5])
+
+    monkeypatch.setattr(os, "write", run_full)
+    with pytest.raises(OSError, match="No space left"):
+        append_whole(file, "second é\n")
+    assert file.read_text() == "first\n"
+    monkeypatch.undo()
+    append_whole(file, "second é\n")
+    assert file.read_text() == "first\nsecond é\n"
+
+
+def test_leftovers_are_removed_or_put_back(tmp_path: Path) -> None:
+    """By a kill before, between and after the two renames; a living process's file and ours stay apart."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    folders = [
+        ".model.incomplete",
+        ".model.previous",
+        "best",
+        ".best.previous",
+        ".step-3.incomplete",
+        ".old.new",
+    ]
+    for name in folders:
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "file").write_text(name)
+    for process in (dead.pid, os.getpid(), os.getppid()):
+        (tmp_path / f".report.html.{process}.new").touch()
+    (tmp_path / ".lock").touch()
+    clean_leftovers(tmp_path)
+    assert names(tmp_path) == [".lock", f".report.html.{os.getppid()}.new", "best", "model"]
+    assert (tmp_path / "model" / "sub" / "file").read_text() == ".model.previous"
+    assert (tmp_path / "best" / "sub" / "file").read_text() == "best"
+    clean_leftovers(tmp_path / "none")
+
+
+def test_replace_folder_first_puts_back_what_a_kill_took_away(tmp_path: Path) -> None:
+    (tmp_path / ".model.previous").mkdir()
+    with pytest.raises(KeyError), replace_folder(tmp_path / "model"):
+        raise KeyError
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_is_removed_with_its_leftover(tmp_path: Path) -> None:
+    remove_folder(tmp_path / "best")
+    (tmp_path / "best" / "sub").mkdir(parents=True)
+    (tmp_path / ".best.incomplete").mkdir()
+    remove_folder(tmp_path / "best")
+    assert names(tmp_path) == []

@@ -18,7 +18,7 @@ def final_summary(run: Run) -> RenderableType:
     """Accuracy before and after, and where everything is; the run has told its warnings before."""
     summary = run.summary
     evals = summary["evals"]
-    parts: list[RenderableType] = [before_after_table(evals)] if "after" in evals else []
+    parts: list[RenderableType] = [before_after_table(evals)] if {"before", "after"} <= evals.keys() else []
     places = Table.grid(padding=(0, 2))
     if (run.path / "report.html").exists():
         places.add_row("report", f"{run.path / 'report.html'} (open it in a browser)")

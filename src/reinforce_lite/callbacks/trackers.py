@@ -19,12 +19,11 @@ from typing import Any, Self
 
 from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.config import Config, TrackerName
-from reinforce_lite.errors import UsageError, missing_extra
+from reinforce_lite.errors import FileError, UsageError, missing_extra
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.types import Group
-from reinforce_lite.utils.atomic import write_atomically
 from reinforce_lite.utils.text import one_line_error
 
 logger = logging.getLogger(__name__)
@@ -136,6 +135,8 @@ class TrackerCallback(Callback):
             try:
                 with redirect_stdout(sys.stderr):
                     self.trackers[name] = TRACKERS[name](run, values)
+            except FileError:  # of a file of the run
+                raise
             except Exception as error:  # a tracker's own code and its server may fail in any way
                 raise UsageError(
                     f"the tracker {name} did not start: {_masked(error)}",
@@ -181,7 +182,7 @@ def _unique_name(run: Run) -> str:
     """The run's name with a random mark: a later run of the same name is another one to a tracker."""
     file = run.path / "tracker_mark"
     if not file.exists():
-        write_atomically(file, uuid.uuid4().hex[:8])
+        run.write(file.name, uuid.uuid4().hex[:8])
     return f"{run.path.name}-{file.read_text()}"
 
 

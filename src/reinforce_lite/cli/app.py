@@ -147,10 +147,7 @@ def _report(args: list[str]) -> None:
     from reinforce_lite.report.write import write_report
     from reinforce_lite.utils.text import harmless
 
-    try:
-        numbers = write_report(runs, file)
-    except OSError as error:
-        raise UsageError(f"can't write {file}: {error.strerror}") from None
+    numbers = write_report(runs, file)
     if parsed.as_json:
         _print_json({"report": str(file), "runs": numbers})
         return

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
 from reinforce_lite.models.families import language_model
@@ -117,18 +116,12 @@ def load_policy(
 def save_policy(policy: Policy, folder: Path, card: str) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
-    `folder` is replaced completely or not at all. Raises ReinforceLiteError when it can't be written.
+    `folder` is replaced completely or not at all. Raises FileError when it can't be written.
     """
-    try:
-        with replace_folder(folder) as temporary, quiet_transformers():
-            policy.model.save_pretrained(temporary)
-            policy.tokenizer.save_pretrained(temporary)
-            (temporary / "README.md").write_text(card, encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise ReinforceLiteError(
-            f"the model can't be written to {folder}: {getattr(error, 'strerror', None) or error}",
-            "free some disk space, then continue with --resume",
-        ) from error
+    with explain_file_errors("write", folder), replace_folder(folder) as temporary, quiet_transformers():
+        policy.model.save_pretrained(temporary)
+        policy.tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:

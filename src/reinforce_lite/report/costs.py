@@ -45,6 +45,7 @@ def _facts(data: RunData) -> dict[str, str]:
     questions, group_size = rollout.get("prompts_per_step", 0), rollout.get("group_size", 0)
     completions = questions * group_size * len(data.steps)
     tokens = sum(step.mean_length * questions * group_size for step in data.steps)
+    retaken = data.steps_retaken
     per_step = f"{count(questions, 'question')} with {count(group_size, 'completion')} each"
     facts = {
         "model": str(data.config.get("model", {}).get("name", "")),
@@ -52,12 +53,13 @@ def _facts(data: RunData) -> dict[str, str]:
         "recipe": str(data.config.get("recipe", "")),
         "objective": str(data.config.get("objective", {}).get("preset", "")),
         "steps": f"{len(data.steps):,}, each of {per_step}",
+        "taken again": f"{count(retaken, 'step')}, after resumes (rewound.jsonl)" if retaken else "",
         "completions": f"{completions:,} with {count(round(tokens), 'token')} in total",
         "seed": str(data.config.get("train", {}).get("seed", "")),
         "machine": _machine(environment),
         "self-check": _self_check(environment.get("self_check") or {}),
         "versions": ", ".join(f"{name} {v}" for name, v in (environment.get("versions") or {}).items()),
-        "command": data.run.first_command(""),
+        "command": data.run.first_command(),
     }
     return {name: text for name, text in facts.items() if text}
 

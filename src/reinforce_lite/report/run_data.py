@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from reinforce_lite.errors import explain_file_errors
 from reinforce_lite.runlog.records import Record, StepMetrics
 from reinforce_lite.runlog.run import Run
 
@@ -25,6 +26,8 @@ class RunData:
     """Empty until the run ends."""
     machine: Record
     """machine.json, written when the run starts; empty for runs that have none."""
+    steps_retaken: int = 0
+    """Steps that were taken again, as the run was resumed from a checkpoint before them."""
 
     @property
     def step(self) -> int:
@@ -48,12 +51,15 @@ class RunData:
 
 def load_run_data(run: Run) -> RunData:
     """Read everything except the completions."""
-    config = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
+    file = run.path / "config.toml"
+    with explain_file_errors("read", file):
+        config = tomllib.loads(file.read_text(encoding="utf-8"))
     evals = sorted(run.evals, key=lambda e: e["step"])
     machine: Record = {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # missing, truncated, or not an object
         machine = dict(json.loads((run.path / "machine.json").read_text(encoding="utf-8")))
-    return RunData(run, config, run.step_metrics, evals, run.summary, machine)
+    retaken = sum(line["file"] == "steps.jsonl" for line in run.read("rewound"))
+    return RunData(run, config, run.step_metrics, evals, run.summary, machine, retaken)
 
 
 def iter_groups(run: Run) -> Iterator[list[Record]]:

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from reinforce_lite.errors import UsageError
+from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.report import page
 from reinforce_lite.report.build import build_report
 from reinforce_lite.runlog.records import Record
@@ -15,15 +15,14 @@ from reinforce_lite.utils.atomic import write_atomically
 def write_report(runs: Sequence[Run], file: Path) -> list[Record]:
     """Write the report atomically and return the summary of each run, as `report --json` prints it.
 
-    Raises UsageError, with the file's name, if a run cannot be read, and OSError if `file` cannot be written.
+    Raises FileError if a run cannot be read or `file` cannot be written, UsageError for damaged files.
     """
     reports = []
     for run in runs:
         try:
             reports.append(build_report(run, n_runs=len(runs)))
-        except OSError as error:
-            raise UsageError(f"can't read {error.filename or run.path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:  # runlog reports damaged JSON itself
             raise UsageError(f"{run.path / 'config.toml'} is damaged: {error}") from error
-    write_atomically(file, page.render(reports))
+    with explain_file_errors("write", file):
+        write_atomically(file, page.render(reports))
     return [report.summary for report in reports]

@@ -1,11 +1,13 @@
-"""One line of steps.jsonl and one of rollouts.jsonl, as typed records.
+"""One line of steps.jsonl and one of rollouts.jsonl, as typed records, and what a line of a log must have.
 
 The metric names in the files are TRL's where it has one (`completions/clipped_ratio`), so that dashboards can
 be compared. In the program they are attributes; only this module and the page's charts spell them out.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from types import NoneType
 from typing import Any, Self
 
 Record = dict[str, Any]
@@ -109,3 +111,58 @@ class CompletionRecord:
         """The line of the file."""
         record = {f.name: getattr(self, f.name) for f in fields(self)}
         return {key: value for key, value in record.items() if value != "" or key not in ("fault", "split")}
+
+
+_NUMBER = (int, float)
+_COMPLETION: dict[str, Any] = {
+    "step": int,
+    "problem_id": str,
+    "sample": int,
+    "question": str,
+    "gold": object,
+    "completion": str,
+    "answer": object,
+    "reason": object,
+    "reward": _NUMBER,
+    "strict": int,
+    "lenient": object,
+    "advantage": object,
+    "tokens": int,
+    "truncated": int,
+    "reflection": dict,
+}
+_STEP = """reward frac_reward_zero_std accuracy/strict completions/mean_length completions/clipped_ratio
+    step_time time/rollout time/reward time/update tokens_per_second/rollout tokens_per_second/update"""
+REQUIRED: dict[str, dict[str, Any]] = {
+    "steps": {"step": int, **dict.fromkeys(_STEP.split(), _NUMBER)},
+    "rollouts": _COMPLETION,
+    "eval_rollouts": _COMPLETION | {"split": str},
+    "evals": {
+        "step": int,
+        "split": str,
+        "n": int,
+        "reward": _NUMBER,
+        "strict": _NUMBER,
+        "strict_interval": object,
+        "lenient": object,
+        "lenient_interval": object,
+        "seconds": _NUMBER,
+    },
+    "rewound": {"file": str, "record": dict},
+}
+"""By log, the keys that each of its lines has, and the types of their values. Later versions may add keys."""
+
+
+def parse_line(log: str, line: bytes) -> Record | None:
+    """The record of a line of a log; None for a damaged one: no JSON object, or a key or type is wrong."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    required = REQUIRED.get(log, {})
+    if not isinstance(record, dict) or not all(
+        key in record and isinstance(record[key], kind) for key, kind in required.items()
+    ):
+        return None
+    known = KEYS.values() if log == "steps" else ()
+    return record if all(isinstance(record.get(key), (*_NUMBER, NoneType)) for key in known) else None

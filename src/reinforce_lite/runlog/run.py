@@ -2,28 +2,27 @@
 
     runs/NAME/  config.toml  command.txt  machine.json  first_prompt.json  steps.jsonl
                 rollouts.jsonl  evals.jsonl  eval_rollouts.jsonl  checkpoints/step-N/
-                model/  best/  summary.json  report.html
+                model/  best/  summary.json  report.html  rewound.jsonl  damaged.jsonl
 
-Lines are appended as they happen, so a killed run has lost nothing that it wrote. A resumed run removes the
-lines after its checkpoint with `rewind`.
+Lines are appended as they happen, so a killed run has lost nothing that it wrote. A resumed run takes the
+lines after its checkpoint out of its logs with `rewind`, into rewound.jsonl.
 """
 
-import contextlib
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from reinforce_lite.config import DEFAULT_RECIPE, Config, dump_config, load_config, override_config
-from reinforce_lite.errors import UsageError
-from reinforce_lite.runlog.records import Record, StepMetrics
-from reinforce_lite.utils.atomic import flush, write_atomically
+from reinforce_lite.errors import UsageError, explain_file_errors
+from reinforce_lite.runlog.records import Record, StepMetrics, parse_line
+from reinforce_lite.utils.atomic import append_whole, clean_leftovers, flush, write_atomically
 from reinforce_lite.utils.program import command_line
 
 logger = logging.getLogger(__name__)
@@ -38,6 +37,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = FileLock(path / ".lock")
+        self._told: set[str] = set()  # logs whose damage was told
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -110,80 +110,144 @@ class Run:
         return accuracy
 
     def read(self, name: str) -> Iterator[Record]:
-        """The records of NAME.jsonl, up to a line that a kill cut short."""
+        """The records of NAME.jsonl. Damaged lines are omitted with a warning."""
+        for number, _, record in self._lines(name):
+            if record is not None:
+                yield record
+            elif name not in self._told:
+                self._told.add(name)
+                logger.warning(
+                    "line %d of %s is damaged: it is ignored, and so are others like it",
+                    *(number, self.path / f"{name}.jsonl"),
+                )
+
+    def _lines(self, name: str) -> Iterator[tuple[int, bytes, Record | None]]:
+        """Number, bytes and record of each line, None for a damaged one.
+
+        A last line that a kill cut short is omitted: the step or evaluation that wrote it is not finished.
+        """
         file = self.path / f"{name}.jsonl"
-        with contextlib.suppress(FileNotFoundError, ValueError), file.open("rb") as lines:
-            for line in lines:
-                yield json.loads(line)
+        with explain_file_errors("read", file), suppress(FileNotFoundError), file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                record = parse_line(name, line)
+                if record is not None or line.endswith(b"\n"):
+                    yield number, line.rstrip(b"\n") + b"\n", record
 
     def append(self, name: str, *records: Record) -> None:
-        """Add lines to NAME.jsonl and hand them to the operating system."""
-        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(_line(record) for record in records))
+        """Add lines to NAME.jsonl, all or none, and hand them to the operating system."""
+        file = self.path / f"{name}.jsonl"
+        with explain_file_errors("write", file):
+            append_whole(file, "".join(map(_line, records)))
 
     def sync(self) -> None:
         """Flush every log to the disk, before a checkpoint claims that its step is done."""
-        for file in self.path.glob("*.jsonl"):
-            flush(file)
+        with explain_file_errors("write", self.path):
+            for path in (*self.path.glob("*.jsonl"), self.path):
+                flush(path)
+
+    def write(self, name: str, text: str | bytes) -> None:
+        """Write a file of the run, completely or not at all."""
+        with explain_file_errors("write", self.path / name):
+            write_atomically(self.path / name, text)
+
+    def remove_summary(self) -> None:
+        """The run is not finished any more."""
+        with explain_file_errors("write", self.path / "summary.json"):
+            (self.path / "summary.json").unlink(missing_ok=True)
 
     def write_config(self, config: Config) -> None:
         """Write config.toml; from then on the run can be resumed."""
-        write_atomically(self.path / "config.toml", dump_config(config))
+        self.write("config.toml", dump_config(config))
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write NAME.json: "summary", "machine" (hardware, versions, the plan's bytes) or "first_prompt"."""
-        write_atomically(self.path / f"{name}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        self.write(f"{name}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     def _read_json(self, name: str) -> Record:
         file = self.path / name
         try:
-            return dict(json.loads(file.read_bytes())) if file.exists() else {}
+            with explain_file_errors("read", file):
+                return dict(json.loads(file.read_bytes())) if file.exists() else {}
         except (ValueError, TypeError) as error:
             raise UsageError(f"{file} is damaged: {error}", "remove it: a resume writes it again") from error
 
-    def first_command(self, command: str) -> str:
-        """The command that started the run; `command` is recorded in command.txt where none is yet."""
+    def first_command(self, command: str = "") -> str:
+        """The command that started the run; `command` becomes it where none was started yet."""
         file = self.path / "command.txt"
-        if command and not file.exists():
-            write_atomically(file, command + "\n")
-        return file.read_text(encoding="utf-8").strip() if file.exists() else ""
+        if command and not self.started:
+            self.write(file.name, command + "\n")
+        with explain_file_errors("read", file):
+            return file.read_text(encoding="utf-8").strip() if file.exists() else ""
 
     def evaluated(self, step: int, split: str) -> bool:
         """Whether this evaluation is complete."""
         return any(e["step"] == step and e["split"] == split for e in self.read("evals"))
 
     def rewind(self, step: int) -> None:
-        """Remove the lines after `step`, completions of unfinished evaluations, and half-written files."""
-        for leftover in self.path.glob(".*.new"):
-            if not _is_alive(leftover.name.split(".")[-2]):
-                leftover.unlink(missing_ok=True)
-        for name in ("steps", "rollouts", "evals"):
-            self._filter(name, lambda record: record["step"] <= step)
-        complete = {(e["step"], e["split"]) for e in self.read("evals")}
-        self._filter("eval_rollouts", lambda record: (record["step"], record["split"]) in complete)
+        """Take out of the logs what is after `step`, unfinished evaluations, and damaged lines.
 
-    def _filter(self, name: str, keep: Callable[[Record], bool]) -> None:
-        if (self.path / f"{name}.jsonl").exists():
-            text = "".join(_line(record) for record in self.read(name) if keep(record))
-            write_atomically(self.path / f"{name}.jsonl", text)
+        Records go to rewound.jsonl, the text of damaged lines to damaged.jsonl.
+        """
+        for name in ("steps", "rollouts", "evals"):
+            self._take_out(name, lambda record: record["step"] <= step)
+        complete = {(e["step"], e["split"]) for e in self.read("evals")}
+        self._take_out("eval_rollouts", lambda record: (record["step"], record["split"]) in complete)
+
+    def _take_out(self, name: str, keep: Callable[[Record], bool]) -> None:
+        log = self.path / f"{name}.jsonl"
+        kept, rewound, damaged = [], [], []
+        for number, line, record in self._lines(name):
+            if record is None:
+                text = line.decode(errors="backslashreplace").rstrip("\n")
+                damaged.append({"file": log.name, "line": number, "text": text})
+            elif keep(record):
+                kept.append(line)
+            else:
+                rewound.append({"file": log.name, "record": record})
+        self._set_aside("rewound.jsonl", rewound)
+        self._set_aside("damaged.jsonl", damaged)
+        if damaged:
+            logger.warning("%d damaged lines of %s were moved to damaged.jsonl", len(damaged), log)
+        with explain_file_errors("read", log):
+            changed = log.exists() and log.read_bytes() != b"".join(kept)
+        if changed:
+            self.write(log.name, b"".join(kept))
+
+    def _set_aside(self, name: str, records: list[Record]) -> None:
+        """Add lines to a file in one piece, and none twice: a kill may follow before they leave their log."""
+        if records:
+            file = self.path / name
+            with explain_file_errors("read", file):  # as bytes: a text may hold other line breaks
+                before = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+            added = [_line(record).encode() for record in records]
+            self.write(name, b"".join(dict.fromkeys([*before, *added])))
 
     def lock(self) -> None:
-        """Reserve the directory for this process. Raises UsageError when another process holds it.
+        """Reserve the directory for this process, and clean up what a killed one left in it.
 
-        The operating system releases the lock of a process that dies, so no stale lock remains.
+        The operating system releases the lock of a process that dies, so no stale lock remains. Raises
+        UsageError when another process holds it.
         """
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            remedy = "wait for it, or choose another --run name"
-            raise UsageError(f"another process is training in {self.path}", remedy) from None
+        with explain_file_errors("write", self.path / ".lock"):
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                remedy = "wait for it, or choose another --run name"
+                raise UsageError(f"another process is training in {self.path}", remedy) from None
+        with explain_file_errors("write", self.path):
+            try:
+                clean_leftovers(self.path)
+                clean_leftovers(self.path / "checkpoints")
+            except OSError:
+                self._lock.release()
+                raise
 
     def unlock(self) -> None:
         """Release the lock. A directory in which no run was started is removed: its name is free again."""
         self._lock.release()
         if not self.started:
-            (self.path / ".lock").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds something else
+            with suppress(OSError):  # it holds something else, or can't be written
+                (self.path / ".lock").unlink(missing_ok=True)
                 self.path.rmdir()
 
 
@@ -198,12 +262,8 @@ def create_run(name: str) -> Run:
     if run.started:
         remedy = f"resume it with --run {name} --resume, or choose another name"
         raise UsageError(f"the run {name} already exists", remedy)
-    try:
+    with explain_file_errors("write", run.path.absolute()):
         run.path.mkdir(parents=True, exist_ok=True)
-        if not os.access(run.path, os.W_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise UsageError(f"can't write to {run.path.absolute()}: {error.strerror}") from None
     return run
 
 
@@ -257,12 +317,3 @@ def trained_config(name: str) -> Config:
 
 def _line(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _is_alive(process: str) -> bool:
-    """Whether a process of this number exists."""
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, OverflowError, OSError) as error:
-        return isinstance(error, PermissionError)  # it belongs to another user
-    return True

@@ -61,5 +61,5 @@ def _paired_p(run: Run, step: int, kind: str) -> float | None:
         if record["split"] == "test" and record["step"] in verdicts:
             verdicts[record["step"]][record["problem_id"]] = record.get(kind)
     before, after = verdicts[0], verdicts[step]
-    judged = [i for i in before if before[i] is not None and after[i] is not None]
+    judged = [i for i in before if before[i] is not None and after.get(i) is not None]
     return mcnemar_p_value([before[i] for i in judged], [after[i] for i in judged]) if judged else None

@@ -1,39 +1,40 @@
 """Save and resume, exactly and atomically.
 
     checkpoints/step-N/state.safetensors   the weights that the optimizer moves, and its moments
-    checkpoints/step-N/meta.json           the step, the state's hash, data fingerprint, versions, sizes,
-    seconds
+    checkpoints/step-N/meta.json           the step, data fingerprint, versions, sizes, seconds
+    checkpoints/step-N/manifest.json       the hash of each of these files, and of the hashes
 
-A checkpoint is written completely or not at all (utils/atomic.py). No random
-state is kept: every draw is seeded by the step that makes it.
+A checkpoint is written completely or not at all (utils/atomic.py). One that is not as it was written is set
+aside under another name, and the one before is used. No random state is kept: every draw is seeded by the
+step that makes it.
 """
 
 import hashlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.tasks import reward_sources, task_fingerprint
-from reinforce_lite.utils.atomic import replace_folder
+from reinforce_lite.utils.atomic import remove_folder, replace_folder
 from reinforce_lite.utils.environment import package_versions
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d+)")
 KEPT = 2  # the last, and the one before in case the last is damaged
+STATE, META, MANIFEST = "state.safetensors", "meta.json", "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,42 +47,87 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write `folder`/step-N, then drop all but the last two. Raises ReinforceLiteError on a full disk."""
-    try:
-        with replace_folder(folder / f"step-{step}") as temporary:
-            state = temporary / "state.safetensors"
-            save_file({name: t.contiguous() for name, t in tensors.items()}, state)
-            about = meta | {"step": step, "sha256": _hash(state)}
-            (temporary / "meta.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        raise ReinforceLiteError(
-            f"the checkpoint of step {step} can't be written: {getattr(error, 'strerror', None) or error}",
-            "earlier checkpoints are untouched; free some disk space, then continue with --resume",
-        ) from error
-    for old in checkpoint_steps(folder)[:-KEPT]:
-        shutil.rmtree(folder / f"step-{old}")
+    """Write `folder`/step-N, then drop all but the last two. Raises FileError, for example on a full disk."""
+    path = folder / f"step-{step}"
+    with explain_file_errors("write", path):
+        with replace_folder(path) as temporary:
+            save_file({name: t.contiguous() for name, t in tensors.items()}, temporary / STATE)
+            (temporary / META).write_text(json.dumps(meta | {"step": step}, indent=2), encoding="utf-8")
+            hashes = {name: _hash(temporary / name) for name in (STATE, META)}
+            (temporary / MANIFEST).write_bytes(_manifest(hashes))
+        _drop_old(folder)
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest intact checkpoint. A damaged one is named and removed, and the one before is used."""
-    for leftover in folder.glob(".step-*"):  # what a killed process left incomplete
-        shutil.rmtree(leftover)
+    """The newest intact checkpoint. A damaged one is named and set aside, and the one before is used.
+
+    Raises FileError for one that can't be read: it may be intact.
+    """
     for step in reversed(checkpoint_steps(folder)):
         path = folder / f"step-{step}"
-        try:
-            meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-            if _hash(path / "state.safetensors") == meta["sha256"]:
-                return Checkpoint(step, load_file(path / "state.safetensors"), meta)
-        except (OSError, ValueError, KeyError):
-            pass
-        logger.warning("%s is damaged or unreadable, and is removed: using the one before it, if any", path)
-        shutil.rmtree(path)  # so that the step can be saved again
+        with explain_file_errors("read", path):
+            damaged = _damaged_file(path)
+            if damaged is None:
+                meta = json.loads((path / META).read_bytes())
+                checkpoint = Checkpoint(step, load_file(path / STATE), meta)
+        if damaged is None:
+            with explain_file_errors("write", folder):
+                _drop_old(folder)  # a kill may have come before
+            return checkpoint
+        logger.warning(
+            "%s is damaged (%s is missing or not as it was written): it is set aside as %s, which may be "
+            "removed, and the one before it is used",
+            *(path, damaged, _set_aside(path).name),
+        )
     return None
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, in order."""
-    return sorted(int(match[1]) for p in folder.glob("*") if (match := _NAME.fullmatch(p.name)))
+    """The steps that have a checkpoint, in order. Raises FileError where the folder can't be read."""
+    with explain_file_errors("read", folder):
+        names = [p.name for p in folder.iterdir()] if folder.exists() else []
+    return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+
+
+def _drop_old(folder: Path) -> None:
+    for old in checkpoint_steps(folder)[:-KEPT]:
+        remove_folder(folder / f"step-{old}")
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a checkpoint to step-N.damaged, or step-N.damaged-2 and so on: N can be saved again."""
+    names = (path.with_name(f"{path.name}.damaged{f'-{n}' if n > 1 else ''}") for n in count(1))
+    with explain_file_errors("write", path):
+        return path.rename(next(name for name in names if not name.exists()))
+
+
+def _manifest(hashes: Mapping[str, str]) -> bytes:
+    """The content of manifest.json: with these hashes there is no other, so that any change is noticed."""
+    own = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+    return json.dumps({"sha256": hashes, "manifest_sha256": own}, indent=2).encode()
+
+
+def _damaged_file(path: Path) -> str | None:
+    """The name of a checkpoint's file that is missing or not as it was written; None where all are."""
+    name = MANIFEST
+    try:
+        for name, digest in _read_manifest(path).items():
+            if _hash(path / name) != digest:
+                return name
+    except (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError):
+        return name
+    return None
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file. Raises ValueError, KeyError or TypeError for a damaged manifest."""
+    if not (path / MANIFEST).exists():  # of 0.1.0, which kept the state's hash in meta.json
+        return {STATE: json.loads((path / META).read_bytes())["sha256"]}
+    content = (path / MANIFEST).read_bytes()
+    hashes: dict[str, str] = json.loads(content)["sha256"]
+    if content != _manifest(hashes):
+        raise ValueError("it is not as it was written")
+    return hashes
 
 
 def _hash(file: Path) -> str:
@@ -114,8 +160,10 @@ class Checkpointer:
     def save(self, progress: Progress) -> None:
         """Write the checkpoint of a step, after the logs up to that step are on the disk.
 
-        Raises ReinforceLiteError when it can't be written.
+        Raises FileError when it can't be written.
         """
+        with explain_file_errors("write", self.folder):
+            self.folder.mkdir(exist_ok=True)  # now, since `sync` flushes the run's folder too
         self.run.sync()
         meta = asdict(progress) | {
             "data": self.data,
@@ -134,6 +182,12 @@ class Checkpointer:
         """
         checkpoint = latest_checkpoint(self.folder)
         if checkpoint is None:
+            if self.run.steps:
+                logger.warning(
+                    "%s has no checkpoint to resume from: it starts over, and the lines of its %d steps are "
+                    "kept in rewound.jsonl",
+                    *(self.run.path, len(self.run.steps)),
+                )
             self.run.rewind(0)
             return Progress()
         meta = checkpoint.meta

@@ -4,17 +4,19 @@ import shutil
 from collections.abc import Sequence
 
 from reinforce_lite.config import Config
+from reinforce_lite.errors import explain_file_errors
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.models.policy import save_policy
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.utils.atomic import remove_folder, replace_folder
 from reinforce_lite.utils.text import percent
 
 
 def save_model(run: Run, folder: str, pipeline: Pipeline, step: int, evals: Sequence[Record]) -> None:
     """Write model/ or best/ of a run, with a card that shows these evaluations."""
-    card = model_card(pipeline.config, evals, step, run.first_command(""))
+    card = model_card(pipeline.config, evals, step, run.first_command())
     save_policy(pipeline.policy, run.path / folder, card)
 
 
@@ -28,7 +30,14 @@ def keep_best(run: Run, step: int) -> None:
     """Before a finished run continues: its model/ will be replaced, and may be the best so far."""
     model, best = run.path / "model", run.path / "best"
     if run.summary.get("best_step") == step > 0 and model.is_dir() and not best.is_dir():
-        shutil.copytree(model, best)
+        with explain_file_errors("write", best), replace_folder(best) as temporary:
+            shutil.copytree(model, temporary, dirs_exist_ok=True)
+
+
+def remove_best(run: Run) -> None:
+    """Where the last step is the best, or none is better than the untrained model, model/ is enough."""
+    with explain_file_errors("write", run.path / "best"):
+        remove_folder(run.path / "best")
 
 
 _CARD = """---

@@ -10,7 +10,6 @@ with the same config, versions and machine takes the same steps as one that was 
 """
 
 import logging
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Callback
 from reinforce_lite.callbacks.trackers import with_trackers
 from reinforce_lite.config import Config, option_flag
-from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, StoppedError
+from reinforce_lite.errors import DoesNotFitError, FileError, ReinforceLiteError, StoppedError
 from reinforce_lite.evaluation.evaluate import evaluate_groups
 from reinforce_lite.learner.objective import advantages, loss_weights
 from reinforce_lite.planner.plan import MEMORY_KEYS
@@ -32,7 +31,7 @@ from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Progress, checkpoint_steps
 from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
-from reinforce_lite.trainer.export import is_best, keep_best, save_model
+from reinforce_lite.trainer.export import is_best, keep_best, remove_best, save_model
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
 from reinforce_lite.trainer.preflight import check_same_config, describe_prompt, freeze_date
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
@@ -57,7 +56,7 @@ def train(
     With `train.hours` it ends when they have passed since `start`, the moment at which the process started
     (by `utils.clock`; by default now).
     Raises UsageError for a config or data that differ from the checkpoint's, DoesNotFitError where memory is
-    too small, StoppedError after a signal.
+    too small, FileError where a file can't be read or written, StoppedError after a signal.
     """
     memory.limit_fragmentation()
     run.lock()
@@ -70,6 +69,9 @@ def train(
             logger.warning("%s is finished: %d steps are done", run.path, summary["steps"])
         else:
             _train(config, run, task, callback, command, clock.now() if start is None else start)
+    except FileError as error:
+        error.remedy += f"; then {run.resume_hint}"
+        raise
     except Exception as error:
         if not memory.is_out_of_memory(error):
             raise
@@ -112,7 +114,7 @@ class Trainer:
         self.start = start - context.progress.seconds
         """The moment, by `utils.clock`, at which the run would have started if it had never been stopped."""
         self.step, self.dry_run_bytes = context.progress.step, context.progress.dry_run_bytes
-        self.num_tokens = max((s.num_tokens for s in self.run.step_metrics), default=0)
+        self.num_tokens = max((s.num_tokens or 0 for s in self.run.step_metrics), default=0)
         self.refresher = ReportRefresher(self.run)
         self.result_saved = False
 
@@ -192,11 +194,10 @@ class Trainer:
             self.config, self.run, self.step, device, lambda: self.budget.eta(steps - self.step)
         )
         keep_best(self.run, self.step)
-        (self.run.path / "summary.json").unlink(missing_ok=True)
+        self.run.remove_summary()
         if self.step == 0:
             self._dry_run()
-        if not self.run.started:
-            self.run.first_command(self.command)
+        self.run.first_command(self.command)
         first = self.pipeline.problems("train")[0].question
         self.run.write_json("first_prompt", describe_prompt(self.pipeline.prompt_builder, first))
         self.run.write_json("machine", self.context.machine)
@@ -306,7 +307,7 @@ class Trainer:
                 self.callback.phase("saving the model")
                 self._save_model("model", self.run.evals)
                 if best_step(self.run.evals) in (0, self.step):
-                    shutil.rmtree(self.run.path / "best", ignore_errors=True)
+                    remove_best(self.run)
                 stop_reason = "steps" if self.step >= self.config.train.steps else "hours"
                 self.run.write_json("summary", self._summary(stop_reason))
                 self.result_saved = True
