@@ -24,6 +24,7 @@ from reinforce_lite.config import DEFAULT_RECIPE, Config, dump_config, load_conf
 from reinforce_lite.errors import UsageError
 from reinforce_lite.runlog.records import Record, StepMetrics
 from reinforce_lite.utils.atomic import flush, write_atomically
+from reinforce_lite.utils.finite import to_json
 from reinforce_lite.utils.program import command_line
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class Run:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write NAME.json: "summary", "machine" (hardware, versions, the plan's bytes) or "first_prompt"."""
-        write_atomically(self.path / f"{name}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.path / f"{name}.json", to_json(values, indent=2, ensure_ascii=False) + "\n")
 
     def _read_json(self, name: str) -> Record:
         file = self.path / name
@@ -256,7 +257,7 @@ def trained_config(name: str) -> Config:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    return to_json(record, ensure_ascii=False) + "\n"
 
 
 def _is_alive(process: str) -> bool:
