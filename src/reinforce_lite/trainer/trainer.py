@@ -32,7 +32,7 @@ from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Progress, checkpoint_steps
 from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
-from reinforce_lite.trainer.export import is_best, keep_best, save_model
+from reinforce_lite.trainer.export import is_best, keep_best, rehearse_saving, save_model
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
 from reinforce_lite.trainer.preflight import check_same_config, describe_prompt, freeze_date
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
@@ -191,6 +191,7 @@ class Trainer:
         self.callback.started(
             self.config, self.run, self.step, device, lambda: self.budget.eta(steps - self.step)
         )
+        rehearse_saving(self.run, self.pipeline)
         keep_best(self.run, self.step)
         (self.run.path / "summary.json").unlink(missing_ok=True)
         if self.step == 0:
