@@ -114,6 +114,7 @@ def test_no_update_without_signal(policy: Policy) -> None:
     assert torch.equal(flat(list(policy.model.parameters())), before)
 
 
+@pytest.mark.case(10)
 def test_gradient_that_is_not_finite_updates_nothing(policy: Policy) -> None:
     updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7, 0)
     before = flat(list(policy.model.parameters())).clone()
@@ -140,6 +141,7 @@ class LimitedMemory:
         return self.states(branches, prefix)
 
 
+@pytest.mark.case(13)
 @pytest.mark.parametrize(
     ("requested", "limit", "refused", "left"), [(40, 19, [1], 20), (40, 14, [1, 2], 10), (26, 20, [2], 13)]
 )
@@ -262,6 +264,7 @@ OPT: dict[str, Any] = {
 }
 
 
+@pytest.mark.case(13)
 @pytest.mark.parametrize("place", ["attention", "head", "prefix"])
 def test_oom_in_the_backward_pass_leaves_no_gradient_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str

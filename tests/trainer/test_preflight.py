@@ -9,7 +9,8 @@ from reinforce_lite.config import Config, PromptConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.trainer.preflight import check_same_prompt, describe_prompt
+from reinforce_lite.trainer.preflight import check_enough_problems, check_same_prompt, describe_prompt
+from reinforce_lite.types import Problem
 
 BARE = PromptConfig(instruction="")
 
@@ -64,3 +65,14 @@ def test_a_damaged_file_is_named(run: Run) -> None:
     (run.path / "first_prompt.json").write_text("{")
     with pytest.raises(UsageError, match=r"first_prompt\.json is damaged"):
         check_same_prompt(builder(), run)
+
+
+@pytest.mark.case(20)
+def test_fewer_problems_than_a_step_needs_are_refused() -> None:
+    config = Config()
+    needed = config.rollout.prompts_per_step
+    problems = [Problem(str(i), f"{i}?", "1") for i in range(needed)]
+    check_enough_problems(problems, config)
+    with pytest.raises(UsageError, match=f"{needed - 1} training problems") as caught:
+        check_enough_problems(problems[1:], config)
+    assert "rollout.prompts_per_step" in caught.value.remedy
