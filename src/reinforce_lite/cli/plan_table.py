@@ -11,7 +11,7 @@ from rich.table import Table
 from reinforce_lite.config import config_value
 from reinforce_lite.planner.estimate import OTHER_METHODS, SCHEMES, ParameterScheme, in_gb, kv_bytes
 from reinforce_lite.planner.plan import PLAN_KEYS, Plan, choice_costs, chosen_flags, plan_after_oom
-from reinforce_lite.utils.memory import peak_bytes
+from reinforce_lite.utils.memory import peak_bytes, usable_bytes
 from reinforce_lite.utils.text import harmless
 
 
@@ -81,9 +81,10 @@ def show_plan(plan: Plan, to_error: bool = False, verdict: str = "") -> None:
     if costs := choice_costs(plan):
         console.print("\nChanges to the recipe, and what they cost:")
         console.print(_grid((f"{key} = {config_value(plan.config, key)}", costs[key]) for key in costs))
-    if target.memory is not None:
-        # One line whatever the width: its options are there to be copied.
-        console.print(f"\n{verdict or _verdict(plan, target.memory)}", soft_wrap=True)
+    if not verdict and target.memory is not None:
+        verdict = _verdict(plan, target.memory)
+    if verdict:  # one line whatever the width: its options are there to be copied
+        console.print(f"\n{verdict}", soft_wrap=True)
 
 
 def _verdict(plan: Plan, limit: int) -> str:
@@ -101,14 +102,15 @@ def show_plan_after_oom(plan: Plan) -> None:
     if not plan.fits:
         show_plan(plan, to_error=True)
         return
-    smaller, peak = plan_after_oom(plan), peak_bytes(torch.device(plan.target.device_type))
-    usable = smaller.target.memory
-    assert usable is not None
+    device = torch.device(plan.target.device_type)
+    usable = usable_bytes(device)
+    smaller = plan_after_oom(plan, usable)
     cause = (
         f"memory ran out: the recipe is planned to need {in_gb(plan.total)} GB, this run held up to "
-        f"{in_gb(peak)} GB, and {in_gb(usable)} GB are usable now. "
+        f"{in_gb(peak_bytes(device))} GB"
     )
-    if usable < plan.total:
+    cause += ". " if usable is None else f", and {in_gb(usable)} GB are usable now. "
+    if usable is not None and usable < plan.total:
         cause += "Other programs take the rest. "
     else:
         cause += "So another program took memory meanwhile, or the plan counts too little for this model. "

@@ -147,16 +147,15 @@ def best_plan(plan: Plan) -> Plan:
     return best
 
 
-def plan_after_oom(plan: Plan) -> Plan:
-    """Other choices for a recipe that ran out of memory, on a target with the memory that is usable now.
+def plan_after_oom(plan: Plan, usable: int | None) -> Plan:
+    """Other choices for a recipe that ran out of memory where `usable` bytes are left (None: unknown).
 
-    Where the recipe as planned would fit into that, the choices are those that need clearly less than it.
+    Where the recipe as planned would fit into them, the choices are those that need clearly less than it.
     """
-    usable = memory.usable_bytes(torch.device(plan.target.device_type))
-    limit = plan.total if usable is None else usable
-    goal = limit if limit < plan.total else round(SMALLER * plan.total)
+    short = usable is not None and usable < plan.total
+    goal = usable if short else round(SMALLER * plan.total)
     choices = best_plan(replace(plan, target=replace(plan.target, memory=goal)))
-    return replace(choices, target=replace(plan.target, memory=limit))
+    return replace(choices, target=replace(plan.target, memory=usable))
 
 
 def _shrink_rollout(plan: Plan) -> Plan:
