@@ -43,6 +43,10 @@ class DoesNotFitError(ReinforceLiteError):
     exit_code = 3
 
 
+class NotFiniteError(ReinforceLiteError):
+    """Weights, gradients or log-probabilities held NaN or infinity, again after going back once."""
+
+
 class StoppedError(ReinforceLiteError):
     """A signal ended the run after a checkpoint was saved. `exit_code` is 128 + the signal's number."""
 

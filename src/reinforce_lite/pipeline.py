@@ -85,16 +85,19 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
     check_task(task)
     scorer = Scorer(task)
     scorer.probe(task.problems("train")[0])
-    model, longest = config.model, config.max_sequence_tokens
-    keep_float32 = config.update.optimizer_state == "32-bit"
-    policy = load_policy(
-        model.name, model.dtype, model.device, model.trust_remote_code, keep_float32, longest
-    )
+    policy = load_configured_policy(config)
     _check_context(policy, config)
     _warn_of_examples(config)
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
     engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)
     return Pipeline(config, policy, task, prompt_builder, engine, scorer)
+
+
+def load_configured_policy(config: Config) -> Policy:
+    """The policy that `config.model` names, as its updates need it. Raises as `load_policy`."""
+    model, longest = config.model, config.max_sequence_tokens
+    keep_float32 = config.update.optimizer_state == "32-bit"
+    return load_policy(model.name, model.dtype, model.device, model.trust_remote_code, keep_float32, longest)
 
 
 def _warn_of_examples(config: Config) -> None:

@@ -177,6 +177,7 @@ def test_a_missing_task_file_is_told_before_the_model_is_loaded(
         assert "smollm2" not in out
 
 
+@pytest.mark.case(20)
 def test_no_problem_that_fits(model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(["eval", str(model_folder), "--prompt.max-tokens", "9"], capsys)
     assert status == 2

@@ -23,6 +23,7 @@ def complete(sampled: list[int], *stops: str) -> Completion:
     return ending.completion(ending.cut(sampled), [-1.0 - i for i in range(len(sampled))])
 
 
+@pytest.mark.case(15)
 @pytest.mark.parametrize(
     ("sampled", "kept", "text", "truncated"),
     [

@@ -114,6 +114,7 @@ def test_no_update_without_signal(policy: Policy) -> None:
     assert torch.equal(flat(list(policy.model.parameters())), before)
 
 
+@pytest.mark.case(10)
 def test_gradient_that_is_not_finite_updates_nothing(policy: Policy) -> None:
     updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7, 0)
     before = flat(list(policy.model.parameters())).clone()
@@ -140,6 +141,7 @@ class LimitedMemory:
         return self.states(branches, prefix)
 
 
+@pytest.mark.case(13)
 @pytest.mark.parametrize(
     ("requested", "limit", "refused", "left"), [(40, 19, [1], 20), (40, 14, [1, 2], 10), (26, 20, [2], 13)]
 )
@@ -262,6 +264,7 @@ OPT: dict[str, Any] = {
 }
 
 
+@pytest.mark.case(13)
 @pytest.mark.parametrize("place", ["attention", "head", "prefix"])
 def test_oom_in_the_backward_pass_leaves_no_gradient_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
@@ -443,3 +446,34 @@ def test_state_dict_round_trip_continues_bit_for_bit(tmp_path: Path, dtype: str,
     second.load_state_dict(state_dict)
     assert second.apply_gradient(second.compute_gradient(make_groups(), make_weights()), 2)
     assert torch.equal(flat(list(other.model.parameters())), flat(list(policy.model.parameters())))
+
+
+@pytest.mark.case(10)
+@pytest.mark.parametrize(
+    ("dtype", "state"),
+    [("float32", "32-bit"), ("bfloat16", "32-bit"), ("bfloat16", "16-bit"), ("bfloat16", "8-bit")],
+)
+def test_restart_from_a_loaded_model_is_a_new_updater(tmp_path: Path, dtype: str, state: Any) -> None:
+    """Whatever two updates and infinite weights have left in weights and optimizer."""
+    config, name = UpdateConfig(learning_rate=1e-2, optimizer_state=state), save_wide(tmp_path)
+
+    def load() -> Policy:
+        return load_policy(name, dtype, "cpu", keep_float32=state == "32-bit")
+
+    policy = load()
+    updater = Updater(policy, config, 0.7, 0)
+    assert updater.weights_are_finite()
+    for step in (1, 2):
+        assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), step)
+    for master in updater.master_weights.values():
+        master.data.fill_(math.inf)
+    updater.sync_policy()
+    assert not updater.weights_are_finite()
+    updater.restart_from(load())
+    new = Updater(load(), config, 0.7, 0)
+    for each in (updater, new):
+        assert each.apply_gradient(each.compute_gradient(make_groups(), make_weights()), 1)
+    left, expected = updater.state_dict(), new.state_dict()
+    assert left.keys() == expected.keys()
+    assert all(torch.equal(left[key], expected[key]) for key in expected)
+    assert torch.equal(flat(list(policy.model.parameters())), flat(list(new.policy.model.parameters())))

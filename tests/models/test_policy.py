@@ -2,16 +2,18 @@
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from helpers.sentencepiece import sentencepiece_tokenizer
 from helpers.tiny import END, make_model, make_tokenizer
-from reinforce_lite.errors import UsageError
+from reinforce_lite.errors import DoesNotFitError, UsageError
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
 from reinforce_lite.planner.model_shape import read_shape
 
@@ -138,3 +140,104 @@ def test_saving_replaces_the_folder_as_a_whole(policy: Policy, tmp_path: Path) -
     pairs = zip(reloaded.parameters(), policy.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.case(10)
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_with_a_weight_that_is_not_finite_is_refused_by_its_name(
+    tmp_path: Path, value: float, dtype: str
+) -> None:
+    model = make_model()
+    model.model.layers[1].mlp.down_proj.weight.data[3, 5] = value
+    model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"layers\.1\.mlp\.down_proj\.weight"):
+        load_policy(str(tmp_path), dtype, "cpu")
+
+
+@pytest.mark.case(10)
+def test_a_weight_too_large_for_the_dtype_is_refused_in_it(tmp_path: Path) -> None:
+    """The largest float32 number is above the largest of bfloat16."""
+    model = make_model()
+    model.model.norm.weight.data[0] = torch.finfo(torch.float32).max
+    model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"bfloat16: model\.norm\.weight") as caught:
+        load_policy(str(tmp_path), "bfloat16", "cpu")
+    assert "--model.dtype float32" in caught.value.remedy
+    load_policy(str(tmp_path), "float32", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("broken", "left"),
+    [
+        ({"temperature": 0.6, "top_p": 0.9}, {"do_sample": True, "temperature": 0.6, "top_p": 0.9}),
+        ({"do_sample": False, "top_k": 20}, {"do_sample": True, "top_k": 20}),
+        ({"length_penalty": 0.5, "num_beams": 1}, {"do_sample": None, "length_penalty": None}),
+    ],
+)
+def test_an_invalid_generation_config_is_mended_and_told(
+    model_folder: Path,
+    tmp_path: Path,
+    broken: dict[str, object],
+    left: dict[str, object],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As it is, transformers loads it and refuses to save it."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    ids = {"eos_token_id": END, "bos_token_id": 1}
+    (folder / "generation_config.json").write_text(json.dumps(ids | broken))
+    with pytest.raises(ValueError, match="GenerationConfig is invalid"):
+        AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "refused")
+    caplog.clear()
+    policy = load_policy(str(folder), device="cpu")
+    [told] = [r.getMessage() for r in caplog.records]
+    assert "generation config" in told
+    assert next(key for key in broken if key != "do_sample") in told
+    save_policy(policy, tmp_path / "saved", "card")
+    saved = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert {key: getattr(saved, key) for key in (*left, *ids)} == left | ids
+    caplog.clear()
+    load_policy(str(tmp_path / "saved"), device="cpu")
+    assert not caplog.records
+
+
+def test_a_rehearsal_has_every_weights_name_and_dtype_and_one_number(policy: Policy, tmp_path: Path) -> None:
+    """Among them parts of one storage: our forward pass fuses q, k and v. The tied head has no copy."""
+    assert policy.llama is not None
+    save_policy(policy, tmp_path / "small", "card", rehearse=True)
+    save_policy(policy, tmp_path / "model", "card")
+    small, model = (load_file(tmp_path / f / "model.safetensors") for f in ("small", "model"))
+    assert small.keys() == model.keys()
+    assert {name: t.dtype for name, t in small.items()} == {name: t.dtype for name, t in model.items()}
+    assert all(t.numel() == 1 for t in small.values())
+    files = {f: {p.name for p in (tmp_path / f).iterdir()} for f in ("small", "model")}
+    assert files["small"] == files["model"]
+
+
+def test_a_rehearsal_finds_weights_that_share_memory(policy: Policy, tmp_path: Path) -> None:
+    """Two norms that are one tensor: safetensors refuses the whole model, and the small one too."""
+    layers = policy.model.model.layers
+    layers[1].input_layernorm.weight = layers[0].input_layernorm.weight
+    for rehearse in (False, True):
+        with pytest.raises(RuntimeError, match="shared tensors"):
+            save_policy(policy, tmp_path / "model", "card", rehearse)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.case(13)
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("can't allocate memory: ...")],
+)
+def test_a_model_that_memory_is_too_small_for_is_not_called_damaged(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(DoesNotFitError, match="does not fit into memory"):
+        load_policy(str(model_folder))

@@ -10,10 +10,11 @@ import torch
 from helpers.model_configs import LLAMA_3B, QWEN_3B, QWEN_3B_PARAMETERS, config_folder
 from helpers.tiny import make_model
 from reinforce_lite.cli.app import main
+from reinforce_lite.cli.plan_table import show_plan_after_oom
 from reinforce_lite.config import load_config, override_config
 from reinforce_lite.planner.estimate import Target
-from reinforce_lite.planner.model_shape import shape_of
-from reinforce_lite.planner.plan import Plan, choice_costs
+from reinforce_lite.planner.model_shape import read_shape, shape_of
+from reinforce_lite.planner.plan import Plan, choice_costs, plan_after_oom
 from reinforce_lite.utils import memory
 
 TASK_THAT_MUST_NOT_RUN = """
@@ -258,3 +259,47 @@ def test_cost_of_a_smaller_micro_batch() -> None:
     cost = choice_costs(Plan(smaller, recipe, shape, target))["update.micro_batch_tokens"]
     assert "up to 16 micro-batches per step instead of 3" in cost
     assert "up to 15% more tokens" in cost
+
+
+def quickstart_plan(memory_bytes: int) -> Plan:
+    """The quickstart on a CPU in float32, where it needs 5.8 GB."""
+    config = load_config("quickstart")
+    shape = read_shape(config.model.name, False, config.max_sequence_tokens)
+    return Plan(config, config, shape, Target("cpu", torch.float32, memory_bytes))
+
+
+@pytest.mark.case(13)
+@pytest.mark.parametrize(
+    ("usable", "flags", "said"),
+    [
+        (3_900_000_000, ["micro-batch-tokens"], "Other programs take the rest"),
+        (8_000_000_000, ["activation-checkpointing"], "the plan counts too little"),
+        (None, ["activation-checkpointing"], "the plan counts too little"),
+        (1_000_000_000, ["optimizer-state 8-bit", "activation-checkpointing"], "Other programs take"),
+    ],
+)
+def test_a_plan_after_oom_is_for_what_is_usable_now(
+    usable: int | None,
+    flags: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is smaller than the recipe even where the recipe would fit, and never says that it does."""
+    monkeypatch.setattr("reinforce_lite.cli.plan_table.usable_bytes", lambda device: usable)
+    plan = quickstart_plan(16 * 10**9)
+    assert plan.fits
+    after = plan_after_oom(plan, usable)
+    assert after.total < plan.total
+    assert after.target.memory == usable
+    show_plan_after_oom(plan)
+    verdict = capsys.readouterr().err.splitlines()[-1]
+    assert all(flag in verdict for flag in flags)
+    assert said in verdict
+    assert usable is None or f"{usable / 1e9:.2f} GB are usable now" in verdict
+    assert "fits into" not in verdict
+
+
+def test_a_recipe_that_was_refused_is_shown_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan_after_oom(quickstart_plan(10**9))
+    assert "does not fit into 1.00 GB" in capsys.readouterr().err

@@ -137,6 +137,10 @@ def test_run_without_an_evaluation_is_unmeasured(tmp_path: Path) -> None:
         ("steps", "finished: 2 steps"),
         ("hours", "finished at its time limit, at step 2 of 9"),
         ("signal", "stopped by a signal at step 2 of 9; it can be resumed"),
+        (
+            "not finite",
+            "failed at step 2 of 9: weights, gradients or log-probabilities were not finite",
+        ),
         ("", "not finished: step 2 of 9"),
     ],
 )

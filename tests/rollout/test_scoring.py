@@ -102,6 +102,7 @@ def test_what_is_no_number_or_has_no_sums_is_a_fault(result: Any) -> None:
     assert "the reward returned" in fault
 
 
+@pytest.mark.case(11)
 def test_rewards_near_the_largest_float_are_refused_before_training() -> None:
     class Huge(ToyTask):
         def reward(self, problem: Problem, completion: str) -> Any:

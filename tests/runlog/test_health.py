@@ -1,12 +1,20 @@
 """Warnings on metrics worked out by hand."""
 
+from typing import Any
+
 import pytest
 
-from reinforce_lite.runlog.health import WINDOW, compare, find_warnings, first_to_last_quarter
+from reinforce_lite.runlog.health import (
+    WINDOW,
+    compare,
+    find_warnings,
+    first_to_last_quarter,
+    non_finite_streak,
+)
 from reinforce_lite.runlog.records import StepMetrics
 
 
-def steps(reward: list[float], second: list[float] | None = None, **other: list[float]) -> list[StepMetrics]:
+def steps(reward: list[float], second: list[float] | None = None, **other: list[Any]) -> list[StepMetrics]:
     """Step metrics, numbered from 1; the second opinion is None when it is not given."""
     return [
         StepMetrics.from_record(
@@ -18,6 +26,7 @@ def steps(reward: list[float], second: list[float] | None = None, **other: list[
                 "frac_reward_zero_std": other.get("no_signal", [0.5] * len(reward))[i],
                 "completions/clipped_ratio": other.get("clipped", [0.0] * len(reward))[i],
                 "entropy": other.get("entropy", [0.2] * len(reward))[i],
+                "not_finite": other["bad"][i] if "bad" in other else None,
             }
         )
         for i, value in enumerate(reward)
@@ -89,6 +98,7 @@ def test_first_to_last_quarter_of_a_long_run() -> None:
     assert first_to_last_quarter([0.0] * 10 + [1.0] * 15 + [0.5] * 75).before == pytest.approx(0.6)
 
 
+@pytest.mark.case(14)
 @pytest.mark.parametrize(
     ("rewards", "warns"),
     [
@@ -117,6 +127,7 @@ def test_reward_warning_names_the_best_window() -> None:
         assert figure in text
 
 
+@pytest.mark.case(14)
 @pytest.mark.parametrize(
     ("entropy", "strict", "warns"),
     [
@@ -167,3 +178,56 @@ def test_no_signal_warning_advises_by_what_is_seen(second: float | None, clipped
     for figure in ("in 10 steps", "90% of the groups", "2% of the completions", advice):
         assert figure in text
     assert ("prompt.examples" in text) == ("right number" in advice)
+
+
+HOPELESS: dict[str, list[Any]] = {"no_signal": [1.0] * 20, "strict": [0.0] * 20, "clipped": [1.0] * 20}
+
+
+@pytest.mark.case(10)
+@pytest.mark.parametrize(
+    ("bad", "kinds", "words"),
+    [
+        ([None] * 20, ["no_signal"], ["max_new_tokens"]),
+        (["gradient"] + [None] * 19, ["not_finite", "no_signal"], ["gradient not finite in 1 of 20 steps"]),
+        (["gradient"] * 2 + [None] * 18, ["not_finite"], ["in 2 of 20 steps", "update.learning_rate"]),
+        ([None] * 19 + ["weights"], ["not_finite"], ["weights not finite in 1 of 20"]),
+        (
+            [None] * 17 + ["gradient", "log-probabilities", "gradient"],
+            ["not_finite"],
+            ["gradient or log-probabilities not finite in 3 of 20 steps"],
+        ),
+    ],
+)
+def test_what_is_not_finite_comes_first_and_silences_the_rest(
+    bad: list[Any], kinds: list[str], words: list[str]
+) -> None:
+    warnings = find_warnings(steps([0.0] * 20, bad=bad, **HOPELESS))
+    assert list(warnings) == kinds
+    assert all(word in warnings[kinds[0]] for word in words)
+
+
+def test_the_streak_is_that_of_the_last_steps() -> None:
+    assert non_finite_streak([]) == 0
+    assert non_finite_streak(steps([0.0] * 4, bad=["gradient", None, "weights", "gradient"])) == 2
+    assert non_finite_streak(steps([0.0] * 2, bad=["gradient", None])) == 0
+
+
+def test_unknown_entropy_is_left_out() -> None:
+    entropy = [0.2] * 10 + [None] * 3 + [0.01] * 10
+    assert "entropy" in find_warnings(steps([0.5] * 23, entropy=entropy, bad=[None] * 23))
+    assert find_warnings(steps([0.5] * 20, entropy=[None] * 20)) == {}
+
+
+@pytest.mark.case(14)
+@pytest.mark.parametrize(
+    ("entropy", "advice"),
+    [
+        ([0.2] + [10.8] * 19, "learning_rate"),  # all tokens alike
+        ([0.2] + [0.0] * 19, "learning_rate"),  # one token for ever
+        ([0.2] + [0.1] * 19, "max_new_tokens"),
+        ([None] + [0.1] * 19, "max_new_tokens"),
+    ],
+)
+def test_a_model_that_updates_broke_is_not_advised_to_write_more(entropy: list[Any], advice: str) -> None:
+    text = find_warnings(steps([0.0] * 20, entropy=entropy, **HOPELESS))["no_signal"]
+    assert advice in text

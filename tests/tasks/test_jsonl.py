@@ -24,6 +24,7 @@ def test_jsonl_reports_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     assert load_error("jsonl", path=str(path)).cause == f"{path}: 1 bad line: line 1 (not UTF-8)"
 
 
+@pytest.mark.case(20)
 def test_jsonl_refuses_missing_and_empty_files(tmp_path: Path) -> None:
     missing = tmp_path / "none.jsonl"
     assert load_error("jsonl", path=str(missing)).cause == f"can't read {missing}: No such file or directory"
@@ -70,6 +71,7 @@ def test_jsonl_reads_the_splits_of_a_folder(tmp_path: Path) -> None:
     assert [len(task.problems(split)) for split in SPLITS] == [3_000, 4, 5]
 
 
+@pytest.mark.case(20)
 def test_jsonl_folder_with_a_test_question_in_train_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", sums(100))
     write_rows(tmp_path / "test.jsonl", [{"id": "t", **sums(1, 7)[0]}])

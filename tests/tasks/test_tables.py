@@ -139,6 +139,7 @@ def test_read_problems_reports_a_bad_line_by_number(tmp_path: Path, row: Any, re
     assert error.remedy
 
 
+@pytest.mark.case(19)
 def test_read_problems_reports_all_bad_lines_together_and_names_ten(tmp_path: Path) -> None:
     rows: list[dict[str, Any] | str] = [*sums(3), *["oops"] * 11, {"question": "?", "answer": "blue"}]
     path = write_rows(tmp_path / "bad.jsonl", rows)

@@ -19,7 +19,7 @@ from reinforce_lite.config import PresetName
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.engines.oom_retry import OOMRetryEngine
 from reinforce_lite.errors import DoesNotFitError
-from reinforce_lite.learner.objective import PRESETS
+from reinforce_lite.learner.objective import PRESETS, advantages
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline
@@ -128,6 +128,7 @@ class Full:
         return self.gradient(updater, *args)
 
 
+@pytest.mark.case(13)
 def test_fewer_at_once_are_the_same_answers(policy: Policy, caplog: pytest.LogCaptureFixture) -> None:
     prompts = [Prompt(tuple(range(10 + i, 20 + 2 * i))) for i in range(4)]
     sampling = Sampling(3, max_new_tokens=9)
@@ -163,6 +164,7 @@ def test_a_single_answer_that_does_not_fit_is_said(policy: Policy, monkeypatch: 
         OOMRetryEngine(NativeEngine(policy)).generate([Prompt((10, 11))], Sampling(2, max_new_tokens=3), 1)
 
 
+@pytest.mark.case(13)
 def test_it_runs_out_before_training_or_never(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +178,7 @@ def test_it_runs_out_before_training_or_never(
     err = capsys.readouterr().err
     assert "the update of a single completion does not fit into memory" in err
     assert "optimizer state" in err
+    assert "with the recipe unchanged" not in err
     assert not Path("runs/a").exists()
 
 
@@ -190,6 +193,7 @@ class FullFrom(Callback):
             self.full.rows, self.full.tokens = self.small
 
 
+@pytest.mark.case(13)
 def test_a_step_that_ran_out_is_in_the_log_and_a_resume_goes_on_as_small(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -209,6 +213,7 @@ def test_a_step_that_ran_out_is_in_the_log_and_a_resume_goes_on_as_small(
     assert run.steps[-1]["memory/max_num_seqs"] == 5
 
 
+@pytest.mark.case(13)
 def test_where_nothing_helps_the_last_step_is_saved(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,3 +234,57 @@ def test_where_nothing_helps_the_last_step_is_saved(
     assert [s["step"] for s in resumed.steps] == [1, 2, 3, 4]
     a, b = (load_file(r.path / "model/model.safetensors") for r in (straight, resumed))
     assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
+
+
+@pytest.mark.case(13)
+def test_memory_that_runs_out_while_weights_change_leaves_the_step_before(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the weights are those of step 4: neither they nor a line of that step are saved."""
+    straight = api.train(RECIPE, settings | {"train.steps": 3}, task=ToyTask(), run="straight", quiet=True)
+    real = Updater.apply_gradient
+
+    def apply(updater: Updater, gradient: Any, step: int) -> bool:
+        if step < 4:
+            return real(updater, gradient, step)
+        next(iter(updater.params.values())).data.zero_()
+        raise RuntimeError("could not create a primitive")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Updater, "apply_gradient", apply)
+        with pytest.raises(DoesNotFitError, match="could not create a primitive") as caught:
+            api.train(RECIPE, settings | {"train.save_every": 3}, task=ToyTask(), run="cut", quiet=True)
+    assert "step 3 is saved" in caught.value.remedy
+    saved = latest_checkpoint(Path("runs/cut/checkpoints"))
+    assert saved is not None
+    assert saved.step == 3
+    weights = load_file(straight.path / "model/model.safetensors")
+    assert all(torch.equal(saved.tensors[f"weight/{name}"], weight) for name, weight in weights.items())
+
+
+@pytest.mark.case(13)
+def test_memory_that_runs_out_anywhere_saves_the_last_step(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 3 and the plan, which doesn't say that the recipe fits, though it would have."""
+    (Path("mine.jsonl")).write_text(
+        "".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(100))
+    )
+    calls = 0
+
+    def full(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise MemoryError
+        return advantages(*args)
+
+    monkeypatch.setattr(trainer, "advantages", full)
+    args = ["--model.name", settings["model.name"], "--task.name", "jsonl", "--task.path", "mine.jsonl"]
+    assert main(["train", RECIPE, *args, "--run", "a"]) == 3
+    err = capsys.readouterr().err
+    assert "step 2 is saved" in err
+    assert "with the recipe unchanged" not in err
+    saved = latest_checkpoint(Path("runs/a/checkpoints"))
+    assert saved is not None
+    assert saved.step == 2

@@ -11,7 +11,13 @@ from reinforce_lite.config import Config, PromptConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.trainer.preflight import check_disk_space, check_same_prompt, describe_prompt
+from reinforce_lite.trainer.preflight import (
+    check_disk_space,
+    check_enough_problems,
+    check_same_prompt,
+    describe_prompt,
+)
+from reinforce_lite.types import Problem
 
 BARE = PromptConfig(instruction="")
 
@@ -80,3 +86,14 @@ def test_room_for_checkpoints_and_models_is_checked(
     else:
         with pytest.raises(UsageError, match="disk"):
             check_disk_space(Run(tmp_path), 10, 5)
+
+
+@pytest.mark.case(20)
+def test_fewer_problems_than_a_step_needs_are_refused() -> None:
+    config = Config()
+    needed = config.rollout.prompts_per_step
+    problems = [Problem(str(i), f"{i}?", "1") for i in range(needed)]
+    check_enough_problems(problems, config)
+    with pytest.raises(UsageError, match=f"{needed - 1} training problems") as caught:
+        check_enough_problems(problems[1:], config)
+    assert "rollout.prompts_per_step" in caught.value.remedy

@@ -664,6 +664,7 @@ def test_the_saved_model_is_the_policy(settings: dict[str, Any], monkeypatch: py
             assert part in card
 
 
+@pytest.mark.case(14)
 def test_best_is_chosen_on_validation_and_kept_only_when_another(settings: dict[str, Any]) -> None:
     run = train(settings, "a")
     scores = {e["step"]: e["reward"] for e in run.evals if e["split"] == "validation"}

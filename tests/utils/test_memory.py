@@ -1,37 +1,110 @@
 """Running out of memory, and what the machine has and a process held."""
 
 import ctypes
+import errno
 import gc
 import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.utils import memory
 from reinforce_lite.utils.memory import installed_bytes, is_out_of_memory, peak_bytes, retry_on_oom
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
-        (MemoryError(), True),
-        (
-            RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
-            True,
-        ),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB)"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("std::bad_alloc"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"), False),
-        (ValueError("out of memory"), False),
-    ],
+def numpy_error() -> Exception:
+    with pytest.raises(MemoryError) as caught:
+        np.empty(2**58)
+    return caught.value
+
+
+ALLOCATOR = (
+    "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 )
-def test_is_out_of_memory_by_type_and_message(error: Exception, expected: bool) -> None:
-    assert is_out_of_memory(error) == expected
+
+
+@pytest.mark.case(13)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        numpy_error(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        SafetensorError("I/O error: Cannot allocate memory (os error 12)"),
+        RuntimeError(ALLOCATOR),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        RuntimeError("unable to mmap 540 bytes from file <model.safetensors>: Cannot allocate memory (12)"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("could not execute a primitive"),
+        RuntimeError("could not create a memory object"),
+        RuntimeError("mkl_malloc: failed to allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`"),
+        RuntimeError("HIP error: out of memory"),
+        RuntimeError("hipErrorOutOfMemory"),
+        RuntimeError("CUDA driver error: out of memory"),
+        RuntimeError("cudaErrorMemoryAllocation"),
+        RuntimeError("Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
+        RuntimeError("level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)"),
+        RuntimeError("level_zero backend failed with error: 38 (UR_RESULT_ERROR_OUT_OF_HOST_MEMORY)"),
+        RuntimeError("Native API returns: -2 (ZE_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
+        RuntimeError("Native API failed. Native API returns: -5 (PI_ERROR_OUT_OF_RESOURCES)"),
+    ],
+    ids=lambda error: f"{type(error).__name__}: {error}"[:60],
+)
+def test_out_of_memory_is_recognised_by_what_libraries_say(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"),
+        RuntimeError("could not create a primitive descriptor for the matmul primitive. Run workload with"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("unsupported operation: the written-to tensor refers to a single memory location"),
+        RuntimeError("Unable to use channels-last memory format"),
+        ValueError("out of memory"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        DoesNotFitError("does not fit into memory"),
+    ],
+    ids=str,
+)
+def test_other_errors_are_not_out_of_memory(error: Exception) -> None:
+    assert not is_out_of_memory(error)
+
+
+LIMITED = """
+import resource, torch
+from pathlib import Path
+from reinforce_lite.utils.memory import installed_bytes, retry_on_oom
+
+MIB, sizes = 2**20, [1024, 512, 256, 128]
+held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+limit = held + 400 * MIB
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+retry_on_oom(lambda: torch.empty(sizes[0] * MIB, dtype=torch.uint8), lambda: sizes.pop(0))
+print(sizes[0], installed_bytes() <= limit)
+"""
+
+
+@pytest.mark.case(13)
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is the address space's, which Linux keeps")
+def test_a_limited_address_space_is_retried_until_it_fits() -> None:
+    """The real allocator, the real error: of 400 MiB left, 1 GiB and 512 MiB are refused."""
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["256", "True"]
 
 
 def test_retry_on_oom_shrinks_until_the_job_fits() -> None:

@@ -74,7 +74,7 @@ class LineConsole(Callback):
 
     def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
         self.phase_name = ""
-        self.history.append(metrics)
+        self.history = with_step(self.history, metrics)
         self.slow_steps = metrics.step_time >= HEARTBEAT
         self._print(
             f"step {metrics.step}/{self.total_steps}  reward {metrics.reward:.2f}  "
@@ -171,7 +171,7 @@ class LiveConsole(Callback):
             self.bars.update(self.current, note=f"{task.completed / task.elapsed:.2f} per second")
 
     def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
-        self.history.append(metrics)
+        self.history = with_step(self.history, metrics)
         self.warnings = list(find_warnings(self.history).values())
         self.bars.update(self.steps, completed=metrics.step, note=_eta(self.eta()))
         if metrics.step % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
@@ -214,6 +214,11 @@ def make_console(json: bool = False) -> Callback:
     """The console that fits the output; with `json` it stays off standard output."""
     console = Console(stderr=json, highlight=False)
     return LiveConsole(console) if console.is_terminal else LineConsole(console)
+
+
+def with_step(history: Sequence[StepMetrics], metrics: StepMetrics) -> list[StepMetrics]:
+    """The history with a new step in it, and without steps that the run has gone back over."""
+    return [*(step for step in history if step.step < metrics.step), metrics]
 
 
 def right_and_wrong(groups: Sequence[Group]) -> tuple[Group, Rollout, Rollout] | None:
@@ -264,6 +269,7 @@ def _eta(seconds: float) -> str:
 
 
 def _why_not(metrics: StepMetrics) -> str:
-    if metrics.no_signal_ratio == 1:
-        return "no update: every group had equal rewards"
-    return "no update: nothing to learn from" if metrics.grad_norm == 0 else "no update: gradient not finite"
+    if metrics.not_finite:
+        return f"no update: {metrics.not_finite} not finite"
+    equal = metrics.no_signal_ratio == 1
+    return f"no update: {'every group had equal rewards' if equal else 'nothing to learn from'}"

@@ -12,7 +12,6 @@ usage: reinforce-lite COMMAND ...
 reinforce-lite COMMAND --help shows the options of a command.
 """
 
-import json
 import logging
 import os
 import shlex
@@ -22,6 +21,7 @@ from typing import Any
 
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
 from reinforce_lite.utils import clock
+from reinforce_lite.utils.finite import to_json
 from reinforce_lite.utils.logs import quiet_dependencies
 from reinforce_lite.utils.text import did_you_mean
 
@@ -74,7 +74,7 @@ def _train(args: list[str]) -> None:
     _announce_imports(parsed.as_json)
 
     from reinforce_lite.callbacks.console import make_console
-    from reinforce_lite.cli.plan_table import show_plan
+    from reinforce_lite.cli.plan_table import show_plan_after_oom
     from reinforce_lite.planner.plan import plan_unchanged
     from reinforce_lite.trainer import trainer
 
@@ -82,7 +82,7 @@ def _train(args: list[str]) -> None:
     try:
         trainer.train(config, run, callback=make_console(parsed.as_json), command=command, start=START)
     except DoesNotFitError:
-        show_plan(plan_unchanged(config), to_error=True)
+        show_plan_after_oom(plan_unchanged(config))
         raise
     if parsed.as_json:
         _print_json(run.summary)
@@ -162,7 +162,7 @@ def _announce_imports(as_json: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))  # ASCII: harmless on a terminal, accepted by every pipe
+    print(to_json(value, indent=2))  # ASCII: harmless on a terminal, accepted by every pipe
 
 
 class _NoticeHandler(logging.Handler):

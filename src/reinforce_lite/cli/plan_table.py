@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from reinforce_lite.config import config_value
 from reinforce_lite.planner.estimate import OTHER_METHODS, SCHEMES, ParameterScheme, in_gb, kv_bytes
-from reinforce_lite.planner.plan import PLAN_KEYS, Plan, choice_costs, chosen_flags
+from reinforce_lite.planner.plan import PLAN_KEYS, Plan, choice_costs, chosen_flags, plan_after_oom
+from reinforce_lite.utils.memory import peak_bytes, usable_bytes
 from reinforce_lite.utils.text import harmless
 
 
@@ -54,8 +56,8 @@ def _training_state(scheme: ParameterScheme, parameters: int) -> dict[str, int]:
     return {name.replace("_", " "): round(size * parameters) for name, size in sizes.items()}
 
 
-def show_plan(plan: Plan, to_error: bool = False) -> None:
-    """Print the tables on standard output, or on standard error."""
+def show_plan(plan: Plan, to_error: bool = False, verdict: str = "") -> None:
+    """Print the tables on standard output, or on standard error; `verdict` replaces whether the plan fits."""
     console = Console(stderr=to_error, highlight=False, markup=False)
     n, target = plan.shape.parameters, plan.target
     console.print(
@@ -79,13 +81,42 @@ def show_plan(plan: Plan, to_error: bool = False) -> None:
     if costs := choice_costs(plan):
         console.print("\nChanges to the recipe, and what they cost:")
         console.print(_grid((f"{key} = {config_value(plan.config, key)}", costs[key]) for key in costs))
-    if target.memory is not None:
-        flags = chosen_flags(plan)
-        unchanged = ", with the recipe unchanged" if plan.fits else ""
-        choices = f" with {' '.join(flags)}" if flags else unchanged
-        verdict = "fits" if plan.fits else "does not fit"
-        # One line whatever the width: its options are there to be copied.
-        console.print(f"\n{verdict} into {in_gb(target.memory)} GB{choices}", soft_wrap=True)
+    if not verdict and target.memory is not None:
+        verdict = _verdict(plan, target.memory)
+    if verdict:  # one line whatever the width: its options are there to be copied
+        console.print(f"\n{verdict}", soft_wrap=True)
+
+
+def _verdict(plan: Plan, limit: int) -> str:
+    flags = chosen_flags(plan)
+    unchanged = ", with the recipe unchanged" if plan.fits else ""
+    choices = f" with {' '.join(flags)}" if flags else unchanged
+    return f"{'fits' if plan.fits else 'does not fit'} into {in_gb(limit)} GB{choices}"
+
+
+def show_plan_after_oom(plan: Plan) -> None:
+    """Print on standard error what a recipe needs that ran out of memory, and what to try.
+
+    A recipe that the plan already refused is shown as it is: its error names what would fit.
+    """
+    if not plan.fits:
+        show_plan(plan, to_error=True)
+        return
+    device = torch.device(plan.target.device_type)
+    usable = usable_bytes(device)
+    smaller = plan_after_oom(plan, usable)
+    cause = (
+        f"memory ran out: the recipe is planned to need {in_gb(plan.total)} GB, this run held up to "
+        f"{in_gb(peak_bytes(device))} GB"
+    )
+    cause += ". " if usable is None else f", and {in_gb(usable)} GB are usable now. "
+    if usable is not None and usable < plan.total:
+        cause += "Other programs take the rest. "
+    else:
+        cause += "So another program took memory meanwhile, or the plan counts too little for this model. "
+    flags = " ".join(chosen_flags(smaller))
+    remedy = f"Try {flags}" if flags else "Nothing in the recipe can be made smaller: try a smaller model"
+    show_plan(smaller, to_error=True, verdict=f"{cause}{remedy} ({in_gb(smaller.total)} GB by this plan)")
 
 
 def _memory_table(plan: Plan) -> Table:

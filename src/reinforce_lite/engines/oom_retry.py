@@ -7,7 +7,6 @@ from reinforce_lite.engines.base import Engine, OnProgress, ignore_progress
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.types import Completion, Prompt, Sampling
 from reinforce_lite.utils.memory import retry_on_oom
-from reinforce_lite.utils.program import command_line
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,8 @@ class OOMRetryEngine:
             running = min(self.max_num_seqs, len(prompts) * sampling.samples)
             if running == 1:
                 raise DoesNotFitError(
-                    "sampling a single sequence does not fit into memory", f"see: {command_line('plan')}"
+                    "sampling a single sequence does not fit into memory",
+                    "lower rollout.max_new_tokens or prompt.max_tokens, or choose a smaller model",
                 )
             self.max_num_seqs = running // 2
             logger.warning("out of memory while sampling: retrying with max_num_seqs %d", self.max_num_seqs)

@@ -37,8 +37,8 @@ from reinforce_lite.models.policy import Policy
 from reinforce_lite.models.prefix_tree import Branch, Ids
 from reinforce_lite.types import Group
 from reinforce_lite.utils.memory import retry_on_oom
-from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.seeding import derive_seed
+from reinforce_lite.utils.tensors import not_finite
 
 CONVERTED_ELEMENTS = 2**20
 """Elements of a bfloat16 gradient that are converted to float32 at a time: on a CPU, a temporary of the whole
@@ -56,6 +56,11 @@ class GradientStats:
     """L2, before clipping; 0 when no completion has a nonzero loss weight."""
     tokens: int
     """Tokens that passed through the policy with gradient, prompts included; 0 if all loss weights are 0."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are free of NaN and infinity."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,8 @@ class Updater:
         self.micro_batch_tokens = min(self.micro_batch_tokens, sum(costs))
         if self.micro_batch_tokens <= min(costs):
             raise DoesNotFitError(
-                "the update of a single completion does not fit into memory", f"see: {command_line('plan')}"
+                "the update of a single completion does not fit into memory",
+                "lower rollout.max_new_tokens or prompt.max_tokens, or set --update.activation-checkpointing",
             )
         self.micro_batch_tokens //= 2
         logger.warning(
@@ -147,9 +153,9 @@ class Updater:
         """Clip the gradient and update the weights; returns whether they were updated. `step` counts from 1.
 
         Nothing is updated when no completion has a nonzero loss weight (AdamW's momentum alone would move the
-        weights) or when the gradient is not finite.
+        weights) or when loss or gradient are not finite. See `weights_are_finite` for the result.
         """
-        if gradient.tokens == 0 or not math.isfinite(gradient.norm):
+        if gradient.tokens == 0 or not gradient.is_finite:
             return False
         # As torch.nn.utils.clip_grads_with_norm_, which would round this factor to the norm tensor's float32.
         clip = min(1.0, self.config.max_grad_norm / (gradient.norm + 1e-6))
@@ -158,6 +164,10 @@ class Updater:
         self._drop_gradients()
         self.sync_policy()
         return True
+
+    def weights_are_finite(self) -> bool:
+        """Whether the policy's weights are, and so the master weights that are rounded to them."""
+        return not not_finite(self.params)
 
     def allocate_optimizer_state(self) -> None:
         """Run one optimizer step with zero gradients and learning rate 0, so that its state is allocated.
@@ -213,6 +223,15 @@ class Updater:
         """Round the master weights into the policy, unless they are its own parameters."""
         if self.master_weights is not self.params:
             torch._foreach_copy_(list(self.params.values()), list(self.master_weights.values()))
+
+    @torch.no_grad()
+    def restart_from(self, policy: Policy) -> None:
+        """Take the weights of the same model, freshly loaded, and forget the optimizer's state."""
+        loaded = policy.master_weights or dict(policy.model.named_parameters())
+        for name, master in self.master_weights.items():
+            master.copy_(loaded[name])
+        self.sync_policy()
+        self.reset_optimizer()
 
     @property
     def state_bytes(self) -> int:

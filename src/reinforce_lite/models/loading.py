@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import transformers
 from safetensors import SafetensorError
 
-from reinforce_lite.errors import ReinforceLiteError, UsageError
-from reinforce_lite.utils.program import command_line
+from reinforce_lite.errors import DoesNotFitError, UsageError
+from reinforce_lite.utils.memory import is_out_of_memory
 
 
 @contextmanager
@@ -16,7 +16,12 @@ def explain_load_errors(name: str) -> Iterator[None]:
     """Turn what transformers raises about a model into one line of cause and one of remedy."""
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+    except Exception as error:
+        if is_out_of_memory(error):
+            remedy = "choose a smaller model, or --model.dtype bfloat16"
+            raise DoesNotFitError(f"the model {name!r} does not fit into memory", remedy) from error
+        if not isinstance(error, (OSError, ValueError, ImportError, KeyError, SafetensorError)):
+            raise
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "trust_remote_code" in str(error):
             cause = "it brings its own Python code"
@@ -28,10 +33,6 @@ def explain_load_errors(name: str) -> Iterator[None]:
         else:
             remedy = "give a model folder, the name of a reachable Hugging Face model, or smollm2-135m"
         raise UsageError(f"can't load the model {name!r}: {cause}", remedy) from error
-    except MemoryError as error:
-        raise ReinforceLiteError(
-            f"the model {name!r} does not fit into memory", f"see: {command_line('plan')}"
-        ) from error
 
 
 @contextmanager

@@ -5,13 +5,14 @@ and models that bring their own code are refused unless the user allows them.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.models.device import pick_device, pick_dtype
@@ -22,6 +23,8 @@ from reinforce_lite.models.loading import explain_load_errors, quiet_transformer
 from reinforce_lite.models.tokenizer import check_embedding, decode_exactly, end_of_turn
 from reinforce_lite.utils.atomic import replace_folder
 from reinforce_lite.utils.paths import local_or_hub_name
+from reinforce_lite.utils.tensors import not_finite
+from reinforce_lite.utils.text import one_line_error
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +81,9 @@ def load_policy(
 
     Raises:
         UsageError: there is no such model, it can't be trained (`families.py`), weights are missing from its
-            files, its tokenizer has tokens that it lacks, or loading it would run its author's code.
+            files or not finite, its tokenizer has tokens that it lacks, or loading it would run its author's
+            code.
+        DoesNotFitError: memory ran out.
         ReinforceLiteError: the embedded model can't be fetched.
     """
     target = pick_device(device)
@@ -97,6 +102,7 @@ def load_policy(
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     _refuse_missing_weights(info["missing_keys"], name)
     model = language_model(model, name)
+    _mend_generation_config(model, name)
     eos_token_ids = _eos_token_ids(model, tokenizer)
     check_embedding(tokenizer, model.get_input_embeddings().weight.shape[0], eos_token_ids)
     compute, master_weights = pick_dtype(dtype, target), None
@@ -107,21 +113,43 @@ def load_policy(
     for param in model.parameters():
         param.data = param.data.to(compute)
     model = model.to(target).eval()
+    _refuse_not_finite(dict(model.named_parameters()), name)
     # The padding token is often the end token too, and torch gives a padding row no gradient.
     model.get_input_embeddings().padding_idx = None
     llama = Llama(model) if supports_model(model, max_length) else None
     return Policy(model, tokenizer, eos_token_ids, name, master_weights, llama)
 
 
-def save_policy(policy: Policy, folder: Path, card: str) -> None:
+def save_policy(policy: Policy, folder: Path, card: str, rehearse: bool = False) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
-    `folder` is replaced completely or not at all. Raises FileError when it can't be written.
+    `folder` is replaced completely or not at all. With `rehearse`, one number stands for each weight, and
+    weights stay under the names that they have in memory: a folder of a few kilobytes and the tokenizer.
+    Raises FileError when it can't be written.
     """
+    options = {"state_dict": _tiny_weights(policy.model), "save_original_format": False} if rehearse else {}
     with explain_file_errors("write", folder), replace_folder(folder) as temporary, quiet_transformers():
-        policy.model.save_pretrained(temporary)
+        policy.model.save_pretrained(temporary, **options)
         policy.tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def _tiny_weights(model: Any) -> dict[str, torch.Tensor]:
+    """A number for each weight, with the names, dtypes and shared storage of the real ones.
+
+    Weights that are the same memory get the same number, and those that are parts of one storage get numbers
+    of one storage: safetensors refuses the one and not the other. Weights that overlap in part are not told
+    from parts.
+    """
+    weights = model.state_dict()
+    storages = {name: w.untyped_storage().data_ptr() for name, w in weights.items()}
+    parts: dict[int, dict[tuple[int, torch.Size], int]] = {}
+    for name, w in weights.items():
+        slots = parts.setdefault(storages[name], {})
+        slots.setdefault((w.data_ptr(), w.shape), len(slots))
+    tiny = {storages[n]: torch.zeros(len(parts[storages[n]]), dtype=w.dtype) for n, w in weights.items()}
+    slot = {name: parts[storages[name]][w.data_ptr(), w.shape] for name, w in weights.items()}
+    return {name: tiny[storages[name]][slot[name] : slot[name] + 1] for name in weights}
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -156,6 +184,46 @@ def _refuse_pickles(folder: Path) -> None:
             f"{folder} has only pickled weights, which can run any code when they are opened",
             "convert them to safetensors, or allow them with --model.trust-remote-code",
         )
+
+
+def _refuse_not_finite(weights: Mapping[str, torch.Tensor], name: str) -> None:
+    bad = not_finite(weights)
+    if bad:
+        others = f" and {len(bad) - 1} others" if len(bad) > 1 else ""
+        dtype = str(weights[bad[0]].dtype).removeprefix("torch.")
+        raise UsageError(
+            f"the weights of {name} hold NaN or infinity in {dtype}: {bad[0]}{others}",
+            "download or copy the model again, or choose another; if it is too large for the dtype, "
+            "--model.dtype float32 helps",
+        )
+
+
+def _mend_generation_config(model: Any, name: str) -> None:
+    """Make a generation config valid that transformers loads and refuses to save.
+
+    Many models of the hub set a temperature or top-p and not `do_sample`, without which it has no effect.
+    """
+    if model.generation_config is None or not (flags := _invalid_flags(model.generation_config)):
+        return
+    model.generation_config.do_sample, mended = True, "do_sample is set to true"
+    if _invalid_flags(model.generation_config):
+        ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+        kept = {key: getattr(model.generation_config, key) for key in ids}
+        model.generation_config, mended = GenerationConfig(**kept), "only its token ids are kept"
+    logger.warning(
+        "the generation config of %s is not valid (%s), so transformers would not save it: %s",
+        *(name, flags, mended),
+    )
+
+
+def _invalid_flags(config: GenerationConfig) -> str:
+    """Why transformers refuses to save a generation config, in a few words; empty if it does not."""
+    try:
+        with quiet_transformers():
+            config.validate(strict=True)
+    except ValueError as error:
+        return ", ".join(re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)) or one_line_error(error)
+    return ""
 
 
 def _refuse_missing_weights(missing: Collection[str], name: str) -> None:

@@ -26,6 +26,8 @@ MEMORY_KEYS = ("update.activation_checkpointing", "update.micro_batch_tokens", "
 """Keys that set how much is held at a time; they change results by rounding alone."""
 PLAN_KEYS = ("update.optimizer_state", *MEMORY_KEYS)
 """The keys that a plan may choose."""
+SMALLER = 0.75
+"""The part of the planned memory to aim at where the plan fits and memory ran out all the same."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,17 @@ def best_plan(plan: Plan) -> Plan:
         config = override_config(plan.config, dict(zip(choices, values, strict=True)))
         best = _shrink_rollout(replace(plan, config=config))
     return best
+
+
+def plan_after_oom(plan: Plan, usable: int | None) -> Plan:
+    """Other choices for a recipe that ran out of memory where `usable` bytes are left (None: unknown).
+
+    Where the recipe as planned would fit into them, the choices are those that need clearly less than it.
+    """
+    short = usable is not None and usable < plan.total
+    goal = usable if short else round(SMALLER * plan.total)
+    choices = best_plan(replace(plan, target=replace(plan.target, memory=goal)))
+    return replace(choices, target=replace(plan.target, memory=usable))
 
 
 def _shrink_rollout(plan: Plan) -> Plan:

@@ -50,6 +50,7 @@ def status(data: RunData) -> str:
     ended = {
         "steps": f"finished: {count(data.step, 'step')}",
         "hours": f"finished at its time limit, at {progress}",
+        "not finite": f"failed at {progress}: weights, gradients or log-probabilities were not finite",
         "signal": f"stopped by a signal at {progress}; it can be resumed",
     }
     return ended.get(data.summary.get("stopped", ""), f"not finished: {progress}")

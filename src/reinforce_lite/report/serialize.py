@@ -1,10 +1,10 @@
 """What the page holds of a completion, and the encoding of its data: JSON that is inert inside HTML."""
 
-import json
 import math
 from typing import Any
 
 from reinforce_lite.runlog.records import Record
+from reinforce_lite.utils import finite
 
 MAX_TEXT = 6_000
 """Characters of a text that are shown: all, or the beginning and the end of a longer one."""
@@ -56,7 +56,7 @@ def to_json(value: Any) -> str:
 
     Lone surrogates and U+2028 become escapes too.
     """
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    text = finite.to_json(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

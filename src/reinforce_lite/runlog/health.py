@@ -14,6 +14,7 @@ Omitted on purpose: acting on a warning. The run continues, and the best model o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from math import sqrt
 from statistics import fmean, variance
 
@@ -32,6 +33,7 @@ MOSTLY_NO_SIGNAL = 0.75
 RARELY_RIGHT = 0.1
 NEARLY_ALWAYS_RIGHT = 0.9
 MOSTLY_CLIPPED = 0.5
+OFTEN_NOT_FINITE = 0.1
 SHOW_FORMAT = "show the format in worked examples (prompt.examples in a recipe file)"
 
 Steps = Sequence[StepMetrics]
@@ -53,14 +55,40 @@ class Change:
 
 
 def find_warnings(steps: Steps) -> dict[str, str]:
-    """The warnings that hold now, by kind: second_opinion, reward, entropy, no_signal. Usually none."""
+    """The warnings that hold now, by kind: not_finite, second_opinion, reward, entropy, no_signal. Usually
+    none.
+
+    Steps that are often, or just now, not finite are the reason for whatever else looks wrong: then no other
+    warning is given.
+    """
+    bad = [step.not_finite is not None for step in steps]
+    if any(bad) and (bad[-1] or fmean(bad) >= OFTEN_NOT_FINITE):
+        return {"not_finite": not_finite_warning(steps)}
     warnings = {
+        "not_finite": not_finite_warning(steps),
         "second_opinion": second_opinion_warning(steps),
         "reward": reward_warning(steps),
         "entropy": entropy_warning(steps),
         "no_signal": no_signal_warning(steps),
     }
     return {kind: text for kind, text in warnings.items() if text}
+
+
+def not_finite_warning(steps: Steps) -> str:
+    """Some step's gradient, weights or log-probabilities held NaN or infinity."""
+    kinds = [step.not_finite for step in steps if step.not_finite]
+    if not kinds:
+        return ""
+    what = " or ".join(dict.fromkeys(kinds))
+    return (
+        f"{what} not finite in {len(kinds)} of {len(steps)} steps, which changed nothing: lower "
+        "update.learning_rate, or scale the rewards if they are huge"
+    )
+
+
+def non_finite_streak(steps: Steps) -> int:
+    """How many of the last steps in a row were not finite."""
+    return sum(1 for _ in takewhile(lambda step: step.not_finite, reversed(steps)))
 
 
 def second_opinion_warning(steps: Steps) -> str:
@@ -111,9 +139,10 @@ def entropy_warning(steps: Steps) -> str:
     """The last WINDOW steps' entropy is below a tenth of the first's while completions are still often
     wrong.
     """
+    steps = [step for step in steps if step.entropy is not None]
     if len(steps) < 2 * WINDOW:
         return ""
-    before, after = (fmean(s.entropy for s in part) for part in (steps[:WINDOW], steps[-WINDOW:]))
+    before, after = (fmean(s.entropy or 0.0 for s in part) for part in (steps[:WINDOW], steps[-WINDOW:]))
     if after >= COLLAPSED_ENTROPY * before or fmean(s.strict for s in steps[-WINDOW:]) >= NEARLY_ALWAYS_RIGHT:
         return ""
     return (
@@ -126,7 +155,8 @@ def entropy_warning(steps: Steps) -> str:
 def no_signal_warning(steps: Steps) -> str:
     """Over all steps most groups had no signal, and few completions were right.
 
-    The advice depends on what is seen: clipped completions, right ones in another format, or neither.
+    The advice depends on what is seen: a broken model, clipped completions, right ones in another format, or
+    neither.
     """
     if len(steps) < WINDOW:
         return ""
@@ -135,7 +165,14 @@ def no_signal_warning(steps: Steps) -> str:
         return ""
     opinions = [s.second_opinion for s in steps if s.second_opinion is not None]
     second = fmean(opinions) if len(opinions) == len(steps) else 0.0
-    if fmean(s.clipped_ratio for s in steps) >= MOSTLY_CLIPPED:
+    entropies = [s.entropy for s in steps if s.entropy is not None]
+    first, later = (entropies[0], fmean(entropies[1:])) if len(entropies) > 1 else (0.0, 0.0)
+    if first and not COLLAPSED_ENTROPY * first <= later <= first / COLLAPSED_ENTROPY:
+        advice = (
+            f"since the first step the entropy went from {first:.3f} to {later:.3f} nats per token, so the "
+            "updates broke the model; lower update.learning_rate"
+        )
+    elif fmean(s.clipped_ratio for s in steps) >= MOSTLY_CLIPPED:
         advice = "most completions are cut at the limit; try a higher rollout.max_new_tokens"
     elif second >= RARELY_RIGHT:
         advice = f"{percent(second, 0)} have the right number without asking for the format: {SHOW_FORMAT}"

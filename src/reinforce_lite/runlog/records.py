@@ -8,9 +8,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import NoneType
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+from reinforce_lite.utils.finite import finite_or_none
 
 Record = dict[str, Any]
+NotFinite = Literal["weights", "gradient", "log-probabilities"]
 
 
 def _metric(key: str) -> Any:
@@ -36,15 +39,18 @@ class StepMetrics:
     """Tokens per completion, the end token included."""
     clipped_ratio: float = _metric("completions/clipped_ratio")
     """Share of completions cut at the limit."""
-    entropy: float
+    entropy: float | None
     """Mean of -log pi (at temperature 1) over the sampled tokens, in nats per token: an estimate that lies
-    below the policy's entropy when sampling is cooler than 1 or cut by top-p."""
-    loss: float
-    grad_norm: float
+    below the policy's entropy when sampling is cooler than 1 or cut by top-p. None if it is not finite, as
+    are the next two."""
+    loss: float | None
+    grad_norm: float | None
     """L2, before clipping; 0 when no group had a signal."""
     learning_rate: float
     updated: bool
-    """False when there was nothing to learn from or the gradient was not finite."""
+    """False when there was nothing to learn from or something was not finite."""
+    not_finite: NotFinite | None
+    """What held NaN or infinity in this step; None in a healthy one."""
     reward_faults: int
     """Completions whose reward function failed."""
     reflection_a: float = _metric("reflection/list_a")
@@ -68,8 +74,11 @@ class StepMetrics:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """A line read back. What an older version did not write is None."""
+        """A line read back. What an older version did not write, or wrote as NaN, is None."""
         values: dict[str, Any] = {name: record.get(key) for name, key in KEYS.items()}
+        for name, value in values.items():
+            if isinstance(value, float):
+                values[name] = finite_or_none(value)
         return cls(**values)
 
 

@@ -23,6 +23,7 @@ from reinforce_lite.config import DEFAULT_RECIPE, Config, dump_config, load_conf
 from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.runlog.records import Record, StepMetrics, parse_line
 from reinforce_lite.utils.atomic import append_whole, clean_leftovers, flush, write_atomically
+from reinforce_lite.utils.finite import to_json
 from reinforce_lite.utils.program import command_line
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ class Run:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write NAME.json: "summary", "machine" (hardware, versions, the plan's bytes) or "first_prompt"."""
-        self.write(f"{name}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        self.write(f"{name}.json", to_json(values, indent=2, ensure_ascii=False) + "\n")
 
     def _read_json(self, name: str) -> Record:
         file = self.path / name
@@ -316,4 +317,4 @@ def trained_config(name: str) -> Config:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    return to_json(record, ensure_ascii=False) + "\n"

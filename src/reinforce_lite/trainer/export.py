@@ -4,20 +4,47 @@ import shutil
 from collections.abc import Sequence
 
 from reinforce_lite.config import Config
-from reinforce_lite.errors import explain_file_errors
+from reinforce_lite.errors import ReinforceLiteError, UsageError, explain_file_errors
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.models.policy import save_policy
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.utils.atomic import remove_folder, replace_folder
-from reinforce_lite.utils.text import percent
+from reinforce_lite.utils.text import one_line_error, percent
+
+REHEARSAL = ".rehearsal"
 
 
-def save_model(run: Run, folder: str, pipeline: Pipeline, step: int, evals: Sequence[Record]) -> None:
-    """Write model/ or best/ of a run, with a card that shows these evaluations."""
+def save_model(
+    run: Run, folder: str, pipeline: Pipeline, step: int, evals: Sequence[Record], rehearse: bool = False
+) -> None:
+    """Write model/ or best/ of a run, with a card that shows these evaluations; see `save_policy`."""
     card = model_card(pipeline.config, evals, step, run.first_command())
-    save_policy(pipeline.policy, run.path / folder, card)
+    save_policy(pipeline.policy, run.path / folder, card, rehearse)
+
+
+def rehearse_saving(run: Run, pipeline: Pipeline) -> None:
+    """Save the model in small and remove it again, so that what would fail after hours fails now.
+
+    This finds a folder that can't be written, a config, generation config or tokenizer that does not
+    serialize, and weights that share memory in a way that safetensors refuses. It does not find a disk that
+    is too small for the weights (`preflight.check_disk_space`), nor a fault in putting the weights of a
+    mixture of experts back into the form of their original files.
+
+    Raises ReinforceLiteError when the folder can't be written, UsageError when the model can't be saved.
+    """
+    try:
+        save_model(run, REHEARSAL, pipeline, 0, [], rehearse=True)
+    except ReinforceLiteError:
+        raise
+    except Exception as error:  # what the model's own code raises
+        raise UsageError(
+            f"{pipeline.policy.name} could not be saved after training: {one_line_error(error)}",
+            "correct the file of the model that this names, or choose another model",
+        ) from error
+    finally:
+        shutil.rmtree(run.path / REHEARSAL, ignore_errors=True)
 
 
 def is_best(run: Run, step: int, result: Record) -> bool:

@@ -8,6 +8,7 @@ from reinforce_lite.evaluation.reflection import find_reflections, reflection_ra
 from reinforce_lite.learner.updater import GradientStats
 from reinforce_lite.runlog.records import CompletionRecord, Record, StepMetrics
 from reinforce_lite.types import Group
+from reinforce_lite.utils.finite import finite_or_none
 
 
 def step_metrics(
@@ -29,6 +30,7 @@ def step_metrics(
     lenient = [r.lenient.correct for r in rollouts if r.lenient is not None]
     second = [r.second_opinion for r in rollouts if r.second_opinion is not None]
     reflection = reflection_rates([c.text for c in completions])
+    entropy = finite_or_none(-sum(sum(c.logprobs) for c in completions) / sampled)
     return StepMetrics(
         step=step,
         reward=fmean(r.reward for r in rollouts),
@@ -39,10 +41,11 @@ def step_metrics(
         second_opinion=fmean(second) if second else None,
         mean_length=sampled / len(completions),
         clipped_ratio=fmean(c.truncated for c in completions),
-        entropy=-sum(sum(c.logprobs) for c in completions) / sampled,
-        loss=gradient.loss,
-        grad_norm=gradient.norm,
+        entropy=entropy,
+        loss=finite_or_none(gradient.loss),
+        grad_norm=finite_or_none(gradient.norm),
         updated=updated,
+        not_finite="gradient" if not gradient.is_finite else "log-probabilities" if entropy is None else None,
         reward_faults=sum(bool(r.fault) for r in rollouts),
         reflection_a=reflection["a"],
         reflection_b=reflection["b"],

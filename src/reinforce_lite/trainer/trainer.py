@@ -11,27 +11,36 @@ with the same config, versions and machine takes the same steps as one that was 
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import torch
 
 from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Callback
 from reinforce_lite.callbacks.trackers import with_trackers
-from reinforce_lite.config import Config, option_flag
-from reinforce_lite.errors import DoesNotFitError, FileError, ReinforceLiteError, StoppedError
+from reinforce_lite.config import Config, option_flag, override_config
+from reinforce_lite.errors import (
+    DoesNotFitError,
+    FileError,
+    NotFiniteError,
+    ReinforceLiteError,
+    StoppedError,
+)
 from reinforce_lite.evaluation.evaluate import evaluate_groups
 from reinforce_lite.learner.objective import advantages, loss_weights
+from reinforce_lite.pipeline import load_configured_policy
 from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.rollout.collect import sample_completions, score_groups, select_problems
-from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.health import non_finite_streak
+from reinforce_lite.runlog.records import Record, StepMetrics
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.summary import best_step, summarize
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.trainer.checkpoint import Progress, checkpoint_steps
+from reinforce_lite.trainer.checkpoint import Progress, checkpoint_steps, latest_checkpoint
 from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
-from reinforce_lite.trainer.export import is_best, keep_best, remove_best, save_model
+from reinforce_lite.trainer.export import is_best, keep_best, rehearse_saving, remove_best, save_model
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
 from reinforce_lite.trainer.preflight import check_same_config, describe_prompt, freeze_date
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
@@ -39,8 +48,13 @@ from reinforce_lite.types import Split
 from reinforce_lite.utils import clock, memory
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.seeding import derive_seed
+from reinforce_lite.utils.text import one_line_error
 
 logger = logging.getLogger(__name__)
+
+NOT_FINITE_STEPS = 3
+"""Steps in a row with NaN or infinity, after which training goes back once, and then stops."""
+MEMORY_OPTIONS = ", ".join(map(option_flag, MEMORY_KEYS))
 
 
 def train(
@@ -75,13 +89,17 @@ def train(
     except Exception as error:
         if not memory.is_out_of_memory(error):
             raise
-        raise DoesNotFitError(
-            "out of memory in a part of the program that cannot be split further",
-            f"see: {command_line('plan')}",
-        ) from error
+        raise _cannot_be_split(error) from error
     finally:
         run.unlock()
     return run
+
+
+def _cannot_be_split(error: Exception) -> DoesNotFitError:
+    return DoesNotFitError(
+        f"out of memory in a part of the program that cannot be split further ({one_line_error(error)})",
+        f"choose a smaller value of one of {MEMORY_OPTIONS}",
+    )
 
 
 def _train(
@@ -114,9 +132,13 @@ class Trainer:
         self.start = start - context.progress.seconds
         """The moment, by `utils.clock`, at which the run would have started if it had never been stopped."""
         self.step, self.dry_run_bytes = context.progress.step, context.progress.dry_run_bytes
-        self.num_tokens = max((s.num_tokens or 0 for s in self.run.step_metrics), default=0)
+        self.num_tokens = self.streak = 0
+        self._read_logs()
         self.refresher = ReportRefresher(self.run)
         self.result_saved = False
+        self.step_is_whole = True
+        """Weights and optimizer are those after `step`: False while a step changes them."""
+        self.went_back = False
 
     def train(self) -> None:
         """The loop, and what happens when it is cut short. Raises StoppedError after a signal."""
@@ -125,18 +147,34 @@ class Trainer:
             while not self._settle():
                 self._take_step(self.step + 1)
             self._finish()
+            return
         except Interrupted as interrupted:
             self.stop(interrupted)
+            return
         except ReinforceLiteError as error:
-            if isinstance(error, DoesNotFitError) and self.step:
-                self._save_checkpoint()
+            failure = error
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            failure = _cannot_be_split(error)
+        self._fail(failure)  # outside of the except clause, whose error holds the tensors of its frames
+
+    def _fail(self, failure: ReinforceLiteError) -> NoReturn:
+        """Save what there is, and raise the failure."""
+        if isinstance(failure, DoesNotFitError):
+            memory.release_cached_memory()
+            self._save_checkpoint()
+            if saved := checkpoint_steps(self.context.checkpointer.folder):
                 resume = command_line("train", "--run", self.run.name, "--resume")
-                keys = ", ".join(map(option_flag, MEMORY_KEYS))
-                error.remedy = (
-                    f"step {self.step} is saved: resume with {resume} and a smaller value of one of {keys}"
+                failure.remedy = (
+                    f"step {saved[-1]} is saved: resume with {resume} "
+                    f"and a smaller value of one of {MEMORY_OPTIONS}"
                 )
+        if isinstance(failure, NotFiniteError):
+            self._report(force=True)
+        else:
             self._report_if_quick()
-            raise
+        raise failure
 
     def _take_step(self, step: int) -> None:
         """One step of the method: sample, reward, compare within the group, update."""
@@ -164,7 +202,9 @@ class Trainer:
         weights = loss_weights(group_advantages, lengths, objective, sampling.max_new_tokens)
         gradient = updater.compute_gradient(groups, weights)
         with self.signals.uninterrupted():
+            self.step_is_whole = False
             updated = updater.apply_gradient(gradient, step)
+            weights_finite = not updated or updater.weights_are_finite()
             phases.lap("update")
             self.num_tokens += sum(len(g.prompt.token_ids) * len(g.rollouts) + sum(g.lengths) for g in groups)
             metrics = step_metrics(
@@ -180,12 +220,60 @@ class Trainer:
                 micro_batch_tokens=updater.micro_batch_tokens,
                 max_num_seqs=pipeline.engine.max_num_seqs,
             )
+            if not weights_finite:
+                metrics = replace(metrics, updated=False, not_finite="weights")
             self.run.append("rollouts", *completion_records(step, groups, group_advantages.tolist()))
             self.run.append("steps", metrics.to_record())
-            self.step = step
+            self.step, self.step_is_whole = step, weights_finite
             self.budget.steps.append(metrics.step_time)
             self.callback.stepped(metrics, groups)
+            self.streak = self.streak + 1 if metrics.not_finite else 0
+            if self.streak >= NOT_FINITE_STEPS or not weights_finite:
+                self._go_back_or_stop(metrics)
         memory.release_cached_memory()
+
+    def _go_back_or_stop(self, metrics: StepMetrics) -> None:
+        """Weights that are not finite, or several such steps: back to the last checkpoint once, then stop.
+
+        The same seeds take the same steps again, so going back helps against a fault that passes, such as a
+        flipped bit. A learning rate that is too high fails again: then the run stops, with the weights of the
+        last checkpoint as its model, and with the lines of the steps that failed, for the report.
+        """
+        what = f"{metrics.not_finite} not finite in step {metrics.step}"
+        if self.streak > 1:
+            what += f" and in the {self.streak - 1} before it"
+        checkpoint = latest_checkpoint(self.context.checkpointer.folder)
+        if checkpoint:
+            self.context.updater.load_state_dict(checkpoint.tensors)
+        else:
+            self._reload_model()
+        self.step, self.step_is_whole = checkpoint.step if checkpoint else 0, True
+        if not self.went_back:
+            self.went_back = True
+            self.run.rewind(self.step)
+            self._read_logs()
+            logger.warning("%s: back to step %d, once; if it happens again the run stops", what, self.step)
+            return
+        self._save_model("model", self.run.evals)
+        self.run.write_json("summary", self._summary("not finite"))
+        raise NotFiniteError(
+            f"{what}, after going back to an earlier step once",
+            f"start a new run with an --update.learning-rate below {self.config.update.learning_rate:g}; "
+            f"the weights of step {self.step} are in {self.run.path / 'model'}",
+        )
+
+    def _reload_model(self) -> None:
+        """Back to the weights before the first step. They are read on the CPU, where a copy has room."""
+        policy = self.pipeline.policy
+        dtype = str(policy.dtype).removeprefix("torch.")
+        on_cpu = override_config(self.config, {"model.device": "cpu", "model.dtype": dtype})
+        self.context.updater.restart_from(load_configured_policy(on_cpu))
+
+    def _read_logs(self) -> None:
+        """What continues from the lines of earlier steps."""
+        steps = self.run.step_metrics
+        self.num_tokens = max((s.num_tokens or 0 for s in steps), default=0)
+        self.streak = non_finite_streak(steps)  # steps in a row, up to the last one, that were not finite
 
     def _start(self) -> None:
         """Everything before the first step; once config.toml is written the run can be resumed."""
@@ -193,6 +281,7 @@ class Trainer:
         self.callback.started(
             self.config, self.run, self.step, device, lambda: self.budget.eta(steps - self.step)
         )
+        rehearse_saving(self.run, self.pipeline)
         keep_best(self.run, self.step)
         self.run.remove_summary()
         if self.step == 0:
@@ -227,7 +316,7 @@ class Trainer:
             self._evaluate("test", config.eval.n)
         due = {
             "validation": step > 0 and step % config.eval.every == 0,
-            "checkpoint": step > 0 and step % config.train.save_every == 0,
+            "checkpoint": step > 0 and step % config.train.save_every == 0 and not self.streak,
             "report": self.refresher.is_due,
         }
         is_final = step >= config.train.steps or not self.budget.allows_step([k for k, v in due.items() if v])
@@ -266,7 +355,7 @@ class Trainer:
             save_model(self.run, folder, self.pipeline, self.step, evals)
 
     def _save_checkpoint(self) -> None:
-        if self.step in checkpoint_steps(self.context.checkpointer.folder):
+        if not self.step_is_whole or self.step in (0, *checkpoint_steps(self.context.checkpointer.folder)):
             return
         self.callback.phase(SAVING_CHECKPOINT)
         with self.signals.uninterrupted(), self.budget.timing("checkpoint"):

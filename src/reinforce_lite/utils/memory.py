@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import errno
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable
@@ -10,11 +12,29 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 
 Result = TypeVar("Result")
 
-OOM_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
-"""Found in RuntimeErrors of the CPU's allocator, of Metal and of CUDA's libraries, which have no OOM type."""
+OOM_MESSAGES = (
+    "out of memory",  # CUDA, HIP, Metal, and most others
+    "can't allocate memory",  # torch on a CPU
+    "cannot allocate memory",  # the system, e.g. when a file of weights is mapped
+    "not enough memory",  # torch on Windows
+    "failed to allocate memory",  # MKL
+    "alloc_failed",  # cuBLAS, cuDNN, cuSPARSE, hipBLAS
+    "erroroutofmemory",  # hipErrorOutOfMemory
+    "errormemoryallocation",  # cudaErrorMemoryAllocation
+    "error_out_of_device_memory",  # XPU: Level Zero and Unified Runtime
+    "error_out_of_host_memory",
+    "error_out_of_resources",
+    "bad_alloc",  # C++
+    "could not create a memory object",  # oneDNN
+)
+"""Parts of RuntimeErrors of libraries that have no type for running out of memory, in lower case."""
+ONEDNN_OOM = re.compile(r"could not (create|execute) a primitive(?! descriptor)")
+"""oneDNN does not say why it could not. Short of memory is the usual reason; where it is another one, a retry
+with smaller pieces fails again. A descriptor is refused for an operation that oneDNN does not support."""
 MMAP_THRESHOLD = 32 * 2**20
 """Bytes from which glibc maps an allocation separately (limit_fragmentation)."""
 TRIM_THRESHOLD = 512 * 2**20
@@ -32,8 +52,11 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def installed_bytes() -> int:
-    """The memory of this machine, or of this container if it is limited to less."""
+    """The memory of this machine, or of this container or process (`ulimit -v`) if it is limited to less."""
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if address_space != resource.RLIM_INFINITY:
+        installed = min(installed, address_space)
     with contextlib.suppress(OSError, ValueError):  # no cgroup, or its limit is "max"
         installed = min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return installed
@@ -51,12 +74,30 @@ def available_bytes() -> int:
     return available
 
 
+def usable_bytes(device: torch.device) -> int | None:
+    """What a run could hold if it were started now: the free memory and what this process holds.
+
+    None where the device can't tell.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+    if device.type != "cpu":
+        return None
+    held = 0
+    with contextlib.suppress(OSError):
+        held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return min(installed_bytes(), available_bytes() + held)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python raised this error because memory ran out."""
+    """Whether torch, one of its libraries or the system raised this error because memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     message = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in message for words in OOM_MESSAGES)
+    is_library = isinstance(error, (RuntimeError, SafetensorError))
+    return is_library and (any(m in message for m in OOM_MESSAGES) or bool(ONEDNN_OOM.search(message)))
 
 
 def retry_on_oom(job: Callable[[], Result], shrink: Callable[[], None]) -> Result:

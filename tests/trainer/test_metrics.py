@@ -1,0 +1,61 @@
+"""Step metrics at their edges."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from helpers.groups import make_groups
+from reinforce_lite.learner.updater import GradientStats
+from reinforce_lite.runlog.records import StepMetrics
+from reinforce_lite.trainer.metrics import step_metrics
+from reinforce_lite.types import Completion, Group
+
+SECONDS = {"rollout": 1.0, "reward": 1.0, "update": 1.0}
+
+
+def metrics(groups: list[Group], gradient: GradientStats | None = None) -> StepMetrics:
+    state = ("learning_rate", "num_tokens", "step_time", "peak_memory", "micro_batch_tokens", "max_num_seqs")
+    found = gradient or GradientStats(0.0, 0.0, 0)
+    return step_metrics(1, groups, found, False, SECONDS, **dict.fromkeys(state, 0))
+
+
+def every(completion: Completion) -> list[Group]:
+    """Groups of nothing but this completion."""
+    groups = make_groups([[0.0] * 4] * 3)
+    return [replace(g, rollouts=tuple(replace(r, completion=completion) for r in g.rollouts)) for g in groups]
+
+
+@pytest.mark.case(15)
+@pytest.mark.parametrize(
+    ("completion", "length", "clipped"),
+    [
+        (Completion((2,), "", False, (-0.5,)), 1.0, 0.0),
+        (Completion((7,) * 64, "a" * 64, True, (-0.5,) * 64), 64.0, 1.0),
+    ],
+)
+def test_a_step_whose_completions_all_end_at_once_or_never(
+    completion: Completion, length: float, clipped: float
+) -> None:
+    step = metrics(every(completion))
+    assert (step.mean_length, step.clipped_ratio, step.entropy) == (length, clipped, 0.5)
+    assert (step.reward_std, step.no_signal_ratio, step.not_finite) == (0.0, 1.0, None)
+
+
+@pytest.mark.case(10)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_named_and_has_no_number(bad: float) -> None:
+    by_loss = metrics(make_groups(), GradientStats(bad, 1.0, 9))
+    assert (by_loss.not_finite, by_loss.loss, by_loss.grad_norm) == ("gradient", None, 1.0)
+    by_norm = metrics(make_groups(), GradientStats(1.0, bad, 9))
+    assert (by_norm.not_finite, by_norm.loss, by_norm.grad_norm) == ("gradient", 1.0, None)
+    by_entropy = metrics(every(Completion((7, 2), "a", False, (-0.5, bad))))
+    assert (by_entropy.not_finite, by_entropy.entropy) == ("log-probabilities", None)
+
+
+@pytest.mark.case(11)
+def test_the_largest_rewards_have_sums() -> None:
+    step = metrics(make_groups([[1e30] * 4, [-1e30, 1e30, 0.0, 1e30], [1e30] * 4]))
+    assert step.reward == pytest.approx(9e30 / 12)
+    assert math.isfinite(step.reward_std)
+    assert step.no_signal_ratio == pytest.approx(2 / 3)
