@@ -17,13 +17,16 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
+from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.utils import clock
 from reinforce_lite.utils.logs import quiet_dependencies
-from reinforce_lite.utils.text import did_you_mean
+from reinforce_lite.utils.secrets import mask_all
+from reinforce_lite.utils.text import did_you_mean, harmless
 
 START = clock.now()  # close enough to the start of the process
 
@@ -34,17 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_dependencies()
     _show_notices()
     try:
-        _dispatch(args)
+        with SignalGuard(notice="").listening():
+            _dispatch(args)
         return 0
     except ReinforceLiteError as error:
-        print(f"reinforce-lite: {error.cause}", file=sys.stderr)
+        print(harmless(f"reinforce-lite: {error.cause}"), file=sys.stderr)
         if error.remedy:
-            print(f"  {error.remedy}", file=sys.stderr)
+            print(harmless(f"  {error.remedy}"), file=sys.stderr)
         return error.exit_code
+    except Interrupted as interrupted:
+        return 128 + interrupted.signum
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader left: `reinforce-lite eval ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:  # a bug: its traceback, without secrets
+        print(harmless(traceback.format_exc()), end="", file=sys.stderr)
         return 1
 
 
@@ -80,7 +89,8 @@ def _train(args: list[str]) -> None:
 
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
-        trainer.train(config, run, callback=make_console(parsed.as_json), command=command, start=START)
+        console = make_console(parsed.as_json)
+        trainer.train(config, run, None, console, command, START)
     except DoesNotFitError:
         show_plan(plan_unchanged(config), to_error=True)
         raise
@@ -100,12 +110,13 @@ def _eval(args: list[str]) -> None:
     from reinforce_lite.callbacks.console import make_console
     from reinforce_lite.cli.eval_table import describe_measured, show_evaluation
 
-    result, failed = evaluate_model(config, make_console(parsed.as_json), parsed.samples)
+    console = make_console(parsed.as_json)
+    result, failed = evaluate_model(config, console, parsed.samples)
     if parsed.as_json:
         _print_json(result.to_record() | {"failures": [asdict(failure) for failure in failed]})
     else:
         show_evaluation(result, failed)
-        print(describe_measured(parsed, config, result))
+        print(harmless(describe_measured(parsed, config, result)))
 
 
 def _ask(args: list[str]) -> None:
@@ -145,7 +156,6 @@ def _report(args: list[str]) -> None:
     parsed, runs, file = parse_report(args)
 
     from reinforce_lite.report.write import write_report
-    from reinforce_lite.utils.text import harmless
 
     try:
         numbers = write_report(runs, file)
@@ -156,7 +166,7 @@ def _report(args: list[str]) -> None:
         return
     for one in numbers:
         print(harmless(f"{one['name']}: {one['result']['sentence']}"))
-    print(f"report: {file}")
+    print(harmless(f"report: {file}"))
 
 
 def _announce_imports(as_json: bool) -> None:
@@ -165,14 +175,14 @@ def _announce_imports(as_json: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))  # ASCII: harmless on a terminal, accepted by every pipe
+    print(json.dumps(mask_all(value), indent=2))  # ASCII: harmless on a terminal, accepted by every pipe
 
 
 class _NoticeHandler(logging.Handler):
     """Writes to the current standard error, which a live display replaces for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"note: {record.getMessage()}", file=sys.stderr)
+        print(harmless(f"note: {record.getMessage()}"), file=sys.stderr)
 
 
 def _show_notices() -> None:

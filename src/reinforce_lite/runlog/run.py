@@ -25,6 +25,8 @@ from reinforce_lite.errors import UsageError
 from reinforce_lite.runlog.records import Record, StepMetrics
 from reinforce_lite.utils.atomic import flush, write_atomically
 from reinforce_lite.utils.program import command_line
+from reinforce_lite.utils.secrets import mask, mask_all
+from reinforce_lite.utils.text import whole_characters
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +121,7 @@ class Run:
     def append(self, name: str, *records: Record) -> None:
         """Add lines to NAME.jsonl and hand them to the operating system."""
         with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(_line(record) for record in records))
+            file.write("".join(_line(record) for record in mask_all(records)))
 
     def sync(self) -> None:
         """Flush every log to the disk, before a checkpoint claims that its step is done."""
@@ -132,7 +134,7 @@ class Run:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write NAME.json: "summary", "machine" (hardware, versions, the plan's bytes) or "first_prompt"."""
-        write_atomically(self.path / f"{name}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.path / f"{name}.json", _line(mask_all(values), indent=2))
 
     def _read_json(self, name: str) -> Record:
         file = self.path / name
@@ -145,7 +147,7 @@ class Run:
         """The command that started the run; `command` is recorded in command.txt where none is yet."""
         file = self.path / "command.txt"
         if command and not file.exists():
-            write_atomically(file, command + "\n")
+            write_atomically(file, whole_characters(mask(command)) + "\n")
         return file.read_text(encoding="utf-8").strip() if file.exists() else ""
 
     def evaluated(self, step: int, split: str) -> bool:
@@ -255,8 +257,10 @@ def trained_config(name: str) -> Config:
     return override_config(config, {"model.name": name})
 
 
-def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _line(record: Mapping[str, Any], indent: int | None = None) -> str:
+    """The record as JSON. Half a character (a lone surrogate) becomes the escape that JSON has for it."""
+    text = json.dumps(record, ensure_ascii=False, indent=indent)
+    return text.encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def _is_alive(process: str) -> bool:

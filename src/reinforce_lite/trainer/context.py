@@ -37,7 +37,13 @@ class TrainingContext:
     """What machine.json holds."""
 
 
-def prepare(config: Config, run: Run, task: Task | None, callback: Callback, start: float) -> TrainingContext:
+def prepare(
+    config: Config,
+    run: Run,
+    task: Task | None,
+    callback: Callback,
+    start: float,
+) -> TrainingContext:
     """Check what can be checked cheaply, load the model, restore the last checkpoint.
 
     The hours of the run count from `start`, by `utils.clock`. Raises UsageError for a config, task or model
@@ -52,7 +58,7 @@ def prepare(config: Config, run: Run, task: Task | None, callback: Callback, sta
     callback.phase(f"loading {config.model.name}")
     pipeline = build_pipeline(config, task)
     check_enough_problems(pipeline.problems("train"), config)
-    check_same_prompt(pipeline.prompt_builder, run)
+    check_same_prompt(pipeline.prompt_builder, run, pipeline.problems("train")[0].question)
     policy = pipeline.policy
     temperature = objective.temperature(config.rollout.temperature)
     updater = Updater(policy, config.update, temperature, config.train.seed)

@@ -26,9 +26,10 @@ class Interrupted(BaseException):
 
 
 class SignalGuard:
-    """Handles SIGINT and SIGTERM while `listening()`."""
+    """Handles SIGINT and SIGTERM while `listening()`, and answers the first with a notice."""
 
-    def __init__(self) -> None:
+    def __init__(self, notice: str = STOPPING) -> None:
+        self.notice = notice
         self._depth = 0
         self._received: int | None = None
         self._handled = False
@@ -71,5 +72,6 @@ class SignalGuard:
             os._exit(128 + signum)
         self._received = signum
         # In a thread: here the main thread may be in the middle of writing to the same stream.
-        threading.Thread(target=logger.warning, args=(STOPPING,)).start()
+        if self.notice:
+            threading.Thread(target=logger.warning, args=(self.notice,)).start()
         self.check()

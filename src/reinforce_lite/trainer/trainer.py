@@ -34,7 +34,12 @@ from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
 from reinforce_lite.trainer.export import is_best, keep_best, save_model
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
-from reinforce_lite.trainer.preflight import check_same_config, describe_prompt, freeze_date
+from reinforce_lite.trainer.preflight import (
+    check_no_secrets,
+    check_same_config,
+    describe_prompt,
+    freeze_date,
+)
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.types import Split
 from reinforce_lite.utils import clock, memory
@@ -63,13 +68,15 @@ def train(
     run.lock()
     try:
         config = freeze_date(config, run)
+        check_no_secrets(config)
         check_same_config(config, run)
         callback = with_trackers(config, callback or Callback())
         summary = run.summary
         if summary.get("stopped") == "steps" and summary["steps"] >= config.train.steps:
             logger.warning("%s is finished: %d steps are done", run.path, summary["steps"])
         else:
-            _train(config, run, task, callback, command, clock.now() if start is None else start)
+            start = clock.now() if start is None else start
+            _train(config, run, task, callback, command, start)
     except Exception as error:
         if not memory.is_out_of_memory(error):
             raise
@@ -83,7 +90,12 @@ def train(
 
 
 def _train(
-    config: Config, run: Run, task: Task | None, callback: Callback, command: str, start: float
+    config: Config,
+    run: Run,
+    task: Task | None,
+    callback: Callback,
+    command: str,
+    start: float,
 ) -> None:
     signals, trainer = SignalGuard(), None
     with signals.listening():
