@@ -14,7 +14,7 @@ from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks import TASK_NAMES, check_task, load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.stopping import DEFAULT_STOPS
-from reinforce_lite.types import Group, Problem, Sampling, Split
+from reinforce_lite.types import NO_PERMISSIONS, Group, Permissions, Problem, Sampling, Split
 from reinforce_lite.utils.seeding import derive_seed
 
 
@@ -72,7 +72,9 @@ def stop_strings(config: Config) -> tuple[str, ...]:
     return DEFAULT_STOPS[config.task.answer_format] if config.task.name in TASK_NAMES else ()
 
 
-def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
+def build_pipeline(
+    config: Config, task: Task | None = None, permissions: Permissions = NO_PERMISSIONS
+) -> Pipeline:
     """Load the task, then the model: a fault in the data is found before a weight is read.
 
     Raises UsageError for a task, reward, model or context length that cannot work.
@@ -83,9 +85,7 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
     scorer.probe(task.problems("train")[0])
     model, longest = config.model, config.max_sequence_tokens
     keep_float32 = config.update.optimizer_state == "32-bit"
-    policy = load_policy(
-        model.name, model.dtype, model.device, model.trust_remote_code, keep_float32, longest
-    )
+    policy = load_policy(model.name, model.dtype, model.device, permissions, keep_float32, longest)
     _check_context(policy, config)
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
     engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)

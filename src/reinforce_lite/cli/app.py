@@ -90,9 +90,10 @@ def _train(args: list[str]) -> None:
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
         console = make_console(parsed.as_json)
-        trainer.train(config, run, None, console, command, START)
+        trainer.train(config, run, None, console, command, START, parsed.permissions)
     except DoesNotFitError:
-        show_plan(plan_unchanged(config), to_error=True)
+        allowed = parsed.permissions.trust_remote_code
+        show_plan(plan_unchanged(config, trust_remote_code=allowed), to_error=True)
         raise
     if parsed.as_json:
         _print_json(run.summary)
@@ -111,7 +112,7 @@ def _eval(args: list[str]) -> None:
     from reinforce_lite.cli.eval_table import describe_measured, show_evaluation
 
     console = make_console(parsed.as_json)
-    result, failed = evaluate_model(config, console, parsed.samples)
+    result, failed = evaluate_model(config, console, parsed.samples, permissions=parsed.permissions)
     if parsed.as_json:
         _print_json(result.to_record() | {"failures": [asdict(failure) for failure in failed]})
     else:
@@ -127,7 +128,7 @@ def _ask(args: list[str]) -> None:
 
     from reinforce_lite.cli.ask import ask_model, show_answers
 
-    responses = ask_model(parsed.model, parsed.question)
+    responses = ask_model(parsed.model, parsed.question, parsed.permissions)
     if parsed.as_json:
         _print_json(responses)
     else:

@@ -18,6 +18,7 @@ from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
 from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_prompt
 from reinforce_lite.trainer.self_check import self_check
 from reinforce_lite.trainer.time_budget import DISK_BYTES_PER_SECOND, TimeBudget
+from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.environment import describe_machine
 
 
@@ -43,6 +44,7 @@ def prepare(
     task: Task | None,
     callback: Callback,
     start: float,
+    permissions: Permissions = NO_PERMISSIONS,
 ) -> TrainingContext:
     """Check what can be checked cheaply, load the model, restore the last checkpoint.
 
@@ -51,12 +53,12 @@ def prepare(
     """
     objective = build_objective(**config.objective.model_dump())
     check_group_size(objective, config.rollout.group_size)
-    plan = plan_unchanged(config)
+    plan = plan_unchanged(config, trust_remote_code=permissions.trust_remote_code)
     check_fits(plan)
     check_optimizer(config.update)
     task = task or load_task(config.task)  # an error in it comes before the model is announced
     callback.phase(f"loading {config.model.name}")
-    pipeline = build_pipeline(config, task)
+    pipeline = build_pipeline(config, task, permissions)
     check_enough_problems(pipeline.problems("train"), config)
     check_same_prompt(pipeline.prompt_builder, run, pipeline.problems("train")[0].question)
     policy = pipeline.policy

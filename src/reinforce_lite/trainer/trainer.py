@@ -41,7 +41,7 @@ from reinforce_lite.trainer.preflight import (
     freeze_date,
 )
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
-from reinforce_lite.types import Split
+from reinforce_lite.types import NO_PERMISSIONS, Permissions, Split
 from reinforce_lite.utils import clock, memory
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.seeding import derive_seed
@@ -56,6 +56,7 @@ def train(
     callback: Callback | None = None,
     command: str = "",
     start: float | None = None,
+    permissions: Permissions = NO_PERMISSIONS,
 ) -> Run:
     """Train in a run directory, from its latest checkpoint if there is one, to the final step.
 
@@ -76,7 +77,7 @@ def train(
             logger.warning("%s is finished: %d steps are done", run.path, summary["steps"])
         else:
             start = clock.now() if start is None else start
-            _train(config, run, task, callback, command, start)
+            _train(config, run, task, callback, command, start, permissions)
     except Exception as error:
         if not memory.is_out_of_memory(error):
             raise
@@ -96,12 +97,13 @@ def _train(
     callback: Callback,
     command: str,
     start: float,
+    permissions: Permissions,
 ) -> None:
     signals, trainer = SignalGuard(), None
     with signals.listening():
         try:
             with callback:
-                context = prepare(config, run, task, callback, start)
+                context = prepare(config, run, task, callback, start, permissions)
                 trainer = Trainer(context, callback, signals, command, start)
                 trainer.train()
         except Interrupted as interrupted:  # while the model was loaded or trackers were closed
