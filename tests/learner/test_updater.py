@@ -443,3 +443,12 @@ def test_state_dict_round_trip_continues_bit_for_bit(tmp_path: Path, dtype: str,
     second.load_state_dict(state_dict)
     assert second.apply_gradient(second.compute_gradient(make_groups(), make_weights()), 2)
     assert torch.equal(flat(list(other.model.parameters())), flat(list(policy.model.parameters())))
+
+
+@pytest.mark.case(8)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_signal_is_heard_inside_a_backward_pass(dtype: str, model_folder: Path) -> None:
+    """Python code runs for each parameter: otherwise the whole pass is one call that nothing interrupts."""
+    updater = Updater(load_policy(str(model_folder), dtype, "cpu"), UpdateConfig(), 0.7, 0)
+    for param in updater.params.values():
+        assert getattr(param, "_post_accumulate_grad_hooks", None)
