@@ -25,6 +25,7 @@ def test_precedence_is_overrides_then_file_then_defaults(tmp_path: Path) -> None
     assert found.rollout.group_size == 10
 
 
+@pytest.mark.case(30)
 @pytest.mark.parametrize(
     ("text", "cause", "remedy"),
     [

@@ -83,6 +83,7 @@ def train(settings: dict[str, Any], name: str = "a", **kwargs: Any) -> runlog.Ru
     return api.train(RECIPE, settings, task=ToyTask(), run=name, quiet=True, **kwargs)
 
 
+@pytest.mark.case(26)
 def test_the_lines_are_sent_under_their_own_names(settings: dict[str, Any], fakes: dict[str, Fake]) -> None:
     run = train(settings)
     for fake in fakes.values():

@@ -128,6 +128,7 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
     assert "step 1/2" in out
 
 
+@pytest.mark.case(25)
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -180,6 +181,7 @@ def test_a_missing_task_file_is_told_before_the_model_is_loaded(
         assert "smollm2" not in out
 
 
+@pytest.mark.case(17)
 def test_no_problem_that_fits(model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(["eval", str(model_folder), "--prompt.max-tokens", "9"], capsys)
     assert status == 2
@@ -405,6 +407,7 @@ def test_notices_and_errors_show_no_secret(
     assert "hf_abcdefgh" not in out + err
 
 
+@pytest.mark.case(8)
 def test_ctrl_c_from_outside(train_args: list[str]) -> None:
     """The real program, a real signal, and the words that say how to go on."""
     command = [

@@ -31,6 +31,7 @@ def test_the_same_prompt_passes(run: Run) -> None:
     check_same_prompt(builder(), run, "2+2?")
 
 
+@pytest.mark.case(6)
 def test_another_text_is_refused_and_the_difference_shown(run: Run) -> None:
     """The two agree in "<|im_start|>user", of 16 characters."""
     with pytest.raises(UsageError, match=r"position 16 .*text") as caught:
@@ -46,6 +47,7 @@ def test_a_longer_prompt_that_begins_alike_is_refused(run: Run) -> None:
         check_same_prompt(builder(CHATML + "<think>"), run, "2+2?")
 
 
+@pytest.mark.case(6)
 def test_the_same_text_in_other_tokens_is_refused(run: Run) -> None:
     """Token 0 is <|im_start|>, then come the letters."""
     prompt = run.first_prompt

@@ -136,6 +136,7 @@ def test_resume_of_a_finished_run_says_so(settings: dict[str, Any], caplog: pyte
     assert after == before
 
 
+@pytest.mark.case(6)
 def test_a_resume_tells_that_the_rewards_code_has_changed(
     settings: dict[str, Any], in_tmp: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_checkpoint_without_reward_sources_is_resumed(
     assert "reward's code" not in caplog.text
 
 
+@pytest.mark.case(6)
 def test_a_taken_name_a_changed_config_and_changed_data_are_refused(settings: dict[str, Any]) -> None:
     train(settings | {"train.steps": 2}, "a")
     with pytest.raises(UsageError, match="already exists"):
@@ -215,6 +217,7 @@ def test_a_resume_on_another_day_continues_with_the_same_prompts(
         train(settings | {"prompt.date": "2026-12-01"}, "a", resume=True)
 
 
+@pytest.mark.case(6)
 def test_a_resume_with_another_template_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["model.name"] = _with_template(settings, tmp_path, CHATML)
     run = train(settings | {"train.steps": 2}, "a")
@@ -279,6 +282,7 @@ class Shown(Callback):
         self.steps = metrics.step
 
 
+@pytest.mark.case(8)
 @pytest.mark.parametrize("where", ["apply", "append", "save"])
 def test_a_signal_waits_until_a_change_is_whole(
     settings: dict[str, Any], where: str, monkeypatch: pytest.MonkeyPatch
@@ -385,6 +389,7 @@ class Signals(Callback):
         self._tell("stepped")
 
 
+@pytest.mark.case(8)
 @pytest.mark.parametrize("event", [SAMPLING, UPDATING, "evaluating on test", SAVING_CHECKPOINT, "stepped"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: str, signum: int) -> None:
@@ -405,6 +410,7 @@ def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: s
     assert logs(train(settings, "cut", resume=True)) == logs(straight)
 
 
+@pytest.mark.case(8)
 def test_a_signal_before_the_first_line_begins_nothing(
     settings: dict[str, Any], no_spare_memory: None
 ) -> None:
@@ -416,6 +422,7 @@ def test_a_signal_before_the_first_line_begins_nothing(
     assert not Path("runs/cut").exists()
 
 
+@pytest.mark.case(8)
 def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any], no_spare_memory: None) -> None:
     """Stopped twice before step 1: the second time is told as well."""
     resolved = resolve_config(RECIPE, settings, ToyTask())
@@ -428,6 +435,7 @@ def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any], no
     assert train(settings, "cut", resume=True).summary["stopped"] == "steps"
 
 
+@pytest.mark.case(8)
 def test_a_signal_during_the_last_report_is_of_a_run_that_is_done(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
