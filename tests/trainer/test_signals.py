@@ -121,3 +121,14 @@ def test_guard_leaves_signals_alone_outside_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+@pytest.mark.case(8)
+def test_while_modules_are_imported_the_first_signal_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    with SignalGuard(at_once=True).listening(), contextlib.suppress(Interrupted):
+        send(signal.SIGINT)
+    assert statuses == [130]

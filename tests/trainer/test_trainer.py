@@ -1,5 +1,6 @@
 """The whole pipeline on the tiny model: the run directory, exact resumes, signals, the golden trace."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -420,6 +421,27 @@ def test_a_signal_before_the_first_line_begins_nothing(
         trainer.train(resolved, create_run("cut"), ToyTask(), Signals(DRY_RUN, signal.SIGINT))
     assert caught.value.remedy == "repeat the command"
     assert not Path("runs/cut").exists()
+
+
+@pytest.mark.case(8)
+@pytest.mark.parametrize("error", [None, RecursionError("an import that was cut short")])
+def test_a_signal_that_loading_swallows_still_stops_the_run(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """Third-party modules have a bare except, or fail later when they were cut short."""
+    original = pipeline_module.build_pipeline
+
+    def swallow(*args: Any) -> Any:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if error:
+            raise error
+        return original(*args)
+
+    monkeypatch.setattr("reinforce_lite.trainer.context.build_pipeline", swallow)
+    with pytest.raises(StoppedError, match="before the first step") as caught:
+        train(settings, "cut")
+    assert caught.value.exit_code == 143
 
 
 @pytest.mark.case(8)

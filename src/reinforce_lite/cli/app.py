@@ -18,7 +18,8 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
@@ -37,8 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_dependencies()
     _show_notices()
     try:
-        with SignalGuard(notice="").listening():
-            _dispatch(args)
+        guard = SignalGuard(notice="")
+        with guard.listening():
+            try:
+                _dispatch(args)
+            finally:
+                guard.check()
         return 0
     except ReinforceLiteError as error:
         print(harmless(f"reinforce-lite: {error.cause}"), file=sys.stderr)
@@ -80,12 +85,11 @@ def _train(args: list[str]) -> None:
     if parsed.resume and not parsed.run:
         raise UsageError("--resume needs the name of a run", "name it with --run NAME")
     run = open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
-    _announce_imports(parsed.as_json)
-
-    from reinforce_lite.callbacks.console import make_console
-    from reinforce_lite.cli.plan_table import show_plan
-    from reinforce_lite.planner.plan import plan_unchanged
-    from reinforce_lite.trainer import trainer
+    with _imports(parsed.as_json):
+        from reinforce_lite.callbacks.console import make_console
+        from reinforce_lite.cli.plan_table import show_plan
+        from reinforce_lite.planner.plan import plan_unchanged
+        from reinforce_lite.trainer import trainer
 
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
@@ -103,13 +107,12 @@ def _eval(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_eval
 
     parsed, config = parse_eval(args)
-    _announce_imports(parsed.as_json)
+    with _imports(parsed.as_json):
+        from dataclasses import asdict
 
-    from dataclasses import asdict
-
-    from reinforce_lite.api import evaluate_model
-    from reinforce_lite.callbacks.console import make_console
-    from reinforce_lite.cli.eval_table import describe_measured, show_evaluation
+        from reinforce_lite.api import evaluate_model
+        from reinforce_lite.callbacks.console import make_console
+        from reinforce_lite.cli.eval_table import describe_measured, show_evaluation
 
     console = make_console(parsed.as_json)
     result, failed = evaluate_model(config, console, parsed.samples, permissions=parsed.permissions)
@@ -124,9 +127,8 @@ def _ask(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_ask
 
     parsed = parse_ask(args)
-    _announce_imports(parsed.as_json)
-
-    from reinforce_lite.cli.ask import ask_model, show_answers
+    with _imports(parsed.as_json):
+        from reinforce_lite.cli.ask import ask_model, show_answers
 
     responses = ask_model(parsed.model, parsed.question, parsed.permissions)
     if parsed.as_json:
@@ -140,8 +142,9 @@ def _plan(args: list[str]) -> None:
 
     parsed, config = parse_plan(args)
 
-    from reinforce_lite.cli.plan_table import plan_as_json, show_plan
-    from reinforce_lite.planner.plan import best_plan, check_fits, plan_unchanged
+    with _imports(quiet=True):
+        from reinforce_lite.cli.plan_table import plan_as_json, show_plan
+        from reinforce_lite.planner.plan import best_plan, check_fits, plan_unchanged
 
     made = best_plan(plan_unchanged(config, parsed.vram))
     if parsed.as_json:
@@ -170,9 +173,13 @@ def _report(args: list[str]) -> None:
     print(harmless(f"report: {file}"))
 
 
-def _announce_imports(as_json: bool) -> None:
-    if not as_json:
-        print("loading libraries ...", flush=True)  # takes seconds on a slow machine
+@contextmanager
+def _imports(quiet: bool) -> Iterator[None]:
+    """Heavy imports: announced, since they take seconds, and cut short by the first signal."""
+    if not quiet:
+        print("loading libraries ...", flush=True)
+    with SignalGuard(at_once=True).listening():
+        yield
 
 
 def _print_json(value: Any) -> None:

@@ -26,10 +26,14 @@ class Interrupted(BaseException):
 
 
 class SignalGuard:
-    """Handles SIGINT and SIGTERM while `listening()`, and answers the first with a notice."""
+    """Handles SIGINT and SIGTERM while `listening()`, and answers the first with a notice.
 
-    def __init__(self, notice: str = STOPPING) -> None:
-        self.notice = notice
+    With `at_once` the first one ends the process: while modules are imported there is nothing to save, and
+    many a module swallows what is raised in the middle of it.
+    """
+
+    def __init__(self, notice: str = STOPPING, at_once: bool = False) -> None:
+        self.notice, self.at_once = notice, at_once
         self._depth = 0
         self._received: int | None = None
         self._handled = False
@@ -66,7 +70,7 @@ class SignalGuard:
         self._handled = True
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self._received is not None or self.at_once:
             if os.isatty(1):
                 os.write(1, b"\x1b[?25h")  # show the cursor, which the live display hides
             os._exit(128 + signum)

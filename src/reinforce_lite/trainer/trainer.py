@@ -103,7 +103,10 @@ def _train(
     with signals.listening():
         try:
             with callback:
-                context = prepare(config, run, task, callback, start, permissions)
+                try:
+                    context = prepare(config, run, task, callback, start, permissions)
+                finally:
+                    signals.check()  # a module that was being imported may have swallowed it, or failed
                 trainer = Trainer(context, callback, signals, command, start)
                 trainer.train()
         except Interrupted as interrupted:  # while the model was loaded or trackers were closed
