@@ -25,6 +25,7 @@ def test_precedence_is_overrides_then_file_then_defaults(tmp_path: Path) -> None
     assert found.rollout.group_size == 10
 
 
+@pytest.mark.case(30)
 @pytest.mark.parametrize(
     ("text", "cause", "remedy"),
     [
@@ -38,12 +39,15 @@ def test_precedence_is_overrides_then_file_then_defaults(tmp_path: Path) -> None
         ("[objective]\npreset = 'ppo'", "objective.preset", ""),
         ("steps = 7", "there is no key 'steps'", ""),
         ("[train", "not a TOML file", ""),
-        ("[rollout]\nsamples_per_prompt = 8", "is now called rollout.group_size", ""),
-        ("[rollout]\nanswers_in_flight = 8", "is now called rollout.max_num_seqs", ""),
-        ("[objective]\nclamp = 2", "is now called objective.advantage_clip", ""),
-        ("[objective]\nnormalize = 'sums'", "is now called objective.loss_normalization", ""),
-        ("[update]\nstate = '8-bit'", "is now called update.optimizer_state", ""),
-        ("[eval]\nsamples = 8", "is now called the option --samples", ""),
+        ("[rollout]\nsamples_per_prompt = 8", "has become rollout.group_size", ""),
+        ("[rollout]\nanswers_in_flight = 8", "has become rollout.max_num_seqs", ""),
+        ("[objective]\nclamp = 2", "has become objective.advantage_clip", ""),
+        ("[objective]\nnormalize = 'sums'", "has become objective.loss_normalization", ""),
+        ("[update]\nstate = '8-bit'", "has become update.optimizer_state", ""),
+        ("[eval]\nsamples = 8", "has become the option --samples", "remove it"),
+        ("[model]\ntrust_remote_code = true", "--trust-remote-code and --allow-pickles", "remove it"),
+        ("[model]\ntrust_remote_code = false", "--trust-remote-code and --allow-pickles", "remove it"),
+        ("[model]\nallow_pickles = true", "there is no key 'model.allow_pickles'", ""),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, cause: str, remedy: str) -> None:

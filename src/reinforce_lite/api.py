@@ -19,10 +19,11 @@ from reinforce_lite.runlog.run import Run, find_run, new_run_name, open_run, tra
 from reinforce_lite.tasks import load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer import trainer
+from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.memory import limit_fragmentation
 
 
-def train(
+def train(  # noqa: PLR0913 -- all but two by name
     recipe: str = "quickstart",
     overrides: Mapping[str, Any] | None = None,
     *,
@@ -30,16 +31,21 @@ def train(
     run: str = "",
     resume: bool = False,
     quiet: bool = False,
+    trust_remote_code: bool = False,
+    allow_pickles: bool = False,
 ) -> Run:
     """Train, and return the run: `run.before`, `run.after`, `run.steps`, `run.summary`, `run.path`.
 
     `recipe` is a shipped recipe or a TOML file, `overrides` are {"section.key": value}, `task` replaces the
-    recipe's task, `run` is the name under runs/ (by default the recipe's name and the time). Raises
-    ReinforceLiteError with the message of the command.
+    recipe's task, `run` is the name under runs/ (by default the recipe's name and the time).
+    `trust_remote_code` and `allow_pickles` are permissions (`types.Permissions`), which nothing else gives.
+    Raises ReinforceLiteError with the message of the command.
     """
     config = resolve_config(recipe, overrides, task)
     opened = open_run(run or new_run_name(config.recipe), resume)
-    return trainer.train(config, opened, task, Callback() if quiet else make_console())
+    permissions = Permissions(trust_remote_code, allow_pickles)
+    callback = Callback() if quiet else make_console()
+    return trainer.train(config, opened, task, callback, permissions=permissions)
 
 
 def load(run: str) -> Run:
@@ -54,14 +60,17 @@ def evaluate(
     samples: int = 1,
     task: Task | None = None,
     quiet: bool = False,
+    trust_remote_code: bool = False,
+    allow_pickles: bool = False,
 ) -> Evaluation:
     """Accuracy on the test problems: of a run's trained model, a model folder or a hub name.
 
-    One sample per problem is greedy; several are drawn as in training and give pass@k as well. Raises as
-    `train`.
+    One sample per problem is greedy; several are drawn as in training and give pass@k as well. Permissions
+    and errors are those of `train`.
     """
     config = override_config(trained_config(model_or_run), overrides or {})
-    return evaluate_model(config, Callback() if quiet else make_console(), samples, task)[0]
+    permissions = Permissions(trust_remote_code, allow_pickles)
+    return evaluate_model(config, Callback() if quiet else make_console(), samples, task, permissions)[0]
 
 
 def resolve_config(recipe: str, overrides: Mapping[str, Any] | None, task: Task | None) -> Config:
@@ -71,7 +80,11 @@ def resolve_config(recipe: str, overrides: Mapping[str, Any] | None, task: Task 
 
 
 def evaluate_model(
-    config: Config, callback: Callback, samples: int = 1, task: Task | None = None
+    config: Config,
+    callback: Callback,
+    samples: int = 1,
+    task: Task | None = None,
+    permissions: Permissions = NO_PERMISSIONS,
 ) -> tuple[Evaluation, list[Failure]]:
     """Evaluate `config.model` on the first `config.eval.n` test problems, and say why completions are
     wrong.
@@ -80,7 +93,7 @@ def evaluate_model(
     with callback:
         task = task or load_task(config.task)  # an error in it comes before the model is announced
         callback.phase(f"loading {config.model.name}")
-        pipeline = build_pipeline(config, task)
+        pipeline = build_pipeline(config, task, permissions)
         problems = pipeline.problems("test", config.eval.n)
         callback.phase("evaluating on test", len(problems) * samples)
         groups = pipeline.eval_groups(problems, callback.advance, samples)

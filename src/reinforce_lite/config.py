@@ -27,6 +27,7 @@ RENAMED = {
     "objective.normalize": "objective.loss_normalization",
     "update.state": "update.optimizer_state",
     "eval.samples": "the option --samples of `eval`",
+    "model.trust_remote_code": "the options --trust-remote-code and --allow-pickles (in Python: arguments)",
 }
 """Keys of version 0.1 and what they are called now."""
 
@@ -58,8 +59,6 @@ class ModelConfig(Section):
     update.optimizer_state says what the optimizer keeps in addition."""
     device: Literal["auto", "cuda", "xpu", "mps", "cpu"] = "auto"
     """auto takes the first available one, in this order."""
-    trust_remote_code: bool = False
-    """Allow a model that brings its own Python code or pickled weights: both run with your rights."""
 
 
 class TaskConfig(Section):
@@ -332,7 +331,8 @@ def _check_keys(
     for key, value in values.items():
         name = prefix + key
         if name in RENAMED:
-            raise UsageError(f"{source}: the key {name} is now called {RENAMED[name]}", "rename it")
+            remedy = "rename it" if "." in RENAMED[name] else "remove it, and give the option if you want it"
+            raise UsageError(f"{source}: the key {name} has become {RENAMED[name]}", remedy)
         if name not in known:
             remedy = did_you_mean(name, known, f"known here: {', '.join(known)}")
             raise UsageError(f"{source}: there is no key {name!r}", remedy)

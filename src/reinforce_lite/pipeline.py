@@ -16,7 +16,7 @@ from reinforce_lite.tasks import TASK_NAMES, check_task, load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.grading import extract_answer
 from reinforce_lite.tasks.stopping import DEFAULT_STOPS
-from reinforce_lite.types import Group, Problem, Sampling, Split
+from reinforce_lite.types import NO_PERMISSIONS, Group, Permissions, Problem, Sampling, Split
 from reinforce_lite.utils.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ def stop_strings(config: Config) -> tuple[str, ...]:
     return DEFAULT_STOPS[config.task.answer_format] if config.task.name in TASK_NAMES else ()
 
 
-def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
+def build_pipeline(
+    config: Config, task: Task | None = None, permissions: Permissions = NO_PERMISSIONS
+) -> Pipeline:
     """Load the task, then the model: a fault in the data is found before a weight is read.
 
     Raises UsageError for a task, reward, model or context length that cannot work.
@@ -85,7 +87,7 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
     check_task(task)
     scorer = Scorer(task)
     scorer.probe(task.problems("train")[0])
-    policy = load_configured_policy(config)
+    policy = load_configured_policy(config, permissions)
     _check_context(policy, config)
     _warn_of_examples(config)
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
@@ -93,11 +95,11 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
     return Pipeline(config, policy, task, prompt_builder, engine, scorer)
 
 
-def load_configured_policy(config: Config) -> Policy:
+def load_configured_policy(config: Config, permissions: Permissions = NO_PERMISSIONS) -> Policy:
     """The policy that `config.model` names, as its updates need it. Raises as `load_policy`."""
     model, longest = config.model, config.max_sequence_tokens
     keep_float32 = config.update.optimizer_state == "32-bit"
-    return load_policy(model.name, model.dtype, model.device, model.trust_remote_code, keep_float32, longest)
+    return load_policy(model.name, model.dtype, model.device, permissions, keep_float32, longest)
 
 
 def _warn_of_examples(config: Config) -> None:

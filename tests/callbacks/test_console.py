@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from reinforce_lite.callbacks import console as console_module
 from reinforce_lite.callbacks import final_summary
 from reinforce_lite.callbacks.base import SAMPLING, UPDATING
 from reinforce_lite.callbacks.console import LineConsole, LiveConsole
+from reinforce_lite.config import Config, ModelConfig, TaskConfig
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run, create_run
@@ -25,6 +27,7 @@ from reinforce_lite.utils import clock
 from reinforce_lite.utils.text import harmless, sparkline
 
 
+@pytest.mark.case(26)
 def test_text_that_acts_on_a_terminal_is_shown_instead() -> None:
     assert (
         harmless("a\x1b[2Jb\x07\u202ec\x9b1m\x00\n\td") == "a\\u001b[2Jb\\u0007\\u202ec\\u009b1m\\u0000\n\td"
@@ -54,6 +57,7 @@ def test_one_question_with_a_right_and_a_wrong_answer() -> None:
     assert console_module.right_and_wrong([group({"a": False})]) is None
 
 
+@pytest.mark.case(26)
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: Path) -> None:
     out = io.StringIO()
@@ -285,3 +289,44 @@ def test_line_console_leaves_out_the_phases_of_quick_steps() -> None:
     show.phase(SAMPLING, 64)
     show.phase("saving a checkpoint")
     assert lines_of(show) == ["  saving a checkpoint ..."]
+
+
+ACTS = "\x1b]0;evil\x07[red]\ud83d"
+"""A terminal escape, rich's markup and half a character."""
+
+
+@pytest.mark.case(26)
+@pytest.mark.case(31)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_name_or_reason_acts_on_the_terminal(
+    terminal: bool, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of models, tasks, runs and phases, and a reward's reasons, are as foreign as completions."""
+    monkeypatch.setenv("SOME_TOKEN", "hf_abcdefgh")
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=300, height=50, highlight=False)
+    show = LiveConsole(console) if terminal else LineConsole(console)
+    names = {"model.name": f"model{ACTS}", "task.name": f"task{ACTS} hf_abcdefgh"}
+    config = Config(model=ModelConfig(name="x"), task=TaskConfig(name="y")).model_copy(
+        update={
+            "model": ModelConfig.model_construct(name=names["model.name"]),
+            "task": TaskConfig.model_construct(name=names["task.name"], level=1),
+        }
+    )
+    run = finished_run(in_tmp / "run\x1b]0;evil\x07[red]")
+    show.started(config, run, 0, "cpu", lambda: 1.0)
+    show.phase(f"loading {names['model.name']}")
+    answered = group({f"right {ACTS}": True, f"wrong {ACTS}": False})
+    reasons = [replace(r, strict=Verdict(False, None, f"reason {ACTS}")) for r in answered.rollouts[1:]]
+    (metrics,) = metrics_of([{"reward": 0.0}])
+    show.stepped(metrics, [replace(answered, rollouts=(answered.rollouts[0], *reasons))])
+    if isinstance(show, LiveConsole):
+        out.write(drawn(show))
+    show.finished(run)
+    text = out.getvalue()
+    assert "\x1b]0;" not in text
+    assert "\x07" not in text
+    assert "hf_abcdefgh" not in text
+    text.encode()
+    for name in ("model", "task", "run", "right ", "wrong ", "reason "):
+        assert f"{name}\\u001b]0;evil\\u0007[red]" in text

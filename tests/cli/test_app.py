@@ -4,14 +4,17 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers import run_files as runs
 from helpers.faults import Refuses, watching
+from helpers.tiny import make_model
 from reinforce_lite.cli.app import main
 from reinforce_lite.runlog.run import find_run
 
@@ -127,6 +130,7 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
     assert "step 1/2" in out
 
 
+@pytest.mark.case(25)
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -143,9 +147,11 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
         (["train", "--rollout.group-size", "2"], "needs at least 3 completions"),
         (["train", "--task.name", "./none.py"], "none.py"),
         (["eval", "no/such/model"], "can't load the model 'no/such/model'"),
-        (["train", "--eval.samples", "8"], "--eval.samples is now called the option --samples"),
-        (["train", "--rollout.samples-per-prompt=8"], "is now called --rollout.group-size"),
-        (["plan", "--update.state", "8-bit"], "--update.state is now called --update.optimizer-state"),
+        (["train", "--eval.samples", "8"], "--eval.samples has become the option --samples"),
+        (["train", "--rollout.samples-per-prompt=8"], "has become --rollout.group-size"),
+        (["train", "--model.trust-remote-code"], "--trust-remote-code and --allow-pickles"),
+        (["eval", "--model.trust_remote_code=True"], "--trust-remote-code and --allow-pickles"),
+        (["plan", "--update.state", "8-bit"], "--update.state has become --update.optimizer-state"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(
@@ -178,6 +184,7 @@ def test_a_missing_task_file_is_told_before_the_model_is_loaded(
 
 
 @pytest.mark.case(20)
+@pytest.mark.case(17)
 def test_no_problem_that_fits(model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(["eval", str(model_folder), "--prompt.max-tokens", "9"], capsys)
     assert status == 2
@@ -277,6 +284,159 @@ def test_a_runs_name_can_not_act_on_the_terminal(in_tmp: Path, capsys: pytest.Ca
     assert "b\\u001b[2Jad: " in out
 
 
+@pytest.mark.case(30)
+def test_permissions_are_options_and_never_stored(
+    train_args: list[str], model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model with pickled weights needs the option at every command, also when its run is resumed."""
+    pickled = in_tmp / "pickled"
+    shutil.copytree(model_folder, pickled)
+    (pickled / "model.safetensors").unlink()
+    torch.save(make_model().state_dict(), pickled / "pytorch_model.bin")
+    args = [*train_args, "--model.name", str(pickled), "--run", "mine"]
+    status, _, err = run(args, capsys)
+    assert status == 2
+    assert "--allow-pickles" in err
+    assert run([*args, "--allow-pickles"], capsys)[0] == 0
+    assert "pickles" not in Path("runs/mine/config.toml").read_text()
+    resume = ["train", "--run", "mine", "--resume", "--train.steps", "3"]
+    status, _, err = run(resume, capsys)
+    assert status == 2
+    assert "--allow-pickles" in err
+    assert run([*resume, "--allow-pickles"], capsys)[0] == 0
+    for command in (
+        ["ask", "mine", "2+2?"],
+        ["eval", str(pickled), "--task.name", "./my_task.py", "--eval.n", "2"],
+    ):
+        status, _, err = run(command, capsys)
+        assert status == 2
+        assert "--allow-pickles" in err
+        assert run([*command, "--allow-pickles"], capsys)[0] == 0
+    stored = Path("runs/mine/config.toml").read_text()
+    for value in ("true", "false"):
+        Path("runs/mine/config.toml").write_text(
+            stored.replace("[model]", f"[model]\ntrust_remote_code = {value}")
+        )
+        for command in (resume, ["eval", "mine"], ["ask", "mine", "2+2?"]):
+            status, _, err = run(command, capsys)
+            assert status == 2
+            assert "runs/mine/config.toml: the key model.trust_remote_code" in err
+
+
+@pytest.mark.case(29)
+def test_the_path_of_a_task_file_is_shown_before_it_runs(
+    train_args: list[str], model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file says on standard error when it runs."""
+    file = in_tmp / "my_task.py"
+    file.write_text(f"import sys\nprint('I RUN', file=sys.stderr)\n{TASK}")
+    measure = ["eval", str(model_folder), "--task.name", "./my_task.py", "--eval.n", "2"]
+    for command in (train_args, [*train_args, "--json"], measure, [*measure, "--json"]):
+        status, _, err = run(command, capsys)
+        assert status == 0
+        assert -1 < err.find(str(file.resolve())) < err.find("I RUN")
+
+
+@pytest.mark.case(29)
+def test_nothing_of_a_task_file_runs_for_a_plan_or_a_report(
+    train_args: list[str], in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*train_args, "--run", "mine"], capsys)[0] == 0
+    (in_tmp / "my_task.py").write_text("open('ran', 'w').close()")
+    (in_tmp / "theirs.toml").write_text('[task]\nname = "./my_task.py"')
+    assert run(["plan", "theirs.toml", "--vram", "80"], capsys)[0] == 0
+    assert run(["report", "mine"], capsys)[0] == 0
+    assert not Path("ran").exists()
+    assert run(["train", "theirs.toml"], capsys)[0] == 2
+    assert Path("ran").exists()
+
+
+@pytest.mark.case(28)
+@pytest.mark.case(31)
+def test_a_secret_is_nowhere_and_half_a_character_stops_nothing(
+    train_args: list[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In questions, golds, ids, verdicts and exceptions; training is the same bit for bit."""
+    secret = "hf_abcdefgh12345678"
+    (in_tmp / "my_task.py").write_text(TASK_WITH_A_SECRET)
+    monkeypatch.setenv("SOME_URL", secret)
+    assert run([*train_args, "--run", "open"], capsys)[0] == 0
+    assert secret in Path("runs/open/rollouts.jsonl").read_text()  # that name says nothing of a secret
+    monkeypatch.delenv("SOME_URL")
+    monkeypatch.setenv("SOME_TOKEN", secret)
+    shown = []
+    for command in (
+        [*train_args, "--run", "mine"],
+        ["train", "--run", "mine", "--resume", "--train.steps", "3"],
+        ["eval", "mine"],
+        ["eval", "mine", "--json"],
+        ["ask", "mine", f"{secret} \ud83d?"],
+        ["ask", "mine", secret, "--json"],
+        ["report", "open", "mine", "--out", "both.html"],
+    ):
+        status, out, err = run(command, capsys)
+        assert status == 0
+        shown += [out, err]
+    files = [file for file in Path("runs/mine").rglob("*") if file.is_file()] + [Path("both.html")]
+    assert len(files) > 15
+    assert [file for file in files if secret.encode() in file.read_bytes()] == []
+    assert secret not in "".join(shown)
+    mine, plain = find_run("mine"), find_run("open")
+    assert [s["loss"] for s in mine.steps[:2]] == [s["loss"] for s in plain.steps]
+    assert [s["grad_norm"] for s in mine.steps[:2]] == [s["grad_norm"] for s in plain.steps]
+    lines = list(mine.read("rollouts"))
+    assert all("\ud83d" in line["question"] and "[SOME_TOKEN]" in line["question"] for line in lines)
+    assert {line["fault"] for line in lines if "fault" in line} == {"ValueError: [SOME_TOKEN] \ud83d"}
+    assert {line["reason"] for line in lines} >= {"\ud83d [SOME_TOKEN]"}
+
+
+TASK_WITH_A_SECRET = """
+import os
+from reinforce_lite import Problem, Reward, Verdict
+
+SECRET = os.environ.get("SOME_TOKEN") or os.environ["SOME_URL"]
+
+def problems(split):
+    return [Problem(f"{split}-{n}-{SECRET}", f"{SECRET} \\ud83d {split} {'x' * n}?", SECRET) for n in range(2, 8)]
+
+def reward(problem, completion):
+    if sum(map(ord, completion)) % 11 == 3:
+        raise ValueError(f"{SECRET} \\ud83d")
+    right = sum(map(ord, completion)) % 3 == 0
+    return Reward(float(right), Verdict(right, SECRET, f"\\ud83d {SECRET}"))
+"""
+
+
+@pytest.mark.case(31)
+def test_the_traceback_of_a_bug_shows_no_secret(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bug(*_: object) -> None:
+        raise RuntimeError("hf_abcdefgh \ud83d \x1b[2J")
+
+    monkeypatch.setenv("SOME_TOKEN", "hf_abcdefgh")
+    monkeypatch.setattr("reinforce_lite.cli.args.parse_train", bug)
+    status, _, err = run(["train"], capsys)
+    assert status == 1
+    assert "in bug" in err
+    assert err.splitlines()[-1] == "RuntimeError: [SOME_TOKEN] \\ud83d \\u001b[2J"
+
+
+@pytest.mark.case(28)
+def test_notices_and_errors_show_no_secret(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "hf_abcdefgh")
+    (in_tmp / "my_task.py").write_text(
+        "import logging\nlogging.getLogger('reinforce_lite.x').warning('hf_abcdefgh')\nraise ValueError('hf_abcdefgh')"
+    )
+    status, out, err = run(["train", "--task.name", "./my_task.py"], capsys)
+    assert status == 2
+    assert err.count("[SOME_TOKEN]") == 2
+    assert "hf_abcdefgh" not in out + err
+
+
+@pytest.mark.case(8)
 def test_ctrl_c_from_outside(train_args: list[str]) -> None:
     """The real program, a real signal, and the words that say how to go on."""
     command = [

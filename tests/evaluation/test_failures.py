@@ -60,6 +60,7 @@ def render(groups: list[Group]) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
+@pytest.mark.case(26)
 def test_failure_table_shows_counts_and_a_short_escaped_example() -> None:
     evil = "\x1b[2J\x1b]0;evil\x07[red]no[/red] " + "x" * 500
     text = render([make_group(evil, question="what\x1b[31m is it?"), make_group(OTHER), make_group(OTHER)])

@@ -477,3 +477,12 @@ def test_restart_from_a_loaded_model_is_a_new_updater(tmp_path: Path, dtype: str
     assert left.keys() == expected.keys()
     assert all(torch.equal(left[key], expected[key]) for key in expected)
     assert torch.equal(flat(list(policy.model.parameters())), flat(list(new.policy.model.parameters())))
+
+
+@pytest.mark.case(8)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_signal_is_heard_inside_a_backward_pass(dtype: str, model_folder: Path) -> None:
+    """Python code runs for each parameter: otherwise the whole pass is one call that nothing interrupts."""
+    updater = Updater(load_policy(str(model_folder), dtype, "cpu"), UpdateConfig(), 0.7, 0)
+    for param in updater.params.values():
+        assert getattr(param, "_post_accumulate_grad_hooks", None)

@@ -4,11 +4,13 @@ import json
 import logging
 import math
 import shutil
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from helpers.sentencepiece import sentencepiece_tokenizer
@@ -16,30 +18,133 @@ from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.errors import DoesNotFitError, UsageError
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
 from reinforce_lite.planner.model_shape import read_shape
+from reinforce_lite.types import NO_PERMISSIONS, Permissions
 
 
-def test_pickled_weights_are_refused(model_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pickled"
-    shutil.copytree(model_folder, folder)
-    (folder / "model.safetensors").unlink()
-    torch.save(make_model().state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(UsageError, match="pickled") as caught:
+@dataclass
+class Folders:
+    """Model folders that bring code or pickles; whatever runs from them leaves a mark."""
+
+    pickled: Path
+    code: Path
+    both: Path
+    tokenizer_code: Path
+    mark: Path
+
+    @property
+    def ran(self) -> bool:
+        ran = self.mark.exists()
+        self.mark.unlink(missing_ok=True)
+        return ran
+
+
+MODEL_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture
+def folders(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # that folder is added
+    mark = f"open({str(tmp_path / 'mark')!r}, 'w').close()\n"
+    for name in ("pickled", "code", "both", "tokenizer_code"):
+        shutil.copytree(model_folder, tmp_path / name)
+    for name in ("pickled", "both"):
+        (tmp_path / name / "model.safetensors").unlink()
+        torch.save(make_model().state_dict(), tmp_path / name / "pytorch_model.bin")
+    for name in ("code", "both"):
+        (tmp_path / name / "own.py").write_text(mark + MODEL_CODE)
+        classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+        change(tmp_path / name / "config.json", model_type="own", auto_map=classes)
+    tokenizer = "from transformers import PreTrainedTokenizerFast\nclass Own(PreTrainedTokenizerFast): pass\n"
+    (tmp_path / "tokenizer_code" / "own.py").write_text(mark + tokenizer)
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    change(tmp_path / "tokenizer_code" / "tokenizer_config.json", **own)
+    names = ("pickled", "code", "both", "tokenizer_code", "mark")
+    return Folders(*(tmp_path / name for name in names))
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.case(27)
+@pytest.mark.case(30)
+def test_code_and_pickles_are_two_permissions(folders: Folders) -> None:
+    code, pickles = Permissions(trust_remote_code=True), Permissions(allow_pickles=True)
+    for folder, permissions, flag in [
+        (folders.pickled, code, "--allow-pickles"),
+        (folders.both, code, "--allow-pickles"),
+        (folders.both, pickles, "--trust-remote-code"),
+        (folders.code, pickles, "--trust-remote-code"),
+        (folders.tokenizer_code, pickles, "--trust-remote-code"),
+    ]:
+        for given in (NO_PERMISSIONS, permissions):
+            with pytest.raises(UsageError) as caught:
+                load_policy(str(folder), permissions=given)
+            assert "\n" not in caught.value.cause
+        assert flag in caught.value.remedy
+        assert not folders.ran
+    assert load_policy(str(folders.pickled), permissions=pickles).model is not None
+    for folder in (folders.code, folders.tokenizer_code):
+        assert load_policy(str(folder), permissions=code).model is not None
+        assert folders.ran
+    assert load_policy(str(folders.both), permissions=Permissions(True, True)).model is not None
+
+
+@pytest.mark.case(30)
+def test_code_does_not_run_for_a_plan_or_beside_a_known_family(folders: Folders) -> None:
+    """A folder of a known family may bring code too: it is left alone, as is code that generates."""
+    for folder in (folders.code, folders.both):
+        with pytest.raises(UsageError, match="own Python code"):
+            read_shape(str(folder), False, 64)
+    change(folders.code / "config.json", model_type="llama")
+    (folders.code / "custom_generate").mkdir()
+    shutil.copy(folders.code / "own.py", folders.code / "custom_generate" / "generate.py")
+    assert read_shape(str(folders.code), False, 64).layers == 2
+    assert load_policy(str(folders.code)).model is not None
+    assert not folders.ran
+
+
+@pytest.mark.case(27)
+def test_no_index_and_no_config_brings_in_a_pickle(folders: Folders) -> None:
+    """transformers opens whatever file an index names, if the index itself is one of safetensors."""
+    folder, weights = folders.pickled, folders.pickled / "pytorch_model.bin"
+    names = dict.fromkeys(make_model().state_dict(), weights.name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    save_file({"unused": torch.zeros(1)}, folder / "unused.safetensors")
+    with pytest.raises(UsageError, match="pickled"):
         load_policy(str(folder))
-    assert "--model.trust-remote-code" in caught.value.remedy
-    assert load_policy(str(folder), trust_remote_code=True).model is not None
-
-
-def test_remote_code_is_refused(model_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "code"
-    shutil.copytree(model_folder, folder)
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="own Python code") as caught:
+    (folder / "model.safetensors.index.json").unlink()
+    weights.rename(folder / "adapter_model.bin")
+    change(folder / "config.json", transformers_weights="adapter_model.bin")
+    with pytest.raises(UsageError):
         load_policy(str(folder))
-    assert "--model.trust-remote-code" in caught.value.remedy
-    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.case(27)
+def test_a_pickle_that_runs_code_is_not_opened_even_with_permission(folders: Folders) -> None:
+    torch.save({"weight": RunsCode(folders.mark)}, folders.pickled / "pytorch_model.bin")
+    with pytest.raises(UsageError, match="more than tensors"):
+        load_policy(str(folders.pickled), permissions=Permissions(allow_pickles=True))
+    assert not folders.ran
+
+
+class RunsCode:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.mark), "w")
 
 
 @pytest.mark.parametrize("name", ["no-such-folder/model", "nowhere"])

@@ -203,6 +203,7 @@ def test_16_bit_state_needs_bfloat16(capsys: pytest.CaptureFixture[str]) -> None
     assert "update.optimizer_state 16-bit needs bfloat16" in capsys.readouterr().err
 
 
+@pytest.mark.case(29)
 def test_plan_does_not_run_the_task(
     in_tmp: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -375,6 +375,8 @@ def test_page_of_a_real_run(show: OpenReport, in_tmp: Path, model_folder: Path) 
     assert "of 6 test problems, compared with" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.case(16)
+@pytest.mark.case(26)
 def test_hostile_completion_is_shown_and_inert(show: OpenReport, tmp_path: Path) -> None:
     view = show(hostile(tmp_path / "<img src=x onerror=window.__hit=4>"))
     view.page.fill("#f-text", "onerror")

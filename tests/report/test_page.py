@@ -4,11 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from helpers import run_files as runs
 from helpers.run_files import HOSTILE, ONE_RIGHT, SEVEN_RIGHT, hostile, step
 from reinforce_lite.report.write import write_report
 
 
+@pytest.mark.case(26)
 def test_page_text_is_never_html(tmp_path: Path) -> None:
     write_report([hostile(tmp_path / "<b>a")], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -25,6 +28,7 @@ def test_page_text_is_never_html(tmp_path: Path) -> None:
     assert (shown["text"], shown["extracted"], shown["fault"]) == (f"Wait {HOSTILE}", HOSTILE, HOSTILE)
 
 
+@pytest.mark.case(26)
 def test_page_may_fetch_nothing(tmp_path: Path) -> None:
     write_report([runs.finished(tmp_path / "a", (ONE_RIGHT, SEVEN_RIGHT))], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

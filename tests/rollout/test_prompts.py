@@ -164,6 +164,7 @@ def test_prompt_without_a_chat_template_has_a_plain_layout_and_a_warning(
     )
 
 
+@pytest.mark.case(17)
 def test_within_limit_skips_and_counts_long_prompts(caplog: pytest.LogCaptureFixture) -> None:
     """The toy tokenizer has one token per byte."""
     tokenizer = make_tokenizer()
@@ -175,6 +176,7 @@ def test_within_limit_skips_and_counts_long_prompts(caplog: pytest.LogCaptureFix
     assert "2 of 4 problems are skipped" in caplog.text
 
 
+@pytest.mark.case(17)
 def test_within_limit_takes_the_first_n_that_fit(caplog: pytest.LogCaptureFixture) -> None:
     problems = [Problem(str(i), "x" * n, "1") for i, n in enumerate((90, 10, 90, 11, 90, 12))]
     fixed = len(PromptBuilder(make_tokenizer(), PromptConfig(instruction=""))("x").token_ids) - 1

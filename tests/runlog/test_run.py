@@ -11,7 +11,7 @@ import pytest
 
 from helpers import run_files
 from helpers.faults import Refuses, watching
-from helpers.run_files import completion, step
+from helpers.run_files import HOSTILE, completion, step
 from reinforce_lite.errors import FileError, UsageError
 from reinforce_lite.runlog.run import Run
 
@@ -188,3 +188,27 @@ def test_a_lock_that_can_not_be_written_is_one_line(
         run.lock()
     assert ".lock" in caught.value.cause
     assert os.strerror(number) in caught.value.cause
+
+
+@pytest.mark.case(16)
+@pytest.mark.case(31)
+def test_any_text_is_stored_exactly(run: Run) -> None:
+    """HOSTILE has half an emoji, NUL, a right-to-left mark, a terminal escape and a line separator."""
+    run.append("rollouts", {"completion": HOSTILE}, {"completion": "\ufeff\n\r"})
+    assert [line["completion"] for line in run.read("rollouts")] == [HOSTILE, "\ufeff\n\r"]
+    run.write_json("summary", {"task": HOSTILE})
+    assert run.summary == {"task": HOSTILE}
+    assert run.first_command(f"train {HOSTILE}") == f"train {HOSTILE}".replace("\ud83d", "\ufffd")
+
+
+@pytest.mark.case(28)
+def test_secrets_are_masked_in_every_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is written: quotes and backslashes of a secret are no obstacle, and JSON stays whole."""
+    secret = '"a\\b\u00e9" 12'
+    monkeypatch.setenv("SOME_PASSWORD", secret)
+    run.append("rollouts", {"completion": f"x{secret}", "tokens": 12, "reflection": {"list_a": [secret]}})
+    run.write_json("summary", {"task": secret})
+    assert run.first_command(f"train {secret}") == "train [SOME_PASSWORD]"
+    expected = {"completion": "x[SOME_PASSWORD]", "tokens": 12, "reflection": {"list_a": ["[SOME_PASSWORD]"]}}
+    assert list(run.read("rollouts")) == [expected]
+    assert run.summary == {"task": "[SOME_PASSWORD]"}

@@ -86,6 +86,7 @@ def test_refusal_names_what_computes_or_runs(answer: str, scorer: str, reason: s
     assert reason in refusal(answer, scorer)
 
 
+@pytest.mark.case(23)
 @pytest.mark.parametrize(
     "piece", ["9,", "1e", "1,1e", "[", "((1)", "1_", "nan", "inf", "e+", "<", "\n", "1+", "R9 "]
 )

@@ -34,6 +34,7 @@ WRITE: dict[AnswerFormat, Callable[[str], str]] = {
 """An answer in each format."""
 
 
+@pytest.mark.case(24)
 @pytest.mark.parametrize("answer_format", FORMATS)
 @pytest.mark.parametrize(
     ("text", "gold", "right"),
@@ -111,6 +112,7 @@ def test_strict_reads_one_number_from_an_answer(
     assert strict(WRITE[answer_format](text), gold, answer_format) is right
 
 
+@pytest.mark.case(24)
 @pytest.mark.parametrize("answer_format", FORMATS)
 @pytest.mark.parametrize(
     ("response", "right"),
@@ -141,6 +143,7 @@ def test_strict_wants_one_answer_outside_the_thinking(
     assert strict(written, answer_format=answer_format) is right
 
 
+@pytest.mark.case(24)
 @pytest.mark.parametrize(
     ("answer_format", "response", "right"),
     [
@@ -184,6 +187,7 @@ def test_strict_knows_the_answers_of_each_format(
     assert strict(response, answer_format=answer_format) is right
 
 
+@pytest.mark.case(24)
 @pytest.mark.parametrize("answer_format", FORMATS)
 def test_strict_counts_the_prefill(answer_format: AnswerFormat) -> None:
     """With a think tag opened by the prefill, an answer before its end is thinking."""
@@ -223,6 +227,7 @@ def test_strict_names_the_format_in_its_reason() -> None:
     assert "not closed" in grade(r"\boxed{72", "72", "strict", "boxed").reason
 
 
+@pytest.mark.case(24)
 @pytest.mark.parametrize(
     ("response", "answer", "right"),
     [
@@ -336,6 +341,7 @@ def is_quick(text: str, answer_format: AnswerFormat, limit: float) -> bool:
     return any(seconds(text, answer_format) < limit for _ in range(3))
 
 
+@pytest.mark.case(23)
 @pytest.mark.parametrize("answer_format", FORMATS)
 @pytest.mark.parametrize("piece", HOSTILE, ids=map(ascii, HOSTILE))
 def test_grade_takes_linear_time(piece: str, answer_format: AnswerFormat) -> None:
@@ -355,12 +361,14 @@ def test_grade_takes_twice_the_time_for_twice_the_text(piece: str, answer_format
     assert long < 2.5 * short + 0.02
 
 
+@pytest.mark.case(23)
 def test_grade_reads_a_megabyte_of_the_same_answer() -> None:
     for answer_format in FORMATS:
         answer = WRITE[answer_format]("72")
         assert strict(answer * (1_000_000 // len(answer)), answer_format=answer_format)
 
 
+@pytest.mark.case(23)
 @pytest.mark.parametrize("text", ["1e999999999", "1e-999999999", "9" * 1_000_000, "1/" + "3" * 1_000_000])
 def test_grade_refuses_numbers_that_would_fill_the_memory(text: str) -> None:
     for mode in ("strict", "lenient"):

@@ -48,6 +48,7 @@ def test_gsm8k_keeps_the_text_of_its_rows(gsm8k: Task) -> None:
     assert sum(gold.startswith("-") for gold in golds) == 5
 
 
+@pytest.mark.case(19)
 def test_gsm8k_rewards_every_gold_and_not_the_next_number(gsm8k: Task) -> None:
     problems = all_problems(gsm8k)
     assert len(problems) == TRAIN_ROWS + TEST_ROWS

@@ -17,6 +17,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, load_dataset: Callable[..., Any]) -> 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
 
 
+@pytest.mark.case(30)
 def test_hub_uses_the_data_sets_own_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 

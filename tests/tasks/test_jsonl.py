@@ -9,6 +9,7 @@ from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks import SPLITS, check_task
 
 
+@pytest.mark.case(18)
 def test_jsonl_accepts_bom_crlf_blank_lines_and_line_separators(tmp_path: Path) -> None:
     path = tmp_path / "win.jsonl"
     path.write_bytes(
@@ -18,6 +19,7 @@ def test_jsonl_accepts_bom_crlf_blank_lines_and_line_separators(tmp_path: Path) 
     assert {p.question: p.gold for p in problems} == {"a\u2028b": "1", "c": "2"}
 
 
+@pytest.mark.case(18)
 def test_jsonl_reports_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "latin.jsonl"
     path.write_bytes(b'{"question": "caf\xe9", "answer": "1"}\n')
@@ -25,6 +27,7 @@ def test_jsonl_reports_bytes_that_are_not_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.case(20)
+@pytest.mark.case(18)
 def test_jsonl_refuses_missing_and_empty_files(tmp_path: Path) -> None:
     missing = tmp_path / "none.jsonl"
     assert load_error("jsonl", path=str(missing)).cause == f"can't read {missing}: No such file or directory"

@@ -169,6 +169,7 @@ GOLDS = [
 ]
 
 
+@pytest.mark.case(19)
 @pytest.mark.parametrize(("text", "value"), GOLDS, ids=[ascii(text) for text, _ in GOLDS])
 def test_read_gold_reads_a_spelling_right_or_refuses_it(text: str, value: str | None) -> None:
     assert is_number(text) is (value is not None)

@@ -14,6 +14,7 @@ from reinforce_lite.types import Problem
 HASH_DIGITS = 12
 
 
+@pytest.mark.case(18)
 @pytest.mark.parametrize(
     ("answer", "gold"),
     [
@@ -82,6 +83,7 @@ def test_read_problems_makes_ids_from_the_id_column_or_a_hash_of_the_question(tm
     assert only_problem(tmp_path, {"question": "??", "answer": "1"}).id != hashed
 
 
+@pytest.mark.case(18)
 def test_read_problems_keeps_a_repeated_question_once_and_counts_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -129,6 +131,7 @@ BAD_ROWS: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.case(18)
 @pytest.mark.parametrize(
     ("row", "reason"), BAD_ROWS, ids=[f"{i}-{reason[:20]}" for i, (_, reason) in enumerate(BAD_ROWS)]
 )
@@ -140,6 +143,7 @@ def test_read_problems_reports_a_bad_line_by_number(tmp_path: Path, row: Any, re
 
 
 @pytest.mark.case(19)
+@pytest.mark.case(18)
 def test_read_problems_reports_all_bad_lines_together_and_names_ten(tmp_path: Path) -> None:
     rows: list[dict[str, Any] | str] = [*sums(3), *["oops"] * 11, {"question": "?", "answer": "blue"}]
     path = write_rows(tmp_path / "bad.jsonl", rows)
@@ -150,6 +154,7 @@ def test_read_problems_reports_all_bad_lines_together_and_names_ten(tmp_path: Pa
     assert "my_task.py" in error.remedy  # for the gold that is not a number
 
 
+@pytest.mark.case(18)
 def test_read_problems_refuses_a_question_with_two_golds(tmp_path: Path) -> None:
     rows = [*sums(2), {"question": "How much is 0  and 1?", "answer": "7"}]
     cause = load_error("jsonl", path=str(write_rows(tmp_path / "two.jsonl", rows))).cause

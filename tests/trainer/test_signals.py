@@ -30,6 +30,7 @@ def test_guard_restores_the_previous_handlers() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.case(8)
 def test_uninterrupted_block_is_finished_first() -> None:
     guard, done = SignalGuard(), []
 
@@ -79,6 +80,7 @@ def test_handled_signal_is_not_raised_again() -> None:
         guard.check()
 
 
+@pytest.mark.case(8)
 def test_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     statuses: list[int] = []
     monkeypatch.setattr(os, "_exit", statuses.append)
@@ -119,3 +121,14 @@ def test_guard_leaves_signals_alone_outside_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+@pytest.mark.case(8)
+def test_while_modules_are_imported_the_first_signal_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    with SignalGuard(at_once=True).listening(), contextlib.suppress(Interrupted):
+        send(signal.SIGINT)
+    assert statuses == [130]

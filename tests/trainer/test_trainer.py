@@ -1,5 +1,6 @@
 """The whole pipeline on the tiny model: the run directory, exact resumes, signals, the golden trace."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -139,6 +140,7 @@ def test_resume_of_a_finished_run_says_so(settings: dict[str, Any], caplog: pyte
     assert after == before
 
 
+@pytest.mark.case(6)
 def test_a_resume_tells_that_the_rewards_code_has_changed(
     settings: dict[str, Any], in_tmp: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_checkpoint_of_an_older_version_is_resumed(
     assert "reward's code" not in caplog.text
 
 
+@pytest.mark.case(6)
 def test_a_taken_name_a_changed_config_and_changed_data_are_refused(settings: dict[str, Any]) -> None:
     train(settings | {"train.steps": 2}, "a")
     with pytest.raises(UsageError, match="already exists"):
@@ -220,6 +223,7 @@ def test_a_resume_on_another_day_continues_with_the_same_prompts(
         train(settings | {"prompt.date": "2026-12-01"}, "a", resume=True)
 
 
+@pytest.mark.case(6)
 def test_a_resume_with_another_template_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["model.name"] = _with_template(settings, tmp_path, CHATML)
     run = train(settings | {"train.steps": 2}, "a")
@@ -330,6 +334,7 @@ class Shown(Callback):
         self.steps = metrics.step
 
 
+@pytest.mark.case(8)
 @pytest.mark.parametrize("where", ["apply", "append", "save"])
 def test_a_signal_waits_until_a_change_is_whole(
     settings: dict[str, Any], where: str, monkeypatch: pytest.MonkeyPatch
@@ -436,6 +441,7 @@ class Signals(Callback):
         self._tell("stepped")
 
 
+@pytest.mark.case(8)
 @pytest.mark.parametrize("event", [SAMPLING, UPDATING, "evaluating on test", SAVING_CHECKPOINT, "stepped"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: str, signum: int) -> None:
@@ -456,6 +462,7 @@ def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: s
     assert logs(train(settings, "cut", resume=True)) == logs(straight)
 
 
+@pytest.mark.case(8)
 def test_a_signal_before_the_first_line_begins_nothing(
     settings: dict[str, Any], no_spare_memory: None
 ) -> None:
@@ -467,6 +474,28 @@ def test_a_signal_before_the_first_line_begins_nothing(
     assert not Path("runs/cut").exists()
 
 
+@pytest.mark.case(8)
+@pytest.mark.parametrize("error", [None, RecursionError("an import that was cut short")])
+def test_a_signal_that_loading_swallows_still_stops_the_run(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """Third-party modules have a bare except, or fail later when they were cut short."""
+    original = pipeline_module.build_pipeline
+
+    def swallow(*args: Any) -> Any:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if error:
+            raise error
+        return original(*args)
+
+    monkeypatch.setattr("reinforce_lite.trainer.context.build_pipeline", swallow)
+    with pytest.raises(StoppedError, match="before the first step") as caught:
+        train(settings, "cut")
+    assert caught.value.exit_code == 143
+
+
+@pytest.mark.case(8)
 def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any], no_spare_memory: None) -> None:
     """Stopped twice before step 1: the second time is told as well."""
     resolved = resolve_config(RECIPE, settings, ToyTask())
@@ -479,6 +508,7 @@ def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any], no
     assert train(settings, "cut", resume=True).summary["stopped"] == "steps"
 
 
+@pytest.mark.case(8)
 def test_a_signal_during_the_last_report_is_of_a_run_that_is_done(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

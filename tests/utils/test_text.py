@@ -14,6 +14,7 @@ from reinforce_lite.utils.text import (
 )
 
 
+@pytest.mark.case(16)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -86,7 +86,7 @@ class LineConsole(Callback):
         if metrics.step % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
             self._print(f"  question: {shorten(pair[0].problem.question)}")
             self._print(f"  right:    {shorten(pair[1].response)}")
-            self._print(f"  wrong:    {shorten(pair[2].response)}  ({pair[2].strict.reason})")
+            self._print(f"  wrong:    {shorten(pair[2].response)}  ({shorten(pair[2].strict.reason)})")
         for kind, text in find_warnings(self.history).items():
             if kind not in self.warned:
                 self.warned.add(kind)
@@ -110,7 +110,7 @@ class LineConsole(Callback):
 
     def _print(self, text: str) -> None:
         self.last_line = clock.now()
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(_text(text), soft_wrap=True)
 
 
 class _CountColumn(progress.MofNCompleteColumn):
@@ -127,7 +127,7 @@ class LiveConsole(Callback):
         self.console = console
         self.bars = progress.Progress(
             progress.SpinnerColumn(),
-            progress.TextColumn("{task.description:>32}"),
+            progress.TextColumn("{task.description:>32}", markup=False),
             progress.BarColumn(bar_width=24),
             _CountColumn(),
             progress.TextColumn("elapsed"),
@@ -154,13 +154,13 @@ class LiveConsole(Callback):
 
     def started(self, config: Config, run: Run, step: int, device: str, eta: Callable[[], float]) -> None:
         self.eta = eta
-        self.head = Text(_headline(config, run, step, device), style="bold")
+        self.head = _text(_headline(config, run, step, device), style="bold")
         self.bars.update(self.steps, total=config.train.steps, completed=step, visible=True)
         self.history = run.step_metrics
 
     def phase(self, name: str, total: int = 0) -> None:
         self.bars.remove_task(self.current)
-        self.current = self.bars.add_task(name, total=total or None, note="")
+        self.current = self.bars.add_task(harmless(name), total=total or None, note="")
         if name not in (SAMPLING, UPDATING):
             self.bars.update(self.steps, note="")  # the ETA that the last step told is no longer true
 
@@ -189,8 +189,8 @@ class LiveConsole(Callback):
         parts = [self.head, self.bars]
         if self.history:
             parts.append(self._table())
-        parts += [Text(f"warning: {text}", style="yellow") for text in self.warnings]
-        parts += [Text(_evaluation_text(e)) for e in self.evaluations[-3:]]
+        parts += [_text(f"warning: {text}", style="yellow") for text in self.warnings]
+        parts += [_text(_evaluation_text(e)) for e in self.evaluations[-3:]]
         return Stack(*parts, self.example)
 
     def _table(self) -> Table:
@@ -210,9 +210,14 @@ class LiveConsole(Callback):
         return table
 
 
+def _text(text: str, style: str = "") -> Text:
+    """Any text, made harmless: names, reasons and paths are written by others too."""
+    return Text(harmless(text), style=style)
+
+
 def make_console(json: bool = False) -> Callback:
     """The console that fits the output; with `json` it stays off standard output."""
-    console = Console(stderr=json, highlight=False)
+    console = Console(stderr=json, highlight=False, markup=False)
     return LiveConsole(console) if console.is_terminal else LineConsole(console)
 
 
@@ -232,9 +237,9 @@ def right_and_wrong(groups: Sequence[Group]) -> tuple[Group, Rollout, Rollout] |
 
 
 def _example_panel(group: Group, right: Rollout, wrong: Rollout) -> Panel:
-    text = Text(harmless(group.problem.question).strip() + "\n")
+    text = _text(group.problem.question.strip() + "\n")
     text.append(f"\n✓ {shorten(right.response)}", style="green")
-    text.append(f"\n✗ {shorten(wrong.response)}  ({wrong.strict.reason})", style="red")
+    text.append(f"\n✗ {shorten(wrong.response)}  ({shorten(wrong.strict.reason)})", style="red")
     return Panel(text, title="one question, two completions", title_align="left", width=100)
 
 

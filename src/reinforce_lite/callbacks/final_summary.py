@@ -9,7 +9,7 @@ from rich.text import Text
 from reinforce_lite.evaluation.statistics import against_chance
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.utils.program import command_line
-from reinforce_lite.utils.text import duration, interval, percent, rounded
+from reinforce_lite.utils.text import duration, harmless, interval, percent, rounded
 
 MAX_QUESTION = 120  # characters of an example question
 
@@ -20,19 +20,23 @@ def final_summary(run: Run) -> RenderableType:
     evals = summary["evals"]
     parts: list[RenderableType] = [before_after_table(evals)] if {"before", "after"} <= evals.keys() else []
     places = Table.grid(padding=(0, 2))
+
+    def add(label: str, text: str) -> None:
+        places.add_row(label, Text(harmless(text)))
+
     if (run.path / "report.html").exists():
-        places.add_row("report", f"{run.path / 'report.html'} (open it in a browser)")
-    places.add_row("model", str(run.path / "model"))
+        add("report", f"{run.path / 'report.html'} (open it in a browser)")
+    add("model", str(run.path / "model"))
     if (run.path / "best").is_dir():
-        places.add_row("best on validation", f"{run.path / 'best'} (step {summary['best_step']})")
+        add("best on validation", f"{run.path / 'best'} (step {summary['best_step']})")
     elif summary["best_step"] == 0 and summary["steps"]:
         n = next(e["n"] for e in run.evals if e["split"] == "validation")
-        places.add_row("note", f"no step was better than the untrained model on {n} validation problems")
-    places.add_row("completions", str(run.path / "rollouts.jsonl"))
-    places.add_row("took", duration(summary["seconds"]))
+        add("note", f"no step was better than the untrained model on {n} validation problems")
+    add("completions", str(run.path / "rollouts.jsonl"))
+    add("took", duration(summary["seconds"]))
     if summary["stopped"] == "hours":
         steps = f"{summary['steps']} of {run.config.train.steps} steps"
-        places.add_row("ended", f"after {steps}, when its hours were over")
+        add("ended", f"after {steps}, when its hours were over")
     return Group(*parts, places)
 
 
@@ -52,7 +56,7 @@ def next_commands(run: Run) -> Text:
         commands[command_line("eval", run.name, f"--eval.n {n}")] = "more test problems"
     width = max(map(len, commands))
     lines = [f"  {command:{width}}  # {purpose}" for command, purpose in commands.items()]
-    return Text("\n".join(["try next", *lines]))
+    return Text(harmless("\n".join(["try next", *lines])))
 
 
 def _example_question(run: Run) -> str:

@@ -29,7 +29,6 @@ from reinforce_lite.utils.text import one_line_error
 logger = logging.getLogger(__name__)
 
 PROJECT = "reinforce-lite"
-SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # in the names of environment variables
 
 
 class Tracker:
@@ -139,7 +138,7 @@ class TrackerCallback(Callback):
                 raise
             except Exception as error:  # a tracker's own code and its server may fail in any way
                 raise UsageError(
-                    f"the tracker {name} did not start: {_masked(error)}",
+                    f"the tracker {name} did not start: {one_line_error(error)}",
                     f"see that {name} works by itself (logged in, reachable) or remove it from log.trackers; "
                     f"then {run.resume_hint}",
                 ) from error
@@ -170,7 +169,9 @@ class TrackerCallback(Callback):
                     action(tracker)
             except Exception as error:  # as above
                 del self.trackers[name]
-                logger.warning("the tracker %s failed and receives nothing more: %s", name, _masked(error))
+                logger.warning(
+                    "the tracker %s failed and receives nothing more: %s", name, one_line_error(error)
+                )
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
@@ -184,13 +185,3 @@ def _unique_name(run: Run) -> str:
     if not file.exists():
         run.write(file.name, uuid.uuid4().hex[:8])
     return f"{run.path.name}-{file.read_text()}"
-
-
-def _masked(error: Exception) -> str:
-    """The error in one line, with the values of keys and tokens in the environment masked."""
-    text = one_line_error(error, limit=sys.maxsize)  # cut after masking: half a secret matches no value
-    for name, value in os.environ.items():
-        secret = " ".join(value.split())  # as the line has it
-        if len(secret) >= 8 and any(word in name.upper() for word in SECRET):
-            text = text.replace(secret, "***")
-    return text[:300]

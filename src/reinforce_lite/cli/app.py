@@ -16,14 +16,18 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
+from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.utils import clock
 from reinforce_lite.utils.finite import to_json
 from reinforce_lite.utils.logs import quiet_dependencies
-from reinforce_lite.utils.text import did_you_mean
+from reinforce_lite.utils.secrets import mask_all
+from reinforce_lite.utils.text import did_you_mean, harmless
 
 START = clock.now()  # close enough to the start of the process
 
@@ -34,17 +38,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_dependencies()
     _show_notices()
     try:
-        _dispatch(args)
+        guard = SignalGuard(notice="")
+        with guard.listening():
+            try:
+                _dispatch(args)
+            finally:
+                guard.check()
         return 0
     except ReinforceLiteError as error:
-        print(f"reinforce-lite: {error.cause}", file=sys.stderr)
+        print(harmless(f"reinforce-lite: {error.cause}"), file=sys.stderr)
         if error.remedy:
-            print(f"  {error.remedy}", file=sys.stderr)
+            print(harmless(f"  {error.remedy}"), file=sys.stderr)
         return error.exit_code
+    except Interrupted as interrupted:
+        return 128 + interrupted.signum
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader left: `reinforce-lite eval ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:  # a bug: its traceback, without secrets
+        print(harmless(traceback.format_exc()), end="", file=sys.stderr)
         return 1
 
 
@@ -71,18 +85,19 @@ def _train(args: list[str]) -> None:
     if parsed.resume and not parsed.run:
         raise UsageError("--resume needs the name of a run", "name it with --run NAME")
     run = open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
-    _announce_imports(parsed.as_json)
-
-    from reinforce_lite.callbacks.console import make_console
-    from reinforce_lite.cli.plan_table import show_plan_after_oom
-    from reinforce_lite.planner.plan import plan_unchanged
-    from reinforce_lite.trainer import trainer
+    with _imports(parsed.as_json):
+        from reinforce_lite.callbacks.console import make_console
+        from reinforce_lite.cli.plan_table import show_plan_after_oom
+        from reinforce_lite.planner.plan import plan_unchanged
+        from reinforce_lite.trainer import trainer
 
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
-        trainer.train(config, run, callback=make_console(parsed.as_json), command=command, start=START)
+        console = make_console(parsed.as_json)
+        trainer.train(config, run, None, console, command, START, parsed.permissions)
     except DoesNotFitError:
-        show_plan_after_oom(plan_unchanged(config))
+        allowed = parsed.permissions.trust_remote_code
+        show_plan_after_oom(plan_unchanged(config, trust_remote_code=allowed))
         raise
     if parsed.as_json:
         _print_json(run.summary)
@@ -92,31 +107,30 @@ def _eval(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_eval
 
     parsed, config = parse_eval(args)
-    _announce_imports(parsed.as_json)
+    with _imports(parsed.as_json):
+        from dataclasses import asdict
 
-    from dataclasses import asdict
+        from reinforce_lite.api import evaluate_model
+        from reinforce_lite.callbacks.console import make_console
+        from reinforce_lite.cli.eval_table import describe_measured, show_evaluation
 
-    from reinforce_lite.api import evaluate_model
-    from reinforce_lite.callbacks.console import make_console
-    from reinforce_lite.cli.eval_table import describe_measured, show_evaluation
-
-    result, failed = evaluate_model(config, make_console(parsed.as_json), parsed.samples)
+    console = make_console(parsed.as_json)
+    result, failed = evaluate_model(config, console, parsed.samples, permissions=parsed.permissions)
     if parsed.as_json:
         _print_json(result.to_record() | {"failures": [asdict(failure) for failure in failed]})
     else:
         show_evaluation(result, failed)
-        print(describe_measured(parsed, config, result))
+        print(harmless(describe_measured(parsed, config, result)))
 
 
 def _ask(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_ask
 
     parsed = parse_ask(args)
-    _announce_imports(parsed.as_json)
+    with _imports(parsed.as_json):
+        from reinforce_lite.cli.ask import ask_model, show_answers
 
-    from reinforce_lite.cli.ask import ask_model, show_answers
-
-    responses = ask_model(parsed.model, parsed.question)
+    responses = ask_model(parsed.model, parsed.question, parsed.permissions)
     if parsed.as_json:
         _print_json(responses)
     else:
@@ -128,8 +142,9 @@ def _plan(args: list[str]) -> None:
 
     parsed, config = parse_plan(args)
 
-    from reinforce_lite.cli.plan_table import plan_as_json, show_plan
-    from reinforce_lite.planner.plan import best_plan, check_fits, plan_unchanged
+    with _imports(quiet=True):
+        from reinforce_lite.cli.plan_table import plan_as_json, show_plan
+        from reinforce_lite.planner.plan import best_plan, check_fits, plan_unchanged
 
     made = best_plan(plan_unchanged(config, parsed.vram))
     if parsed.as_json:
@@ -145,7 +160,6 @@ def _report(args: list[str]) -> None:
     parsed, runs, file = parse_report(args)
 
     from reinforce_lite.report.write import write_report
-    from reinforce_lite.utils.text import harmless
 
     numbers = write_report(runs, file)
     if parsed.as_json:
@@ -153,23 +167,28 @@ def _report(args: list[str]) -> None:
         return
     for one in numbers:
         print(harmless(f"{one['name']}: {one['result']['sentence']}"))
-    print(f"report: {file}")
+    print(harmless(f"report: {file}"))
 
 
-def _announce_imports(as_json: bool) -> None:
-    if not as_json:
-        print("loading libraries ...", flush=True)  # takes seconds on a slow machine
+@contextmanager
+def _imports(quiet: bool) -> Iterator[None]:
+    """Heavy imports: announced, since they take seconds, and cut short by the first signal."""
+    if not quiet:
+        print("loading libraries ...", flush=True)
+    with SignalGuard(at_once=True).listening():
+        yield
 
 
 def _print_json(value: Any) -> None:
-    print(to_json(value, indent=2))  # ASCII: harmless on a terminal, accepted by every pipe
+    # ASCII: harmless on a terminal, accepted by every pipe
+    print(to_json(mask_all(value), indent=2))
 
 
 class _NoticeHandler(logging.Handler):
     """Writes to the current standard error, which a live display replaces for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"note: {record.getMessage()}", file=sys.stderr)
+        print(harmless(f"note: {record.getMessage()}"), file=sys.stderr)
 
 
 def _show_notices() -> None:

@@ -19,9 +19,11 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from reinforce_lite.config import DEFAULT_RECIPE, RENAMED, Config, ModelConfig, load_config, option_flag
 from reinforce_lite.errors import UsageError
 from reinforce_lite.runlog.run import Run, existing_run, find_run, trained_config
+from reinforce_lite.types import NO_PERMISSIONS, Permissions
 
 JsonFlag = Annotated[FlagCreatePairsOff[bool], arg(name="json")]
 """For fields named `as_json`: one named json would hide a method of pydantic."""
+PermissionFlags = Annotated[FlagCreatePairsOff[Permissions], arg(name="")]
 
 
 class TrainArgs(Config):
@@ -33,6 +35,7 @@ class TrainArgs(Config):
     """The name of the run, under runs/; by default the recipe's name and the time."""
     resume: FlagCreatePairsOff[bool] = False
     """Resume the run of that name from its last checkpoint."""
+    permissions: PermissionFlags = NO_PERMISSIONS
     as_json: JsonFlag = False
     """Print the summary as JSON."""
 
@@ -45,6 +48,7 @@ class EvalArgs(Config):
     """A run, a model folder, a hub name, or smollm2-135m."""
     samples: int = 1
     """Completions of each problem. One is greedy; several are sampled as in training, for pass@k."""
+    permissions: PermissionFlags = NO_PERMISSIONS
     as_json: JsonFlag = False
     """Print the result as JSON."""
 
@@ -67,6 +71,7 @@ class AskArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL_OR_RUN")]
     """A run, a model folder, a hub name, or smollm2-135m."""
     question: Positional[str]
+    permissions: PermissionFlags = NO_PERMISSIONS
     as_json: JsonFlag = False
     """Print the responses as JSON."""
 
@@ -185,7 +190,7 @@ def _check_renamed(args: list[str]) -> None:
         new = RENAMED.get(option.removeprefix("--").replace("-", "_"))
         if new and option.startswith("--"):
             new = option_flag(new) if "." in new else new
-            raise UsageError(f"the option {option} is now called {new}", "rename it")
+            raise UsageError(f"the option {option} has become {new}", "use the new name")
 
 
 PROGS: dict[type[Config], str] = {TrainArgs: "train", EvalArgs: "eval", PlanArgs: "plan"}

@@ -10,11 +10,13 @@ from reinforce_lite.models.policy import load_policy
 from reinforce_lite.pipeline import stop_strings
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.run import existing_run, trained_config
-from reinforce_lite.types import Sampling
+from reinforce_lite.types import NO_PERMISSIONS, Permissions, Sampling
 from reinforce_lite.utils.text import harmless
 
 
-def ask_model(model_or_run: str, question: str) -> list[dict[str, str]]:
+def ask_model(
+    model_or_run: str, question: str, permissions: Permissions = NO_PERMISSIONS
+) -> list[dict[str, str]]:
     """The greedy response of a model, or of a run's untrained and trained models in that order.
 
     Each entry has `model` (a label) and `answer` (the response).
@@ -22,7 +24,7 @@ def ask_model(model_or_run: str, question: str) -> list[dict[str, str]]:
     config = trained_config(model_or_run)
     run = existing_run(model_or_run)
     models = [("untrained", run.config), ("trained", config)] if run else [("answer", config)]
-    return [{"model": label, "answer": _respond(config, question)} for label, config in models]
+    return [{"model": label, "answer": _respond(config, question, permissions)} for label, config in models]
 
 
 def show_answers(question: str, answers: list[dict[str, str]]) -> None:
@@ -31,13 +33,13 @@ def show_answers(question: str, answers: list[dict[str, str]]) -> None:
     for entry in answers:
         table.add_column(entry["model"], ratio=1, overflow="fold")
     table.add_row(*(Text(harmless(entry["answer"]).strip()) for entry in answers))
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
 
 
-def _respond(config: Config, question: str) -> str:
+def _respond(config: Config, question: str, permissions: Permissions) -> str:
     """The assistant's response, its prefill included."""
     model = config.model
-    policy = load_policy(model.name, model.dtype, model.device, model.trust_remote_code)
+    policy = load_policy(model.name, model.dtype, model.device, permissions)
     prompt = PromptBuilder(policy.tokenizer, config.prompt)(question)
     engine = make_engine(config.rollout.engine, policy)
     greedy = Sampling(1, config.rollout.max_new_tokens, temperature=0.0, stop=stop_strings(config))

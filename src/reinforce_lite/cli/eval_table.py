@@ -20,7 +20,7 @@ MAX_REASONS = 5
 
 def show_evaluation(result: Evaluation, failures: Sequence[Failure], console: Console | None = None) -> None:
     """Print both tables; the texts of a model are escaped and shortened."""
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, markup=False)
     if result.pass_at:
         console.print(f"strict pass@k from {result.samples} sampled completions per problem (95% intervals)")
         table = Table("k", "pass@k", "interval")

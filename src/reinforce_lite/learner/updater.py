@@ -103,6 +103,8 @@ class Updater:
     def _make_master_weights(self) -> dict[str, Tensor]:
         """What the optimizer updates: the policy's parameters, or float32 copies of bfloat16 ones."""
         if self.policy.dtype != torch.bfloat16 or self.config.optimizer_state != "32-bit":
+            for param in self.params.values():
+                param.register_post_accumulate_grad_hook(_let_signals_in)
             return self.params
         loaded = self.policy.master_weights or {}
         masters = {name: loaded[name] if loaded else p.detach().float() for name, p in self.params.items()}
@@ -303,6 +305,10 @@ def micro_batches(
         closed_cost += branch_cost
     if batch.loss_weights:
         yield batch
+
+
+def _let_signals_in(param: Tensor) -> None:
+    """Do nothing in Python, which hears a signal between its instructions: a backward pass alone is one."""
 
 
 def _move_gradient(master: Tensor, param: Tensor) -> None:

@@ -3,7 +3,11 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
+from typing import Any
+from unittest.mock import patch
 
+import torch
 import transformers
 from safetensors import SafetensorError
 
@@ -20,19 +24,42 @@ def explain_load_errors(name: str) -> Iterator[None]:
         if is_out_of_memory(error):
             remedy = "choose a smaller model, or --model.dtype bfloat16"
             raise DoesNotFitError(f"the model {name!r} does not fit into memory", remedy) from error
-        if not isinstance(error, (OSError, ValueError, ImportError, KeyError, SafetensorError)):
+        known = (OSError, ValueError, ImportError, KeyError, SafetensorError, UnpicklingError)
+        if not isinstance(error, known):
             raise
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "trust_remote_code" in str(error):
             cause = "it brings its own Python code"
-            remedy = "read that code, then allow it with --model.trust-remote-code"
+            remedy = "read that code, then allow it with --trust-remote-code of train, eval or ask"
+        elif isinstance(error, UnpicklingError):
+            cause = "its pickled weights hold more than tensors, and opening them could run any code"
+            remedy = "convert them to safetensors where you trust their author"
         elif isinstance(error, SafetensorError):
             remedy = "its weights are damaged: download or copy the model again"
         elif "safetensors" in str(error):
-            remedy = "only safetensors weights are loaded; pickled ones need --model.trust-remote-code"
+            remedy = "only safetensors weights are loaded; pickled ones need --allow-pickles"
         else:
             remedy = "give a model folder, the name of a reachable Hugging Face model, or smollm2-135m"
         raise UsageError(f"can't load the model {name!r}: {cause}", remedy) from error
+
+
+@contextmanager
+def no_pickles(name: str) -> Iterator[None]:
+    """Raise UsageError where transformers opens a pickle: a config or a safetensors index may name one."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise pickles_refused(name)
+
+    with patch.object(torch, "load", refuse):
+        yield
+
+
+def pickles_refused(name: object) -> UsageError:
+    """The error for weights that need a permission."""
+    return UsageError(
+        f"{name} has pickled weights, which can run any code when they are opened",
+        "convert them to safetensors, or allow them with --allow-pickles of train, eval or ask",
+    )
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """The policy: loads a model's weights and tokenizer by name, and saves them as a model folder.
 
 A name is the embedded `smollm2-135m`, a local folder, or a Hugging Face hub name. Pickled weights
-and models that bring their own code are refused unless the user allows them.
+and models that bring their own code are refused unless the user permits the one or the other.
 """
 
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,14 @@ from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
 from reinforce_lite.models.families import language_model
 from reinforce_lite.models.llama import Llama, supports_model
-from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
+from reinforce_lite.models.loading import (
+    explain_load_errors,
+    no_pickles,
+    pickles_refused,
+    quiet_transformers,
+)
 from reinforce_lite.models.tokenizer import check_embedding, decode_exactly, end_of_turn
+from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.atomic import replace_folder
 from reinforce_lite.utils.paths import local_or_hub_name
 from reinforce_lite.utils.tensors import not_finite
@@ -66,7 +73,7 @@ def load_policy(
     name: str,
     dtype: str = "auto",
     device: str = "auto",
-    trust_remote_code: bool = False,
+    permissions: Permissions = NO_PERMISSIONS,
     keep_float32: bool = True,
     max_length: int = 0,
 ) -> Policy:
@@ -81,25 +88,26 @@ def load_policy(
 
     Raises:
         UsageError: there is no such model, it can't be trained (`families.py`), weights are missing from its
-            files or not finite, its tokenizer has tokens that it lacks, or loading it would run its author's
-            code.
+            files or not finite, its tokenizer has tokens that it lacks, or loading it needs a permission that
+            was not given.
         DoesNotFitError: memory ran out.
         ReinforceLiteError: the embedded model can't be fetched.
     """
     target = pick_device(device)
     with explain_load_errors(name):
         folder = str(embedded_folder()) if name == EMBEDDED_NAME else local_or_hub_name(name)
-    if Path(folder).is_dir() and not trust_remote_code:
+    if Path(folder).is_dir() and not permissions.allow_pickles:
         _refuse_pickles(Path(folder))
-    with quiet_transformers(), explain_load_errors(name):
+    opening = nullcontext() if permissions.allow_pickles else no_pickles(name)
+    with quiet_transformers(), explain_load_errors(name), opening:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype="auto",
-            use_safetensors=None if trust_remote_code else True,
-            trust_remote_code=trust_remote_code,
+            use_safetensors=None if permissions.allow_pickles else True,
+            trust_remote_code=permissions.trust_remote_code,
             output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=permissions.trust_remote_code)
     _refuse_missing_weights(info["missing_keys"], name)
     model = language_model(model, name)
     _mend_generation_config(model, name)
@@ -180,10 +188,7 @@ def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 def _refuse_pickles(folder: Path) -> None:
     if not list(folder.glob("*.safetensors")) and list(folder.glob("*.bin")) + list(folder.glob("*.pt*")):
-        raise UsageError(
-            f"{folder} has only pickled weights, which can run any code when they are opened",
-            "convert them to safetensors, or allow them with --model.trust-remote-code",
-        )
+        raise pickles_refused(folder)
 
 
 def _refuse_not_finite(weights: Mapping[str, torch.Tensor], name: str) -> None:

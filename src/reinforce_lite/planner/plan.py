@@ -71,7 +71,7 @@ class Plan:
         return estimate.parameter_scheme(self.config, self.target)
 
 
-def plan_unchanged(config: Config, vram: float | None = None) -> Plan:
+def plan_unchanged(config: Config, vram: float | None = None, trust_remote_code: bool = False) -> Plan:
     """Plan a recipe without choosing anything.
 
     `vram` is the memory of a GPU in GB; by default the plan is for this machine's device. Raises
@@ -79,7 +79,7 @@ def plan_unchanged(config: Config, vram: float | None = None) -> Plan:
     """
     target = _target(config.model, vram)
     estimate.parameter_scheme(config, target)  # raises before the model is looked for
-    shape = read_shape(config.model.name, config.model.trust_remote_code, config.max_sequence_tokens)
+    shape = read_shape(config.model.name, trust_remote_code, config.max_sequence_tokens)
     return Plan(config, config, shape, target)
 
 

@@ -18,6 +18,7 @@ from reinforce_lite.evaluation.statistics import format_p
 from reinforce_lite.report import curves, result, serialize
 from reinforce_lite.report.build import RunReport
 from reinforce_lite.runlog.records import Record
+from reinforce_lite.utils.secrets import mask_all
 from reinforce_lite.utils.text import harmless, interval, percent
 
 SUMMARY_KEYS = ("name", "reflection", "costs", "completions")
@@ -28,7 +29,7 @@ SCRIPTS = ("dom.js", "chart.js", "curves.js", "completions.js", "reflection.js",
 def render(reports: Sequence[RunReport]) -> str:
     """The HTML of one run or several."""
     style, script = _asset("style.css"), "".join(map(_asset, SCRIPTS))
-    runs = [report.summary for report in reports]
+    runs = mask_all([report.summary for report in reports])
     drawn = {
         "charts": curves.charts([report.details["curves"] for report in reports]),
         "runs": [{key: r.summary[key] for key in SUMMARY_KEYS} | r.details for r in reports],
@@ -39,7 +40,7 @@ def render(reports: Sequence[RunReport]) -> str:
         style=style,
         script=script,
         policy=_content_security_policy(style, script),
-        data=serialize.to_json(drawn),
+        data=serialize.to_json(mask_all(drawn)),
     )
     return page.encode("utf-8", "replace").decode()  # a name from a file system may hold a lone surrogate
 

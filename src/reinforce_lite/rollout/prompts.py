@@ -17,6 +17,7 @@ from reinforce_lite.config import PromptConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.tokenizer import render_chat
 from reinforce_lite.types import Problem, Prompt
+from reinforce_lite.utils.text import whole_characters
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class PromptBuilder:
         return n_bytes < self.config.max_tokens or len(self(question).token_ids) <= self.config.max_tokens
 
     def _user_message(self, question: str) -> str:
-        return f"{question.strip()}\n{self.config.instruction}".strip()
+        return whole_characters(f"{question.strip()}\n{self.config.instruction}".strip())
 
     def _system_and_examples(self) -> list[str]:
         system = [self.config.system] if self.config.system else []

@@ -25,6 +25,8 @@ from reinforce_lite.runlog.records import Record, StepMetrics, parse_line
 from reinforce_lite.utils.atomic import append_whole, clean_leftovers, flush, write_atomically
 from reinforce_lite.utils.finite import to_json
 from reinforce_lite.utils.program import command_line
+from reinforce_lite.utils.secrets import mask, mask_all
+from reinforce_lite.utils.text import whole_characters
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +140,7 @@ class Run:
         """Add lines to NAME.jsonl, all or none, and hand them to the operating system."""
         file = self.path / f"{name}.jsonl"
         with explain_file_errors("write", file):
-            append_whole(file, "".join(map(_line, records)))
+            append_whole(file, "".join(_line(record) for record in mask_all(records)))
 
     def sync(self) -> None:
         """Flush every log to the disk, before a checkpoint claims that its step is done."""
@@ -162,7 +164,7 @@ class Run:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write NAME.json: "summary", "machine" (hardware, versions, the plan's bytes) or "first_prompt"."""
-        self.write(f"{name}.json", to_json(values, indent=2, ensure_ascii=False) + "\n")
+        self.write(f"{name}.json", _line(mask_all(values), indent=2))
 
     def _read_json(self, name: str) -> Record:
         file = self.path / name
@@ -176,7 +178,7 @@ class Run:
         """The command that started the run; `command` becomes it where none was started yet."""
         file = self.path / "command.txt"
         if command and not self.started:
-            self.write(file.name, command + "\n")
+            self.write(file.name, whole_characters(mask(command)) + "\n")
         with explain_file_errors("read", file):
             return file.read_text(encoding="utf-8").strip() if file.exists() else ""
 
@@ -316,5 +318,7 @@ def trained_config(name: str) -> Config:
     return override_config(config, {"model.name": name})
 
 
-def _line(record: Record) -> str:
-    return to_json(record, ensure_ascii=False) + "\n"
+def _line(record: Mapping[str, Any], indent: int | None = None) -> str:
+    """The record as JSON. Half a character (a lone surrogate) becomes the escape that JSON has for it."""
+    text = to_json(record, ensure_ascii=False, indent=indent)
+    return text.encode("utf-8", "backslashreplace").decode() + "\n"

@@ -79,4 +79,4 @@ def _plain_spelling(match: re.Match[str]) -> str:
 
 def short_hash(text: str) -> str:
     """12 hex digits of a text, for ids; the same on every machine."""
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=6).hexdigest()

@@ -18,6 +18,7 @@ from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
 from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_prompt
 from reinforce_lite.trainer.self_check import self_check
 from reinforce_lite.trainer.time_budget import DISK_BYTES_PER_SECOND, TimeBudget
+from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.environment import describe_machine
 
 
@@ -35,9 +36,18 @@ class TrainingContext:
     budget: TimeBudget
     machine: Mapping[str, Any]
     """What machine.json holds."""
+    permissions: Permissions
+    """To load the model again."""
 
 
-def prepare(config: Config, run: Run, task: Task | None, callback: Callback, start: float) -> TrainingContext:
+def prepare(
+    config: Config,
+    run: Run,
+    task: Task | None,
+    callback: Callback,
+    start: float,
+    permissions: Permissions = NO_PERMISSIONS,
+) -> TrainingContext:
     """Check what can be checked cheaply, load the model, restore the last checkpoint.
 
     The hours of the run count from `start`, by `utils.clock`. Raises UsageError for a config, task or model
@@ -45,14 +55,14 @@ def prepare(config: Config, run: Run, task: Task | None, callback: Callback, sta
     """
     objective = build_objective(**config.objective.model_dump())
     check_group_size(objective, config.rollout.group_size)
-    plan = plan_unchanged(config)
+    plan = plan_unchanged(config, trust_remote_code=permissions.trust_remote_code)
     check_fits(plan)
     check_optimizer(config.update)
     task = task or load_task(config.task)  # an error in it comes before the model is announced
     callback.phase(f"loading {config.model.name}")
-    pipeline = build_pipeline(config, task)
+    pipeline = build_pipeline(config, task, permissions)
     check_enough_problems(pipeline.problems("train"), config)
-    check_same_prompt(pipeline.prompt_builder, run)
+    check_same_prompt(pipeline.prompt_builder, run, pipeline.problems("train")[0].question)
     policy = pipeline.policy
     temperature = objective.temperature(config.rollout.temperature)
     updater = Updater(policy, config.update, temperature, config.train.seed)
@@ -71,4 +81,6 @@ def prepare(config: Config, run: Run, task: Task | None, callback: Callback, sta
     durations |= {e["split"]: e["seconds"] for e in run.evals}
     end = None if config.train.hours is None else start + 3600 * config.train.hours
     budget = TimeBudget(end, durations, [s.step_time for s in run.step_metrics])
-    return TrainingContext(run, pipeline, objective, updater, checkpointer, progress, budget, machine)
+    return TrainingContext(
+        run, pipeline, objective, updater, checkpointer, progress, budget, machine, permissions
+    )

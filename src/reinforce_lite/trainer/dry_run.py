@@ -48,7 +48,8 @@ def groups_that_fill(weights: Tensor, lengths: Sequence[Sequence[int]], tokens: 
 def longest_problems(pipeline: Pipeline) -> list[Problem]:
     """A step's problems with the most prompt tokens, among four times as many that are longest in bytes."""
     n = pipeline.config.rollout.prompts_per_step
-    long = sorted(pipeline.problems("train"), key=lambda p: len(p.question.encode()), reverse=True)[: 4 * n]
+    problems = pipeline.problems("train")
+    long = sorted(problems, key=lambda p: len(p.question.encode(errors="replace")), reverse=True)[: 4 * n]
     return sorted(long, key=lambda p: len(pipeline.prompt_builder(p.question).token_ids), reverse=True)[:n]
 
 

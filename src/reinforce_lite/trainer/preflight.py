@@ -14,6 +14,7 @@ from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer import checkpoint
 from reinforce_lite.types import Problem
+from reinforce_lite.utils.secrets import mask, mask_all
 
 SAFE_TO_CHANGE = frozenset({"train.steps", "train.hours", "train.save_every", "log.trackers", *MEMORY_KEYS})
 """Keys that may differ when a run is resumed. Those about memory are among them because a run that ran out of
@@ -40,23 +41,41 @@ def check_same_config(config: Config, run: Run) -> None:
         )
 
 
+def check_no_secrets(config: Config) -> None:
+    """Refuse a config that holds a secret of the environment: a run stores its config."""
+    sections = config.model_dump(mode="json", exclude={"recipe"})
+    for dotted, value in ((f"{name}.{key}", v) for name, s in sections.items() for key, v in s.items()):
+        if (masked := mask_all(value)) != value:
+            raise UsageError(
+                f"{dotted} holds a secret of the environment, which config.toml would store: {masked!r:.200}",
+                "take it out, or rename the variable if it is no secret",
+            )
+
+
 def describe_prompt(prompt_builder: PromptBuilder, question: str) -> Record:
-    """What first_prompt.json holds: `question`, and `text` and `token_ids` of its prompt."""
+    """What first_prompt.json holds: `question`, and `text` and `token_ids` of its prompt.
+
+    Secrets are masked; of a prompt that holds one there are no ids, which would spell it.
+    """
     ids = prompt_builder(question).token_ids
     text = decode_exactly(prompt_builder.tokenizer, ids)
-    return {"question": question, "text": text, "token_ids": list(ids)}
+    shown = mask(text)
+    return {"question": mask(question), "text": shown, "token_ids": list(ids) if shown == text else []}
 
 
-def check_same_prompt(prompt_builder: PromptBuilder, run: Run) -> None:
+def check_same_prompt(prompt_builder: PromptBuilder, run: Run, question: str) -> None:
     """Refuse a resume in which the run's first question gives another prompt than when it was started.
 
-    The tokenizer, its chat template or transformers may have changed.
+    The tokenizer, its chat template or transformers may have changed. `question` is the first one now.
     """
     before = run.first_prompt if run.started else {}
     if not before:
         return
-    now = describe_prompt(prompt_builder, before["question"])
-    if now["token_ids"] != before["token_ids"]:
+    # The stored question is masked: it stands for the one that reads so now, if that is the same.
+    now = describe_prompt(
+        prompt_builder, question if mask(question) == before["question"] else before["question"]
+    )
+    if (now["text"], now["token_ids"]) != (before["text"], before["token_ids"]):
         key = "text" if now["text"] != before["text"] else "token_ids"
         at = _first_difference(before[key], now[key])
         old, new = (side[key][max(0, at - 20) : at + 40] for side in (before, now))

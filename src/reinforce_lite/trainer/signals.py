@@ -26,9 +26,14 @@ class Interrupted(BaseException):
 
 
 class SignalGuard:
-    """Handles SIGINT and SIGTERM while `listening()`."""
+    """Handles SIGINT and SIGTERM while `listening()`, and answers the first with a notice.
 
-    def __init__(self) -> None:
+    With `at_once` the first one ends the process: while modules are imported there is nothing to save, and
+    many a module swallows what is raised in the middle of it.
+    """
+
+    def __init__(self, notice: str = STOPPING, at_once: bool = False) -> None:
+        self.notice, self.at_once = notice, at_once
         self._depth = 0
         self._received: int | None = None
         self._handled = False
@@ -65,11 +70,12 @@ class SignalGuard:
         self._handled = True
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self._received is not None or self.at_once:
             if os.isatty(1):
                 os.write(1, b"\x1b[?25h")  # show the cursor, which the live display hides
             os._exit(128 + signum)
         self._received = signum
         # In a thread: here the main thread may be in the middle of writing to the same stream.
-        threading.Thread(target=logger.warning, args=(STOPPING,)).start()
+        if self.notice:
+            threading.Thread(target=logger.warning, args=(self.notice,)).start()
         self.check()

@@ -42,9 +42,14 @@ from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
 from reinforce_lite.trainer.export import is_best, keep_best, rehearse_saving, remove_best, save_model
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
-from reinforce_lite.trainer.preflight import check_same_config, describe_prompt, freeze_date
+from reinforce_lite.trainer.preflight import (
+    check_no_secrets,
+    check_same_config,
+    describe_prompt,
+    freeze_date,
+)
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
-from reinforce_lite.types import Split
+from reinforce_lite.types import NO_PERMISSIONS, Permissions, Split
 from reinforce_lite.utils import clock, memory
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.seeding import derive_seed
@@ -64,6 +69,7 @@ def train(
     callback: Callback | None = None,
     command: str = "",
     start: float | None = None,
+    permissions: Permissions = NO_PERMISSIONS,
 ) -> Run:
     """Train in a run directory, from its latest checkpoint if there is one, to the final step.
 
@@ -76,13 +82,15 @@ def train(
     run.lock()
     try:
         config = freeze_date(config, run)
+        check_no_secrets(config)
         check_same_config(config, run)
         callback = with_trackers(config, callback or Callback())
         summary = run.summary
         if summary.get("stopped") == "steps" and summary["steps"] >= config.train.steps:
             logger.warning("%s is finished: %d steps are done", run.path, summary["steps"])
         else:
-            _train(config, run, task, callback, command, clock.now() if start is None else start)
+            start = clock.now() if start is None else start
+            _train(config, run, task, callback, command, start, permissions)
     except FileError as error:
         error.remedy += f"; then {run.resume_hint}"
         raise
@@ -103,13 +111,22 @@ def _cannot_be_split(error: Exception) -> DoesNotFitError:
 
 
 def _train(
-    config: Config, run: Run, task: Task | None, callback: Callback, command: str, start: float
+    config: Config,
+    run: Run,
+    task: Task | None,
+    callback: Callback,
+    command: str,
+    start: float,
+    permissions: Permissions,
 ) -> None:
     signals, trainer = SignalGuard(), None
     with signals.listening():
         try:
             with callback:
-                context = prepare(config, run, task, callback, start)
+                try:
+                    context = prepare(config, run, task, callback, start, permissions)
+                finally:
+                    signals.check()  # a module that was being imported may have swallowed it, or failed
                 trainer = Trainer(context, callback, signals, command, start)
                 trainer.train()
         except Interrupted as interrupted:  # while the model was loaded or trackers were closed
@@ -267,7 +284,7 @@ class Trainer:
         policy = self.pipeline.policy
         dtype = str(policy.dtype).removeprefix("torch.")
         on_cpu = override_config(self.config, {"model.device": "cpu", "model.dtype": dtype})
-        self.context.updater.restart_from(load_configured_policy(on_cpu))
+        self.context.updater.restart_from(load_configured_policy(on_cpu, self.context.permissions))
 
     def _read_logs(self) -> None:
         """What continues from the lines of earlier steps."""

@@ -21,5 +21,5 @@ def hash_fraction(key: str) -> float:
     >>> hash_fraction("train-0")
     0.2625178867758451
     """
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

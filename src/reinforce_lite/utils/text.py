@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from difflib import get_close_matches
 
+from reinforce_lite.utils.secrets import mask
+
 BARS = "▁▂▃▄▅▆▇█"
 
 
 def harmless(text: str) -> str:
-    """Escape every character that could control a terminal; newlines and tabs stay.
+    """Mask secrets and escape every character that could control a terminal; newlines and tabs stay.
 
     >>> harmless("a\\x1b[2J")
     'a\\\\u001b[2J'
@@ -19,7 +21,16 @@ def harmless(text: str) -> str:
         is_control = unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"
         return f"\\u{ord(c):04x}" if is_control else c
 
-    return "".join(map(escape, text))
+    return "".join(map(escape, mask(text)))
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for each half of a character (a lone surrogate): UTF-8 has no bytes for it.
+
+    >>> whole_characters("half \ud83d"), whole_characters("whole \ud83d\ude00")
+    ('half \ufffd', 'whole 😀')
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def shorten(text: str, limit: int = 240) -> str:
@@ -50,12 +61,12 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def one_line_error(error: BaseException, limit: int = 300) -> str:
-    """An exception as "TypeName: message" in one line of at most `limit` characters.
+    """An exception as "TypeName: message" in one line of at most `limit` characters, secrets masked.
 
     >>> one_line_error(ValueError("first\\nsecond"))
     'ValueError: first second'
     """
-    message = " ".join(str(error).split())
+    message = " ".join(mask(str(error)).split())  # masked before it is cut: half a secret matches nothing
     return f"{type(error).__name__}: {message}".removesuffix(": ")[:limit]
 
 

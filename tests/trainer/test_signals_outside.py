@@ -1,0 +1,99 @@
+"""The real program and real signals, in each phase of a run: exit status, no traceback, nothing lost."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from reinforce_lite.callbacks.base import SAMPLING, SAVING_CHECKPOINT, SELF_CHECK, UPDATING
+from reinforce_lite.runlog.run import find_run
+
+pytestmark = pytest.mark.case(8)
+
+SMALL = "--model.dtype float32 --train.save-every 1 --rollout.prompts-per-step 4 --rollout.max-new-tokens 16"
+SMALL += " --eval.n 4 --eval.validation-n 4 --eval.every 1 --prompt.max-tokens 1500"
+
+
+def start(model_folder: Path, *options: str) -> subprocess.Popen[str]:
+    """The quickstart with the tiny model, in the current folder."""
+    command = [sys.executable, "-m", "reinforce_lite", "train", "--run", "mine"]
+    return subprocess.Popen(
+        [*command, "--model.name", str(model_folder), *SMALL.split(), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def send_at(process: subprocess.Popen[str], line: str, signums: Sequence[int]) -> tuple[int, str]:
+    """Send signals when the output has a line; the exit status and the standard error."""
+    assert process.stdout is not None
+    assert any(line in printed for printed in process.stdout)
+    for signum in signums:
+        process.send_signal(signum)
+    _, err = process.communicate(timeout=300)
+    assert "Traceback" not in err
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_libraries_are_loaded(model_folder: Path, in_tmp: Path, signum: int) -> None:
+    with start(model_folder) as process:
+        status, _ = send_at(process, "loading libraries", [signum])
+    assert status == 128 + signum
+
+
+PHASES = (
+    "loading /",
+    SELF_CHECK,
+    "evaluating on validation",
+    SAMPLING,
+    UPDATING,
+    SAVING_CHECKPOINT,
+    "step 2/",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", [*PHASES, "saving the model"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_each_phase(model_folder: Path, in_tmp: Path, phase: str, signum: int) -> None:
+    """And the run is resumed to its end, unless it has ended already."""
+    with start(model_folder, "--train.steps", "3") as process:
+        status, _ = send_at(process, phase, [signum])
+    assert status in ({0, 128 + signum} if phase == "saving the model" else {128 + signum})
+    with start(model_folder, "--train.steps", "3", "--resume") as process:
+        process.communicate(timeout=300)
+    assert process.returncode == 0
+    run = find_run("mine")
+    assert run.summary["stopped"] == "steps"
+    assert [step["step"] for step in run.steps] == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["loading libraries", SAMPLING, SAVING_CHECKPOINT])
+def test_a_second_signal_leaves_at_once(model_folder: Path, in_tmp: Path, phase: str) -> None:
+    with start(model_folder, "--train.steps", "3") as process:
+        status, err = send_at(process, phase, [signal.SIGINT, signal.SIGINT])
+    assert status == 130
+    assert "stopped by" not in err or phase != "loading libraries"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["eval", "ask"])
+def test_a_signal_ends_the_other_commands(model_folder: Path, in_tmp: Path, command: str) -> None:
+    arguments = [command, str(model_folder), *(["2+2?"] if command == "ask" else [])]
+    with subprocess.Popen(
+        [sys.executable, "-m", "reinforce_lite", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        status, _ = send_at(process, "loading libraries", [signal.SIGTERM])
+    assert status == 143
