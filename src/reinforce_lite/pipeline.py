@@ -13,6 +13,7 @@ from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks import TASK_NAMES, check_task, load_task
 from reinforce_lite.tasks.base import Task
+from reinforce_lite.tasks.reward_worker import WorkerTask
 from reinforce_lite.tasks.stopping import DEFAULT_STOPS
 from reinforce_lite.types import Group, Problem, Sampling, Split
 from reinforce_lite.utils.seeding import derive_seed
@@ -43,6 +44,11 @@ class Pipeline:
                 "raise prompt.max_tokens, or give fewer worked examples",
             )
         return self._problems[split, n]
+
+    def close(self) -> None:
+        """End the worker processes of the task's reward, if there are any."""
+        if isinstance(self.task, WorkerTask):
+            self.task.close()
 
     def sampling(self) -> Sampling:
         """How a group is sampled in training."""

@@ -12,6 +12,7 @@ with the same config, versions and machine takes the same steps as one that was 
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -91,7 +92,8 @@ def _train(
             with callback:
                 context = prepare(config, run, task, callback, start)
                 trainer = Trainer(context, callback, signals, command, start)
-                trainer.train()
+                with closing(context.pipeline):
+                    trainer.train()
         except Interrupted as interrupted:  # while the model was loaded or trackers were closed
             if trainer is None:
                 raise StoppedError(
