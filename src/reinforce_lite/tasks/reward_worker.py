@@ -50,7 +50,7 @@ CHILD = Path(__file__).with_name("reward_child.py")
 TICK = 0.05  # seconds between two looks at time and memory
 LOAD_SECONDS = 600.0  # to import a file, and to make its problems: they may come from the network
 MAX_STARTS = 3  # in a row that fail
-MAX_AHEAD = 8  # jobs that a worker has been sent
+MAX_AHEAD = 16  # jobs that a worker has been sent
 MAX_BATCH = 16  # completions in one call of a reward that takes several
 MAX_PRINTED = 4_000  # bytes
 
@@ -128,9 +128,7 @@ class Worker:
 
     def flush(self) -> bool:
         """Write what the pipe takes. False: something is left."""
-        with contextlib.suppress(
-            BlockingIOError, BrokenPipeError
-        ):  # its end is noticed where replies are read
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # an end is noticed by `receive`
             while self._unsent:
                 del self._unsent[: os.write(self.jobs, self._unsent)]
         return not self._unsent
@@ -144,11 +142,11 @@ class Worker:
             try:
                 reply = json.loads(line)
                 value = reply["ok"] if "ok" in reply else Failure(*reply["error"])
-            except (ValueError, TypeError, KeyError):  # only where code of others writes to the pipe
+                job = self.running.popleft()
+            except (ValueError, TypeError, LookupError):  # only where code of others writes to the pipe
                 self.ended = True
                 return
-            job = self.running.popleft()
-            self.since = time.monotonic()
+            self.since, self._last_words = time.monotonic(), b""
             yield job, value
 
     def _lines(self) -> list[bytes]:
@@ -327,7 +325,8 @@ class WorkerTask:
             start = Job("start", [self.module, config, sys.path, list(self.splits)], LOAD_SECONDS)
             self._workers.append(Worker(start))
         ready = [w for w in self._workers if w.ready]
-        ahead = min(MAX_AHEAD, -(-len(waiting) // max(1, len(ready))))
+        # Few at the end: what is behind a job that hangs waits, although other workers may be free.
+        ahead = min(MAX_AHEAD, -(-len(waiting) // max(1, 2 * len(ready))))
         for worker in ready:
             while waiting and len(worker.running) < ahead and worker.flush():
                 worker.send(waiting.popleft())
@@ -367,6 +366,7 @@ class WorkerTask:
         for worker in [w for w in self._workers if w.running]:
             job, limit = worker.running[0], self.config.reward_memory
             if worker.ended:
+                self._keep_printed(worker.read_output())
                 yield worker, f"its process {worker.how_it_ended()}"
             elif now - worker.since > job.seconds:
                 yield worker, f"it took longer than {job.seconds:g} seconds"
