@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,8 @@ from helpers.paths import RECIPE
 from reinforce_lite import api
 from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.config import load_config
-from reinforce_lite.errors import ReinforceLiteError
+from reinforce_lite.errors import ReinforceLiteError, StoppedError
+from reinforce_lite.rollout import scoring
 from reinforce_lite.runlog.run import create_run
 from reinforce_lite.trainer import trainer
 
@@ -77,9 +79,8 @@ def test_a_run_outlives_its_reward(settings: dict[str, Any], capfd: pytest.Captu
 
 @pytest.mark.case(8)
 @pytest.mark.case(22)
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_gets_through_while_a_reward_hangs(settings: dict[str, Any], signum: int) -> None:
-    """To the whole process group, as a terminal sends it."""
+def test_ctrl_c_gets_through_while_a_reward_hangs(settings: dict[str, Any]) -> None:
+    """A terminal sends it to the whole process group."""
     options = settings | write_task(HANGS) | {"task.reward_seconds": 600}
     flags = [text for key, value in options.items() for text in ("--" + key.replace("_", "-"), str(value))]
     command = [sys.executable, "-m", "reinforce_lite", "train", RECIPE, *flags, "--run", "mine"]
@@ -88,9 +89,9 @@ def test_a_signal_gets_through_while_a_reward_hangs(settings: dict[str, Any], si
             assert process.poll() is None
             time.sleep(0.05)
         (worker,) = psutil.Process(process.pid).children()
-        os.killpg(process.pid, signum)
+        os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=300)
-    assert process.returncode == 128 + signum
+    assert process.returncode == 130
     assert "--resume" in err
     assert "Traceback" not in err
     assert json.loads(Path("runs/mine/summary.json").read_text())["steps"] == 2
@@ -98,8 +99,28 @@ def test_a_signal_gets_through_while_a_reward_hangs(settings: dict[str, Any], si
     assert not worker.is_running()
 
 
+@pytest.mark.case(8)
 @pytest.mark.case(22)
-def test_a_reward_that_fails_too_often_stops_the_run_with_everything_saved(settings: dict[str, Any]) -> None:
+def test_a_sigterm_gets_through_while_a_reward_hangs(settings: dict[str, Any]) -> None:
+    def send() -> None:
+        while not Path("hangs").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    options = settings | write_task(HANGS) | {"task.reward_seconds": 600}
+    threading.Thread(target=send, daemon=True).start()
+    with pytest.raises(StoppedError) as caught:
+        api.train(RECIPE, options, run="mine", quiet=True)
+    assert caught.value.exit_code == 143
+    assert json.loads(Path("runs/mine/summary.json").read_text())["steps"] == 2
+    assert not psutil.Process().children()
+
+
+@pytest.mark.case(22)
+def test_a_reward_that_fails_too_often_stops_the_run_with_everything_saved(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "MAX_FAULT_RATE", 0.05)
     text = HANGS.replace("9**9**9", "os._exit(1)")
     with pytest.raises(ReinforceLiteError, match="status 1"):
         api.train(RECIPE, settings | write_task(text), run="mine", quiet=True)
@@ -118,12 +139,12 @@ def reward(problem, completion):
     if kind < 0.006: 9**9**9
     if kind < 0.008: os._exit(draw.randrange(3))
     if kind < 0.010: os.kill(os.getpid(), 11)
-    if kind < 0.012: bytearray(10**9); leak = [bytes(10**6) for _ in range(10**3)]
+    if kind < 0.012: hog = b"x" * 10**9; time.sleep(600)
     if kind < 0.014: os.fork()
     if kind < 0.016: sys.exit()
     if kind < 0.018: raise KeyboardInterrupt
     if kind < 0.020: print("noise " * 10**5)
-    if kind < 0.030: leaks.append(bytes(10**6))
+    if kind < 0.030: leaks.append(b"x" * 2 * 10**7)
     if kind < 0.06: return draw.choice([float("nan"), "1", 1e308, None, [1.0], -float("inf")])
     return value(completion)
 
@@ -136,7 +157,7 @@ leaks = []
 def test_soak(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     """300 steps with a reward that hangs, dies, leaks and lies at random; this process does not grow."""
     process, sizes = psutil.Process(), {}
-    limits = {"task.reward_seconds": 0.5, "task.reward_memory": 0.4, "task.reward_workers": 2}
+    limits = {"task.reward_seconds": 1, "task.reward_memory": 0.3, "task.reward_workers": 2}
     small = {"train.steps": 300, "train.save_every": 50, "eval.every": 100, "rollout.engine": "native"}
 
     class Sizes(Callback):

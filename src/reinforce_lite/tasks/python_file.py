@@ -12,7 +12,8 @@ A module-level object `task` with these two methods works as well, and so does a
 (`rewards.py`). For golds that are numbers, `from reinforce_lite import number_reward as reward` is the reward
 of the built-in tasks. The file runs with the user's rights, when a run or an evaluation needs it and at no
 other time, and only in worker processes (`reward_worker.py`): this process knows the problems, without
-`info`, and names them by split and position. """
+`info`, and names them by split and position.
+"""
 
 import importlib.util
 import sys

@@ -4,7 +4,8 @@ It reads jobs from one pipe and writes a reply to each, in order, to another: JS
 standard library is imported before the first job, which brings the import path; torch and transformers never
 are, unless a user's file imports them.
 
-    ["start", module, config, path, splits]   reinforce_lite.tasks.<module>.serve(config) -> a task
+    ["start", module, config, path, splits]   task = reinforce_lite.tasks.<module>.serve(config)
+                                              task.hello(splits)
     [method, ...]                             task.method(...)
     {"ok": value} or {"error": [cause, remedy]}
 
@@ -33,10 +34,9 @@ def main(jobs: int, results: int, lifeline: int) -> None:
         method, *arguments = json.loads(line)
         try:
             if method == "start":
-                task = _start(*arguments)
-            reply = {
-                "ok": task.hello(arguments[-1]) if method == "start" else getattr(task, method)(*arguments)
-            }
+                *about, splits = arguments
+                task, method, arguments = _start(*about), "hello", [splits]
+            reply = {"ok": getattr(task, method)(*arguments)}
         except BaseException as error:  # also sys.exit() and KeyboardInterrupt
             reply = {"error": _describe(task, error)}
         if os.getpid() != pid:
@@ -45,7 +45,7 @@ def main(jobs: int, results: int, lifeline: int) -> None:
         _write(results, json.dumps(reply).encode() + b"\n")
 
 
-def _start(module: str, config: str, path: list[str], _splits: list[str]) -> Any:
+def _start(module: str, config: str, path: list[str]) -> Any:
     sys.path[:] = path
     return import_module(f"reinforce_lite.tasks.{module}").serve(config)
 

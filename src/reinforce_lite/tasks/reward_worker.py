@@ -170,7 +170,7 @@ class Worker:
         with contextlib.suppress(BlockingIOError):
             output = os.read(self.output, 2**16)
             self.is_mute = not output
-            self._last_words = output or self._last_words
+            self._last_words = (self._last_words + output)[-500:]
             return output
         return b""
 
