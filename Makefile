@@ -35,6 +35,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/rollout.py
 	$(BIN)/python benchmarks/update.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/rewards.py
 
 clean:
 	rm -rf .venv

@@ -7,6 +7,7 @@ print(run.before, run.after)
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from reinforce_lite.callbacks.base import Callback
@@ -93,10 +94,10 @@ def evaluate_model(
     with callback:
         task = task or load_task(config.task)  # an error in it comes before the model is announced
         callback.phase(f"loading {config.model.name}")
-        pipeline = build_pipeline(config, task, permissions)
-        problems = pipeline.problems("test", config.eval.n)
-        callback.phase("evaluating on test", len(problems) * samples)
-        groups = pipeline.eval_groups(problems, callback.advance, samples)
+        with closing(build_pipeline(config, task, permissions)) as pipeline:
+            problems = pipeline.problems("test", config.eval.n)
+            callback.phase("evaluating on test", len(problems) * samples)
+            groups = pipeline.eval_groups(problems, callback.advance, samples)
         result = evaluate_groups(groups, None, "test")
         callback.evaluated(result)
     return result, common_failures(groups)

@@ -82,6 +82,13 @@ class TaskConfig(Section):
     """gym: the parameters of the reasoning-gym task. On the command line a list or table is JSON."""
     seed: int = 0
     """Of generated problems and of held-out splits."""
+    reward_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """The longest that the reward of your own Python file, or a scorer of gym, may take for a completion.
+    Then it is ended, and nothing is learned from the completion."""
+    reward_memory: Annotated[float, Field(gt=0)] = 2.0
+    """The most memory that its process may take, in GB (10^9 bytes), with all that it has imported."""
+    reward_workers: Positive = 1
+    """Its processes, which score completions concurrently."""
 
     @field_validator("params")
     @classmethod

@@ -15,6 +15,7 @@ from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks import TASK_NAMES, check_task, load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.grading import extract_answer
+from reinforce_lite.tasks.reward_worker import WorkerTask
 from reinforce_lite.tasks.stopping import DEFAULT_STOPS
 from reinforce_lite.types import NO_PERMISSIONS, Group, Permissions, Problem, Sampling, Split
 from reinforce_lite.utils.seeding import derive_seed
@@ -47,6 +48,11 @@ class Pipeline:
                 "raise prompt.max_tokens, or give fewer worked examples",
             )
         return self._problems[split, n]
+
+    def close(self) -> None:
+        """End the worker processes of the task's reward, if there are any."""
+        if isinstance(self.task, WorkerTask):
+            self.task.close()
 
     def sampling(self) -> Sampling:
         """How a group is sampled in training."""

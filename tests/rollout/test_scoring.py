@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from reinforce_lite.rollout.scoring import Scorer, neutralize, second_opinion
 from reinforce_lite.runlog.run import create_run
 from reinforce_lite.tasks.base import number_reward
 from reinforce_lite.trainer import trainer
+from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.types import Completion, Problem, Reward, Rollout, Verdict
+from reinforce_lite.utils.text import one_line_error
 
 
 @pytest.mark.parametrize(
@@ -100,6 +103,39 @@ def test_what_is_no_number_or_has_no_sums_is_a_fault(result: Any) -> None:
     reward, fault = score(result)
     assert reward.value == 0.0
     assert "the reward returned" in fault
+
+
+@pytest.mark.case(22)
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), RecursionError("deep")])
+def test_what_an_object_raises_is_contained(error: BaseException) -> None:
+    class Raises(ToyTask):
+        def reward(self, problem: Problem, completion: str) -> Any:
+            raise error
+
+    with SignalGuard().listening():  # as in a run: a Ctrl-C raises Interrupted
+        reward, fault = Scorer(Raises())(PROBLEM, "response")
+    assert (reward.value, fault) == (0.0, one_line_error(error))
+
+
+def test_a_signal_and_ctrl_c_are_no_faults_of_an_object() -> None:
+    class Raises(ToyTask):
+        def reward(self, problem: Problem, completion: str) -> Any:
+            signal.raise_signal(signal.SIGINT)
+
+    with SignalGuard().listening(), pytest.raises(Interrupted):
+        Scorer(Raises())(PROBLEM, "response")
+    with pytest.raises(KeyboardInterrupt):  # without a guard, as in an evaluation
+        Scorer(Raises())(PROBLEM, "response")
+
+
+def test_an_objects_reward_may_take_completions_and_be_async() -> None:
+    class Batched:
+        problems = ToyTask.problems
+
+        async def reward(self, completions: list[str], gold: list[str], **others: Any) -> Any:
+            return [float(c == g) / len(others["prompts"]) for c, g in zip(completions, gold, strict=True)]
+
+    assert [Scorer(Batched())(PROBLEM, text)[0].value for text in ("1", "2")] == [1.0, 0.0]  # type: ignore[arg-type]
 
 
 @pytest.mark.case(11)

@@ -2,17 +2,22 @@
 
 import json
 import multiprocessing
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.tasks import all_problems, load, load_error, reward_value
+from helpers.tasks import all_problems, load, load_error
+from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
+from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks import SPLITS, check_task, gym
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.tasks.gym import GymTask
+from reinforce_lite.tasks.gym import GymScorer, GymTask
+from reinforce_lite.tasks.reward_worker import Outcomes
+from reinforce_lite.tasks.rewards import outcome_from_json
 from reinforce_lite.types import Problem, Reward, Split, Verdict
 
 
@@ -57,43 +62,41 @@ def test_gym_uses_the_tasks_own_scorer(legs: Task) -> None:
 
 
 def test_gym_extracts_the_answer_in_the_format_of_its_section(reasoning_gym: None) -> None:
-    task = load("gym", path="leg_counting", answer_format="boxed")
-    problem = task.problems("test")[0]
-    assert reward_value(task, problem, f"\\boxed{{{problem.gold}}}") == 1.0
-    assert reward_value(task, problem, f"<answer>{problem.gold}</answer>") == 0.0
+    scorer = GymScorer(TaskConfig(name="gym", path="leg_counting", answer_format="boxed"))
+    problem = gym._make_problem(scorer.scorer[0], "leg_counting")
+    assert scorer.reward(problem, f"\\boxed{{{problem.gold}}}").value == 1.0
+    assert scorer.reward(problem, f"<answer>{problem.gold}</answer>").value == 0.0
 
 
 def test_gym_keeps_the_scorers_partial_reward(reasoning_gym: None) -> None:
-    task = load("gym", path="spiral_matrix")
-    problem = task.problems("validation")[0]
+    scorer, problem = first_problem("spiral_matrix")
     as_list = "[" + problem.gold.replace(" ", ", ") + "]"  # right, but as a list: its scorer pays 0.1
-    reward = task.reward(problem, f"<answer>{as_list}</answer>")
-    assert isinstance(reward, Reward)
+    reward = scorer.reward(problem, f"<answer>{as_list}</answer>")
     assert reward.strict
     assert (reward.value, reward.strict.correct, reward.strict.reason) == (0.1, False, "scored 0.1")
 
 
-def test_gym_never_runs_an_answer_as_code(
-    reasoning_gym: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(gym.SIZES, "test", 3)
-    monkeypatch.setattr(gym, "AUDIT_SECONDS", 0)
+def test_gym_never_runs_an_answer_as_code(reasoning_gym: None, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     for name in ("spiral_matrix", "simple_integration"):
-        task = load("gym", path=name)
-        problem = task.problems("test")[0]
-        reward = task.reward(problem, f"<answer>__import__('pathlib').Path({str(mark)!r}).touch()</answer>")
-        assert isinstance(reward, Reward)
+        scorer, problem = first_problem(name)
+        answer = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+        reward = scorer.reward(problem, f"<answer>{answer}</answer>")
         assert reward.strict
         assert reward.value == 0.0
         assert "run as code" in reward.strict.reason
     assert not mark.exists()
 
 
-def first_problem(name: str, **params: Any) -> tuple[GymTask, Problem]:
-    """A task and its first training problem; the task is not checked for constants."""
-    task = GymTask(name, params, seed=0)
-    return task, gym._make_problem(task.scorer[0], name)
+def make_scorer(name: str, **params: Any) -> GymScorer:
+    """A data set's scorer, in this process."""
+    return GymScorer(TaskConfig(name="gym", path=name, params=params))
+
+
+def first_problem(name: str, **params: Any) -> tuple[GymScorer, Problem]:
+    """A scorer and the first training problem."""
+    scorer = make_scorer(name, **params)
+    return scorer, gym._make_problem(scorer.scorer[0], name)
 
 
 class FakeScorer:
@@ -112,10 +115,30 @@ class FakeScorer:
         return self.score(answer, entry["answer"])
 
 
-def fake_task(score: Callable[[str, str], Any]) -> GymTask:
-    task = GymTask("fake", {}, seed=0)
-    vars(task)["scorer"] = FakeScorer(score)  # where cached_property keeps it
-    return task
+def fake_scorer(score: Callable[[str, str], Any], data_set: type[FakeScorer] = FakeScorer) -> GymScorer:
+    scorer = make_scorer("fake")
+    vars(scorer)["scorer"] = data_set(score)  # where cached_property keeps it
+    return scorer
+
+
+class FakeTask(GymTask):
+    """A task whose worker is this process."""
+
+    def __init__(self, scorer: GymScorer) -> None:
+        super().__init__(scorer.config)
+        self.scorer = scorer
+
+    def start(self) -> None:
+        pass
+
+    def score(self, items: Sequence[Any], method: str = "rewards") -> Outcomes:
+        records = getattr(self.scorer, method)(items)
+        yield from enumerate(map(outcome_from_json, records))
+
+
+def check_constants(scorer: GymScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gym, "_create_dataset", lambda config, split: scorer.scorer)
+    gym._check_constants(FakeTask(scorer))
 
 
 POWER_TASKS = (
@@ -154,7 +177,8 @@ def test_gym_never_repeats_or_scales_without_bound(reasoning_gym: None, name: st
 def test_gym_pays_0_where_the_scorer_raises_and_says_why(
     reasoning_gym: None, name: str, answer: str, error: str
 ) -> None:
-    task = GymTask(name, {"tasks": ["count_days"]} if name == "calendar_arithmetic" else {}, seed=0)
+    params = {"tasks": ["count_days"]} if name == "calendar_arithmetic" else {}
+    task = make_scorer(name, **params)
     problem = gym._make_problem(task.scorer[0], name)
     reward = task.reward(problem, f"<answer>{answer}</answer>")
     assert reward.strict
@@ -165,7 +189,7 @@ def test_gym_pays_0_where_the_scorer_raises_and_says_why(
 def test_gym_pays_0_for_a_score_that_is_not_finite() -> None:
     problem = Problem("p", "q", "5", info={"answer": "5"})
     for value in (float("nan"), float("inf")):
-        reward = fake_task(lambda *_, value=value: value).score(problem, "7")
+        reward = fake_scorer(lambda *_, value=value: value).score(problem, "7")
         assert reward.strict
         assert (reward.value, reward.strict.correct) == (0.0, False)
         assert str(value) in reward.strict.reason
@@ -180,7 +204,7 @@ def test_gym_never_pays_for_nan(reasoning_gym: None) -> None:
 def test_gym_always_scores_the_gold_itself() -> None:
     gold = "print(1)"
     problem = Problem("p", "q", gold, info={"answer": gold})
-    assert fake_task(lambda answer, right: answer == right).score(problem, gold) == Reward(
+    assert fake_scorer(lambda answer, right: answer == right).score(problem, gold) == Reward(
         1.0, Verdict(True, gold, "right")
     )
 
@@ -209,25 +233,28 @@ def test_gym_names_a_constant_that_pays_well_and_what_it_pays(
     ],
 )
 def test_constants_are_told_above_three_tenths(
-    score: Callable[[str, str], Any], told: str, caplog: pytest.LogCaptureFixture
+    score: Callable[[str, str], Any],
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The golds that are tried are the most common ones, so 7 is made common.
-    task = fake_task(score)
-    scorer = task.scorer
-    vars(task)["scorer"] = type(
-        "Common", (FakeScorer,), {"__getitem__": lambda _, i: scorer[i] | ({"answer": "7"} if i > 6 else {})}
-    )(score)
-    gym._check_constants(task)
+    class Common(FakeScorer):
+        """The golds that are tried are the most common ones, so 7 is made common."""
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return super().__getitem__(index) | ({"answer": "7"} if index > 6 else {})
+
+    check_constants(fake_scorer(score, Common), monkeypatch)
     assert ("pays on average" in caplog.text) == bool(told)
     assert told in caplog.text
 
 
-def test_another_problems_gold_that_is_always_right_is_refused() -> None:
+def test_another_problems_gold_that_is_always_right_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="'3'"):
-        gym._check_constants(fake_task(lambda answer, _: answer == "3"))
+        check_constants(fake_scorer(lambda answer, _: answer == "3"), monkeypatch)
 
 
-def test_gym_lists_as_params(reasoning_gym: None) -> None:
+def test_gym_lists_as_params(no_audit: None) -> None:
     task = load("gym", path="boxnet", params={"colour_list": ["violet"], "max_row_num": 1})
     questions = [problem.question for problem in task.problems("validation")]
     assert all("box_violet" in question and "box_red" not in question for question in questions)
@@ -273,14 +300,20 @@ def test_gym_refuses_unknown_names_and_bad_params(reasoning_gym: None) -> None:
     assert "'seed'" in load_error("gym", path="leg_counting", params={"seed": 3}).cause
 
 
-def test_gym_seeds_are_within_numpys_range(reasoning_gym: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_audit(reasoning_gym: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks are loaded without a worker, which takes a second or two to start."""
+    monkeypatch.setattr(gym, "_check_constants", lambda task: None)
+
+
+def test_gym_seeds_are_within_numpys_range(no_audit: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gym.SIZES, "test", 2)
     for seed in range(4):
         assert load("gym", path="pool_matrix", seed=seed).problems("test")
 
 
 def test_gym_drops_repeated_questions_and_counts_them(
-    reasoning_gym: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    no_audit: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sizes: dict[Split, int] = {"train": 300, "validation": 30, "test": 20}
     for split, size in sizes.items():
@@ -327,12 +360,11 @@ def try_data_set(name: str) -> None:
     """Load it, and score golds, a wrong answer and hostile ones."""
     params = PARAMS.get(name, {})
     try:
-        task = load("gym", path=name, params=params)
+        load("gym", path=name, params=params)
         assert name not in REFUSED
     except UsageError:
         assert name in REFUSED
-        task = GymTask(name, params, seed=0)
-    assert isinstance(task, GymTask)
+    task = make_scorer(name, **params)
     for index in range(3):
         problem = gym._make_problem(task.scorer[index], name)
         right = right_answer(problem)
@@ -370,3 +402,31 @@ def test_every_data_set_is_tried() -> None:
 def test_gym_data_set_scores_golds_as_right_and_never_raises_or_hangs(name: str) -> None:
     with multiprocessing.get_context("fork").Pool(1) as pool:  # its exit ends a child that hangs
         pool.apply_async(try_data_set, [name]).get(timeout=SECONDS)
+
+
+# Python imports a module of this name when it starts, so that the worker has the scorer that hangs.
+SITECUSTOMIZE = """
+from reasoning_gym.arithmetic.leg_counting import LegCountingDataset
+def score(self, answer, entry):
+    while answer in ("0", "99"):
+        pass
+    return 1.0 if answer == entry["answer"] else 0.5 * (answer == "True")
+LegCountingDataset.score_answer = score
+"""
+
+
+@pytest.mark.case(22)
+def test_gym_scorer_that_hangs_costs_one_constant_and_one_reward(
+    reasoning_gym: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setitem(gym.SIZES, "test", 3)
+    task = load("gym", path="leg_counting", reward_seconds=0.5)
+    assert "0.50 for 'True'" in caplog.text  # a constant after the one that hangs
+    problem = task.problems("test")[0]
+    texts = [f"<answer>{answer}</answer>" for answer in (problem.gold, "99", problem.gold)]
+    scored = Scorer(task).score([(problem, text) for text in texts])
+    assert [reward.value for reward, _ in scored] == [1.0, 0.0, 1.0]
+    assert [bool(fault) for _, fault in scored] == [False, True, False]

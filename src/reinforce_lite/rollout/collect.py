@@ -1,11 +1,12 @@
 """From problems to scored groups: select problems, sample completions, score them."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from random import Random
 
 from reinforce_lite.engines.base import Engine, ignore_progress
 from reinforce_lite.rollout.prompts import PromptBuilder
-from reinforce_lite.rollout.scoring import Scorer
+from reinforce_lite.rollout.scoring import Scorer, make_group
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Sampling
 from reinforce_lite.utils.seeding import derive_seed
 
@@ -42,6 +43,14 @@ def score_groups(
     sampled: Sequence[tuple[Prompt, list[Completion]]],
     scorer: Scorer,
 ) -> list[Group]:
-    """The scored group of each problem. Raises ReinforceLiteError when the reward fails too often."""
-    pairs = zip(problems, sampled, strict=True)
-    return [scorer.score_group(problem, *prompt_and_completions) for problem, prompt_and_completions in pairs]
+    """The scored group of each problem, its completions graded together with the prompt's prefill.
+
+    Raises ReinforceLiteError when the reward fails too often.
+    """
+    groups = list(zip(problems, sampled, strict=True))
+    pairs = [(problem, prompt.prefill + c.text) for problem, (prompt, group) in groups for c in group]
+    scored = iter(zip((response for _, response in pairs), scorer.score(pairs), strict=True))
+    return [
+        make_group(problem, prompt, completions, list(islice(scored, len(completions))))
+        for problem, (prompt, completions) in groups
+    ]

@@ -1,23 +1,30 @@
 """Run a task's reward on responses, and contain its failures.
 
-A reward is a user's code. Whatever it raises or returns must neither end a run overnight nor teach
-the policy anything, hence the broad `except`. A failure is counted, its rollout is made neutral
-(`neutralize`), and a run in which failures are common stops.
+A reward is a user's code. Whatever it does must neither end a run overnight nor teach the policy anything.
+A failure is counted, its rollout is made neutral (`neutralize`), and a run in which failures are common, or
+cost much time, stops. The code of a file runs in processes of its own (`tasks/reward_worker.py`). A task that
+was given as an object runs here: what it raises is contained, what it does to this process is not.
 """
 
+import signal
+from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.grading import grade
 from reinforce_lite.tasks.numbers import is_number
+from reinforce_lite.tasks.reward_worker import Outcomes, WorkerTask
+from reinforce_lite.tasks.rewards import Outcome, RewardFunction
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Reward, Rollout, Verdict
 from reinforce_lite.utils.text import one_line_error
 
 MAX_FAULT_RATE = 0.2
 MIN_CALLS = 50  # fewer calls say nothing about the rate
-MAX_REWARD = 1e30  # float32, in which losses are computed, ends at 3e38
+MAX_LOST_SECONDS = 240.0  # to calls that were ended, of the last MIN_CALLS
+FAILED = Reward(0.0, Verdict(False, None, "the reward failed"))
 
 
 class Scorer:
@@ -27,49 +34,85 @@ class Scorer:
         self.task = task
         self.calls = 0
         self.faults = 0
+        self._recent: deque[Outcome] = deque(maxlen=MIN_CALLS)
+        self._reward = None if isinstance(task, WorkerTask) else RewardFunction(task.reward)
 
     def probe(self, problem: Problem) -> None:
         """Call the reward once before training. Raises UsageError when it fails."""
-        try:
-            _checked(self.task.reward(problem, "<think>probe</think><answer>0</answer>"))
-        except Exception as error:
+        ((_, outcome),) = self._outcomes([(problem, "<think>probe</think><answer>0</answer>")])
+        if outcome.fault:
             raise UsageError(
-                f"the task's reward fails on problem {problem.id}: {one_line_error(error)}",
+                f"the task's reward fails on problem {problem.id}: {outcome.fault}",
                 "it must return a finite number or a reinforce_lite.Reward for any text",
-            ) from error
+            )
 
     def __call__(self, problem: Problem, response: str) -> tuple[Reward, str]:
-        """The reward of one response, its strict verdict filled in, and the fault: "" unless it failed.
+        """The reward of one response; see `score`."""
+        return self.score([(problem, response)])[0]
 
-        Raises ReinforceLiteError when more than MAX_FAULT_RATE of the calls failed.
+    def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[tuple[Reward, str]]:
+        """Of each problem and response the reward, its strict verdict filled in, and the fault, mostly "".
+
+        Raises ReinforceLiteError when more than MAX_FAULT_RATE of all calls failed, or of the last MIN_CALLS
+        where these cost MAX_LOST_SECONDS.
         """
+        scored = [(FAILED, "")] * len(pairs)
+        with closing(self._outcomes(pairs)) as outcomes:
+            for position, outcome in outcomes:
+                self._count(outcome)
+                scored[position] = (outcome.reward or FAILED, outcome.fault)
+        return scored
+
+    def _outcomes(self, pairs: Sequence[tuple[Problem, str]]) -> Outcomes:
+        if isinstance(self.task, WorkerTask):
+            yield from self.task.outcomes(pairs)
+        else:
+            assert self._reward
+            yield from ((i, _contained(self._reward, *pair)) for i, pair in enumerate(pairs))
+
+    def _count(self, outcome: Outcome) -> None:
         self.calls += 1
-        try:
-            return _checked(self.task.reward(problem, response)), ""
-        except Exception as error:
-            self.faults += 1
-            self._stop_if_common(error)
-            return Reward(0.0, Verdict(False, None, "the reward failed")), one_line_error(error)
+        self.faults += bool(outcome.fault)
+        self._recent.append(outcome)
+        if not outcome.fault:
+            return
+        recent, lost = sum(bool(o.fault) for o in self._recent), sum(o.seconds for o in self._recent)
+        if self.calls >= MIN_CALLS and self.faults > MAX_FAULT_RATE * self.calls:
+            failed = f"{self.faults} of {self.calls} responses"
+        elif lost > MAX_LOST_SECONDS and recent > MAX_FAULT_RATE * len(self._recent):
+            failed = f"{recent} of the last {len(self._recent)} responses, which took {lost:.0f} seconds"
+        else:
+            return
+        raise ReinforceLiteError(
+            f"the task's reward failed on {failed}; last: {outcome.fault}",
+            "fix the reward, then continue with --resume",
+        )
 
-    def score_group(self, problem: Problem, prompt: Prompt, completions: Sequence[Completion]) -> Group:
-        """The group of a problem's completions, each graded together with the prompt's prefill."""
-        rollouts = [self._rollout(problem, prompt, completion) for completion in completions]
-        return Group(problem, prompt, neutralize(rollouts))
 
-    def _rollout(self, problem: Problem, prompt: Prompt, completion: Completion) -> Rollout:
-        response = prompt.prefill + completion.text
-        reward, fault = self(problem, response)
+def _contained(reward: RewardFunction, problem: Problem, response: str) -> Outcome:
+    """The outcome of a call in this process; the exception of a signal handler passes through."""
+    try:
+        return reward([problem], [response])[0]
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # the user's code may raise anything
+        by_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if isinstance(error, KeyboardInterrupt) and by_ctrl_c:
+            raise
+        return Outcome(None, one_line_error(error))
+
+
+def make_group(
+    problem: Problem,
+    prompt: Prompt,
+    completions: Sequence[Completion],
+    scored: Sequence[tuple[str, tuple[Reward, str]]],
+) -> Group:
+    """The group of a problem's completions; `scored` has of each the response, its reward and the fault."""
+    rollouts: list[Rollout] = []
+    for completion, (response, (reward, fault)) in zip(completions, scored, strict=True):
         strict = reward.strict or Verdict(False, None, "not judged")
         second = second_opinion(problem, response, reward)
-        return Rollout(completion, response, reward.value, strict, reward.lenient, fault, second)
-
-    def _stop_if_common(self, error: Exception) -> None:
-        if self.calls >= MIN_CALLS and self.faults > MAX_FAULT_RATE * self.calls:
-            raise ReinforceLiteError(
-                f"the task's reward failed on {self.faults} of {self.calls} responses; "
-                f"last: {one_line_error(error)}",
-                "fix the reward, then continue with --resume",
-            ) from error
+        rollouts.append(Rollout(completion, response, reward.value, strict, reward.lenient, fault, second))
+    return Group(problem, prompt, neutralize(rollouts))
 
 
 def neutralize(rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
@@ -93,26 +136,3 @@ def second_opinion(problem: Problem, response: str, reward: Reward) -> bool | No
         return reward.lenient.correct
     gold = str(problem.gold)  # a task given as an object is not checked, and may hold other types
     return grade(response, gold, mode="lenient").correct if is_number(gold) else None
-
-
-def _checked(result: object) -> Reward:
-    """The reward with a finite value and a strict verdict. Raises TypeError and ValueError."""
-    reward = result if isinstance(result, Reward) else Reward(_finite_number(result))
-    value = _finite_number(reward.value)
-    strict = reward.strict or Verdict(value >= 1, None, "right" if value >= 1 else f"reward {value:g}")
-    return Reward(value, _plain(strict), _plain(reward.lenient) if reward.lenient else None)
-
-
-def _plain(verdict: Verdict) -> Verdict:
-    """The verdict with a bool of Python's own: numpy's can't be written as JSON."""
-    return replace(verdict, correct=bool(verdict.correct))
-
-
-def _finite_number(value: object) -> float:
-    if getattr(value, "shape", None) == ():  # a scalar of numpy or torch
-        value = value.item()  # type: ignore[attr-defined]
-    if not isinstance(value, int | float):
-        raise TypeError(f"the reward returned {type(value).__name__} {value!r:.60}, not a number")
-    if not abs(value) <= MAX_REWARD:  # NaN is not
-        raise ValueError(f"the reward returned {value!r:.60}, which is not within ±{MAX_REWARD:g}")
-    return float(value)

@@ -4,20 +4,25 @@
 
 Each has its own scorer. Their answers are often not numbers and may earn a partial reward, so there
 is no lenient verdict. Scorers are not reliable: an answer is bounded before they see it
-(`answer_bounds.py`), what they raise is a reward of 0, and those that pay for an answer that does not
-depend on the question are refused or named.
+(`answer_bounds.py`), what they raise is a reward of 0, they run in worker processes within limits
+(`reward_worker.py`), and those that pay for an answer that does not depend on the question are refused
+or named.
 
-Omitted on purpose: a time limit for a scorer.
+Problems are generated here and sent to a worker with each completion: some data sets generate others in
+another process.
 """
 
+import base64
 import logging
 import math
+import pickle
 import re
 import time
+import tomllib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -27,7 +32,9 @@ from reinforce_lite.errors import UsageError, missing_extra
 from reinforce_lite.tasks.answer_bounds import refusal
 from reinforce_lite.tasks.base import normalize_question, short_hash
 from reinforce_lite.tasks.grading import extract_answer
-from reinforce_lite.types import AnswerFormat, Problem, Reward, Split, Verdict
+from reinforce_lite.tasks.reward_worker import WorkerTask
+from reinforce_lite.tasks.rewards import Outcome, outcome_to_json
+from reinforce_lite.types import Problem, Reward, Split, Verdict
 from reinforce_lite.utils.seeding import derive_seed
 from reinforce_lite.utils.text import did_you_mean, one_line_error, shorten
 
@@ -54,28 +61,26 @@ def load(config: TaskConfig) -> "GymTask":
     Raises UsageError for a bad name or bad `config.params`, and for a task that pays for a constant.
     """
     _check_name(config.path)
-    task = GymTask(config.path, config.params, config.seed, config.answer_format)
-    _check_constants(task)  # creates the scorer: bad params are refused now, not at the first reward
+    task = GymTask(config)
+    _check_constants(task)  # creates a data set: bad params are refused now, not at the first reward
     return task
 
 
-@dataclass(frozen=True)
-class GymTask:
+class GymTask(WorkerTask):
     """One reasoning-gym task; each split is generated at its first use."""
 
-    name: str
-    params: Mapping[str, Any]
-    seed: int
-    answer_format: AnswerFormat = "tags"
-    _problems: dict[Split, tuple[Problem, ...]] = field(default_factory=dict, repr=False)
+    module = "gym"
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config, config.path)
+        self._problems: dict[Split, tuple[Problem, ...]] = {}
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """See `Task`."""
         if split not in self._problems:
             earlier = [problem for part in _EARLIER_SPLITS[split] for problem in self.problems(part)]
             seen = {normalize_question(problem.question) for problem in earlier}
-            dataset = _create_dataset(self.name, self.params, self.seed, split)
-            entries = _generate_entries(dataset, self.name, SIZES[split])
+            entries = _generate_entries(_create_dataset(self.config, split), self.name, SIZES[split])
             problems = tuple(_unseen_problems(entries, self.name, seen))
             if len(problems) < len(entries):
                 logger.warning(
@@ -88,9 +93,37 @@ class GymTask:
             self._problems[split] = problems
         return self._problems[split]
 
+    def item(self, problem: Problem, completion: str) -> list[Any]:
+        """See `WorkerTask`. An entry may hold dates and sympy's expressions, which JSON has not."""
+        return [base64.b64encode(pickle.dumps(problem)).decode(), completion]
+
+
+def serve(config: str) -> "GymScorer":
+    """In the worker: the scorer of a [task] section, given as TOML."""
+    return GymScorer(TaskConfig.model_validate(tomllib.loads(config)))
+
+
+class GymScorer:
+    """Runs in the worker: scores completions and answers."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config, self.name = config, config.path
+
+    def hello(self, _: Sequence[Split]) -> None:
+        """Be ready: create the data set."""
+        assert self.scorer
+
+    def rewards(self, items: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """The outcome of each (problem, completion)."""
+        return [outcome_to_json(Outcome(self.reward(_unpack(problem), text))) for problem, text in items]
+
+    def scores(self, items: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """The outcome of each (problem, extracted answer)."""
+        return [outcome_to_json(Outcome(self.score(_unpack(problem), text))) for problem, text in items]
+
     def reward(self, problem: Problem, completion: str) -> Reward:
         """The scorer's own value for the extracted answer; 1 or more is right."""
-        answer, reason = extract_answer(completion, self.answer_format)
+        answer, reason = extract_answer(completion, self.config.answer_format)
         if answer is None:
             return Reward(0.0, strict=Verdict(False, None, reason))
         return self.score(problem, answer)
@@ -114,7 +147,13 @@ class GymTask:
     @cached_property
     def scorer(self) -> Any:
         """A reasoning-gym data set. It scores by the entry and the params, so any split's will do."""
-        return _create_dataset(self.name, self.params, self.seed, "train")
+        return _create_dataset(self.config, "train")
+
+
+def _unpack(problem: str) -> Problem:
+    """What `GymTask.item` has packed; only the trainer writes to a worker."""
+    unpacked: Problem = pickle.loads(base64.b64decode(problem))  # noqa: S301
+    return unpacked
 
 
 def _check_name(name: str) -> None:
@@ -136,9 +175,10 @@ def _import_gym() -> Any:
     return reasoning_gym
 
 
-def _create_dataset(name: str, params: Mapping[str, Any], seed: int, split: Split) -> Any:
+def _create_dataset(config: TaskConfig, split: Split) -> Any:
+    name, params = config.path, config.params
     # Some data sets seed numpy with seed + index, which must stay below 2^32.
-    seed = derive_seed(seed, f"gym-{split}") % 2**31
+    seed = derive_seed(config.seed, f"gym-{split}") % 2**31
     try:
         if name == "composite" and "datasets" in params:
             params = {**params, "datasets": [_dataset_spec(**each) for each in params["datasets"]]}
@@ -197,23 +237,38 @@ def _check_constants(task: GymTask) -> None:
 
     Tried are `CONSTANTS`, a grid of zeros, and the golds of other problems.
     """
-    entries = _generate_entries(task.scorer, task.name, AUDIT_PROBLEMS)
+    entries = _generate_entries(_create_dataset(task.config, "train"), task.name, AUDIT_PROBLEMS)
     problems = [_make_problem(entry, task.name) for entry in entries]
+    task.start()
     paid: list[str] = []
     end = time.monotonic() + AUDIT_SECONDS
     for name, answers in _constants(problems):
         if time.monotonic() > end:
             break
-        rewards = [task.score(p, answer).value for p, answer in zip(problems, answers, strict=True)]
-        if min(rewards) >= 1.0:
+        rewards = _constant_rewards(task, problems, answers, end)
+        if rewards and min(rewards) >= 1.0:
             raise UsageError(
                 f"reasoning-gym's scorer of {task.name} pays 1 for {name} on each of {len(rewards)} problems",
                 "train on another task, or change task.params",
             )
-        if (mean := fmean(rewards)) > MAX_CONSTANT_REWARD:
+        if rewards and (mean := fmean(rewards)) > MAX_CONSTANT_REWARD:
             paid.append(f"{mean:.2f} for {name}")
     if paid:
         logger.warning("whatever the question is, %s pays on average %s", task.name, "; ".join(paid))
+
+
+def _constant_rewards(
+    task: GymTask, problems: Sequence[Problem], answers: Sequence[str], end: float
+) -> list[float]:
+    """Of an answer to each problem; empty where the scorer fails on one, or the time is over."""
+    items = [task.item(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
+    rewards: list[float] = []
+    with closing(task.score(items, "scores")) as outcomes:
+        for _, outcome in outcomes:
+            if outcome.reward is None or time.monotonic() > end:
+                return []
+            rewards.append(outcome.reward.value)
+    return rewards
 
 
 def _constants(problems: Sequence[Problem]) -> Iterator[tuple[str, list[str]]]:

@@ -8,76 +8,141 @@
     def reward(problem, completion):          # the whole response, prefill included, as text
         return float(problem.gold in completion)
 
-A module-level object `task` with these two methods works as well. For golds that are numbers,
-`from reinforce_lite import number_reward as reward` is the reward of the built-in tasks. The file runs with
-the user's rights, when a run or an evaluation needs it and at no other time.
+A module-level object `task` with these two methods works as well, and so does a reward of several completions
+(`rewards.py`). For golds that are numbers, `from reinforce_lite import number_reward as reward` is the reward
+of the built-in tasks. The file runs with the user's rights, when a run or an evaluation needs it and at no
+other time, and only in worker processes (`reward_worker.py`): this process knows the problems, without
+`info`, and names them by split and position.
 """
 
 import importlib.util
 import sys
+import tomllib
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from reinforce_lite.config import TaskConfig
-from reinforce_lite.errors import UsageError
+from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.tasks.base import short_hash
-from reinforce_lite.types import Problem, Reward, Split
+from reinforce_lite.tasks.reward_worker import MAX_BATCH, WorkerTask
+from reinforce_lite.tasks.rewards import RewardFunction, outcome_to_json
+from reinforce_lite.types import Problem, Split
 from reinforce_lite.utils.paths import expand_home
 from reinforce_lite.utils.text import one_line_error
 
 
 def load(config: TaskConfig) -> "FileTask":
-    """The task in the Python file `config.name`.
+    """The task in the Python file `config.name`. From here on the file's code runs, in a worker.
 
     Raises UsageError when the file does not exist, does not import or does not define a task.
     """
     path = expand_home(config.name)
-    return FileTask(path, _find_task(_import_file(path), path))
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}", "task.name is a known task or the path of a Python file")
+    task = FileTask(config, path)
+    task.start()
+    return task
 
 
-@dataclass(frozen=True, slots=True)
-class FileTask:
-    """A user's task; its problems are checked once and cached."""
+class FileTask(WorkerTask):
+    """A user's task; its problems are read and checked once."""
 
-    path: Path
-    task: Any
-    """The module or object that defines `problems` and `reward`."""
-    _problems: dict[Split, Sequence[Problem]] = field(default_factory=dict, repr=False)
+    module = "python_file"
+
+    def __init__(self, config: TaskConfig, path: Path) -> None:
+        super().__init__(config, str(path))
+        self.path = path
+        self._problems: dict[Split, tuple[Problem, ...]] = {}
+        self._places: dict[str, tuple[Split, int]] = {}
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """Raises UsageError when the user's function raises, or returns anything but problems."""
         if split not in self._problems:
-            self._problems[split] = self._read_problems(split)
+            self._problems[split] = problems = _from_rows(self.call("problems", split))
+            self._places |= {problem.id: (split, index) for index, problem in enumerate(problems)}
+            self.splits = tuple(self._problems)
         return self._problems[split]
 
-    def reward(self, problem: Problem, completion: str) -> float | Reward:
-        """See `Task`."""
-        reward: float | Reward = self.task.reward(problem, completion)
-        return reward
+    def item(self, problem: Problem, completion: str) -> list[Any]:
+        """See `WorkerTask`."""
+        return [*self._places[problem.id], completion]
 
-    def _read_problems(self, split: Split) -> Sequence[Problem]:
-        call = f"{self.path}: problems({split!r})"
-        try:
-            problems = tuple(self.task.problems(split))
-        except Exception as error:  # the user's code may raise anything
-            raise UsageError(f"{call} raised {_describe(error, self.path)}") from error
-        for index, problem in enumerate(problems):
-            if defect := _find_defect(problem):
-                raise UsageError(
-                    f"{call}[{index}] {defect}",
-                    "problems(split) must return a list of reinforce_lite.Problem",
+    def welcome(self, hello: Any) -> None:
+        """Learn how the reward is called. Raises ReinforceLiteError when the problems have changed."""
+        self.batch = MAX_BATCH if hello["batched"] else 1
+        for split, rows in hello["problems"].items():
+            if _from_rows(rows) != self._problems[split]:
+                raise ReinforceLiteError(
+                    f"{self.path}: problems({split!r}) returns other problems in another process",
+                    "it must return the same at every call: seed what is random, sort what comes from a set",
                 )
-        return problems
+
+
+def _from_rows(rows: Sequence[Sequence[str]]) -> tuple[Problem, ...]:
+    return tuple(Problem(name, question, gold, solution) for name, question, gold, solution in rows)
+
+
+# ── In the worker ──
+
+
+def serve(config: str) -> "UserFile":
+    """The task of a [task] section, given as TOML."""
+    path = expand_home(TaskConfig.model_validate(tomllib.loads(config)).name)
+    return UserFile(path)
+
+
+class UserFile:
+    """The imported file: its problems, and its reward on some of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.task = _find_task(_import_file(path), path)
+        self.reward = RewardFunction(self.task.reward)
+        self._problems: dict[str, Sequence[Problem]] = {}
+
+    def hello(self, splits: Sequence[str]) -> dict[str, Any]:
+        """How the reward is called, and the problems of these splits."""
+        return {"batched": self.reward.batched, "problems": {split: self.problems(split) for split in splits}}
+
+    def problems(self, split: str) -> list[list[str]]:
+        """Id, question, gold and solution of each problem."""
+        return [[p.id, p.question, p.gold, p.solution] for p in self._read(split)]
+
+    def rewards(self, items: Sequence[tuple[str, int, str]]) -> list[dict[str, Any]]:
+        """The outcome of each (split, position, completion)."""
+        problems = [self._read(split)[index] for split, index, _ in items]
+        return [outcome_to_json(outcome) for outcome in self.reward(problems, [text for *_, text in items])]
+
+    def describe(self, error: BaseException) -> str:
+        """The exception in one line, with the line of the file."""
+        return _describe(error, self.path)
+
+    def _read(self, split: str) -> Sequence[Problem]:
+        if split not in self._problems:
+            self._problems[split] = _read_problems(self.task, self.path, split)
+        return self._problems[split]
+
+
+def _read_problems(task: Any, path: Path, split: str) -> Sequence[Problem]:
+    call = f"{path}: problems({split!r})"
+    try:
+        problems = tuple(task.problems(split))
+    except BaseException as error:  # the user's code may raise anything; only a worker runs it
+        raise UsageError(f"{call} raised {_describe(error, path)}") from error
+    for index, problem in enumerate(problems):
+        if defect := _find_defect(problem):
+            raise UsageError(
+                f"{call}[{index}] {defect}",
+                "problems(split) must return a list of reinforce_lite.Problem",
+            )
+    return problems
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}", "task.name is a known task or the path of a Python file")
-    # The path's hash keeps two files of the same name apart in sys.modules.
+    # The path's hash keeps it apart from modules of the same name in sys.modules.
     name = f"reinforce_lite_user_{path.stem}_{short_hash(str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -86,8 +151,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # before it runs: dataclasses and pickle look it up there
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        del sys.modules[name]
+    except BaseException as error:  # the user's code may raise anything; only a worker runs it
         raise UsageError(f"{path} does not import: {_describe(error, path)}", "fix the file") from error
     return module
 
@@ -95,8 +159,9 @@ def _import_file(path: Path) -> ModuleType:
 def _describe(error: BaseException, path: Path) -> str:
     """The exception in one line, with the innermost line of the user's file in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    if isinstance(error, SyntaxError) and error.filename == str(path):
+    file = str(path.absolute())  # as the import names it
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    if isinstance(error, SyntaxError) and error.filename == file:
         lines.append(error.lineno)
     return one_line_error(error) + (f" (line {lines[-1]})" if lines else "")
 
@@ -117,7 +182,7 @@ def _find_task(module: ModuleType, path: Path) -> Any:
 def _find_defect(problem: object) -> str:
     if not isinstance(problem, Problem):
         return f"is of type {type(problem).__name__}, not Problem"
-    for name in ("id", "question", "gold"):
+    for name in ("id", "question", "gold", "solution"):
         value = getattr(problem, name)
         if not isinstance(value, str):
             return f"has its {name} of type {type(value).__name__}, not text"

@@ -11,6 +11,7 @@ with the same config, versions and machine takes the same steps as one that was 
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -128,7 +129,8 @@ def _train(
                 finally:
                     signals.check()  # a module that was being imported may have swallowed it, or failed
                 trainer = Trainer(context, callback, signals, command, start)
-                trainer.train()
+                with closing(context.pipeline):
+                    trainer.train()
         except Interrupted as interrupted:  # while the model was loaded or trackers were closed
             if trainer is None:
                 raise StoppedError(
