@@ -62,6 +62,17 @@ class ModelConfig(Section):
     """Allow a model that brings its own Python code or pickled weights: both run with your rights."""
 
 
+class AdapterConfig(Section):
+    """A low-rank adapter that is trained in place of the model, whose own weights are then frozen."""
+
+    rank: NotNegative = 0
+    """The rank of its matrices; 0: no adapter, all weights are trained."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Its products are multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """The linear layers that it adapts, by the end of their names, as q_proj; by default all."""
+
+
 class TaskConfig(Section):
     """Where problems come from."""
 
@@ -225,6 +236,7 @@ class Config(Section):
     recipe: str = "custom"
     """The recipe's name, which summaries and reports show."""
     model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
     task: TaskConfig = TaskConfig()
     prompt: PromptConfig = PromptConfig()
     rollout: RolloutConfig = RolloutConfig()

@@ -14,7 +14,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reinforce_lite.config import AdapterConfig
 from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.models.adapter import Adapter
 from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
 from reinforce_lite.models.families import language_model
@@ -42,6 +44,8 @@ class Policy:
     """The loaded weights in float32, by parameter name, where the compute dtype rounds them; else None."""
     llama: Llama | None = None
     """Our own forward pass over the model's weights; None: only transformers' modules are exact."""
+    adapter: Adapter | None = None
+    """What is trained in place of the model's weights."""
 
     @property
     def device(self) -> torch.device:
@@ -54,6 +58,19 @@ class Policy:
         """Of the parameters: what the forward pass computes in."""
         dtype: torch.dtype = next(self.model.parameters()).dtype
         return dtype
+
+    def trained_parameters(self) -> dict[str, torch.Tensor]:
+        """What an update changes, by name: the adapter, or all weights of the model."""
+        return dict((self.adapter or self.model).named_parameters())
+
+    def add_adapter(self, config: AdapterConfig, seed: int) -> None:
+        """Train an adapter from now on; it changes nothing before its first update.
+
+        Raises UsageError for targets that the model does not have.
+        """
+        self.adapter = Adapter(self.model, config, seed)
+        if self.llama:
+            self.llama.adapt(self.adapter)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a completion's tokens, exactly as it continues the prompt's."""
@@ -117,11 +134,12 @@ def load_policy(
 def save_policy(policy: Policy, folder: Path, card: str) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
-    `folder` is replaced completely or not at all. Raises ReinforceLiteError when it can't be written.
+    An adapter is merged into the weights. `folder` is replaced completely or not at all. Raises ReinforceLiteError when it can't be written.
     """
     try:
         with replace_folder(folder) as temporary, quiet_transformers():
-            policy.model.save_pretrained(temporary)
+            merged = policy.adapter.merged_weights() if policy.adapter else None
+            policy.model.save_pretrained(temporary, state_dict=merged)
             policy.tokenizer.save_pretrained(temporary)
             (temporary / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
