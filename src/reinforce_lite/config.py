@@ -246,6 +246,14 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 
+    @model_validator(mode="after")
+    def _adapter_in_float32(self) -> "Config":
+        if self.adapter.rank and self.update.optimizer_state != "32-bit":
+            raise ValueError(
+                "an adapter takes a few MB: it is trained with update.optimizer_state 32-bit alone"
+            )
+        return self
+
     @property
     def max_sequence_tokens(self) -> int:
         """The most tokens that a prompt and its completion have together, in training or evaluation."""

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from reinforce_lite.config import AdapterConfig, Config
+from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
 from reinforce_lite.engines.base import Engine, OnProgress, ignore_progress
 from reinforce_lite.errors import UsageError
-from reinforce_lite.models.adapter import SavedAdapter, read_adapter_folder
+from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
@@ -87,15 +87,11 @@ def build_pipeline(config: Config, task: Task | None = None) -> Pipeline:
     scorer = Scorer(task)
     scorer.probe(task.problems("train")[0])
     model, longest = config.model, config.max_sequence_tokens
-    saved = read_adapter_folder(model.name)
-    adapter = _adapter_config(config, saved)
+    base, adapter, saved = resolve_adapter(model.name, config.adapter)
     keep_float32 = config.update.optimizer_state == "32-bit" and not adapter.rank
-    name = saved.base if saved else model.name
-    policy = load_policy(name, model.dtype, model.device, model.trust_remote_code, keep_float32, longest)
+    policy = load_policy(base, model.dtype, model.device, model.trust_remote_code, keep_float32, longest)
     if adapter.rank:
-        policy.add_adapter(adapter, config.train.seed)
-    if saved and policy.adapter:
-        policy.adapter.load(saved.folder)
+        policy.add_adapter(adapter, config.train.seed, saved)
     _check_context(policy, config)
     _warn_of_examples(config)
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
@@ -113,20 +109,6 @@ def _warn_of_examples(config: Config) -> None:
             "change prompt.examples or task.answer_format",
             *(len(examples) - len(shown), len(examples), answer_format),
         )
-
-
-def _adapter_config(config: Config, saved: SavedAdapter | None) -> AdapterConfig:
-    """The run's adapter: that of the folder that the run starts from, if it is an adapter's."""
-    asked = config.adapter
-    if saved is None:
-        return asked
-    if asked.rank and asked != saved.config:
-        raise UsageError(
-            f"{saved.folder} has rank {saved.config.rank}, alpha {saved.config.alpha:g} and targets "
-            f"{', '.join(saved.config.targets)}, but [adapter] asks for something else",
-            "leave [adapter] out: the run goes on with the adapter of the folder",
-        )
-    return saved.config
 
 
 def _check_context(policy: Policy, config: Config) -> None:

@@ -103,7 +103,8 @@ class Updater:
         loaded = self.policy.master_weights or {}
         masters = {name: loaded[name] if loaded else p.detach().float() for name, p in self.params.items()}
         for name, param in self.params.items():
-            param.register_post_accumulate_grad_hook(partial(_move_gradient, masters[name]))
+            hook = partial(_move_gradient, masters[name])
+            param.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         return masters
 
     def compute_gradient(self, groups: Sequence[Group], loss_weights: Tensor) -> GradientStats:

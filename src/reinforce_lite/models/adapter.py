@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from reinforce_lite.utils.paths import expand_home
 from reinforce_lite.utils.seeding import derive_seed
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+LOADED_KEY = "reinforce_lite_base"
+"""In a folder's config: the name of the base that only this program knows, the embedded model."""
 _PREFIX = "base_model.model."
 """PEFT's names of weights begin with this."""
 
@@ -71,12 +74,11 @@ class Adapter:
         for name, module in modules.items():
             inputs, outputs = linear_size(module)
             a = (2 * torch.rand(config.rank, inputs, generator=generator) - 1) / math.sqrt(inputs)
-            b = torch.zeros(outputs, config.rank)
-            self.layers[name] = layer = LowRank(
-                *(nn.Parameter(t.to(model.device)) for t in (a, b)), config.alpha / config.rank
-            )
-            self.by_module[module] = layer
-            module.register_forward_hook(lambda _, x, out, layer=layer: out + layer(x[0]))
+            matrices = (a, torch.zeros(outputs, config.rank))
+            a, b = (nn.Parameter(matrix.to(model.device)) for matrix in matrices)
+            layer = LowRank(a, b, config.alpha / config.rank)
+            self.layers[name] = self.by_module[module] = layer
+            module.register_forward_hook(partial(_add_product, layer))
         self.is_transposed = {type(m) is Conv1D for m in modules.values()} == {True}
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -121,8 +123,11 @@ class Adapter:
                 for name, layer in self.layers.items():
                     layer.b.copy_(saved[name])
 
-    def save(self, folder: Path, base: str) -> None:
-        """Write a PEFT folder of the adapter over the model named `base`."""
+    def save(self, folder: Path, base: str, loaded: str = "") -> None:
+        """Write a PEFT folder of the adapter over the model named `base`.
+
+        `loaded` is the name to load it by here, where that is another: PEFT ignores it.
+        """
         settings = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -134,7 +139,7 @@ class Adapter:
             "fan_in_fan_out": self.is_transposed,
             "bias": "none",
             "inference_mode": True,
-        }
+        } | ({LOADED_KEY: loaded} if loaded not in ("", base) else {})
         (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         weights = {name: p.detach().cpu().contiguous() for name, p in self.named_parameters()}
         save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -154,9 +159,13 @@ class Adapter:
             parameter.copy_(weights[name])
 
 
+def _add_product(layer: LowRank, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    return output + layer(inputs[0])
+
+
 def linear_size(module: nn.Module) -> tuple[int, int]:
     """(inputs, outputs) of a linear layer."""
-    rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
+    rows, columns = module.weight.shape  # type: ignore[misc]
     return (rows, columns) if type(module) is Conv1D else (columns, rows)
 
 
@@ -170,16 +179,17 @@ def find_targets(model: Any, targets: Sequence[str]) -> dict[str, nn.Module]:
         name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head
     }
     for target in targets:
-        if not any(_matches(name, target) for name in linears):
+        if not any(is_target(name, [target]) for name in linears):
             known = sorted({name.rpartition(".")[2] for name in linears})
             raise UsageError(
                 f"the model has no linear layer {target!r}", f"adapter.targets can be {', '.join(known)}"
             )
-    return {name: m for name, m in linears.items() if not targets or any(_matches(name, t) for t in targets)}
+    return {name: m for name, m in linears.items() if is_target(name, targets)}
 
 
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
+def is_target(name: str, targets: Sequence[str]) -> bool:
+    """Whether a linear layer is among the targets; every one is where there are none."""
+    return not targets or any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +200,24 @@ class SavedAdapter:
     base: str
     """The name of the model that it adapts."""
     config: AdapterConfig
+
+
+def resolve_adapter(name: str, config: AdapterConfig) -> tuple[str, AdapterConfig, Path | None]:
+    """The base model that a model's name leads to, its adapter, and the folder to load that from.
+
+    Where the name is a PEFT folder, the adapter is the folder's. Raises UsageError where the config asks for
+    another one.
+    """
+    saved = read_adapter_folder(name)
+    if saved is None:
+        return name, config, None
+    if config.rank and (config.rank, config.alpha) != (saved.config.rank, saved.config.alpha):
+        raise UsageError(
+            f"{name} is an adapter of rank {saved.config.rank} and alpha {saved.config.alpha:g}, "
+            f"but [adapter] asks for rank {config.rank} and alpha {config.alpha:g}",
+            "leave [adapter] out: the adapter of the folder is trained on",
+        )
+    return saved.base, saved.config, saved.folder
 
 
 def read_adapter_folder(name: str) -> SavedAdapter | None:
@@ -212,7 +240,7 @@ def read_adapter_folder(name: str) -> SavedAdapter | None:
                 "merge it into its base model with PEFT, and give that folder",
             )
         config = AdapterConfig(rank=saved["r"], alpha=saved["lora_alpha"], targets=tuple(sorted(targets)))
-        return SavedAdapter(folder, saved["base_model_name_or_path"], config)
+        return SavedAdapter(folder, saved.get(LOADED_KEY) or saved["base_model_name_or_path"], config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{folder / CONFIG_FILE} can't be read: {error}", "copy the adapter again"

@@ -58,9 +58,8 @@ class SharedPrefix:
     def backward(self) -> None:
         """Send the summed gradients through the prefix: once, after the last micro-batch."""
         pairs = zip(self.outputs, self.gradient_sums, strict=True)
-        # Below the first adapted layer, nothing is trained.
-        sums = [(out, total.to(out.dtype)) for out, total in pairs if out.requires_grad]
-        torch.autograd.backward(*zip(*sums, strict=True))
+        sums = {out: total.to(out.dtype) for out, total in pairs if out.requires_grad}  # not below an adapter
+        torch.autograd.backward(list(sums), list(sums.values()))
 
 
 def _move_gradient(total: Tensor, leaf: Tensor) -> None:

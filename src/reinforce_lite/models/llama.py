@@ -82,15 +82,15 @@ class Projection:
 
     def adapt(self, adapter: Adapter) -> None:
         """Add the adapter's matrices of these modules, where it has any."""
-        column, adapted = 0, []
+        column, row = 0, 0
         for module in self.modules:
             layer, columns = adapter.by_module.get(module), slice(column, column + module.out_features)
             column = columns.stop
             if layer is not None:
-                rank, start = len(layer.a), sum(len(previous.a) for *_, previous in adapted)
-                adapted.append((columns, slice(start, start + rank), layer))
-        if adapted:
-            self.low_rank, self.a = adapted, _fuse_parameters([layer.a for *_, layer in adapted])
+                self.low_rank.append((columns, slice(row, row + len(layer.a)), layer))
+                row += len(layer.a)
+        if self.low_rank:
+            self.a = _fuse_parameters([layer.a for *_, layer in self.low_rank])
 
     @property
     def trained(self) -> tuple[Tensor, ...]:

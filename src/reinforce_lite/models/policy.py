@@ -63,12 +63,14 @@ class Policy:
         """What an update changes, by name: the adapter, or all weights of the model."""
         return dict((self.adapter or self.model).named_parameters())
 
-    def add_adapter(self, config: AdapterConfig, seed: int) -> None:
-        """Train an adapter from now on; it changes nothing before its first update.
+    def add_adapter(self, config: AdapterConfig, seed: int, saved: Path | None = None) -> None:
+        """Train an adapter from now on: that of the PEFT folder `saved`, or one that changes nothing yet.
 
-        Raises UsageError for targets that the model does not have.
+        Raises UsageError for targets that the model does not have, and for a folder of another model's.
         """
         self.adapter = Adapter(self.model, config, seed)
+        if saved:
+            self.adapter.load(saved)
         if self.llama:
             self.llama.adapt(self.adapter)
 
@@ -134,7 +136,8 @@ def load_policy(
 def save_policy(policy: Policy, folder: Path, card: str) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
-    An adapter is merged into the weights. `folder` is replaced completely or not at all. Raises ReinforceLiteError when it can't be written.
+    An adapter is merged into the weights. `folder` is replaced completely or not at all. Raises
+    ReinforceLiteError when it can't be written.
     """
     try:
         with replace_folder(folder) as temporary, quiet_transformers():

@@ -1,14 +1,17 @@
-"""The models of a run on the disk: model/, best/, and the card that each carries."""
+"""The models of a run on the disk: model/, best/ and adapter/, and the card that each carries."""
 
 import shutil
 from collections.abc import Sequence
 
 from reinforce_lite.config import Config
+from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.models.policy import save_policy
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.types import Problem
+from reinforce_lite.utils.atomic import replace_folder
 from reinforce_lite.utils.text import percent
 
 
@@ -16,6 +19,39 @@ def save_model(run: Run, folder: str, pipeline: Pipeline, step: int, evals: Sequ
     """Write model/ or best/ of a run, with a card that shows these evaluations."""
     card = model_card(pipeline.config, evals, step, run.first_command(""))
     save_policy(pipeline.policy, run.path / folder, card)
+
+
+def save_adapter(run: Run, pipeline: Pipeline, step: int, evals: Sequence[Record]) -> None:
+    """Write adapter/ of a run, a PEFT folder, with the card of model/."""
+    assert pipeline.policy.adapter is not None
+    card = model_card(pipeline.config, evals, step, run.first_command(""))
+    with replace_folder(run.path / "adapter") as temporary:
+        pipeline.policy.adapter.save(temporary, hub_name(pipeline.policy.name), pipeline.policy.name)
+        text = card.replace("library_name: transformers", "library_name: peft")
+        (temporary / "README.md").write_text(text, encoding="utf-8")
+
+
+def merge_adapter(pipeline: Pipeline) -> dict[str, int]:
+    """Merge the adapter into the policy's weights; how many greedy completions of test problems that changes.
+
+    Rounding alone can change a token, in bfloat16 more often.
+    """
+    adapter, problems = pipeline.policy.adapter, pipeline.problems("test", MERGE_PROBLEMS)
+    assert adapter is not None
+    before = _greedy_texts(pipeline, problems)
+    adapter.merge()
+    after = _greedy_texts(pipeline, problems)
+    differing = sum(a != b for a, b in zip(before, after, strict=True))
+    return {
+        "rank": adapter.config.rank,
+        "parameters": sum(p.numel() for p in pipeline.policy.trained_parameters().values()),
+        "merged_completions": len(before),
+        "merged_differences": differing,
+    }
+
+
+def _greedy_texts(pipeline: Pipeline, problems: Sequence[Problem]) -> list[str]:
+    return [group.rollouts[0].completion.text for group in pipeline.eval_groups(problems)]
 
 
 def is_best(run: Run, step: int, result: Record) -> bool:
@@ -31,6 +67,8 @@ def keep_best(run: Run, step: int) -> None:
         shutil.copytree(model, best)
 
 
+MERGE_PROBLEMS = 50
+"""Test problems on which the merged model is compared with the adapter."""
 _CARD = """---
 library_name: transformers
 base_model: {base}
@@ -40,6 +78,7 @@ tags: [reinforce-lite, reinforcement-learning]
 # {base}, trained with Reinforce-Lite
 
 - **Base model:** {base}
+- **Trained:** {trained}
 - **Data:** {data}
 - **Objective:** {objective}, {samples} completions for each of {prompts} questions per step
 - **Steps:** {steps}, seed {seed}
@@ -54,10 +93,13 @@ in strict alone is format learning. Completions are greedy; intervals are 95% (W
 
 def model_card(config: Config, evals: Sequence[Record], step: int, command: str) -> str:
     """The README.md of the model of this step, with the evaluations at step 0 and at this step."""
-    base = "HuggingFaceTB/SmolLM2-135M-Instruct" if config.model.name == EMBEDDED_NAME else config.model.name
+    base, adapter, _ = resolve_adapter(config.model.name, config.adapter)
     parts = config.objective.model_dump(exclude_none=True)
     return _CARD.format(
-        base=base,
+        base=hub_name(base),
+        trained=f"a low-rank adapter, rank {adapter.rank}, alpha {adapter.alpha:g}"
+        if adapter.rank
+        else "all weights",
         data=_data(config),
         objective=", ".join(f"{v}" if k == "preset" else f"{k} {v}" for k, v in parts.items()),
         samples=config.rollout.group_size,
@@ -67,6 +109,11 @@ def model_card(config: Config, evals: Sequence[Record], step: int, command: str)
         command=command or "reinforce_lite.train(...)",
         table=_table(evals, step),
     )
+
+
+def hub_name(name: str) -> str:
+    """The name of a model on the Hugging Face hub; the embedded one is that model in 4 bits."""
+    return "HuggingFaceTB/SmolLM2-135M-Instruct" if name == EMBEDDED_NAME else name
 
 
 def _data(config: Config) -> str:
