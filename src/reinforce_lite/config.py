@@ -61,6 +61,17 @@ class ModelConfig(Section):
     """auto takes the first available one, in this order."""
 
 
+class AdapterConfig(Section):
+    """A low-rank adapter that is trained in place of the model, whose own weights are then frozen."""
+
+    rank: NotNegative = 0
+    """The rank of its matrices; 0: no adapter, all weights are trained."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Its products are multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """The linear layers that it adapts, by the end of their names, as q_proj; by default all."""
+
+
 class TaskConfig(Section):
     """Where problems come from."""
 
@@ -231,6 +242,7 @@ class Config(Section):
     recipe: str = "custom"
     """The recipe's name, which summaries and reports show."""
     model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
     task: TaskConfig = TaskConfig()
     prompt: PromptConfig = PromptConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -239,6 +251,14 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _adapter_in_float32(self) -> "Config":
+        if self.adapter.rank and self.update.optimizer_state != "32-bit":
+            raise ValueError(
+                "an adapter takes a few MB: it is trained with update.optimizer_state 32-bit alone"
+            )
+        return self
 
     @property
     def max_sequence_tokens(self) -> int:

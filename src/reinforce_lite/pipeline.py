@@ -8,6 +8,7 @@ from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
 from reinforce_lite.engines.base import Engine, OnProgress, ignore_progress
 from reinforce_lite.errors import UsageError
+from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
@@ -102,10 +103,14 @@ def build_pipeline(
 
 
 def load_configured_policy(config: Config, permissions: Permissions = NO_PERMISSIONS) -> Policy:
-    """The policy that `config.model` names, as its updates need it. Raises as `load_policy`."""
+    """The policy that `config.model` names, with its adapter, as updates need it. Raises as `load_policy`."""
     model, longest = config.model, config.max_sequence_tokens
-    keep_float32 = config.update.optimizer_state == "32-bit"
-    return load_policy(model.name, model.dtype, model.device, permissions, keep_float32, longest)
+    base, adapter, saved = resolve_adapter(model.name, config.adapter)
+    keep_float32 = config.update.optimizer_state == "32-bit" and not adapter.rank
+    policy = load_policy(base, model.dtype, model.device, permissions, keep_float32, longest)
+    if adapter.rank:
+        policy.add_adapter(adapter, config.train.seed, saved)
+    return policy
 
 
 def _warn_of_examples(config: Config) -> None:

@@ -19,6 +19,16 @@ QWEN_3B = {
     "tie_word_embeddings": True,
 }
 QWEN_3B_PARAMETERS = 3_085_938_688  # 151936 x 2048 + 36 x 77,076,992 + 2048
+QWEN_7B = QWEN_3B | {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+QWEN_7B_PARAMETERS = 7_615_616_512  # 2 x 152064 x 3584 + 28 x 233,057,792 + 3584
 LLAMA_3B = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",

@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from helpers.groups import REWARDS, make_groups
 from helpers.tiny import END
+from reinforce_lite.config import PresetName
 from reinforce_lite.models.forward import ForwardPass, FullSequenceForward, SharedPromptForward, TreeForward
 from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.prefix_tree import Branch
@@ -52,3 +55,21 @@ def gradient_difference(model: Any, reference: Any) -> float:
     pairs = list(zip(model.parameters(), reference.parameters(), strict=True))
     difference = torch.cat([(a.grad - b.grad).flatten() for a, b in pairs]).norm()
     return float(difference / torch.cat([b.grad.flatten() for _, b in pairs]).norm())
+
+
+def independent_loss(model: torch.nn.Module, preset: PresetName, temperature: float) -> Tensor:
+    """- mean over all 12 completions of A / 8 * sum log pi, completion by completion."""
+    total = torch.zeros(())
+    n = 3 if preset == "article" else 12
+    for group, rewards in zip(make_groups(), REWARDS, strict=True):
+        for i, rollout in enumerate(group.rollouts):
+            others = torch.tensor(rewards[:i] + rewards[i + 1 :])
+            if len(set(rewards)) == 1 or (preset == "article" and i > 0):
+                continue
+            a = ((rewards[i] - others.mean()) / (others.std() + 1e-8)).clamp(-2, 2)
+            ids = torch.tensor([group.prompt.token_ids + rollout.completion.token_ids])
+            logprobs = torch.log_softmax(model(ids).logits[0] / temperature, -1)
+            start = len(group.prompt.token_ids)
+            summed = sum(logprobs[t - 1, ids[0, t]] for t in range(start, ids.shape[1]))
+            total = total - a * summed / (n if preset == "article" else n * 8)
+    return total

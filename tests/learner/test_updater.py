@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from helpers.groups import REWARDS, make_groups, make_weights, save_wide
+from helpers.groups import make_groups, make_weights, save_wide
+from helpers.plain import independent_loss
 from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.config import PresetName, UpdateConfig
 from reinforce_lite.errors import DoesNotFitError
@@ -18,24 +19,6 @@ from reinforce_lite.learner.updater import TrainableGroup, Updater, micro_batche
 from reinforce_lite.models import prefix_attention
 from reinforce_lite.models.forward import FullSequenceForward, SharedPrefix
 from reinforce_lite.models.policy import Policy, load_policy
-
-
-def independent_loss(model: torch.nn.Module, preset: PresetName, temperature: float) -> Tensor:
-    """- mean over all 12 completions of A / 8 * sum log pi, completion by completion."""
-    total = torch.zeros(())
-    n = 3 if preset == "article" else 12
-    for group, rewards in zip(make_groups(), REWARDS, strict=True):
-        for i, rollout in enumerate(group.rollouts):
-            others = torch.tensor(rewards[:i] + rewards[i + 1 :])
-            if len(set(rewards)) == 1 or (preset == "article" and i > 0):
-                continue
-            a = ((rewards[i] - others.mean()) / (others.std() + 1e-8)).clamp(-2, 2)
-            ids = torch.tensor([group.prompt.token_ids + rollout.completion.token_ids])
-            logprobs = torch.log_softmax(model(ids).logits[0] / temperature, -1)
-            start = len(group.prompt.token_ids)
-            summed = sum(logprobs[t - 1, ids[0, t]] for t in range(start, ids.shape[1]))
-            total = total - a * summed / (n if preset == "article" else n * 8)
-    return total
 
 
 def flat(tensors: list[Tensor]) -> Tensor:

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.model_configs import LLAMA_3B, QWEN_3B, QWEN_3B_PARAMETERS, config_folder
+from helpers.model_configs import (
+    LLAMA_3B,
+    QWEN_3B,
+    QWEN_3B_PARAMETERS,
+    QWEN_7B,
+    QWEN_7B_PARAMETERS,
+    config_folder,
+)
 from helpers.tiny import make_model
 from reinforce_lite.cli.app import main
 from reinforce_lite.cli.plan_table import show_plan_after_oom
@@ -105,9 +112,39 @@ def test_plan_of_qwen_3b_with_8_bit_state(tmp_path: Path, capsys: pytest.Capture
     assert sizes["activations"] == expected
 
 
+def test_plan_of_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: of each layer 2 (2048 + 2048) + 2 (2048 + 256) + 3 (2048 + 11008) inputs and outputs, each 16
+    times; a float32 weight, its gradient and two moments, and a count for each of 2 x 7 x 36 matrices."""
+    args = ["gsm8k-3b-12gb", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "12"]
+    status, plan, _ = plan_json(args, capsys)
+    assert status == 0
+    assert plan["flags"] == []
+    sizes = {name: part["bytes"] for name, part in plan["parts"].items()}
+    assert sizes["weights"] == 6_171_877_376
+    assert sizes["adapter"] == 16 * 16 * 36 * (2 * 4096 + 2 * 2304 + 3 * 13_056) + 4 * 504
+    assert sizes.keys().isdisjoint({"gradients", "optimizer state", "master weights"})
+
+
+def test_plan_of_a_7b_adapter_fits_24_gb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["gsm8k-7b-24gb", "--model.name", config_folder(tmp_path, QWEN_7B), "--vram", "24"]
+    status, plan, _ = plan_json(args, capsys)
+    assert (status, plan["flags"]) == (0, [])
+    assert plan["parts"]["weights"]["bytes"] == 2 * QWEN_7B_PARAMETERS
+
+
+def test_plan_suggests_an_adapter_where_all_weights_do_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["gsm8k-3b-24gb", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "12"]
+    status, _, err = plan_json(args, capsys)
+    assert status == 3
+    assert "--adapter.rank 16 --update.optimizer-state 32-bit" in err
+
+
 @pytest.mark.parametrize("values", [QWEN_3B, LLAMA_3B])
 @pytest.mark.parametrize(
-    ("recipe", "vram"), [("gsm8k-3b-24gb", "24"), ("gsm8k-3b-48gb", "48"), ("article", "48")]
+    ("recipe", "vram"),
+    [("gsm8k-3b-24gb", "24"), ("gsm8k-3b-48gb", "48"), ("article", "48"), ("gsm8k-3b-12gb", "12")],
 )
 def test_3b_recipes_fit_their_gpus(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], values: dict[str, Any], recipe: str, vram: str

@@ -6,8 +6,7 @@ from rich.text import Text
 
 from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
-from reinforce_lite.models.policy import load_policy
-from reinforce_lite.pipeline import stop_strings
+from reinforce_lite.pipeline import load_configured_policy, stop_strings
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.run import existing_run, trained_config
 from reinforce_lite.types import NO_PERMISSIONS, Permissions, Sampling
@@ -38,8 +37,7 @@ def show_answers(question: str, answers: list[dict[str, str]]) -> None:
 
 def _respond(config: Config, question: str, permissions: Permissions) -> str:
     """The assistant's response, its prefill included."""
-    model = config.model
-    policy = load_policy(model.name, model.dtype, model.device, permissions)
+    policy = load_configured_policy(config, permissions)
     prompt = PromptBuilder(policy.tokenizer, config.prompt)(question)
     engine = make_engine(config.rollout.engine, policy)
     greedy = Sampling(1, config.rollout.max_new_tokens, temperature=0.0, stop=stop_strings(config))

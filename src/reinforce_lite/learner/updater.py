@@ -95,21 +95,23 @@ class Updater:
         if policy.llama:
             policy.llama.check_fused()
         self.forward_pass = build_forward_pass(policy.model, policy.llama, config.activation_checkpointing)
-        self.params = dict(policy.model.named_parameters())
+        self.params = policy.trained_parameters()
         self.master_weights = self._make_master_weights()
         policy.master_weights = None  # the updater has them, or does without
         self.optimizer = make_optimizer(config, self.master_weights)
 
     def _make_master_weights(self) -> dict[str, Tensor]:
-        """What the optimizer updates: the policy's parameters, or float32 copies of bfloat16 ones."""
-        if self.policy.dtype != torch.bfloat16 or self.config.optimizer_state != "32-bit":
+        """What the optimizer updates: what is trained, or float32 copies of it where that is bfloat16."""
+        is_float32 = self.policy.adapter or self.policy.dtype != torch.bfloat16
+        if is_float32 or self.config.optimizer_state != "32-bit":
             for param in self.params.values():
-                param.register_post_accumulate_grad_hook(_let_signals_in)
+                param.register_post_accumulate_grad_hook(_let_signals_in)  # type: ignore[no-untyped-call]
             return self.params
         loaded = self.policy.master_weights or {}
         masters = {name: loaded[name] if loaded else p.detach().float() for name, p in self.params.items()}
         for name, param in self.params.items():
-            param.register_post_accumulate_grad_hook(partial(_move_gradient, masters[name]))
+            hook = partial(_move_gradient, masters[name])
+            param.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         return masters
 
     def compute_gradient(self, groups: Sequence[Group], loss_weights: Tensor) -> GradientStats:
@@ -229,7 +231,7 @@ class Updater:
     @torch.no_grad()
     def restart_from(self, policy: Policy) -> None:
         """Take the weights of the same model, freshly loaded, and forget the optimizer's state."""
-        loaded = policy.master_weights or dict(policy.model.named_parameters())
+        loaded = policy.master_weights or policy.trained_parameters()
         for name, master in self.master_weights.items():
             master.copy_(loaded[name])
         self.sync_policy()
@@ -238,7 +240,8 @@ class Updater:
     @property
     def state_bytes(self) -> int:
         """An upper bound of the size of `state_dict`: quantization tables are counted, but not saved."""
-        sizes, itemsize = [p.numel() for p in self.params.values()], self.policy.dtype.itemsize
+        sizes = [p.numel() for p in self.params.values()]
+        itemsize = next(iter(self.params.values())).itemsize
         optimizer = sum(optimizer_state_bytes(self.config.optimizer_state, sizes, itemsize))
         has_copies = self.master_weights is not self.params  # counted with the optimizer
         return optimizer + (0 if has_copies else sum(p.nbytes for p in self.params.values()))

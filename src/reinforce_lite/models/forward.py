@@ -57,8 +57,9 @@ class SharedPrefix:
 
     def backward(self) -> None:
         """Send the summed gradients through the prefix: once, after the last micro-batch."""
-        sums = [total.to(out.dtype) for total, out in zip(self.gradient_sums, self.outputs, strict=True)]
-        torch.autograd.backward(list(self.outputs), sums)
+        pairs = zip(self.outputs, self.gradient_sums, strict=True)
+        sums = {out: total.to(out.dtype) for out, total in pairs if out.requires_grad}  # not below an adapter
+        torch.autograd.backward(list(sums), list(sums.values()))
 
 
 def _move_gradient(total: Tensor, leaf: Tensor) -> None:

@@ -4,8 +4,8 @@ Engine and updater use the same pass, so that they can't drift apart; they diffe
 to, which they pass as `attend`. It is faster than transformers' modules for three reasons:
 
 - the tokens of all sequences lie in one flat (N, H) tensor, without padding;
-- q, k and v are one matrix product, and so are gate and up. The modules' parameters become views of the fused
-  weight, so an optimizer step changes both and a save needs no copy;
+- q, k and v are one matrix product, and so are gate and up; with an adapter, so are their A. The modules'
+  parameters become views of the fused weight, so an optimizer step changes both and a save needs no copy;
 - the backward pass keeps only what is expensive to recompute: norms and activations are recomputed from their
   inputs, which halves what autograd would keep.
 
@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
+
+from reinforce_lite.models.adapter import Adapter, LowRank
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
 
@@ -56,10 +58,14 @@ def supports_model(model: nn.Module, max_length: int = 0) -> bool:
 
 
 class Projection:
-    """Several linear modules fused into one matrix product."""
+    """Several linear modules fused into one matrix product, and their adapters into a second one."""
 
     def __init__(self, modules: Sequence[nn.Linear]) -> None:
         self.modules = modules
+        self.low_rank: list[tuple[slice, slice, LowRank]] = []
+        """Of each adapted module: its columns of the output, its rows of `a`, and its matrices."""
+        self.a: Tensor | None = None
+        """(sum of ranks, H): the storage that the adapters' A are views of; None without an adapter."""
         self.weight = _fuse_parameters(self.weights)
         """(sum of the modules' output sizes, H): the storage that the modules' weights are views of."""
         self.bias = _fuse_parameters(self.biases) if self.biases else None
@@ -73,6 +79,68 @@ class Projection:
     def biases(self) -> tuple[Tensor, ...]:
         """The modules' parameters; empty without biases."""
         return tuple(m.bias for m in self.modules if m.bias is not None)
+
+    def adapt(self, adapter: Adapter) -> None:
+        """Add the adapter's matrices of these modules, where it has any."""
+        column, row = 0, 0
+        for module in self.modules:
+            layer, columns = adapter.by_module.get(module), slice(column, column + module.out_features)
+            column = columns.stop
+            if layer is not None:
+                self.low_rank.append((columns, slice(row, row + len(layer.a)), layer))
+                row += len(layer.a)
+        if self.low_rank:
+            self.a = _fuse_parameters([layer.a for *_, layer in self.low_rank])
+
+    @property
+    def trained(self) -> tuple[Tensor, ...]:
+        """The parameters that get a gradient, in the order of `parameter_gradients`."""
+        layers = [layer for *_, layer in self.low_rank]
+        if layers or not self.modules[0].weight.requires_grad:
+            return (*(layer.a for layer in layers), *(layer.b for layer in layers))
+        return (*self.weights, *self.biases)
+
+    def __call__(self, x: Tensor, linear: Linear) -> Tensor:
+        """(N, H) to (N, sum of output sizes); for the forward pass alone."""
+        out = linear(x, self.weight, self.bias)
+        if self.a is not None:
+            low = F.linear(x, self.a.to(x.dtype))  # (N, sum of ranks)
+            for columns, ranks, layer in self.low_rank:
+                out[:, columns].addmm_(low[:, ranks], layer.b.to(x.dtype).t(), alpha=layer.scale)
+        return out
+
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """The gradient with respect to the (N, H) input, from that of the output."""
+        d_x = grad @ self.weight
+        if self.a is not None:
+            d_x.addmm_(self._low_gradient(grad), self.a.to(grad.dtype))
+        return d_x
+
+    def parameter_gradients(self, grad: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of `trained`, from that of the output and the (N, H) input."""
+        if self.a is not None:
+            low = F.linear(x, self.a.to(x.dtype))  # (N, sum of ranks)
+            d_a = torch.split(
+                (self._low_gradient(grad).t() @ x).float(), [len(layer.a) for *_, layer in self.low_rank]
+            )
+            d_b = [
+                (grad[:, columns].t() @ low[:, ranks]).float().mul_(layer.scale)
+                for columns, ranks, layer in self.low_rank
+            ]
+            return (*d_a, *d_b)
+        if not self.trained:
+            return ()
+        sizes = [len(w) for w in self.weights]
+        d_biases = torch.split(grad.sum(0), sizes) if self.biases else ()
+        return (*torch.split(grad.t() @ x, sizes), *d_biases)
+
+    def _low_gradient(self, grad: Tensor) -> Tensor:
+        """(N, sum of ranks): the gradient with respect to A x."""
+        parts = [
+            (grad[:, columns] @ layer.b.to(grad.dtype)).mul_(layer.scale)
+            for columns, _, layer in self.low_rank
+        ]
+        return torch.cat(parts, dim=1)
 
     def is_fused(self) -> bool:
         """Whether the modules' parameters still lie in the fused storage."""
@@ -91,10 +159,15 @@ class Layer:
         self.q_norm: Any = getattr(attn, "q_norm", None)
         """Qwen3 only, else None; likewise `k_norm`."""
         self.k_norm: Any = getattr(attn, "k_norm", None)
-        self.out: nn.Linear = attn.o_proj
+        self.out = Projection([attn.o_proj])
         self.mlp_norm = layer.post_attention_layernorm
         self.gate_up = Projection([mlp.gate_up_proj] if fused else [mlp.gate_proj, mlp.up_proj])
-        self.down: nn.Linear = mlp.down_proj
+        self.down = Projection([mlp.down_proj])
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """All four."""
+        return self.qkv, self.out, self.gate_up, self.down
 
 
 class Llama:
@@ -116,8 +189,14 @@ class Llama:
 
     def check_fused(self) -> None:
         """Raise RuntimeError if a parameter has left the fused storage (`model.to(...)`)."""
-        if not all(p.is_fused() for layer in self.layers for p in (layer.qkv, layer.gate_up)):
+        if not all(p.is_fused() for layer in self.layers for p in layer.projections):
             raise RuntimeError("the model's weights were moved after they had been fused")
+
+    def adapt(self, adapter: Adapter) -> None:
+        """Compute the adapter's products too."""
+        for layer in self.layers:
+            for projection in layer.projections:
+                projection.adapt(adapter)
 
     def __call__(
         self,
@@ -150,9 +229,9 @@ class Llama:
             qkv = self._norm_heads(qkv, layer)
         heads = self.query_heads + self.kv_heads
         qkv = _Rotate.apply(qkv, *rotary, heads, self.head_size)  # type: ignore[no-untyped-call]
-        x = x + linear(attend(i, qkv), layer.out.weight, layer.out.bias)
+        x = x + _project(attend(i, qkv), layer.out, linear)
         gate_up = _norm_linear(x, layer.mlp_norm, layer.gate_up, linear)
-        return x + _swiglu_down(gate_up, layer.down.weight, linear)
+        return x + _swiglu_down(gate_up, layer.down, linear)
 
     def _norm_heads(self, qkv: Tensor, layer: Layer) -> Tensor:
         heads = qkv.view(len(qkv), -1, self.head_size)
@@ -175,18 +254,28 @@ def _norm_linear(x: Tensor, norm: Any, projection: Projection, linear: Linear) -
     """RMSNorm of (N, H), then a fused projection."""
     if not torch.is_grad_enabled():  # `apply` would take a tenth of the time of a decoding step
         inverse = _inverse_rms(x, norm.variance_epsilon)
-        return linear(_rms_norm(x, inverse, norm.weight), projection.weight, projection.bias)
+        return projection(_rms_norm(x, inverse, norm.weight), linear)
     projected: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
-        x, norm.weight, norm.variance_epsilon, projection, linear, *projection.weights, *projection.biases
+        x, norm.weight, norm.variance_epsilon, projection, linear, *projection.trained
     )
     return projected
 
 
-def _swiglu_down(gate_up: Tensor, weight: Tensor, linear: Linear) -> Tensor:
+def _project(x: Tensor, projection: Projection, linear: Linear) -> Tensor:
+    """(N, inputs) to (N, outputs)."""
+    if not torch.is_grad_enabled():
+        return projection(x, linear)
+    projected: Tensor = _Project.apply(x, projection, linear, *projection.trained)  # type: ignore[no-untyped-call]
+    return projected
+
+
+def _swiglu_down(gate_up: Tensor, projection: Projection, linear: Linear) -> Tensor:
     """(N, 2I) gate and up to (N, H)."""
     if not torch.is_grad_enabled():
-        return linear(_swiglu(gate_up), weight, None)
-    projected: Tensor = _SwigluDown.apply(gate_up, weight, linear)  # type: ignore[no-untyped-call]
+        return projection(_swiglu(gate_up), linear)
+    projected: Tensor = _SwigluDown.apply(  # type: ignore[no-untyped-call]
+        gate_up, projection, linear, *projection.trained
+    )
     return projected
 
 
@@ -208,22 +297,39 @@ class _NormLinear(Function):
         inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, gain, inverse)
         ctx.projection = projection
-        return linear(_rms_norm(x, inverse, gain), projection.weight, projection.bias)
+        return projection(_rms_norm(x, inverse, gain), linear)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, gain, inverse = ctx.saved_tensors
         projection = ctx.projection
-        sizes = [len(w) for w in projection.weights]
         unit = x * inverse  # (N, H), in at least float32
-        d_weight = grad.t() @ (unit.to(x.dtype) * gain)  # (sum of sizes, H)
-        d = (grad @ projection.weight).to(unit.dtype)  # (N, H)
+        d_params = projection.parameter_gradients(grad, unit.to(x.dtype) * gain)
+        if not ctx.needs_input_grad[0]:  # the first layer over a frozen embedding
+            return None, None, None, None, None, *d_params
+        d = projection.input_gradient(grad).to(unit.dtype)  # (N, H)
         d_unit = d * unit
-        d_gain = d_unit.sum(0).to(gain.dtype)
+        d_gain = d_unit.sum(0).to(gain.dtype) if ctx.needs_input_grad[1] else None
         negative_mean = (d_unit @ gain.to(unit.dtype)).div_(-x.shape[1])[:, None]  # (N, 1)
         d_x = d.mul_(gain).addcmul_(unit, negative_mean).mul_(inverse).to(x.dtype)
-        d_biases = torch.split(grad.sum(0), sizes) if projection.biases else ()
-        return d_x, d_gain, None, None, None, *torch.split(d_weight, sizes), *d_biases
+        return d_x, d_gain, None, None, None, *d_params
+
+
+class _Project(Function):
+    """x W^T + b, and the adapter's product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, projection: Projection, linear: Linear, *params: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.projection = projection
+        return projection(x, linear)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        d_params = ctx.projection.parameter_gradients(grad, x)
+        d_x = ctx.projection.input_gradient(grad) if ctx.needs_input_grad[0] else None
+        return d_x, None, None, *d_params
 
 
 def _rms_norm(x: Tensor, inverse: Tensor, gain: Tensor) -> Tensor:
@@ -246,22 +352,23 @@ class _SwigluDown(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor, weight: Tensor, linear: Linear) -> Tensor:
-        ctx.save_for_backward(gate_up, weight)
-        return linear(_swiglu(gate_up), weight, None)
+    def forward(ctx: Any, gate_up: Tensor, projection: Projection, linear: Linear, *params: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        ctx.projection = projection
+        return projection(_swiglu(gate_up), linear)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        gate_up, weight = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         inner = F.silu(gate)  # (N, I)
-        d = grad @ weight  # (N, I), with respect to silu(gate) * up
+        d = ctx.projection.input_gradient(grad)  # (N, I), with respect to silu(gate) * up
         d_gate_up = torch.empty_like(gate_up)
         d_gate, d_up = d_gate_up.chunk(2, dim=-1)
         torch.mul(d, inner, out=d_up)
-        d_weight = grad.t() @ inner.mul_(up)
+        d_params = ctx.projection.parameter_gradients(grad, inner.mul_(up))
         torch.ops.aten.silu_backward(d.mul_(up), gate, grad_input=d_gate)
-        return d_gate_up, d_weight, None
+        return d_gate_up, None, None, *d_params
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from reinforce_lite.config import AdapterConfig
 from reinforce_lite.errors import UsageError, explain_file_errors
+from reinforce_lite.models.adapter import Adapter
 from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
 from reinforce_lite.models.families import language_model
@@ -51,6 +53,8 @@ class Policy:
     """The loaded weights in float32, by parameter name, where the compute dtype rounds them; else None."""
     llama: Llama | None = None
     """Our own forward pass over the model's weights; None: only transformers' modules are exact."""
+    adapter: Adapter | None = None
+    """What is trained in place of the model's weights."""
 
     @property
     def device(self) -> torch.device:
@@ -63,6 +67,21 @@ class Policy:
         """Of the parameters: what the forward pass computes in."""
         dtype: torch.dtype = next(self.model.parameters()).dtype
         return dtype
+
+    def trained_parameters(self) -> dict[str, torch.Tensor]:
+        """What an update changes, by name: the adapter, or all weights of the model."""
+        return dict((self.adapter or self.model).named_parameters())
+
+    def add_adapter(self, config: AdapterConfig, seed: int, saved: Path | None = None) -> None:
+        """Train an adapter from now on: that of the PEFT folder `saved`, or one that changes nothing yet.
+
+        Raises UsageError for targets that the model does not have, and for a folder of another model's.
+        """
+        self.adapter = Adapter(self.model, config, seed)
+        if saved:
+            self.adapter.load(saved)
+        if self.llama:
+            self.llama.adapt(self.adapter)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a completion's tokens, exactly as it continues the prompt's."""
@@ -131,11 +150,15 @@ def load_policy(
 def save_policy(policy: Policy, folder: Path, card: str, rehearse: bool = False) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
-    `folder` is replaced completely or not at all. With `rehearse`, one number stands for each weight, and
-    weights stay under the names that they have in memory: a folder of a few kilobytes and the tokenizer.
-    Raises FileError when it can't be written.
+    An adapter is merged into the weights. `folder` is replaced completely or not at all. With `rehearse`, one
+    number stands for each weight, and weights stay under the names that they have in memory: a folder of a
+    few kilobytes and the tokenizer. Raises FileError when it can't be written.
     """
-    options = {"state_dict": _tiny_weights(policy.model), "save_original_format": False} if rehearse else {}
+    options: dict[str, Any] = {}
+    if rehearse:
+        options = {"state_dict": _tiny_weights(policy.model), "save_original_format": False}
+    elif policy.adapter:
+        options = {"state_dict": policy.adapter.merged_weights()}
     with explain_file_errors("write", folder), replace_folder(folder) as temporary, quiet_transformers():
         policy.model.save_pretrained(temporary, **options)
         policy.tokenizer.save_pretrained(temporary)

@@ -134,6 +134,9 @@ MASTER_WEIGHTS = {
 def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
     """The scheme of a recipe. Raises UsageError if its optimizer state needs another dtype."""
     state = config.update.optimizer_state
+    if config.adapter.rank:
+        text = f"frozen {target.dtype_name} weights; a float32 adapter"
+        return ParameterScheme(target.dtype.itemsize, 0, 0, 0, text)
     scheme = SCHEMES.get((target.dtype_name, state))
     if scheme is None:
         raise UsageError(
@@ -157,6 +160,12 @@ def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterat
     scheme, state, dtype = parameter_scheme(config, target), config.update.optimizer_state, target.dtype_name
     text = f"{dtype}, {scheme.weights:g} bytes per parameter"
     yield MemoryPart("weights", round(scheme.weights * shape.parameters), text)
+    if config.adapter.rank:
+        sizes = shape.adapter_sizes(config.adapter)
+        moments, _ = optimizers.optimizer_state_bytes(state, sizes, itemsize=4)
+        text = f"{sum(sizes):,} parameters of rank {config.adapter.rank}, float32, with gradients and moments"
+        yield MemoryPart("adapter", 8 * sum(sizes) + moments, text)
+        return
     gradient_dtype = "float32" if scheme.gradients == 4 else dtype
     text = f"{gradient_dtype}, {scheme.gradients:g} bytes per parameter; freed after the optimizer step"
     yield MemoryPart("gradients", round(scheme.gradients * shape.parameters), text, UPDATE)
@@ -233,7 +242,8 @@ def _update(config: Config, shape: ModelShape, target: Target) -> Iterator[Memor
     chunk = chunk_tokens * shape.vocab_size
     # models/logprobs.py: the logits, a float32 copy at the temperature, and logsumexp's exponentials
     yield MemoryPart("logit chunk", chunk * (itemsize + 8), f"{chunk_tokens:,} tokens at a time", (LOGITS,))
-    text, size = _largest_temporary(micro_batch + prefix, chunk, shape, target)
+    trains_weights = not config.adapter.rank
+    text, size = _largest_temporary(micro_batch + prefix, chunk, shape, target, trains_weights)
     yield MemoryPart("largest temporary", size, text, (BACKWARD,))
     if config.update.optimizer_state == "8-bit":
         piece = min(optimizers.PIECE, shape.largest_tensor)
@@ -260,7 +270,9 @@ def activation_bytes_per_token(shape: ModelShape, itemsize: int, checkpointing: 
     return layers + h * (4 + 3 * itemsize)
 
 
-def _largest_temporary(tokens: int, chunk: int, shape: ModelShape, target: Target) -> tuple[str, int]:
+def _largest_temporary(
+    tokens: int, chunk: int, shape: ModelShape, target: Target, trains_weights: bool
+) -> tuple[str, int]:
     """The short-lived tensors of the backward pass where they are largest, as (description, bytes)."""
     itemsize, h, i = target.dtype.itemsize, shape.hidden_size, shape.intermediate_size
     heads = tokens * shape.query_heads * shape.head_size  # size of one tensor with all query heads
@@ -269,11 +281,12 @@ def _largest_temporary(tokens: int, chunk: int, shape: ModelShape, target: Targe
         attended = heads * (8 * 4 + (8 * itemsize if itemsize < 4 else 0))
     else:  # the same tensors, and up to four tensors of float32 scores
         attended = heads * (6 * itemsize + (28 if itemsize < 4 else 8)) + 16 * attention.MAX_SCORES
-    feed_forward = tokens * (4 * i + 2 * h) * itemsize + 2 * i * h * itemsize
+    weights, largest = (2 * i * h, shape.largest_tensor) if trains_weights else (0, 0)
+    feed_forward = (tokens * (4 * i + 2 * h) + weights) * itemsize
     temporaries = {
-        "backward through one layer's feed-forward part, with the gradients of its weights": feed_forward,
+        "backward through one layer's feed-forward part, with the gradients of trained weights": feed_forward,
         "backward through one layer's attention": attended,
-        "gradient of the largest tensor, and of a chunk of logits": (shape.largest_tensor + chunk) * itemsize,
+        "gradient of the largest trained tensor, and of a chunk of logits": (largest + chunk) * itemsize,
     }
     return max(temporaries.items(), key=itemgetter(1))
 

@@ -4,12 +4,15 @@ The model is built on torch's meta device, where tensors have a shape and no mem
 counted there. Any family that transformers knows is thus counted exactly as it would be loaded.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
+from reinforce_lite.config import AdapterConfig
+from reinforce_lite.models.adapter import find_targets, is_target, linear_size
 from reinforce_lite.models.embedded import EMBEDDED_NAME, EMBEDDED_SHAPE
 from reinforce_lite.models.families import language_model
 from reinforce_lite.models.forward import can_share_prompt
@@ -24,6 +27,8 @@ class ModelShape:
 
     tensor_sizes: tuple[int, ...]
     """Size of each parameter tensor; tied tensors count once."""
+    linears: Mapping[str, tuple[int, int]]
+    """(inputs, outputs) of each linear layer that can be adapted, by name."""
     layers: int
     hidden_size: int
     query_heads: int
@@ -42,6 +47,11 @@ class ModelShape:
     def parameters(self) -> int:
         """How many numbers the model has; tied tensors count once."""
         return sum(self.tensor_sizes)
+
+    def adapter_sizes(self, adapter: AdapterConfig) -> list[int]:
+        """Size of each matrix of an adapter."""
+        adapted = [size for name, size in self.linears.items() if is_target(name, adapter.targets)]
+        return [adapter.rank * side for size in adapted for side in size]
 
     @property
     def largest_tensor(self) -> int:
@@ -72,6 +82,7 @@ def shape_of(model: Any, max_sequence_tokens: int) -> ModelShape:
     ours = supports_model(model, max_sequence_tokens)
     return ModelShape(
         tensor_sizes=tuple(p.numel() for p in model.parameters()),
+        linears={name: linear_size(m) for name, m in find_targets(model, ()).items()},
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         query_heads=config.num_attention_heads,

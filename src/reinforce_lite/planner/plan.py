@@ -17,6 +17,7 @@ import torch
 
 from reinforce_lite.config import Config, ModelConfig, config_value, option_flag, override_config
 from reinforce_lite.errors import DoesNotFitError, UsageError
+from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.planner import estimate
 from reinforce_lite.planner.model_shape import ModelShape, read_shape
@@ -24,6 +25,8 @@ from reinforce_lite.utils import memory
 
 MEMORY_KEYS = ("update.activation_checkpointing", "update.micro_batch_tokens", "rollout.max_num_seqs")
 """Keys that set how much is held at a time; they change results by rounding alone."""
+ADAPTER_RANK = 16
+"""Of the adapter that is suggested where all weights do not fit."""
 PLAN_KEYS = ("update.optimizer_state", *MEMORY_KEYS)
 """The keys that a plan may choose."""
 SMALLER = 0.75
@@ -79,7 +82,9 @@ def plan_unchanged(config: Config, vram: float | None = None, trust_remote_code:
     """
     target = _target(config.model, vram)
     estimate.parameter_scheme(config, target)  # raises before the model is looked for
-    shape = read_shape(config.model.name, trust_remote_code, config.max_sequence_tokens)
+    base, adapter, _ = resolve_adapter(config.model.name, config.adapter)
+    config = config.model_copy(update={"adapter": adapter})
+    shape = read_shape(base, trust_remote_code, config.max_sequence_tokens)
     return Plan(config, config, shape, target)
 
 
@@ -132,9 +137,12 @@ def best_plan(plan: Plan) -> Plan:
 
     What costs least is given up first.
     """
-    requested = plan.requested.update
+    requested, adapted = plan.requested.update, plan.requested.adapter.rank > 0
     choices: dict[str, Iterable[object]] = {
-        "update.optimizer_state": (requested.optimizer_state, "8-bit"),
+        "update.optimizer_state": (
+            requested.optimizer_state,
+            requested.optimizer_state if adapted else "8-bit",
+        ),
         "update.activation_checkpointing": (requested.activation_checkpointing, True),
         "update.micro_batch_tokens": _micro_batch_sizes(plan.requested),
     }
@@ -181,7 +189,7 @@ def _micro_batch_sizes(config: Config) -> Iterator[int]:
 
 
 def _alternatives(plan: Plan) -> list[str]:
-    """What would fit: more memory, another dtype, a smaller model."""
+    """What would fit: more memory, another dtype, an adapter, a smaller model."""
     limit = plan.target.memory
     assert limit is not None
     alternatives = [f"{_smallest_memory(plan)} GB of memory"]
@@ -189,6 +197,11 @@ def _alternatives(plan: Plan) -> list[str]:
         in_bfloat16 = replace(plan, target=replace(plan.target, dtype=torch.bfloat16))
         if best_plan(in_bfloat16).fits:
             alternatives.append("--model.dtype bfloat16")
+    if not plan.config.adapter.rank:
+        changes = {"adapter.rank": ADAPTER_RANK, "update.optimizer_state": "32-bit"}
+        adapted = override_config(plan.requested, changes)
+        if best_plan(replace(plan, config=adapted, requested=adapted)).fits:
+            alternatives.append(" ".join(f"{option_flag(k)} {v}" for k, v in changes.items()))
     bytes_per_parameter = plan.scheme.total
     other_bytes = plan.total - bytes_per_parameter * plan.shape.parameters
     if limit > other_bytes:

@@ -305,17 +305,18 @@ def trained_config(name: str) -> Config:
     """The config to load `name` with: a run's with its trained model, or the quickstart's with the
     model `name`.
 
-    A model folder inside a run, such as its best/, brings that run's config too.
+    A model folder inside a run, such as its best/, brings that run's config too. Models are merged, and an
+    adapter's folder brings its own rank.
     Raises UsageError for a run that has no trained model yet.
     """
     if run := existing_run(name):
         model = run.path / "model"
         if not model.is_dir():
             raise UsageError(f"the run {name} has no trained model yet", run.resume_hint)
-        return override_config(run.config, {"model.name": str(model)})
+        return override_config(run.config, {"model.name": str(model), "adapter.rank": 0})
     run_around = Run(Path(name).parent)
     config = run_around.config if run_around.started else load_config(DEFAULT_RECIPE)
-    return override_config(config, {"model.name": name})
+    return override_config(config, {"model.name": name, "adapter.rank": 0})
 
 
 def _line(record: Mapping[str, Any], indent: int | None = None) -> str:

@@ -1,15 +1,17 @@
-"""The models of a run on the disk: model/, best/, and the card that each carries."""
+"""The models of a run on the disk: model/, best/ and adapter/, and the card that each carries."""
 
 import shutil
 from collections.abc import Sequence
 
 from reinforce_lite.config import Config
 from reinforce_lite.errors import ReinforceLiteError, UsageError, explain_file_errors
+from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.models.policy import save_policy
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.types import Problem
 from reinforce_lite.utils.atomic import remove_folder, replace_folder
 from reinforce_lite.utils.text import one_line_error, percent
 
@@ -47,6 +49,40 @@ def rehearse_saving(run: Run, pipeline: Pipeline) -> None:
         shutil.rmtree(run.path / REHEARSAL, ignore_errors=True)
 
 
+def save_adapter(run: Run, pipeline: Pipeline, step: int, evals: Sequence[Record]) -> None:
+    """Write adapter/ of a run, a PEFT folder, with the card of model/."""
+    assert pipeline.policy.adapter is not None
+    card = model_card(pipeline.config, evals, step, run.first_command())
+    folder = run.path / "adapter"
+    with explain_file_errors("write", folder), replace_folder(folder) as temporary:
+        pipeline.policy.adapter.save(temporary, hub_name(pipeline.policy.name), pipeline.policy.name)
+        text = card.replace("library_name: transformers", "library_name: peft")
+        (temporary / "README.md").write_text(text, encoding="utf-8")
+
+
+def merge_adapter(pipeline: Pipeline) -> dict[str, int]:
+    """Merge the adapter into the policy's weights; how many greedy completions of test problems that changes.
+
+    Rounding alone can change a token, in bfloat16 more often.
+    """
+    adapter, problems = pipeline.policy.adapter, pipeline.problems("test", MERGE_PROBLEMS)
+    assert adapter is not None
+    before = _greedy_texts(pipeline, problems)
+    adapter.merge()
+    after = _greedy_texts(pipeline, problems)
+    differing = sum(a != b for a, b in zip(before, after, strict=True))
+    return {
+        "rank": adapter.config.rank,
+        "parameters": sum(p.numel() for p in pipeline.policy.trained_parameters().values()),
+        "merged_completions": len(before),
+        "merged_differences": differing,
+    }
+
+
+def _greedy_texts(pipeline: Pipeline, problems: Sequence[Problem]) -> list[str]:
+    return [group.rollouts[0].completion.text for group in pipeline.eval_groups(problems)]
+
+
 def is_best(run: Run, step: int, result: Record) -> bool:
     """Whether this validation beats every earlier one, the untrained model's included."""
     earlier = [e["reward"] for e in run.evals if e["split"] == "validation"]
@@ -67,6 +103,8 @@ def remove_best(run: Run) -> None:
         remove_folder(run.path / "best")
 
 
+MERGE_PROBLEMS = 50
+"""Test problems on which the merged model is compared with the adapter."""
 _CARD = """---
 library_name: transformers
 base_model: {base}
@@ -76,6 +114,7 @@ tags: [reinforce-lite, reinforcement-learning]
 # {base}, trained with Reinforce-Lite
 
 - **Base model:** {base}
+- **Trained:** {trained}
 - **Data:** {data}
 - **Objective:** {objective}, {samples} completions for each of {prompts} questions per step
 - **Steps:** {steps}, seed {seed}
@@ -90,10 +129,13 @@ in strict alone is format learning. Completions are greedy; intervals are 95% (W
 
 def model_card(config: Config, evals: Sequence[Record], step: int, command: str) -> str:
     """The README.md of the model of this step, with the evaluations at step 0 and at this step."""
-    base = "HuggingFaceTB/SmolLM2-135M-Instruct" if config.model.name == EMBEDDED_NAME else config.model.name
+    base, adapter, _ = resolve_adapter(config.model.name, config.adapter)
     parts = config.objective.model_dump(exclude_none=True)
     return _CARD.format(
-        base=base,
+        base=hub_name(base),
+        trained=f"a low-rank adapter, rank {adapter.rank}, alpha {adapter.alpha:g}"
+        if adapter.rank
+        else "all weights",
         data=_data(config),
         objective=", ".join(f"{v}" if k == "preset" else f"{k} {v}" for k, v in parts.items()),
         samples=config.rollout.group_size,
@@ -103,6 +145,11 @@ def model_card(config: Config, evals: Sequence[Record], step: int, command: str)
         command=command or "reinforce_lite.train(...)",
         table=_table(evals, step),
     )
+
+
+def hub_name(name: str) -> str:
+    """The name of a model on the Hugging Face hub; the embedded one is that model in 4 bits."""
+    return "HuggingFaceTB/SmolLM2-135M-Instruct" if name == EMBEDDED_NAME else name
 
 
 def _data(config: Config) -> str:

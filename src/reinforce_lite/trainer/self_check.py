@@ -7,6 +7,7 @@ is refused before it is trained on wrong numbers. It takes seconds, and changes 
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -71,7 +72,14 @@ def self_check(pipeline: Pipeline, forward_pass: ForwardPass) -> SelfCheck:
 def compare_logprobs(
     policy: Policy, engine: Engine, forward_pass: ForwardPass, prompts: Sequence[Prompt], sampling: Sampling
 ) -> SelfCheck:
-    """The gaps on completions of these prompts."""
+    """The gaps on completions of these prompts, with an adapter other than zero."""
+    with policy.adapter.perturbed() if policy.adapter else nullcontext():
+        return _compare_logprobs(policy, engine, forward_pass, prompts, sampling)
+
+
+def _compare_logprobs(
+    policy: Policy, engine: Engine, forward_pass: ForwardPass, prompts: Sequence[Prompt], sampling: Sampling
+) -> SelfCheck:
     groups = engine.generate(prompts, sampling, seed=0)
     branches = [Branch(p.token_ids, [c.token_ids for c in g]) for p, g in zip(prompts, groups, strict=True)]
     recorded = torch.tensor([lp for group in groups for c in group for lp in c.logprobs])  # (K,)

@@ -41,7 +41,15 @@ from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.checkpoint import Progress, checkpoint_steps, latest_checkpoint
 from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
-from reinforce_lite.trainer.export import is_best, keep_best, rehearse_saving, remove_best, save_model
+from reinforce_lite.trainer.export import (
+    is_best,
+    keep_best,
+    merge_adapter,
+    rehearse_saving,
+    remove_best,
+    save_adapter,
+    save_model,
+)
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
 from reinforce_lite.trainer.preflight import (
     check_no_secrets,
@@ -372,6 +380,8 @@ class Trainer:
     def _save_model(self, folder: str, evals: Sequence[Record]) -> None:
         with self.budget.timing(folder):
             save_model(self.run, folder, self.pipeline, self.step, evals)
+            if folder == "model" and self.pipeline.policy.adapter:
+                save_adapter(self.run, self.pipeline, self.step, evals)
 
     def _save_checkpoint(self) -> None:
         if not self.step_is_whole or self.step in (0, *checkpoint_steps(self.context.checkpointer.folder)):
@@ -416,8 +426,9 @@ class Trainer:
                 self._save_model("model", self.run.evals)
                 if best_step(self.run.evals) in (0, self.step):
                     remove_best(self.run)
+                merged = self._merge_adapter()
                 stop_reason = "steps" if self.step >= self.config.train.steps else "hours"
-                self.run.write_json("summary", self._summary(stop_reason))
+                self.run.write_json("summary", self._summary(stop_reason) | merged)
                 self.result_saved = True
             self._report(force=True)
         except Interrupted:
@@ -428,6 +439,19 @@ class Trainer:
                 "the run is finished; to write its report: %s", command_line("report", self.run.name)
             )
         self.callback.finished(self.run)
+
+    def _merge_adapter(self) -> dict[str, Any]:
+        """What summary.json says of the adapter: whether the merged model/ writes the same."""
+        if not self.pipeline.policy.adapter:
+            return {}
+        self.callback.phase("comparing the merged model with the adapter")
+        adapter = merge_adapter(self.pipeline)
+        if adapter["merged_differences"]:
+            logger.warning(
+                "model/ is merged: %d of %d greedy completions differ from those with adapter/, by rounding",
+                *(adapter["merged_differences"], adapter["merged_completions"]),
+            )
+        return {"adapter": adapter}
 
     def _summary(self, stop_reason: str) -> dict[str, Any]:
         peak, machine = memory.peak_bytes(self.pipeline.policy.device), self.context.machine
