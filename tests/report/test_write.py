@@ -1,6 +1,7 @@
 """Writing a report: atomically, within bounds, and by the command."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -89,3 +90,18 @@ def test_a_report_counts_the_steps_that_were_taken_again(tmp_path: Path) -> None
     assert "taken again" not in runs.summary_of(run)["costs"]["facts"]
     run.rewind(2)
     assert runs.summary_of(run)["costs"]["facts"]["taken again"].startswith("2 steps")
+
+
+@pytest.mark.case(10)
+def test_report_of_steps_that_are_not_finite(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With null, as they are written, and with NaN, as version 0.1 wrote it."""
+    null = {"entropy": None, "loss": None, "grad_norm": None, "not_finite": "gradient"}
+    old = {"entropy": math.nan, "loss": math.inf, "grad_norm": math.nan}
+    runs.write(
+        in_tmp / "runs/a", [runs.step(1), runs.step(2, **null), runs.step(3, **old)], stopped="not finite"
+    )
+    assert main(["report", "a", "--json"]) == 0
+    [report] = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["runs"]
+    [warning] = report["warnings"]
+    assert "gradient not finite in 1 of 3 steps" in warning
+    assert report["result"]["status"].startswith("failed at step 3 of 3")

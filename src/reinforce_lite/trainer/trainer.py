@@ -85,7 +85,8 @@ def train(
     With `train.hours` it ends when they have passed since `start`, the moment at which the process started
     (by `utils.clock`; by default now).
     Raises UsageError for a config or data that differ from the checkpoint's, DoesNotFitError where memory is
-    too small, FileError where a file can't be read or written, StoppedError after a signal.
+    too small, FileError where a file can't be read or written, NotFiniteError where steps stay not finite,
+    StoppedError after a signal.
     """
     memory.limit_fragmentation()
     run.lock()
@@ -159,7 +160,8 @@ class Trainer:
         self.start = start - context.progress.seconds
         """The moment, by `utils.clock`, at which the run would have started if it had never been stopped."""
         self.step, self.dry_run_bytes = context.progress.step, context.progress.dry_run_bytes
-        self.num_tokens = self.streak = 0
+        self.streak = 0
+        """Steps in a row, up to the last one, that were not finite."""
         self._read_logs()
         self.refresher = ReportRefresher(self.run)
         self.result_saved = False
@@ -300,7 +302,7 @@ class Trainer:
         """What continues from the lines of earlier steps."""
         steps = self.run.step_metrics
         self.num_tokens = max((s.num_tokens or 0 for s in steps), default=0)
-        self.streak = non_finite_streak(steps)  # steps in a row, up to the last one, that were not finite
+        self.streak = non_finite_streak(steps)
 
     def _start(self) -> None:
         """Everything before the first step; once config.toml is written the run can be resumed."""
