@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from helpers import run_files as runs
-from helpers.faults import Refuses, watching
+from helpers.faults import Refuses, Write, watching
 from helpers.tiny import make_model
 from reinforce_lite.cli.app import main
 from reinforce_lite.runlog.run import find_run
@@ -197,6 +197,25 @@ def test_a_folder_that_can_not_be_written(train_args: list[str], capsys: pytest.
     status, _, err = run([*train_args, "--run", "mine"], capsys)
     assert status == 1
     assert "can't write" in err
+
+
+@pytest.mark.case(2)
+def test_a_full_disk_is_one_line_and_the_run_resumes(
+    train_args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(write: Write) -> None:
+        if write.path.name == "steps.jsonl" and write.kind == "open":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with watching(Path("runs/mine"), full):
+        status, _, err = run([*train_args, "--run", "mine"], capsys)
+    cause, remedy = err.splitlines()[-2:]
+    assert status == 1
+    assert "runs/mine/steps.jsonl: No space left on device" in cause
+    assert "train --run mine --resume" in remedy
+    assert "Traceback" not in err
+    assert run(["train", "--run", "mine", "--resume"], capsys)[0] == 0
+    assert len(find_run("mine").steps) == 2
 
 
 @pytest.mark.case(3)

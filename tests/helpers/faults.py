@@ -65,7 +65,8 @@ def _write_of(event: str, args: tuple[Any, ...]) -> Write | None:
     if not kind or not isinstance(path, str | bytes | os.PathLike):
         return None
     at = args[-1] if kind in ("remove", "rmdir") else -1  # rmtree names files relative to their open folder
-    base = Path(f"/proc/self/fd/{at}").readlink() if at != -1 else Path.cwd()
+    opened = Path(f"/proc/self/fd/{at}")
+    base = opened.readlink() if at != -1 and opened.exists() else Path.cwd()
     return Write(kind, base / os.fsdecode(path))
 
 
