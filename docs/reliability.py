@@ -26,7 +26,8 @@ PROMISES = """
 
 1. A run that is killed at any write resumes from its last checkpoint; what was half-written is cleaned up.
 2. A full disk loses nothing: the run says so and ends. Space is checked before the first step.
-3. A folder that is missing or can't be written is refused before any work.
+3. A folder that is missing or can't be written is refused before any work, and saving the model is tried
+   before the first step.
 4. A damaged checkpoint or log is named, and nothing is deleted without a word; the checkpoint before is used.
 5. N steps, a kill and N more steps equal 2N steps without a kill, on a CPU bit for bit.
 6. If the data or the config has changed, a resume is refused and the difference shown.

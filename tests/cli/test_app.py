@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import reinforce_lite as rl
 from helpers import run_files as runs
 from helpers.faults import Refuses, Write, watching
 from helpers.tiny import make_model
 from reinforce_lite.cli.app import main
+from reinforce_lite.errors import UsageError
 from reinforce_lite.runlog.run import find_run
 
 FAST = ["--model.dtype", "float32", "--train.steps", "2", "--rollout.prompts-per-step", "2"]
@@ -331,6 +333,12 @@ def test_permissions_are_options_and_never_stored(
         assert status == 2
         assert "--allow-pickles" in err
         assert run([*command, "--allow-pickles"], capsys)[0] == 0
+    settings = {"task.name": "./my_task.py", "eval.n": 2}
+    with pytest.raises(UsageError, match="pickled"):
+        rl.evaluate(str(pickled), settings, quiet=True)
+    assert rl.evaluate(str(pickled), settings, quiet=True, allow_pickles=True).n == 2
+    with pytest.raises(UsageError, match="pickled"):
+        rl.train("quickstart", settings | {"model.name": str(pickled)}, run="other", quiet=True)
     stored = Path("runs/mine/config.toml").read_text()
     for value in ("true", "false"):
         Path("runs/mine/config.toml").write_text(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def test_a_signal_while_libraries_are_loaded(model_folder: Path, in_tmp: Path, s
     assert status == 128 + signum
 
 
+LAST = "saving the model"
 PHASES = (
     "loading /",
     SELF_CHECK,
@@ -56,17 +58,19 @@ PHASES = (
     UPDATING,
     SAVING_CHECKPOINT,
     "step 2/",
+    LAST,
 )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", [*PHASES, "saving the model"])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("phase", "signum"), zip(PHASES, cycle((signal.SIGINT, signal.SIGTERM)), strict=False)
+)
 def test_a_signal_in_each_phase(model_folder: Path, in_tmp: Path, phase: str, signum: int) -> None:
     """And the run is resumed to its end, unless it has ended already."""
     with start(model_folder, "--train.steps", "3") as process:
         status, _ = send_at(process, phase, [signum])
-    assert status in ({0, 128 + signum} if phase == "saving the model" else {128 + signum})
+    assert status in ({0, 128 + signum} if phase == LAST else {128 + signum})
     with start(model_folder, "--train.steps", "3", "--resume") as process:
         process.communicate(timeout=300)
     assert process.returncode == 0
