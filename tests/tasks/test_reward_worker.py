@@ -250,13 +250,21 @@ def test_a_reward_that_is_no_number_is_a_typed_error_before_training(
 
 @pytest.mark.case(22)
 def test_workers_that_can_not_be_started_again_stop_the_run(tmp_path: Path) -> None:
-    path = write(tmp_path, RUNS_ITS_COMPLETION)
-    task = load_file(path)
+    mark = tmp_path / "mark"
+    text = f"if os.path.exists({str(mark)!r}): os._exit(9)\n"
+    task = load_file(write(tmp_path, RUNS_ITS_COMPLETION + text))
     task.problems("train")
-    write(tmp_path, "import os\nos._exit(9)\n")
+    mark.touch()
     with pytest.raises(ReinforceLiteError, match="status 9") as caught:
         score(task, PASS, "os._exit(1)", PASS)
     assert "--resume" in caught.value.remedy
+
+
+def test_a_file_that_is_edited_during_a_run_does_not_change_its_reward(tmp_path: Path) -> None:
+    task = load_file(write(tmp_path, RUNS_ITS_COMPLETION))
+    task.problems("train")
+    write(tmp_path, RUNS_ITS_COMPLETION.replace("result=1.0", "result=2.0"))
+    assert [value for value, _ in score(task, PASS, "os._exit(1)", PASS)] == [1.0, 0.0, 1.0]
 
 
 def test_problems_that_differ_between_processes_stop_the_run(tmp_path: Path) -> None:

@@ -221,7 +221,9 @@ class WorkerTask:
     """
 
     module = ""
-    """Of this folder, with a function serve(config) for the worker."""
+    """Of this folder, with a function serve(config, about) for the worker."""
+    about: str | None = None
+    """What it needs besides the config."""
     splits: Sequence[Split] = ()
     """That a new worker prepares before its first job."""
     batch = 1
@@ -322,8 +324,8 @@ class WorkerTask:
         needed = sum(w.is_busy for w in self._workers) + len(waiting)
         while len(self._workers) < max(1, min(needed, self.config.reward_workers)):
             config = tomli_w.dumps(self.config.model_dump(mode="python"))  # TOML has dates
-            start = Job("start", [self.module, config, sys.path, list(self.splits)], LOAD_SECONDS)
-            self._workers.append(Worker(start))
+            what = [sys.path, self.module, config, self.about, list(self.splits)]
+            self._workers.append(Worker(Job("start", what, LOAD_SECONDS)))
         ready = [w for w in self._workers if w.ready]
         # Few at the end: what is behind a job that hangs waits, although other workers may be free.
         ahead = min(MAX_AHEAD, -(-len(waiting) // max(1, 2 * len(ready))))
