@@ -197,8 +197,6 @@ class Worker:
 
     def how_it_ended(self) -> str:
         """In words, for a process that ended by itself, with the last line that it printed."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(1)
         status = self.process.returncode
         if status is None:
             return "closed its pipes"
@@ -368,6 +366,8 @@ class WorkerTask:
         for worker in [w for w in self._workers if w.running]:
             job, limit = worker.running[0], self.config.reward_memory
             if worker.ended:
+                with contextlib.suppress(subprocess.TimeoutExpired):  # a traceback may still be printed
+                    worker.process.wait(1)
                 self._keep_printed(worker.read_output())
                 yield worker, f"its process {worker.how_it_ended()}"
             elif now - worker.since > job.seconds:
