@@ -194,7 +194,7 @@ def test_a_lock_that_can_not_be_written_is_one_line(
 @pytest.mark.case(31)
 def test_any_text_is_stored_exactly(run: Run) -> None:
     """HOSTILE has half an emoji, NUL, a right-to-left mark, a terminal escape and a line separator."""
-    run.append("rollouts", {"completion": HOSTILE}, {"completion": "\ufeff\n\r"})
+    run.append("rollouts", *(completion(1, "p", completion=text) for text in (HOSTILE, "\ufeff\n\r")))
     assert [line["completion"] for line in run.read("rollouts")] == [HOSTILE, "\ufeff\n\r"]
     run.write_json("summary", {"task": HOSTILE})
     assert run.summary == {"task": HOSTILE}
@@ -206,9 +206,10 @@ def test_secrets_are_masked_in_every_file(run: Run, monkeypatch: pytest.MonkeyPa
     """Before it is written: quotes and backslashes of a secret are no obstacle, and JSON stays whole."""
     secret = '"a\\b\u00e9" 12'
     monkeypatch.setenv("SOME_PASSWORD", secret)
-    run.append("rollouts", {"completion": f"x{secret}", "tokens": 12, "reflection": {"list_a": [secret]}})
+    line = completion(1, "p", tokens=12)
+    run.append("rollouts", line | {"completion": f"x{secret}", "reflection": {"list_a": [secret]}})
     run.write_json("summary", {"task": secret})
     assert run.first_command(f"train {secret}") == "train [SOME_PASSWORD]"
-    expected = {"completion": "x[SOME_PASSWORD]", "tokens": 12, "reflection": {"list_a": ["[SOME_PASSWORD]"]}}
-    assert list(run.read("rollouts")) == [expected]
+    expected = {"completion": "x[SOME_PASSWORD]", "reflection": {"list_a": ["[SOME_PASSWORD]"]}}
+    assert list(run.read("rollouts")) == [line | expected]
     assert run.summary == {"task": "[SOME_PASSWORD]"}

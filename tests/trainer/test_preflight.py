@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.tiny import CHATML, make_tokenizer
-from reinforce_lite.config import Config, PromptConfig
+from reinforce_lite.config import Config, PromptConfig, TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.run import Run
@@ -15,6 +15,7 @@ from reinforce_lite.trainer.preflight import (
     check_disk_space,
     check_enough_problems,
     check_no_secrets,
+    check_same_config,
     check_same_prompt,
     describe_prompt,
 )
@@ -34,6 +35,13 @@ def run(tmp_path: Path) -> Run:
     run.write_json("first_prompt", describe_prompt(builder(), "2+2?"))
     run.write_config(Config())
     return run
+
+
+def test_the_limits_of_a_reward_may_change(run: Run) -> None:
+    for key in ("reward_seconds", "reward_memory", "reward_workers"):
+        check_same_config(Config(task=TaskConfig.model_validate({key: 3})), run)
+    with pytest.raises(UsageError, match=r"task\.level"):
+        check_same_config(Config(task=TaskConfig(level=3)), run)
 
 
 def test_the_same_prompt_passes(run: Run) -> None:

@@ -77,6 +77,7 @@ def test_a_run_outlives_its_reward(settings: dict[str, Any], capfd: pytest.Captu
     assert not psutil.Process().children()
 
 
+@pytest.mark.slow
 @pytest.mark.case(8)
 @pytest.mark.case(22)
 def test_ctrl_c_gets_through_while_a_reward_hangs(settings: dict[str, Any]) -> None:

@@ -98,7 +98,7 @@ class GymTask(WorkerTask):
         return [base64.b64encode(pickle.dumps(problem)).decode(), completion]
 
 
-def serve(config: str) -> "GymScorer":
+def serve(config: str, _: None) -> "GymScorer":
     """In the worker: the scorer of a [task] section, given as TOML."""
     return GymScorer(TaskConfig.model_validate(tomllib.loads(config)))
 

@@ -15,7 +15,6 @@ other time, and only in worker processes (`reward_worker.py`): this process know
 `info`, and names them by split and position.
 """
 
-import importlib.util
 import sys
 import tomllib
 import traceback
@@ -42,7 +41,10 @@ def load(config: TaskConfig) -> "FileTask":
     path = expand_home(config.name)
     if not path.is_file():
         raise UsageError(f"there is no file {path}", "task.name is a known task or the path of a Python file")
-    task = FileTask(config, path)
+    try:
+        task = FileTask(config, path)
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from None
     task.start()
     return task
 
@@ -55,6 +57,7 @@ class FileTask(WorkerTask):
     def __init__(self, config: TaskConfig, path: Path) -> None:
         super().__init__(config, str(path))
         self.path = path
+        self.about = path.read_bytes().decode("latin-1")  # a worker that starts later runs the same code
         self._problems: dict[Split, tuple[Problem, ...]] = {}
         self._places: dict[str, tuple[Split, int]] = {}
 
@@ -88,18 +91,18 @@ def _from_rows(rows: Sequence[Sequence[str]]) -> tuple[Problem, ...]:
 # ── In the worker ──
 
 
-def serve(config: str) -> "UserFile":
-    """The task of a [task] section, given as TOML."""
+def serve(config: str, source: str) -> "UserFile":
+    """The task of a [task] section, given as TOML, with the bytes of its file as characters."""
     path = expand_home(TaskConfig.model_validate(tomllib.loads(config)).name)
-    return UserFile(path)
+    return UserFile(path, source.encode("latin-1"))
 
 
 class UserFile:
     """The imported file: its problems, and its reward on some of them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, source: bytes) -> None:
         self.path = path
-        self.task = _find_task(_import_file(path), path)
+        self.task = _find_task(_import_source(path, source), path)
         self.reward = RewardFunction(self.task.reward)
         self._problems: dict[str, Sequence[Problem]] = {}
 
@@ -141,16 +144,14 @@ def _read_problems(task: Any, path: Path, split: str) -> Sequence[Problem]:
     return problems
 
 
-def _import_file(path: Path) -> ModuleType:
+def _import_source(path: Path, source: bytes) -> ModuleType:
     # The path's hash keeps it apart from modules of the same name in sys.modules.
     name = f"reinforce_lite_user_{path.stem}_{short_hash(str(path.resolve()))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path.absolute())
     sys.modules[name] = module  # before it runs: dataclasses and pickle look it up there
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, module.__file__, "exec"), vars(module))  # noqa: S102  it is what the user asks for
     except BaseException as error:  # the user's code may raise anything; only a worker runs it
         raise UsageError(f"{path} does not import: {_describe(error, path)}", "fix the file") from error
     return module
@@ -159,7 +160,7 @@ def _import_file(path: Path) -> ModuleType:
 def _describe(error: BaseException, path: Path) -> str:
     """The exception in one line, with the innermost line of the user's file in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    file = str(path.absolute())  # as the import names it
+    file = str(path.absolute())
     lines = [frame.lineno for frame in frames if frame.filename == file]
     if isinstance(error, SyntaxError) and error.filename == file:
         lines.append(error.lineno)

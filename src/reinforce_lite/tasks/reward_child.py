@@ -4,9 +4,9 @@ It reads jobs from one pipe and writes a reply to each, in order, to another: JS
 standard library is imported before the first job, which brings the import path; torch and transformers never
 are, unless a user's file imports them.
 
-    ["start", module, config, path, splits]   task = reinforce_lite.tasks.<module>.serve(config)
-                                              task.hello(splits)
-    [method, ...]                             task.method(...)
+    ["start", path, module, config, about, splits]   task = reinforce_lite.tasks.<module>.serve(config, about)
+                                                     task.hello(splits)
+    [method, ...]                                    task.method(...)
     {"ok": value} or {"error": [cause, remedy]}
 
 Code of others may raise anything, fork, change the folder, or close what is open: a copy of the process ends
@@ -34,8 +34,8 @@ def main(jobs: int, results: int, lifeline: int) -> None:
         method, *arguments = json.loads(line)
         try:
             if method == "start":
-                *about, splits = arguments
-                task, method, arguments = _start(*about), "hello", [splits]
+                *what, splits = arguments
+                task, method, arguments = _start(*what), "hello", [splits]
             reply = {"ok": getattr(task, method)(*arguments)}
         except BaseException as error:  # also sys.exit() and KeyboardInterrupt
             reply = {"error": _describe(task, error)}
@@ -45,9 +45,9 @@ def main(jobs: int, results: int, lifeline: int) -> None:
         _write(results, json.dumps(reply).encode() + b"\n")
 
 
-def _start(module: str, config: str, path: list[str]) -> Any:
+def _start(path: list[str], module: str, config: str, about: Any) -> Any:
     sys.path[:] = path
-    return import_module(f"reinforce_lite.tasks.{module}").serve(config)
+    return import_module(f"reinforce_lite.tasks.{module}").serve(config, about)
 
 
 def _describe(task: Any, error: BaseException) -> list[str]:
@@ -63,7 +63,8 @@ def _end_with_the_trainer(lifeline: int) -> None:
 
     A shell waits for it, since a thread of this process could not run while a big power holds the
     interpreter. It is in the process group of this process, which `kill 0` ends. Where memory runs out, the
-    kernel is asked to choose this process rather than the trainer."""
+    kernel is asked to choose this process rather than the trainer.
+    """
     command = ["/bin/sh", "-c", "read _; kill -9 0"]
     subprocess.Popen(command, stdin=lifeline, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.close(lifeline)

@@ -197,8 +197,6 @@ class Worker:
 
     def how_it_ended(self) -> str:
         """In words, for a process that ended by itself, with the last line that it printed."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(1)
         status = self.process.returncode
         if status is None:
             return "closed its pipes"
@@ -221,7 +219,9 @@ class WorkerTask:
     """
 
     module = ""
-    """Of this folder, with a function serve(config) for the worker."""
+    """Of this folder, with a function serve(config, about) for the worker."""
+    about: str | None = None
+    """What it needs besides the config."""
     splits: Sequence[Split] = ()
     """That a new worker prepares before its first job."""
     batch = 1
@@ -322,8 +322,8 @@ class WorkerTask:
         needed = sum(w.is_busy for w in self._workers) + len(waiting)
         while len(self._workers) < max(1, min(needed, self.config.reward_workers)):
             config = tomli_w.dumps(self.config.model_dump(mode="python"))  # TOML has dates
-            start = Job("start", [self.module, config, sys.path, list(self.splits)], LOAD_SECONDS)
-            self._workers.append(Worker(start))
+            what = [sys.path, self.module, config, self.about, list(self.splits)]
+            self._workers.append(Worker(Job("start", what, LOAD_SECONDS)))
         ready = [w for w in self._workers if w.ready]
         # Few at the end: what is behind a job that hangs waits, although other workers may be free.
         ahead = min(MAX_AHEAD, -(-len(waiting) // max(1, 2 * len(ready))))
@@ -366,6 +366,8 @@ class WorkerTask:
         for worker in [w for w in self._workers if w.running]:
             job, limit = worker.running[0], self.config.reward_memory
             if worker.ended:
+                with contextlib.suppress(subprocess.TimeoutExpired):  # a traceback may still be printed
+                    worker.process.wait(1)
                 self._keep_printed(worker.read_output())
                 yield worker, f"its process {worker.how_it_ended()}"
             elif now - worker.since > job.seconds:
