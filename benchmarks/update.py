@@ -1,4 +1,4 @@
-"""One gradient with every group live: the program, and plain training with transformers.
+"""One gradient with every group live: the program, with an adapter too, and plain training with transformers.
 
 python benchmarks/update.py
 
@@ -70,6 +70,12 @@ def ours_quickstart(arguments: argparse.Namespace) -> Figures:
     return ours(built, quickstart_groups(built))
 
 
+def adapter_quickstart(arguments: argparse.Namespace) -> Figures:
+    """The program with an adapter of rank 8, the quickstart's prompts."""
+    built = pipeline(arguments, {"adapter.rank": 8})
+    return ours(built, quickstart_groups(built))
+
+
 def plain_quickstart(arguments: argparse.Namespace) -> Figures:
     """transformers, the quickstart's prompts."""
     built = pipeline(arguments, ours=False)
@@ -83,10 +89,12 @@ if __name__ == "__main__":
             "ours_120": ours_120,
             "plain_120": plain_120,
             "ours_quickstart": ours_quickstart,
+            "adapter_quickstart": adapter_quickstart,
             "plain_quickstart": plain_quickstart,
         },
         lambda results: [
             ratio(results, "plain_120", "ours_120"),
             ratio(results, "plain_quickstart", "ours_quickstart"),
+            ratio(results, "ours_quickstart", "adapter_quickstart"),
         ],
     )
