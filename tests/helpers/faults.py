@@ -67,7 +67,9 @@ def _write_of(event: str, args: tuple[Any, ...]) -> Write | None:
     at = args[-1] if kind in ("remove", "rmdir") else -1  # rmtree names files relative to their open folder
     opened = Path(f"/proc/self/fd/{at}")
     base = opened.readlink() if at != -1 and opened.exists() else Path.cwd()
-    return Write(kind, base / os.fsdecode(path))
+    write = Write(kind, base / os.fsdecode(path))
+    changes_nothing = kind == ("mkdir" if os.path.lexists(write.path) else "remove")
+    return None if changes_nothing else write
 
 
 sys.addaudithook(_hook)

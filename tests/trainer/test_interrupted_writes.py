@@ -65,8 +65,6 @@ class Scenario:
     states: list[Path]
     n_writes: int
     straight: dict[str, Any]
-    seconds: float
-    """How long the run took."""
 
     def train(self, name: str, resume: bool = False) -> Run:
         config = resolve_config(RECIPE, self.settings, Graded())
@@ -98,13 +96,10 @@ def _watched(settings: dict[str, Any], name: str, begin: Path | None = None) -> 
     if begin:
         shutil.copytree(begin, run)
     kills = Kills(run, Path(f"copies of {name}").absolute())
-    scenario = Scenario(settings, kills.states, 0, {}, 0.0)
-    start = time.perf_counter()
+    scenario = Scenario(settings, kills.states, 0, {})
     with watching(run, kills):
         scenario.train(name, resume=begin is not None)
-    seconds = time.perf_counter() - start
-    straight = outcome(Run(Path("runs", name)))
-    return replace(scenario, n_writes=len(kills.writes), straight=straight, seconds=seconds)
+    return replace(scenario, n_writes=len(kills.writes), straight=outcome(Run(Path("runs", name))))
 
 
 def outcome(run: Run) -> dict[str, Any]:
@@ -305,19 +300,33 @@ def test_a_model_that_the_disk_has_no_room_for(
     resume(fresh, Run(Path("runs/full")), "a full disk")
 
 
-def kill_at_random(scenario: Scenario, random: Random, kills: int, name: str) -> None:
-    """A process is killed at a random moment, another resumes and is killed too, and so on."""
-    for _ in range(kills):
+def seconds_of(scenario: Scenario) -> float:
+    """How long a run takes that is left alone."""
+    start = time.perf_counter()
+    shutil.rmtree(scenario.train("timed").path)
+    return time.perf_counter() - start
+
+
+def kill_at_random(scenario: Scenario, seconds: float, random: Random, name: str) -> int:
+    """Two processes in turn are killed at random moments, then the run is resumed. How many were not done yet."""
+    kills = 0
+    for _ in range(2):
+        end = time.perf_counter() + random.uniform(0.0, seconds)
         child = os.fork()
         if child == 0:
             try:
                 scenario.train(name, resume=True)
             finally:
                 os._exit(0)
-        time.sleep(random.uniform(0.0, scenario.seconds))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        done = False
+        while not done and time.perf_counter() < end:
+            time.sleep(0.002)
+            done = os.waitpid(child, os.WNOHANG)[0] == child
+        if not done:
+            os.kill(child, signal.SIGKILL)
+            kills += os.waitpid(child, 0)[1] == signal.SIGKILL
     resume(scenario, Run(Path("runs", name)), f"{kills} kills")
+    return kills
 
 
 def random_with_a_seed() -> Random:
@@ -329,7 +338,8 @@ def random_with_a_seed() -> Random:
 @pytest.mark.case(1)
 @pytest.mark.case(9)
 def test_a_process_killed_at_random_moments_resumes_to_the_bit(scenarios: dict[str, Scenario]) -> None:
-    kill_at_random(scenarios["fresh"], random_with_a_seed(), 3, "random")
+    fresh = scenarios["fresh"]
+    kill_at_random(fresh, seconds_of(fresh), random_with_a_seed(), "random")
 
 
 @pytest.mark.slow
@@ -337,6 +347,9 @@ def test_a_process_killed_at_random_moments_resumes_to_the_bit(scenarios: dict[s
 def test_a_hundred_processes_killed_at_random_moments_resume_to_the_bit(
     scenarios: dict[str, Scenario],
 ) -> None:
-    random = random_with_a_seed()
-    for run in range(50):
-        kill_at_random(scenarios["fresh"], random, 2, f"random-{run}")
+    fresh, random, kills, runs = scenarios["fresh"], random_with_a_seed(), 0, 0
+    seconds = seconds_of(fresh)
+    while kills < 100:
+        kills += kill_at_random(fresh, seconds, random, f"random-{runs}")
+        runs += 1
+        assert runs < 1000
