@@ -16,11 +16,24 @@ from reinforce_lite.runlog.run import find_run
 pytestmark = pytest.mark.case(8)
 
 SMALL = "--model.dtype float32 --train.save-every 1 --rollout.prompts-per-step 4 --rollout.max-new-tokens 16"
-SMALL += " --eval.n 4 --eval.validation-n 4 --eval.every 1 --prompt.max-tokens 1500"
+SMALL += " --task.name ./my_task.py --eval.n 4 --eval.validation-n 4 --eval.every 1 --prompt.max-tokens 1500"
+
+
+TASK = """
+from reinforce_lite import Problem
+
+def problems(split):
+    return [Problem(f"{split}-{n}", f"In {split}: how long is {'x' * n}?", str(n)) for n in range(2, 8)]
+
+def reward(problem, completion):
+    return float(sum(map(ord, completion)) % 3 == 0)
+"""
+"""Which the tiny model solves now and then, so that it is updated."""
 
 
 def start(model_folder: Path, *options: str) -> subprocess.Popen[str]:
-    """The quickstart with the tiny model, in the current folder."""
+    """A run of the tiny model in the current folder."""
+    Path("my_task.py").write_text(TASK)
     command = [sys.executable, "-m", "reinforce_lite", "train", "--run", "mine"]
     return subprocess.Popen(
         [*command, "--model.name", str(model_folder), *SMALL.split(), *options],
@@ -64,7 +77,7 @@ PHASES = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("phase", "signum"), zip(PHASES, cycle((signal.SIGINT, signal.SIGTERM)), strict=False)
+    ("phase", "signum"), list(zip(PHASES, cycle((signal.SIGINT, signal.SIGTERM)), strict=False))
 )
 def test_a_signal_in_each_phase(model_folder: Path, in_tmp: Path, phase: str, signum: int) -> None:
     """And the run is resumed to its end, unless it has ended already."""
