@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reinforce_lite.config import config_differences, dump_config, load_config, recipe_names
+from reinforce_lite.config import Config, config_differences, dump_config, load_config, recipe_names
 from reinforce_lite.errors import UsageError
 
 
@@ -46,7 +46,6 @@ def test_precedence_is_overrides_then_file_then_defaults(tmp_path: Path) -> None
         ("[update]\nstate = '8-bit'", "has become update.optimizer_state", ""),
         ("[eval]\nsamples = 8", "has become the option --samples", "remove it"),
         ("[model]\ntrust_remote_code = true", "--trust-remote-code and --allow-pickles", "remove it"),
-        ("[model]\ntrust_remote_code = false", "--trust-remote-code and --allow-pickles", "remove it"),
         ("[model]\nallow_pickles = true", "there is no key 'model.allow_pickles'", ""),
     ],
 )
@@ -91,3 +90,10 @@ def test_differences_are_said_and_safe_ones_left_out() -> None:
     old = load_config("quickstart")
     new = load_config("quickstart", {"train.seed": 1, "train.steps": 99})
     assert config_differences(old, new, frozenset({"train.steps"})) == ["train.seed: 0 -> 1"]
+
+
+def test_a_config_of_version_0_1_that_permits_nothing_is_read(tmp_path: Path) -> None:
+    """Each of its runs has the line."""
+    file = tmp_path / "config.toml"
+    file.write_text("[model]\ntrust_remote_code = false")
+    assert load_config(str(file)).model == Config().model

@@ -252,14 +252,6 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 
-    @model_validator(mode="after")
-    def _adapter_in_float32(self) -> "Config":
-        if self.adapter.rank and self.update.optimizer_state != "32-bit":
-            raise ValueError(
-                "an adapter takes a few MB: it is trained with update.optimizer_state 32-bit alone"
-            )
-        return self
-
     @property
     def max_sequence_tokens(self) -> int:
         """The most tokens that a prompt and its completion have together, in training or evaluation."""
@@ -343,11 +335,15 @@ def _flat(config: Config) -> dict[str, Any]:
 
 def _read(file: Path, source: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"can't read the recipe {source}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{source} is not a TOML file: {error}") from None
+    model = values.get("model")
+    if isinstance(model, dict) and model.get("trust_remote_code") is False:
+        del model["trust_remote_code"]  # in every config.toml of version 0.1; it permits nothing
+    return values
 
 
 def _check_keys(

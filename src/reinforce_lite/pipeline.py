@@ -18,7 +18,16 @@ from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.grading import extract_answer
 from reinforce_lite.tasks.reward_worker import WorkerTask
 from reinforce_lite.tasks.stopping import DEFAULT_STOPS
-from reinforce_lite.types import NO_PERMISSIONS, Group, Permissions, Problem, Sampling, Split
+from reinforce_lite.types import (
+    NO_PERMISSIONS,
+    Completion,
+    Group,
+    Permissions,
+    Problem,
+    Prompt,
+    Sampling,
+    Split,
+)
 from reinforce_lite.utils.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -63,7 +72,13 @@ class Pipeline:
     def eval_groups(
         self, problems: Sequence[Problem], progress: OnProgress = ignore_progress, samples: int = 1
     ) -> list[Group]:
-        """Scored completions of each problem, as an evaluation samples them.
+        """Scored completions of each problem, as an evaluation samples them."""
+        return score_groups(problems, self.eval_completions(problems, progress, samples), self.scorer)
+
+    def eval_completions(
+        self, problems: Sequence[Problem], progress: OnProgress = ignore_progress, samples: int = 1
+    ) -> list[tuple[Prompt, list[Completion]]]:
+        """Each problem's prompt and its completions, as an evaluation samples them.
 
         One sample is greedy; several are drawn at the rollout's temperature and top-p.
         """
@@ -72,8 +87,7 @@ class Pipeline:
         sampling = Sampling(samples, limit, temperature=0.0, stop=stop_strings(self.config))
         if samples > 1:
             sampling = replace(sampling, temperature=rollout.temperature, top_p=rollout.top_p)
-        sampled = sample_completions(problems, self.prompt_builder, self.engine, sampling, seed, progress)
-        return score_groups(problems, sampled, self.scorer)
+        return sample_completions(problems, self.prompt_builder, self.engine, sampling, seed, progress)
 
 
 def stop_strings(config: Config) -> tuple[str, ...]:

@@ -122,10 +122,14 @@ def test_a_signal_and_ctrl_c_are_no_faults_of_an_object() -> None:
         def reward(self, problem: Problem, completion: str) -> Any:
             signal.raise_signal(signal.SIGINT)
 
-    with SignalGuard().listening(), pytest.raises(Interrupted):
-        Scorer(Raises())(PROBLEM, "response")
-    with pytest.raises(KeyboardInterrupt):  # without a guard, as in an evaluation
-        Scorer(Raises())(PROBLEM, "response")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        with SignalGuard().listening(), pytest.raises(Interrupted):
+            Scorer(Raises())(PROBLEM, "response")
+        with pytest.raises(KeyboardInterrupt):  # without a guard
+            Scorer(Raises())(PROBLEM, "response")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_objects_reward_may_take_completions_and_be_async() -> None:

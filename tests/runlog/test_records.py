@@ -1,6 +1,12 @@
 """Records go to the files under the names that docs/metrics.md promises, and come back."""
 
-from reinforce_lite.runlog.records import KEYS, CompletionRecord, StepMetrics
+import json
+from typing import get_args
+
+import pytest
+
+from helpers.run_files import step
+from reinforce_lite.runlog.records import KEYS, CompletionRecord, NotFinite, StepMetrics, parse_line
 
 
 def metrics() -> StepMetrics:
@@ -57,3 +63,11 @@ def test_completion_record_omits_an_empty_fault_and_split_only() -> None:
     assert record["answer"] is None
     record = completion(fault="ValueError: x", split="test").to_record()
     assert (record["fault"], record["split"]) == ("ValueError: x", "test")
+
+
+@pytest.mark.case(10)
+@pytest.mark.parametrize("kind", [None, *get_args(NotFinite)])
+def test_a_line_of_every_step_is_whole(kind: str | None) -> None:
+    line = step(3) | {"not_finite": kind, "loss": None if kind else 0.1}
+    assert parse_line("steps", json.dumps(line).encode()) == line
+    assert parse_line("steps", json.dumps(line | {"not_finite": 1}).encode()) is None

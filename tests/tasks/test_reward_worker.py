@@ -188,7 +188,8 @@ def test_what_a_reward_prints_is_told_once(tmp_path: Path, caplog: pytest.LogCap
     task = load_file(write(tmp_path, RUNS_ITS_COMPLETION))
     assert score(task, "print('a\\x1b[2Jword')", "print('another')") == [(1.0, "")] * 2
     assert score(task, "print('a third')", "os._exit(0)")[1][0] == 0.0
-    assert [record.message.count("a\\u001b[2Jword") for record in caplog.records] == [1]
+    notices = [record.message for record in caplog.records if "shown this once" in record.message]
+    assert [notice.count("a\\u001b[2Jword") for notice in notices] == [1]
     assert "third" not in caplog.text
 
 

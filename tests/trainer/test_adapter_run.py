@@ -1,7 +1,7 @@
 """A run that trains an adapter, from its first step to the folders that it leaves."""
 
 import json
-from pathlib import Path
+import signal
 from typing import Any
 
 import pytest
@@ -89,6 +89,77 @@ def test_an_adapter_can_be_evaluated(settings: dict[str, Any]) -> None:
     assert results[0].to_record()["strict"] == results[1].to_record()["strict"]
 
 
-def test_an_optimizer_in_fewer_bits_is_refused(settings: dict[str, Any], in_tmp: Path) -> None:
-    with pytest.raises(UsageError, match="32-bit"):
-        train(settings, overrides={"update.optimizer_state": "8-bit"})
+@pytest.mark.parametrize("start", ["model", "adapter"])
+def test_state_in_fewer_bits_is_refused_wherever_the_adapter_comes_from(
+    settings: dict[str, Any], start: str
+) -> None:
+    first = train(settings) if start == "adapter" else None
+    name = str(first.path / "adapter") if first else settings["model.name"]
+    rank = 0 if first else 2
+    with pytest.raises(UsageError, match="32 bits") as caught:
+        train(
+            settings | {"model.name": name},
+            "second",
+            {"adapter.rank": rank, "update.optimizer_state": "8-bit"},
+        )
+    assert "--update.optimizer-state 32-bit" in caught.value.remedy
+
+
+def test_a_target_that_the_model_lacks_is_refused_before_it_is_loaded(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="'nope'"):
+        train(settings, overrides={"adapter.targets": ["nope"]})
+
+
+def test_comparing_the_merged_model_calls_no_reward(settings: dict[str, Any]) -> None:
+    """A judge that is gone after training must not keep the run from ending."""
+
+    class Counting(ToyTask):
+        calls = 0
+
+        def reward(self, problem: Any, completion: str) -> Any:
+            Counting.calls += 1
+            return super().reward(problem, completion)
+
+    full = {"adapter.rank": 0, "train.steps": 1}
+    counts = []
+    for run, overrides in (("adapter", {"train.steps": 1}), ("full", full)):
+        Counting.calls = 0
+        api.train(RECIPE, settings | ADAPTER | overrides, task=Counting(), run=run, quiet=True)
+        counts.append(Counting.calls)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.case(8)
+def test_a_signal_while_the_merged_model_is_compared_leaves_a_finished_run(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("reinforce_lite.trainer.trainer.merge_adapter", interrupted)
+    run = train(settings)
+    assert run.summary["stopped"] == "steps"
+    assert "adapter" not in run.summary
+
+
+@pytest.mark.parametrize("damage", ["no weights", "cut weights", "no base"])
+def test_a_folder_that_is_no_whole_adapter_is_refused(settings: dict[str, Any], damage: str) -> None:
+    folder = train(settings).path / "adapter"
+    weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    if damage == "no weights":
+        weights.rename(folder / "adapter_model.bin")
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None}))
+    with pytest.raises(UsageError, match=r"adapter_(model.safetensors|config.json)"):
+        train(settings | {"model.name": str(folder)}, "second", {"adapter.rank": 0})
+
+
+def test_the_remedy_of_the_self_check_keeps_the_adapter(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reinforce_lite.trainer.self_check.BFLOAT16_BOUND", 1e-3)
+    with pytest.raises(UsageError, match="log-probabilities") as caught:
+        train(settings, overrides={"model.dtype": "bfloat16"})
+    assert "--model.dtype float32" in caught.value.remedy

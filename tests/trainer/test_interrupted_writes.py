@@ -289,7 +289,11 @@ def test_a_model_that_the_disk_has_no_room_for(
 ) -> None:
     fresh = scenarios["fresh"]
 
-    def full(*_: object, **__: object) -> None:
+    save = PreTrainedTokenizerFast.save_pretrained
+
+    def full(tokenizer: Any, folder: Path, **options: Any) -> Any:
+        if ".rehearsal" in str(folder):  # there was room for a small one
+            return save(tokenizer, folder, **options)
         raise error
 
     with monkeypatch.context() as patch:

@@ -676,9 +676,9 @@ def test_the_saved_model_is_the_policy(settings: dict[str, Any], monkeypatch: py
     kept: list[torch.Tensor] = []
     save = save_policy
 
-    def spy(policy: Policy, folder: Path, card: str) -> None:
+    def spy(policy: Policy, folder: Path, card: str, rehearse: bool) -> None:
         kept.append(policy.model(ids).logits.detach())
-        save(policy, folder, card)
+        save(policy, folder, card, rehearse)
 
     monkeypatch.setattr(export, "save_policy", spy)
     for dtype in ("float32", "bfloat16"):

@@ -27,6 +27,8 @@ def final_summary(run: Run) -> RenderableType:
     if (run.path / "report.html").exists():
         add("report", f"{run.path / 'report.html'} (open it in a browser)")
     add("model", str(run.path / "model"))
+    if (run.path / "adapter").is_dir():
+        add("adapter", str(run.path / "adapter"))
     if (run.path / "best").is_dir():
         add("best on validation", f"{run.path / 'best'} (step {summary['best_step']})")
     elif summary["best_step"] == 0 and summary["steps"]:

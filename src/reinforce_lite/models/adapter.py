@@ -16,7 +16,7 @@ Shapes: r rank of the adapter, N tokens.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -87,25 +88,24 @@ class Adapter:
             yield f"{_PREFIX}{name}.lora_A.weight", layer.a
             yield f"{_PREFIX}{name}.lora_B.weight", layer.b
 
-    @torch.no_grad()
     def merged_weights(self) -> dict[str, Tensor]:
         """The model's `state_dict` with W + (alpha / r) B A in place of W, in the dtype of W, on the CPU."""
-        weights = dict(self.model.state_dict())
-        for name, layer in self.layers.items():
-            weight = weights[f"{name}.weight"]
-            product = (layer.b @ layer.a) * layer.scale  # (outputs, inputs)
-            merged = weight.float() + (product.t() if self.is_transposed else product)
-            weights[f"{name}.weight"] = merged.to(weight.dtype).cpu()
-        return weights
+        merged = {f"{name}.weight": self._merged(name).cpu() for name in self.layers}
+        return {**self.model.state_dict(), **merged}
 
     @torch.no_grad()
     def merge(self) -> None:
         """Add the products to the model's weights, and set B to zero: for the end of a run."""
-        weights = self.model.state_dict()
-        for name, merged in self.merged_weights().items():
-            weights[name].copy_(merged)
-        for layer in self.layers.values():
+        for name, layer in self.layers.items():
+            self.model.get_parameter(f"{name}.weight").copy_(self._merged(name))
             layer.b.zero_()
+
+    @torch.no_grad()
+    def _merged(self, name: str) -> Tensor:
+        weight, layer = self.model.get_parameter(f"{name}.weight"), self.layers[name]
+        product = (layer.b @ layer.a) * layer.scale  # (outputs, inputs)
+        merged: Tensor = weight.float() + (product.t() if self.is_transposed else product)
+        return merged.to(weight.dtype)
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
@@ -147,7 +147,14 @@ class Adapter:
     @torch.no_grad()
     def load(self, folder: Path) -> None:
         """Take the matrices of a PEFT folder. Raises UsageError where they are those of another model."""
-        weights, own = load_file(folder / WEIGHTS_FILE), dict(self.named_parameters())
+        file = folder / WEIGHTS_FILE
+        if not file.is_file():
+            remedy = "save the adapter again with PEFT, as safetensors"
+            raise UsageError(f"{folder} has no {WEIGHTS_FILE}", remedy)
+        try:
+            weights, own = load_file(file), dict(self.named_parameters())
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"{file} can't be read: {error}", "copy the adapter again") from error
         shapes = {name: tuple(t.shape) for name, t in weights.items()}
         if shapes != {name: tuple(p.shape) for name, p in own.items()}:
             different = sorted(set(shapes.items()) ^ {(name, tuple(p.shape)) for name, p in own.items()})
@@ -178,13 +185,19 @@ def find_targets(model: Any, targets: Sequence[str]) -> dict[str, nn.Module]:
     linears = {
         name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head
     }
+    check_targets(linears, targets)
+    return {name: m for name, m in linears.items() if is_target(name, targets)}
+
+
+def check_targets(linears: Iterable[str], targets: Sequence[str]) -> None:
+    """Raises UsageError for a target that none of these linear layers is."""
+    names = list(linears)
     for target in targets:
-        if not any(is_target(name, [target]) for name in linears):
-            known = sorted({name.rpartition(".")[2] for name in linears})
+        if not any(is_target(name, [target]) for name in names):
+            known = sorted({name.rpartition(".")[2] for name in names})
             raise UsageError(
                 f"the model has no linear layer {target!r}", f"adapter.targets can be {', '.join(known)}"
             )
-    return {name: m for name, m in linears.items() if is_target(name, targets)}
 
 
 def is_target(name: str, targets: Sequence[str]) -> bool:
@@ -211,10 +224,12 @@ def resolve_adapter(name: str, config: AdapterConfig) -> tuple[str, AdapterConfi
     saved = read_adapter_folder(name)
     if saved is None:
         return name, config, None
-    if config.rank and (config.rank, config.alpha) != (saved.config.rank, saved.config.alpha):
+    is_same = (config.rank, config.alpha) == (saved.config.rank, saved.config.alpha) and not config.targets
+    if config.rank and not is_same:
         raise UsageError(
             f"{name} is an adapter of rank {saved.config.rank} and alpha {saved.config.alpha:g}, "
-            f"but [adapter] asks for rank {config.rank} and alpha {config.alpha:g}",
+            f"but [adapter] asks for rank {config.rank}, alpha {config.alpha:g} and "
+            f"{', '.join(config.targets) or 'its targets'}",
             "leave [adapter] out: the adapter of the folder is trained on",
         )
     return saved.base, saved.config, saved.folder
@@ -240,7 +255,10 @@ def read_adapter_folder(name: str) -> SavedAdapter | None:
                 "merge it into its base model with PEFT, and give that folder",
             )
         config = AdapterConfig(rank=saved["r"], alpha=saved["lora_alpha"], targets=tuple(sorted(targets)))
-        return SavedAdapter(folder, saved.get(LOADED_KEY) or saved["base_model_name_or_path"], config)
+        base = saved.get(LOADED_KEY) or saved["base_model_name_or_path"]
+        if not isinstance(base, str) or (expand_home(base) / CONFIG_FILE).is_file():
+            raise ValueError(f"its base is {base!r}, which is no model")
+        return SavedAdapter(folder, base, config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{folder / CONFIG_FILE} can't be read: {error}", "copy the adapter again"

@@ -135,6 +135,11 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
     """The scheme of a recipe. Raises UsageError if its optimizer state needs another dtype."""
     state = config.update.optimizer_state
     if config.adapter.rank:
+        if state != "32-bit":
+            raise UsageError(
+                f"an adapter's optimizer state is in 32 bits and takes a few MB, not in {state}",
+                "add --update.optimizer-state 32-bit",
+            )
         text = f"frozen {target.dtype_name} weights; a float32 adapter"
         return ParameterScheme(target.dtype.itemsize, 0, 0, 0, text)
     scheme = SCHEMES.get((target.dtype_name, state))

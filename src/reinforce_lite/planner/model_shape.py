@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from reinforce_lite.config import AdapterConfig
-from reinforce_lite.models.adapter import find_targets, is_target, linear_size
+from reinforce_lite.models.adapter import check_targets, find_targets, is_target, linear_size
 from reinforce_lite.models.embedded import EMBEDDED_NAME, EMBEDDED_SHAPE
 from reinforce_lite.models.families import language_model
 from reinforce_lite.models.forward import can_share_prompt
@@ -49,7 +49,8 @@ class ModelShape:
         return sum(self.tensor_sizes)
 
     def adapter_sizes(self, adapter: AdapterConfig) -> list[int]:
-        """Size of each matrix of an adapter."""
+        """Size of each matrix of an adapter. Raises UsageError for a target that the model does not have."""
+        check_targets(self.linears, adapter.targets)
         adapted = [size for name, size in self.linears.items() if is_target(name, adapter.targets)]
         return [adapter.rank * side for size in adapted for side in size]
 

@@ -81,9 +81,9 @@ def plan_unchanged(config: Config, vram: float | None = None, trust_remote_code:
     UsageError if the model or the device is not available.
     """
     target = _target(config.model, vram)
-    estimate.parameter_scheme(config, target)  # raises before the model is looked for
     base, adapter, _ = resolve_adapter(config.model.name, config.adapter)
     config = config.model_copy(update={"adapter": adapter})
+    estimate.parameter_scheme(config, target)  # raises before the model is looked for
     shape = read_shape(base, trust_remote_code, config.max_sequence_tokens)
     return Plan(config, config, shape, target)
 

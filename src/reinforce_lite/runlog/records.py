@@ -7,7 +7,6 @@ be compared. In the program they are attributes; only this module and the page's
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from types import NoneType
 from typing import Any, Literal, Self
 
 from reinforce_lite.utils.finite import finite_or_none
@@ -173,5 +172,8 @@ def parse_line(log: str, line: bytes) -> Record | None:
         key in record and isinstance(record[key], kind) for key, kind in required.items()
     ):
         return None
-    known = KEYS.values() if log == "steps" else ()
-    return record if all(isinstance(record.get(key), (*_NUMBER, NoneType)) for key in known) else None
+    if log != "steps":
+        return record
+    kinds = {key: (str if key == KEYS["not_finite"] else _NUMBER) for key in KEYS.values()}
+    right = (record.get(key) is None or isinstance(record[key], kind) for key, kind in kinds.items())
+    return record if all(right) else None

@@ -2,7 +2,7 @@
 
     runs/NAME/  config.toml  command.txt  machine.json  first_prompt.json  steps.jsonl
                 rollouts.jsonl  evals.jsonl  eval_rollouts.jsonl  checkpoints/step-N/
-                model/  best/  summary.json  report.html  rewound.jsonl  damaged.jsonl
+                model/  best/  adapter/  summary.json  report.html  rewound.jsonl  damaged.jsonl
 
 Lines are appended as they happen, so a killed run has lost nothing that it wrote. A resumed run takes the
 lines after its checkpoint out of its logs with `rewind`, into rewound.jsonl.

@@ -94,6 +94,7 @@ def _from_rows(rows: Sequence[Sequence[str]]) -> tuple[Problem, ...]:
 def serve(config: str, source: str) -> "UserFile":
     """The task of a [task] section, given as TOML, with the bytes of its file as characters."""
     path = expand_home(TaskConfig.model_validate(tomllib.loads(config)).name)
+    sys.path.append(str(path.resolve().parent))  # modules beside the file; last, so that they hide none
     return UserFile(path, source.encode("latin-1"))
 
 
@@ -153,7 +154,8 @@ def _import_source(path: Path, source: bytes) -> ModuleType:
     try:
         exec(compile(source, module.__file__, "exec"), vars(module))  # noqa: S102  it is what the user asks for
     except BaseException as error:  # the user's code may raise anything; only a worker runs it
-        raise UsageError(f"{path} does not import: {_describe(error, path)}", "fix the file") from error
+        remedy = "correct it; it runs in the folder of the command: find data from Path(__file__).parent"
+        raise UsageError(f"{path} does not import: {_describe(error, path)}", remedy) from error
     return module
 
 

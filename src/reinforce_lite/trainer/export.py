@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 
 from reinforce_lite.config import Config
+from reinforce_lite.engines.base import OnProgress
 from reinforce_lite.errors import ReinforceLiteError, UsageError, explain_file_errors
 from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.embedded import EMBEDDED_NAME
@@ -11,8 +12,8 @@ from reinforce_lite.models.policy import save_policy
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.types import Problem
 from reinforce_lite.utils.atomic import remove_folder, replace_folder
+from reinforce_lite.utils.paths import expand_home
 from reinforce_lite.utils.text import one_line_error, percent
 
 REHEARSAL = ".rehearsal"
@@ -53,34 +54,33 @@ def save_adapter(run: Run, pipeline: Pipeline, step: int, evals: Sequence[Record
     """Write adapter/ of a run, a PEFT folder, with the card of model/."""
     assert pipeline.policy.adapter is not None
     card = model_card(pipeline.config, evals, step, run.first_command())
-    folder = run.path / "adapter"
-    with explain_file_errors("write", folder), replace_folder(folder) as temporary:
-        pipeline.policy.adapter.save(temporary, hub_name(pipeline.policy.name), pipeline.policy.name)
+    target = run.path / "adapter"
+    with explain_file_errors("write", target), replace_folder(target) as temporary:
+        name = pipeline.policy.name
+        folder = expand_home(name)
+        base = str(folder.resolve()) if folder.is_dir() else hub_name(name)
+        pipeline.policy.adapter.save(temporary, base, name if name == EMBEDDED_NAME else "")
         text = card.replace("library_name: transformers", "library_name: peft")
         (temporary / "README.md").write_text(text, encoding="utf-8")
 
 
-def merge_adapter(pipeline: Pipeline) -> dict[str, int]:
+def merge_adapter(pipeline: Pipeline, progress: OnProgress) -> dict[str, int]:
     """Merge the adapter into the policy's weights; how many greedy completions of test problems that changes.
 
     Rounding alone can change a token, in bfloat16 more often.
     """
     adapter, problems = pipeline.policy.adapter, pipeline.problems("test", MERGE_PROBLEMS)
     assert adapter is not None
-    before = _greedy_texts(pipeline, problems)
+    before = pipeline.eval_completions(problems, progress)
     adapter.merge()
-    after = _greedy_texts(pipeline, problems)
-    differing = sum(a != b for a, b in zip(before, after, strict=True))
+    after = pipeline.eval_completions(problems, progress)
+    pairs = zip(before, after, strict=True)
     return {
         "rank": adapter.config.rank,
         "parameters": sum(p.numel() for p in pipeline.policy.trained_parameters().values()),
         "merged_completions": len(before),
-        "merged_differences": differing,
+        "merged_differences": sum(a[0].text != b[0].text for (_, a), (_, b) in pairs),
     }
-
-
-def _greedy_texts(pipeline: Pipeline, problems: Sequence[Problem]) -> list[str]:
-    return [group.rollouts[0].completion.text for group in pipeline.eval_groups(problems)]
 
 
 def is_best(run: Run, step: int, result: Record) -> bool:

@@ -143,6 +143,8 @@ def _remedy(
     if policy.dtype != torch.float32:
         policy.model.float()
         policy.llama = policy.llama and Llama(policy.model)
+        if policy.llama and policy.adapter:
+            policy.llama.adapt(policy.adapter)
         engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)
         forward_pass = build_forward_pass(policy.model, policy.llama, config.update.activation_checkpointing)
         if compare_logprobs(policy, engine, forward_pass, prompts, sampling).passed:

@@ -17,7 +17,14 @@ from typing import Any, NoReturn
 
 import torch
 
-from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Callback
+from reinforce_lite.callbacks.base import (
+    COMPARING_MERGED,
+    DRY_RUN,
+    SAMPLING,
+    SAVING_CHECKPOINT,
+    UPDATING,
+    Callback,
+)
 from reinforce_lite.callbacks.trackers import with_trackers
 from reinforce_lite.config import Config, option_flag, override_config
 from reinforce_lite.errors import (
@@ -42,6 +49,7 @@ from reinforce_lite.trainer.checkpoint import Progress, checkpoint_steps, latest
 from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.dry_run import dry_run
 from reinforce_lite.trainer.export import (
+    MERGE_PROBLEMS,
     is_best,
     keep_best,
     merge_adapter,
@@ -190,15 +198,16 @@ class Trainer:
 
     def _fail(self, failure: ReinforceLiteError) -> NoReturn:
         """Save what there is, and raise the failure."""
-        if isinstance(failure, DoesNotFitError):
+        if not isinstance(failure, (NotFiniteError, FileError)):
             memory.release_cached_memory()
             self._save_checkpoint()
-            if saved := checkpoint_steps(self.context.checkpointer.folder):
-                resume = command_line("train", "--run", self.run.name, "--resume")
-                failure.remedy = (
-                    f"step {saved[-1]} is saved: resume with {resume} "
-                    f"and a smaller value of one of {MEMORY_OPTIONS}"
-                )
+        saved = checkpoint_steps(self.context.checkpointer.folder)
+        if isinstance(failure, DoesNotFitError) and saved:
+            resume = command_line("train", "--run", self.run.name, "--resume")
+            failure.remedy = (
+                f"step {saved[-1]} is saved: resume with {resume} "
+                f"and a smaller value of one of {MEMORY_OPTIONS}"
+            )
         if isinstance(failure, NotFiniteError):
             self._report(force=True)
         else:
@@ -371,6 +380,8 @@ class Trainer:
         result = evaluate_groups(groups, self.step, split)
         memory.release_cached_memory()
         self.budget.durations[split] = seconds = clock.now() - start
+        if split == "test" and self.pipeline.policy.adapter:  # until then, how long `_merge_adapter` takes
+            self.budget.durations["merge"] = 2 * seconds * min(1.0, MERGE_PROBLEMS / len(problems))
         with self.signals.uninterrupted():
             record = result.to_record()
             if split == "validation" and is_best(self.run, self.step, record):
@@ -428,10 +439,10 @@ class Trainer:
                 self._save_model("model", self.run.evals)
                 if best_step(self.run.evals) in (0, self.step):
                     remove_best(self.run)
-                merged = self._merge_adapter()
                 stop_reason = "steps" if self.step >= self.config.train.steps else "hours"
-                self.run.write_json("summary", self._summary(stop_reason) | merged)
+                self.run.write_json("summary", self._summary(stop_reason))
                 self.result_saved = True
+            self._merge_adapter()
             self._report(force=True)
         except Interrupted:
             if not self.result_saved:
@@ -442,18 +453,18 @@ class Trainer:
             )
         self.callback.finished(self.run)
 
-    def _merge_adapter(self) -> dict[str, Any]:
-        """What summary.json says of the adapter: whether the merged model/ writes the same."""
+    def _merge_adapter(self) -> None:
+        """Add to summary.json whether the merged model/ writes the same as the adapter."""
         if not self.pipeline.policy.adapter:
-            return {}
-        self.callback.phase("comparing the merged model with the adapter")
-        adapter = merge_adapter(self.pipeline)
+            return
+        self.callback.phase(COMPARING_MERGED, 2 * MERGE_PROBLEMS)
+        adapter = merge_adapter(self.pipeline, self.callback.advance)
         if adapter["merged_differences"]:
             logger.warning(
                 "model/ is merged: %d of %d greedy completions differ from those with adapter/, by rounding",
                 *(adapter["merged_differences"], adapter["merged_completions"]),
             )
-        return {"adapter": adapter}
+        self.run.write_json("summary", self.run.summary | {"adapter": adapter})
 
     def _summary(self, stop_reason: str) -> dict[str, Any]:
         peak, machine = memory.peak_bytes(self.pipeline.policy.device), self.context.machine
