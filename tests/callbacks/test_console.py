@@ -317,8 +317,9 @@ def test_no_name_or_reason_acts_on_the_terminal(
     show.started(config, run, 0, "cpu", lambda: 1.0)
     show.phase(f"loading {names['model.name']}")
     answered = group({f"right {ACTS}": True, f"wrong {ACTS}": False})
-    reasons = [replace(r, strict=Verdict(False, None, f"reason {ACTS}")) for r in answered.rollouts[1:]]
-    (metrics,) = metrics_of([{"reward": 0.0}])
+    strict, fault = Verdict(False, None, f"reason {ACTS}"), f"fault {ACTS}"
+    reasons = [replace(r, strict=strict, fault=fault) for r in answered.rollouts[1:]]
+    (metrics,) = metrics_of([{"reward": 0.0, "reward_faults": 1}])
     show.stepped(metrics, [replace(answered, rollouts=(answered.rollouts[0], *reasons))])
     if isinstance(show, LiveConsole):
         out.write(drawn(show))
@@ -328,5 +329,5 @@ def test_no_name_or_reason_acts_on_the_terminal(
     assert "\x07" not in text
     assert "hf_abcdefgh" not in text
     text.encode()
-    for name in ("model", "task", "run", "right ", "wrong ", "reason "):
+    for name in ("model", "task", "run", "right ", "wrong ", "reason ", "failed 1 times, first: fault "):
         assert f"{name}\\u001b]0;evil\\u0007[red]" in text

@@ -83,6 +83,8 @@ class LineConsole(Callback):
             f"{metrics.step_time:.1f} s  {_eta(self.eta())}"
             + ("" if metrics.updated else f"  {_why_not(metrics)}")
         )
+        if metrics.reward_faults:
+            self._print(f"  {_faults(metrics, groups)}")
         if metrics.step % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
             self._print(f"  question: {shorten(pair[0].problem.question)}")
             self._print(f"  right:    {shorten(pair[1].response)}")
@@ -142,6 +144,7 @@ class LiveConsole(Callback):
         self.warnings: list[str] = []
         self.evaluations: list[Evaluation] = []
         self.example: RenderableType = ""
+        self.faults = ""
         self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -172,6 +175,7 @@ class LiveConsole(Callback):
 
     def stepped(self, metrics: StepMetrics, groups: Sequence[Group]) -> None:
         self.history = with_step(self.history, metrics)
+        self.faults = _faults(metrics, groups)
         self.warnings = list(find_warnings(self.history).values())
         self.bars.update(self.steps, completed=metrics.step, note=_eta(self.eta()))
         if metrics.step % EXAMPLE_EVERY == 1 and (pair := right_and_wrong(groups)):
@@ -207,7 +211,15 @@ class LiveConsole(Callback):
         table.add_row(f"{'completions':>32}", f"{last.mean_length:.0f} tokens", step)
         if not last.updated:
             table.add_row("", "", _why_not(last))
+        if self.faults:
+            table.add_row("", "", Text(self.faults))
         return table
+
+
+def _faults(metrics: StepMetrics, groups: Sequence[Group]) -> str:
+    """How often the reward failed in a step, and why it did first; empty where it did not."""
+    reasons = [rollout.fault for group in groups for rollout in group.rollouts if rollout.fault]
+    return f"the reward failed {metrics.reward_faults} times, first: {shorten(reasons[0])}" if reasons else ""
 
 
 def _text(text: str, style: str = "") -> Text:

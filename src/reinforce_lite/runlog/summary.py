@@ -28,6 +28,7 @@ def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
         "seconds_per_step": sum(s.step_time for s in steps) / max(1, len(steps)),
         "rollout_tokens_per_second": tokens / max(1e-9, sum(s.rollout_seconds for s in steps)),
         "train_tokens_per_second": trained_tokens / max(1e-9, sum(s.update_seconds for s in steps)),
+        "reward_faults": sum(s.reward_faults for s in steps),
         "best_step": best_step(evals) if evals else None,
         "evals": before_and_after(run, step),
         "warnings": list(find_warnings(steps).values()),

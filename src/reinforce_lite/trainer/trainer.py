@@ -477,7 +477,6 @@ class Trainer:
                 "dry_run_bytes": self.dry_run_bytes,
                 "peak_bytes": peak,
             },
-            "reward_faults": self.pipeline.scorer.faults,
             "machine": machine["system"],
             "test_problems": len(self.pipeline.task.problems("test")),
             **{key: machine[key] for key in ("versions", "device", "dtype", "self_check")},
