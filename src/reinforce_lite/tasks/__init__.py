@@ -42,7 +42,10 @@ def load_task(config: TaskConfig) -> Task:
     elif config.name in TASK_NAMES:
         module = config.name
     else:
-        known = f"known are {', '.join(TASK_NAMES)} and a Python file of your own (./my_task.py)"
+        known = (
+            f"known are {', '.join(TASK_NAMES)} and a Python file of your own (./my_task.py); "
+            "a task that was given as an object is given again in Python: rl.train(..., task=...)"
+        )
         raise UsageError(
             f"there is no task {config.name!r}", did_you_mean(config.name, TASK_NAMES, otherwise=known)
         )
