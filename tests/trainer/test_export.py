@@ -88,7 +88,7 @@ def test_nothing_of_a_rehearsal_is_left(settings: dict[str, Any]) -> None:
 
 
 def test_a_rehearsal_that_was_killed_does_not_stand_in_the_way(settings: dict[str, Any]) -> None:
-    for name in (".rehearsal", "..rehearsal.incomplete"):
+    for name in (".rehearsal.incomplete", "..rehearsal.incomplete.incomplete"):
         Path("runs/a", name).mkdir(parents=True)
     run = train(settings | {"train.steps": 1})
     assert not [p.name for p in run.path.iterdir() if "rehearsal" in p.name]

@@ -146,7 +146,9 @@ class Worker:
             except (ValueError, TypeError, LookupError):  # only where code of others writes to the pipe
                 self.ended = True
                 return
-            self.since, self._last_words = time.monotonic(), b""
+            self.since = time.monotonic()
+            if not self.ended:  # else they may be what the next job said before it died
+                self._last_words = b""
             yield job, value
 
     def _lines(self) -> list[bytes]:

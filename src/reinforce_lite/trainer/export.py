@@ -16,7 +16,7 @@ from reinforce_lite.utils.atomic import remove_folder, replace_folder
 from reinforce_lite.utils.paths import expand_home
 from reinforce_lite.utils.text import one_line_error, percent
 
-REHEARSAL = ".rehearsal"
+REHEARSAL = ".rehearsal.incomplete"  # a name that the next start cleans up
 
 
 def save_model(
