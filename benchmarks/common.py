@@ -21,8 +21,9 @@ import torch
 from torch.nn.functional import linear as plain
 
 from reinforce_lite.config import load_config
-from reinforce_lite.models.llama import Linear, Llama
+from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.policy import save_policy
+from reinforce_lite.models.projection import Linear
 from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 from reinforce_lite.utils.memory import limit_fragmentation

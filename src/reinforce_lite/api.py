@@ -19,7 +19,7 @@ from reinforce_lite.pipeline import build_pipeline
 from reinforce_lite.runlog.run import Run, find_run, new_run_name, open_run, trained_config
 from reinforce_lite.tasks import load_task
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.trainer import trainer
+from reinforce_lite.trainer import session
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.memory import limit_fragmentation
 
@@ -46,7 +46,7 @@ def train(  # noqa: PLR0913 -- all but two by name
     opened = open_run(run or new_run_name(config.recipe), resume)
     permissions = Permissions(trust_remote_code, allow_pickles)
     callback = Callback() if quiet else make_console()
-    return trainer.train(config, opened, task, callback, permissions=permissions)
+    return session.train(config, opened, task, callback, permissions=permissions)
 
 
 def load(run: str) -> Run:

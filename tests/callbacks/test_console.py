@@ -21,7 +21,7 @@ from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run, create_run
 from reinforce_lite.runlog.summary import before_and_after
-from reinforce_lite.trainer import trainer
+from reinforce_lite.trainer import session
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 from reinforce_lite.utils import clock
 from reinforce_lite.utils.text import harmless, sparkline
@@ -71,7 +71,7 @@ def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: P
     overrides = {"model.name": str(model_folder), "rollout.max_new_tokens": 5, "train.steps": 2, "eval.n": 4}
     overrides |= {"rollout.prompts_per_step": 4, "eval.validation_n": 2}
     settings = resolve_config("quickstart", overrides, Evil())
-    run = trainer.train(settings, create_run("a"), Evil(), show)
+    run = session.train(settings, create_run("a"), Evil(), show)
     text = out.getvalue()
     assert "\x1b]0;evil" not in text
     for part in (

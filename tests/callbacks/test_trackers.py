@@ -29,7 +29,7 @@ from reinforce_lite.errors import DoesNotFitError, FileError, StoppedError, Usag
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.runlog import run as runlog
 from reinforce_lite.runlog.run import create_run
-from reinforce_lite.trainer import trainer
+from reinforce_lite.trainer import session
 from reinforce_lite.trainer.checkpoint import checkpoint_steps
 
 SMALL = {"train.steps": 3, "train.save_every": 1, "eval.every": 2}
@@ -290,7 +290,7 @@ def test_standard_output_stays_json(
     settings: dict[str, Any], fakes: dict[str, Fake], capsys: pytest.CaptureFixture[str]
 ) -> None:
     resolved = resolve_config(RECIPE, settings, ToyTask())
-    trainer.train(resolved, create_run("a"), ToyTask())
+    session.train(resolved, create_run("a"), ToyTask())
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("a tracker's greeting") == 2
@@ -304,7 +304,7 @@ def test_the_screen_hears_everything_as_without_trackers(
         out = io.StringIO()
         show = LineConsole(Console(file=out, width=200))
         resolved = resolve_config(RECIPE, settings | {"log.trackers": names}, ToyTask())
-        trainer.train(resolved, create_run(name), ToyTask(), show)
+        session.train(resolved, create_run(name), ToyTask(), show)
         lines = re.sub(r"(runs/|ask |eval |--run )b", r"\1a", out.getvalue()).splitlines()
         texts.append([line.split(" s ")[0].rsplit("  ", 1)[0] for line in lines if "took" not in line])
     assert texts[0] == texts[1]

@@ -19,7 +19,7 @@ from reinforce_lite.errors import UsageError
 from reinforce_lite.rollout.scoring import Scorer, neutralize, second_opinion
 from reinforce_lite.runlog.run import create_run
 from reinforce_lite.tasks.base import number_reward
-from reinforce_lite.trainer import trainer
+from reinforce_lite.trainer import session
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.types import Completion, Problem, Reward, Rollout, Verdict
 from reinforce_lite.utils.text import one_line_error
@@ -203,7 +203,7 @@ def test_second_opinion_warns_of_a_gamed_reward_during_a_run(
     callback = LiveConsole(console) if terminal else LineConsole(console)
     task = GamedTask("123456789")
     config = resolve_config(RECIPE, settings | SMALL, task)
-    run = trainer.train(config, create_run("a"), task, callback)
+    run = session.train(config, create_run("a"), task, callback)
     expected = "warning: over steps 1 to 20 the reward rose from 0.00 to 1.00"
     text = output.getvalue()
     assert expected in text

@@ -193,6 +193,16 @@ def test_what_a_reward_prints_is_told_once(tmp_path: Path, caplog: pytest.LogCap
     assert "third" not in caplog.text
 
 
+def test_a_file_can_import_the_modules_beside_it(tmp_path: Path) -> None:
+    """From any folder; they hide no module of the same name that is installed."""
+    for name in ("neighbour", "json"):
+        write(tmp_path, "SIDE = 7\n", f"{name}.py")
+    text = "import json, neighbour\nassert json.dumps and neighbour.SIDE == 7\n" + RUNS_ITS_COMPLETION
+    task = load_file(write(tmp_path, text))
+    assert score(task, "pass") == [(1.0, "")]
+    task.close()
+
+
 @pytest.mark.case(22)
 def test_an_idle_worker_that_ends_costs_nothing(task: FileTask) -> None:
     score(task, "threading.Timer(0.1, os._exit, [1]).start()")

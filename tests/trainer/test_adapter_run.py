@@ -2,6 +2,7 @@
 
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,16 @@ def test_a_run_can_start_from_an_adapter(settings: dict[str, Any]) -> None:
     assert (saved["r"], saved["base_model_name_or_path"]) == (2, settings["model.name"])
     with pytest.raises(UsageError, match="rank 2"):
         train(settings | {"model.name": folder}, "third", {"adapter.rank": 5})
+
+
+def test_a_base_in_a_local_folder_is_found_from_any_folder(
+    settings: dict[str, Any], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("base").symlink_to(settings["model.name"])
+    folder = train(settings | {"model.name": "./base"}).path.absolute() / "adapter"
+    (in_tmp / "elsewhere").mkdir()
+    monkeypatch.chdir(in_tmp / "elsewhere")
+    assert api.evaluate(str(folder), {"eval.n": 2}, task=ToyTask(), quiet=True).n == 2
 
 
 def test_an_adapter_can_be_evaluated(settings: dict[str, Any]) -> None:

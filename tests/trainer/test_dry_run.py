@@ -25,7 +25,7 @@ from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import create_run
-from reinforce_lite.trainer import trainer
+from reinforce_lite.trainer import session, trainer
 from reinforce_lite.trainer.checkpoint import latest_checkpoint
 from reinforce_lite.trainer.dry_run import dry_run, groups_that_fill
 from reinforce_lite.types import Group, Problem, Prompt, Sampling
@@ -200,7 +200,7 @@ def test_a_step_that_ran_out_is_in_the_log_and_a_resume_goes_on_as_small(
     resolved = resolve_config(RECIPE, settings | {"train.steps": 4}, ToyTask())
     full = Full(monkeypatch)
     with caplog.at_level(logging.WARNING):
-        run = trainer.train(resolved, create_run("a"), ToyTask(), FullFrom(full, 2, 5, 300))
+        run = session.train(resolved, create_run("a"), ToyTask(), FullFrom(full, 2, 5, 300))
     asked = resolved.update.micro_batch_tokens
     halved = next(asked // 2**k for k in range(30) if asked // 2**k <= 300)
     assert [s["memory/micro_batch_tokens"] for s in run.steps] == [asked, asked, halved, halved]
@@ -208,7 +208,7 @@ def test_a_step_that_ran_out_is_in_the_log_and_a_resume_goes_on_as_small(
     assert "max_num_seqs 5" in caplog.text
     full.rows, full.tokens = 999, 10**6  # there would be room again
     longer = resolve_config(RECIPE, settings | {"train.steps": 5}, ToyTask())
-    run = trainer.train(longer, run, ToyTask())
+    run = session.train(longer, run, ToyTask())
     assert run.steps[-1]["memory/micro_batch_tokens"] == halved
     assert run.steps[-1]["memory/max_num_seqs"] == 5
 
@@ -222,7 +222,7 @@ def test_where_nothing_helps_the_last_step_is_saved(
     with monkeypatch.context() as patch:
         full = Full(patch)
         with pytest.raises(DoesNotFitError) as caught:
-            trainer.train(resolved, create_run("cut"), ToyTask(), FullFrom(full, 3, 999, 0))
+            session.train(resolved, create_run("cut"), ToyTask(), FullFrom(full, 3, 999, 0))
     saved = latest_checkpoint(Path("runs/cut/checkpoints"))
     assert saved is not None
     assert saved.step == 3

@@ -26,7 +26,7 @@ from helpers.tiny import ToyTask
 from reinforce_lite.api import resolve_config
 from reinforce_lite.errors import FileError
 from reinforce_lite.runlog.run import Run, open_run
-from reinforce_lite.trainer import trainer
+from reinforce_lite.trainer import session
 from reinforce_lite.trainer.checkpoint import KEPT
 from reinforce_lite.types import Problem, Reward
 
@@ -68,7 +68,7 @@ class Scenario:
 
     def train(self, name: str, resume: bool = False) -> Run:
         config = resolve_config(RECIPE, self.settings, Graded())
-        return trainer.train(config, open_run(name, resume), Graded(), command="train tiny")
+        return session.train(config, open_run(name, resume), Graded(), command="train tiny")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from reinforce_lite.config import load_config
 from reinforce_lite.errors import ReinforceLiteError, StoppedError
 from reinforce_lite.rollout import scoring
 from reinforce_lite.runlog.run import create_run
-from reinforce_lite.trainer import trainer
+from reinforce_lite.trainer import session
 
 PROBLEMS = """
 import os, random, sys, time
@@ -49,7 +49,8 @@ def reward(problem, completion):
 """
 HANGS = """
 def reward(problem, completion):
-    if problem.id.startswith("train") and Path("runs/mine/checkpoints/step-2").exists():
+    steps = Path("runs/mine/steps.jsonl")
+    if problem.id.startswith("train") and steps.exists() and len(steps.read_text().splitlines()) == 2:
         Path("hangs").touch()
         9**9**9
     return value(completion)
@@ -118,13 +119,14 @@ def test_a_sigterm_gets_through_while_a_reward_hangs(settings: dict[str, Any]) -
 
 
 @pytest.mark.case(22)
+@pytest.mark.parametrize("save_every", [2, 50])
 def test_a_reward_that_fails_too_often_stops_the_run_with_everything_saved(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, save_every: int
 ) -> None:
     monkeypatch.setattr(scoring, "MAX_FAULT_RATE", 0.05)
-    text = HANGS.replace("9**9**9", "os._exit(1)")
+    options = settings | write_task(HANGS.replace("9**9**9", "os._exit(1)"))
     with pytest.raises(ReinforceLiteError, match="status 1"):
-        api.train(RECIPE, settings | write_task(text), run="mine", quiet=True)
+        api.train(RECIPE, options | {"train.save_every": save_every}, run="mine", quiet=True)
     steps = Path("runs/mine/steps.jsonl").read_text().splitlines()
     assert len(steps) >= 2
     assert Path("runs/mine/checkpoints/step-2").exists()
@@ -167,7 +169,7 @@ def test_soak(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> N
 
     start = time.monotonic()
     config = load_config(RECIPE, settings | write_task(SOAK) | limits | small)
-    run = trainer.train(config, create_run("soak"), callback=Sizes())
+    run = session.train(config, create_run("soak"), callback=Sizes())
     faults = [line["fault"] for line in run.read("rollouts") if line.get("fault")]
     kinds = Counter(re.sub(r"0x\w+|\(line.*", "", fault)[:60] for fault in faults)
     with capsys.disabled():

@@ -20,7 +20,7 @@ from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.report import refresher
 from reinforce_lite.report.write import write_report
 from reinforce_lite.runlog.run import Run, create_run, find_run
-from reinforce_lite.trainer import checkpoint, export, trainer
+from reinforce_lite.trainer import checkpoint, export, session, trainer
 from reinforce_lite.trainer.checkpoint import checkpoint_steps
 from reinforce_lite.trainer.context import prepare
 from reinforce_lite.trainer.time_budget import TimeBudget
@@ -104,7 +104,7 @@ def run_for(
         monkeypatch.setattr(owner, name, wall.spend(getattr(owner, name), seconds * slower))
     monkeypatch.setattr(memory, "available_bytes", lambda: 0)  # so that there is a dry run where time allows
     given = resolve_config(RECIPE, settings | {"train.hours": hours, "train.steps": 1000}, ToyTask())
-    return trainer.train(given, create_run("timed"), ToyTask(), Callback(), start=wall.time)
+    return session.train(given, create_run("timed"), ToyTask(), Callback(), start=wall.time)
 
 
 @pytest.mark.parametrize(("slower", "at_least"), [(1, 80), (10, 3)])
@@ -155,7 +155,7 @@ def test_a_run_without_time_for_a_step_is_refused(
     assert run.summary == {}
     (hours,) = re.findall(r"train --run timed --resume --train.hours ([\d.]+)", refused.value.remedy)
     longer = resolve_config(RECIPE, settings | {"train.hours": float(hours), "train.steps": 1000}, ToyTask())
-    trainer.train(longer, run, ToyTask(), Callback(), start=wall.time)
+    session.train(longer, run, ToyTask(), Callback(), start=wall.time)
     assert run.summary["steps"] > 0
     assert [e["step"] for e in run.evals].count(0) == 2
 
@@ -179,13 +179,13 @@ def test_the_first_report_of_a_run_that_goes_on_is_counted(
     monkeypatch.setattr(refresher, "write_report", wall.spend(write_report, 30.0))
     longer = resolve_config(RECIPE, settings | {"train.hours": 64 / 3600, "train.steps": 1000}, ToyTask())
     began = wall.time
-    trainer.train(longer, find_run("timed"), ToyTask(), Callback(), start=wall.time)
+    session.train(longer, find_run("timed"), ToyTask(), Callback(), start=wall.time)
     assert wall.time - began <= 64
 
 
 def test_steps_come_first_when_they_do(wall: Wall, settings: dict[str, Any], no_spare_memory: None) -> None:
     given = resolve_config(RECIPE, settings | {"train.hours": 100.0, "train.steps": 2}, ToyTask())
-    run = trainer.train(given, create_run("short"), ToyTask(), Callback(), start=wall.time)
+    run = session.train(given, create_run("short"), ToyTask(), Callback(), start=wall.time)
     assert run.summary["stopped"] == "steps"
     assert run.summary["steps"] == 2
     assert run.summary["memory"]["dry_run_bytes"] > 0
@@ -200,7 +200,7 @@ def test_a_run_that_ran_out_of_time_goes_on(
     first = run_for(0.005, 1, wall, monkeypatch, settings)
     assert 0 < first.summary["steps"] < 10
     longer = resolve_config(RECIPE, settings | {"train.hours": 1.0, "train.steps": 10}, ToyTask())
-    again = trainer.train(longer, find_run("timed"), ToyTask(), Callback(), start=wall.time)
+    again = session.train(longer, find_run("timed"), ToyTask(), Callback(), start=wall.time)
     assert again.summary["stopped"] == "steps"
     plain = api.train(RECIPE, settings | {"train.steps": 10}, task=ToyTask(), run="plain", quiet=True)
     keys = ("step", "reward", "loss", "grad_norm")

@@ -32,7 +32,7 @@ from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
 from reinforce_lite.report import refresher
 from reinforce_lite.runlog.run import Run, create_run, find_run, open_run, trained_config
-from reinforce_lite.trainer import checkpoint, export, preflight, trainer
+from reinforce_lite.trainer import checkpoint, export, preflight, session
 from reinforce_lite.trainer.checkpoint import checkpoint_steps, latest_checkpoint
 from reinforce_lite.types import Problem, Reward, Verdict
 
@@ -73,7 +73,7 @@ def kill_and_resume(settings: dict[str, Any], name: str, moment: int) -> Run:
     resolved = resolve_config(RECIPE, settings, ToyTask())
     run = create_run(name)
     with pytest.raises(Killed):
-        trainer.train(resolved, run, ToyTask(), DiesAt(moment))
+        session.train(resolved, run, ToyTask(), DiesAt(moment))
     return train(settings, name, resume=True)
 
 
@@ -361,7 +361,7 @@ def test_a_signal_waits_until_a_change_is_whole(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, with_signal)
         with pytest.raises(StoppedError):
-            trainer.train(resolved, create_run("cut"), ToyTask(), shown)
+            session.train(resolved, create_run("cut"), ToyTask(), shown)
     cut = Run(Path("runs/cut"))
     assert cut.summary["steps"] == len(cut.steps) == shown.steps > 0
     assert logs(train(settings, "cut", resume=True)) == logs(straight)
@@ -386,7 +386,7 @@ class Swallows(ToyTask):
 def test_a_signal_that_a_reward_swallows_still_stops_the_run(settings: dict[str, Any]) -> None:
     resolved = resolve_config(RECIPE, settings, Swallows())
     with pytest.raises(StoppedError):
-        trainer.train(resolved, create_run("cut"), Swallows())
+        session.train(resolved, create_run("cut"), Swallows())
     assert Run(Path("runs/cut")).summary["stopped"] == "signal"
 
 
@@ -412,12 +412,12 @@ def test_the_best_is_kept_when_a_finished_run_goes_on(settings: dict[str, Any]) 
         def stepped(self, metrics: Any, groups: Any) -> None:
             Early.good = metrics.step == 4
 
-    run = trainer.train(resolved, create_run("a"), Early(), Turns())
+    run = session.train(resolved, create_run("a"), Early(), Turns())
     assert run.summary["best_step"] == 4
     assert not (run.path / "best").exists()
     before = (run.path / "model" / "model.safetensors").read_bytes()
     longer = resolve_config(RECIPE, settings | {"train.steps": 8}, Early())
-    trainer.train(longer, run, Early(), Turns())
+    session.train(longer, run, Early(), Turns())
     assert run.summary["best_step"] == 4
     assert (run.path / "best" / "model.safetensors").read_bytes() == before
 
@@ -450,7 +450,7 @@ def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: s
     at = {"evaluating on test": 2, SAVING_CHECKPOINT: 2}.get(event, 3)
     before = signal.getsignal(signum)
     with pytest.raises(StoppedError) as caught:
-        trainer.train(resolved, create_run("cut"), ToyTask(), Signals(event, signum, at))
+        session.train(resolved, create_run("cut"), ToyTask(), Signals(event, signum, at))
     assert caught.value.exit_code == 128 + signum
     assert "--run cut --resume" in caught.value.remedy
     assert signal.getsignal(signum) == before
@@ -469,7 +469,7 @@ def test_a_signal_before_the_first_line_begins_nothing(
     """There is no config to go on with: the same command, whatever recipe it named, begins the run."""
     resolved = resolve_config(RECIPE, settings, ToyTask())
     with pytest.raises(StoppedError, match="by SIGINT before the run was started") as caught:
-        trainer.train(resolved, create_run("cut"), ToyTask(), Signals(DRY_RUN, signal.SIGINT))
+        session.train(resolved, create_run("cut"), ToyTask(), Signals(DRY_RUN, signal.SIGINT))
     assert caught.value.remedy == "repeat the command"
     assert not Path("runs/cut").exists()
 
@@ -502,7 +502,7 @@ def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any], no
     for event in ("evaluating on test", DRY_RUN):
         run = open_run("cut", resume=True)
         with pytest.raises(StoppedError) as caught:
-            trainer.train(resolved, run, ToyTask(), Signals(event, signal.SIGINT))
+            session.train(resolved, run, ToyTask(), Signals(event, signal.SIGINT))
         assert caught.value.remedy.endswith("train --run cut --resume")
         assert (run.summary["stopped"], run.summary["steps"]) == ("signal", 0)
     assert train(settings, "cut", resume=True).summary["stopped"] == "steps"
@@ -526,7 +526,7 @@ def test_a_signal_during_the_last_report_is_of_a_run_that_is_done(
     screen = Told()
     resolved = resolve_config(RECIPE, settings | {"train.steps": 2}, ToyTask())
     with caplog.at_level(logging.WARNING):
-        run = trainer.train(resolved, create_run("a"), ToyTask(), screen)
+        run = session.train(resolved, create_run("a"), ToyTask(), screen)
     assert run.summary["stopped"] == "steps"
     assert screen.ended == 1
     assert "report a" in caplog.text
@@ -564,7 +564,7 @@ def test_the_report_is_there_from_the_first_evaluation_on(
     run = create_run("a")
     reader = Reader(run)
     resolved = resolve_config(RECIPE, settings | {"train.steps": 3}, ToyTask())
-    trainer.train(resolved, run, ToyTask(), reader)
+    session.train(resolved, run, ToyTask(), reader)
     assert reader.states == [f"not finished: step {n} of 3" for n in (0, 1, 2)]
     assert "finished: 3 steps" in (run.path / "report.html").read_text(encoding="utf-8")
 
@@ -572,7 +572,7 @@ def test_the_report_is_there_from_the_first_evaluation_on(
 def test_a_stopped_run_reports_how_far_it_came(settings: dict[str, Any]) -> None:
     resolved = resolve_config(RECIPE, settings, ToyTask())
     with pytest.raises(StoppedError):
-        trainer.train(resolved, create_run("cut"), ToyTask(), Signals(UPDATING, signal.SIGTERM, 3))
+        session.train(resolved, create_run("cut"), ToyTask(), Signals(UPDATING, signal.SIGTERM, 3))
     page = Path("runs/cut/report.html").read_text(encoding="utf-8")
     assert "step 2 of 10" in page
 
@@ -586,7 +586,7 @@ def test_a_stopped_run_does_not_wait_for_a_long_report(
     )  # so that the first is the only one, however slow the steps
     resolved = resolve_config(RECIPE, settings, ToyTask())
     with pytest.raises(StoppedError), caplog.at_level(logging.WARNING):
-        trainer.train(resolved, create_run("cut"), ToyTask(), Signals(UPDATING, signal.SIGTERM, 3))
+        session.train(resolved, create_run("cut"), ToyTask(), Signals(UPDATING, signal.SIGTERM, 3))
     assert "not finished: step 0 of 10" in Path("runs/cut/report.html").read_text(encoding="utf-8")
     assert "report cut" in caplog.text
 
@@ -803,13 +803,13 @@ def test_what_began_the_run_and_where_is_there_from_the_start(settings: dict[str
     resolved = resolve_config(RECIPE, settings, ToyTask())
     run = create_run("cut")
     with pytest.raises(StoppedError):
-        trainer.train(resolved, run, ToyTask(), Signals("evaluating on test", signal.SIGINT), command="first")
+        session.train(resolved, run, ToyTask(), Signals("evaluating on test", signal.SIGINT), command="first")
     machine = json.loads((run.path / "machine.json").read_text())
     keys = "system processor cores memory_bytes versions device dtype planned_bytes"
     assert set(keys.split()) <= set(machine)
     assert machine["planned_bytes"] == run.summary["memory"]["planned_bytes"] > 0
     assert all(machine[key] == run.summary[key] for key in ("versions", "device", "dtype"))
-    trainer.train(resolved, run, ToyTask(), command="second")
+    session.train(resolved, run, ToyTask(), command="second")
     assert run.first_command("third") == "first"
     assert "**Command:** `first`" in (run.path / "model" / "README.md").read_text()
 

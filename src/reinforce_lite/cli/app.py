@@ -89,12 +89,12 @@ def _train(args: list[str]) -> None:
         from reinforce_lite.callbacks.console import make_console
         from reinforce_lite.cli.plan_table import show_plan_after_oom
         from reinforce_lite.planner.plan import plan_unchanged
-        from reinforce_lite.trainer import trainer
+        from reinforce_lite.trainer import session
 
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
         console = make_console(parsed.as_json)
-        trainer.train(config, run, None, console, command, START, parsed.permissions)
+        session.train(config, run, None, console, command, START, parsed.permissions)
     except DoesNotFitError:
         allowed = parsed.permissions.trust_remote_code
         show_plan_after_oom(plan_unchanged(config, trust_remote_code=allowed))

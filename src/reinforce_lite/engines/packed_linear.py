@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reinforce_lite.models.llama import Linear, Llama
+from reinforce_lite.models.llama import Llama
+from reinforce_lite.models.projection import Linear
 
 
 def make_linear(llama: Llama, rows: int) -> Linear:

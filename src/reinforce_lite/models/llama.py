@@ -4,8 +4,7 @@ Engine and updater use the same pass, so that they can't drift apart; they diffe
 to, which they pass as `attend`. It is faster than transformers' modules for three reasons:
 
 - the tokens of all sequences lie in one flat (N, H) tensor, without padding;
-- q, k and v are one matrix product, and so are gate and up; with an adapter, so are their A. The modules'
-  parameters become views of the fused weight, so an optimizer step changes both and a save needs no copy;
+- q, k and v are one matrix product, and so are gate and up (`projection.py`);
 - the backward pass keeps only what is expensive to recompute: norms and activations are recomputed from their
   inputs, which halves what autograd would keep.
 
@@ -14,7 +13,7 @@ It supports the families in FAMILIES; other models run through transformers' own
 Shapes: N tokens, H hidden size, Q query heads, K key-value heads, D head size, I inner size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,14 +23,13 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
-from reinforce_lite.models.adapter import Adapter, LowRank
+from reinforce_lite.models.adapter import Adapter
+from reinforce_lite.models.projection import Linear, Projection
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
 
 Attend = Callable[[int, Tensor], Tensor]
 """(layer, (N, (Q + 2K) x D) rotated queries, rotated keys, and values) to (N, Q x D)."""
-Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""`F.linear`, or a faster function with the same result."""
 
 
 def supports_model(model: nn.Module, max_length: int = 0) -> bool:
@@ -55,97 +53,6 @@ def supports_model(model: nn.Module, max_length: int = 0) -> bool:
         return False
     linears = [m for m in model.modules() if hasattr(m, "in_features") or type(m).__name__.endswith("Linear")]
     return all(type(m) is nn.Linear and type(m.weight) is nn.Parameter for m in linears)
-
-
-class Projection:
-    """Several linear modules fused into one matrix product, and their adapters into a second one."""
-
-    def __init__(self, modules: Sequence[nn.Linear]) -> None:
-        self.modules = modules
-        self.low_rank: list[tuple[slice, slice, LowRank]] = []
-        """Of each adapted module: its columns of the output, its rows of `a`, and its matrices."""
-        self.a: Tensor | None = None
-        """(sum of ranks, H): the storage that the adapters' A are views of; None without an adapter."""
-        self.weight = _fuse_parameters(self.weights)
-        """(sum of the modules' output sizes, H): the storage that the modules' weights are views of."""
-        self.bias = _fuse_parameters(self.biases) if self.biases else None
-
-    @property
-    def weights(self) -> tuple[Tensor, ...]:
-        """The modules' parameters."""
-        return tuple(m.weight for m in self.modules)
-
-    @property
-    def biases(self) -> tuple[Tensor, ...]:
-        """The modules' parameters; empty without biases."""
-        return tuple(m.bias for m in self.modules if m.bias is not None)
-
-    def adapt(self, adapter: Adapter) -> None:
-        """Add the adapter's matrices of these modules, where it has any."""
-        column, row = 0, 0
-        for module in self.modules:
-            layer, columns = adapter.by_module.get(module), slice(column, column + module.out_features)
-            column = columns.stop
-            if layer is not None:
-                self.low_rank.append((columns, slice(row, row + len(layer.a)), layer))
-                row += len(layer.a)
-        if self.low_rank:
-            self.a = _fuse_parameters([layer.a for *_, layer in self.low_rank])
-
-    @property
-    def trained(self) -> tuple[Tensor, ...]:
-        """The parameters that get a gradient, in the order of `parameter_gradients`."""
-        layers = [layer for *_, layer in self.low_rank]
-        if layers or not self.modules[0].weight.requires_grad:
-            return (*(layer.a for layer in layers), *(layer.b for layer in layers))
-        return (*self.weights, *self.biases)
-
-    def __call__(self, x: Tensor, linear: Linear) -> Tensor:
-        """(N, H) to (N, sum of output sizes); for the forward pass alone."""
-        out = linear(x, self.weight, self.bias)
-        if self.a is not None:
-            low = F.linear(x, self.a.to(x.dtype))  # (N, sum of ranks)
-            for columns, ranks, layer in self.low_rank:
-                out[:, columns].addmm_(low[:, ranks], layer.b.to(x.dtype).t(), alpha=layer.scale)
-        return out
-
-    def input_gradient(self, grad: Tensor) -> Tensor:
-        """The gradient with respect to the (N, H) input, from that of the output."""
-        d_x = grad @ self.weight
-        if self.a is not None:
-            d_x.addmm_(self._low_gradient(grad), self.a.to(grad.dtype))
-        return d_x
-
-    def parameter_gradients(self, grad: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """The gradients of `trained`, from that of the output and the (N, H) input."""
-        if self.a is not None:
-            low = F.linear(x, self.a.to(x.dtype))  # (N, sum of ranks)
-            d_a = torch.split(
-                (self._low_gradient(grad).t() @ x).float(), [len(layer.a) for *_, layer in self.low_rank]
-            )
-            d_b = [
-                (grad[:, columns].t() @ low[:, ranks]).float().mul_(layer.scale)
-                for columns, ranks, layer in self.low_rank
-            ]
-            return (*d_a, *d_b)
-        if not self.trained:
-            return ()
-        sizes = [len(w) for w in self.weights]
-        d_biases = torch.split(grad.sum(0), sizes) if self.biases else ()
-        return (*torch.split(grad.t() @ x, sizes), *d_biases)
-
-    def _low_gradient(self, grad: Tensor) -> Tensor:
-        """(N, sum of ranks): the gradient with respect to A x."""
-        parts = [
-            (grad[:, columns] @ layer.b.to(grad.dtype)).mul_(layer.scale)
-            for columns, _, layer in self.low_rank
-        ]
-        return torch.cat(parts, dim=1)
-
-    def is_fused(self) -> bool:
-        """Whether the modules' parameters still lie in the fused storage."""
-        fused = {t.untyped_storage().data_ptr() for t in (self.weight, self.bias) if t is not None}
-        return {p.untyped_storage().data_ptr() for p in (*self.weights, *self.biases)} == fused
 
 
 class Layer:
@@ -237,17 +144,6 @@ class Llama:
         heads = qkv.view(len(qkv), -1, self.head_size)
         q, k, v = torch.split(heads, [self.query_heads, self.kv_heads, self.kv_heads], dim=1)
         return torch.cat([layer.q_norm(q), layer.k_norm(k), v], dim=1).flatten(1)
-
-
-@torch.no_grad()
-def _fuse_parameters(params: Sequence[Tensor]) -> Tensor:
-    """Concatenate the parameters along dim 0; each becomes a view of the result."""
-    if len(params) == 1:
-        return params[0].detach()
-    fused = torch.cat([p.detach() for p in params])
-    for param, view in zip(params, torch.split(fused, [len(p) for p in params]), strict=True):
-        param.data = view
-    return fused
 
 
 def _norm_linear(x: Tensor, norm: Any, projection: Projection, linear: Linear) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from reinforce_lite.models.llama import Linear
+from reinforce_lite.models.projection import Linear
 
 MAX_LOGITS = {"cpu": 2**24, "cuda": 2**27}
 """Logits of a chunk, by device type."""

@@ -4,40 +4,32 @@
     task.call("problems", "train")                # once, as long as it takes
     for position, outcome in task.score(items):   # many, each within task.reward_seconds and reward_memory
 
-A worker is a fresh Python (`reward_child.py`) in a session of its own, with empty standard input and two
-pipes for jobs and replies. It is started once. Where it hangs, dies or takes too much memory, it is killed
+A worker (`worker_process.py`) is started once. Where it hangs, dies or takes too much memory, it is killed
 with the processes that it has started, the completion that it was at has no reward, and those behind it go to
-a new worker. Nothing that it prints or closes reaches the trainer; what it prints is told once.
+a new worker. Nothing that it prints or closes reaches the trainer; what it prints is shown once.
 
 Everything happens in the thread that asks: while it waits, a signal handler runs and may raise.
 
-Left out: a process that leaves the worker's session and is abandoned by its parent is not found. Memory is
-the resident size of the worker and its descendants, looked at every 50 ms while they work; files in /dev/shm
-that nobody maps are not counted. The code has the user's rights: this contains accidents, and is no sandbox.
+Left out: isolation. The code has the user's rights, so this contains accidents and is no sandbox.
 """
 
 import contextlib
-import json
 import logging
-import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import psutil
 import tomli_w
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.tasks.rewards import Outcome, outcome_from_json
+from reinforce_lite.tasks.worker_process import Failure, Job, Worker
 from reinforce_lite.types import Problem, Reward, Split
 from reinforce_lite.utils.text import shorten
 
@@ -46,172 +38,12 @@ logger = logging.getLogger(__name__)
 Outcomes = Generator[tuple[int, Outcome], None, None]
 """Outcomes, each with the position of its completion, in any order."""
 
-CHILD = Path(__file__).with_name("reward_child.py")
 TICK = 0.05  # seconds between two looks at time and memory
 LOAD_SECONDS = 600.0  # to import a file, and to make its problems: they may come from the network
 MAX_STARTS = 3  # in a row that fail
 MAX_AHEAD = 16  # jobs that a worker has been sent
 MAX_BATCH = 16  # completions in one call of a reward that takes several
 MAX_PRINTED = 4_000  # bytes
-
-
-@dataclass(slots=True)
-class Job:
-    """One call in a worker."""
-
-    method: str
-    arguments: list[Any]
-    seconds: float
-    """It may take."""
-    first: int = 0
-    """The position of the first completion that it scores."""
-    lost: float = 0.0
-    """Seconds, in a call that failed before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a job has no result."""
-
-    cause: str
-    remedy: str = ""
-    ended: bool = False
-    """Its worker was ended, or ended."""
-    seconds: float = 0.0
-    """Lost."""
-
-
-class Worker:
-    """A process, the jobs that it was sent and has not answered, and the pipes to it."""
-
-    def __init__(self, start: Job) -> None:
-        jobs, self.jobs = os.pipe()
-        self.replies, replies = os.pipe()
-        self.output, output = os.pipe()
-        lifeline, self.lifeline = os.pipe()
-        command = [sys.executable, "-P", "-u", str(CHILD), str(jobs), str(replies), str(lifeline)]
-        try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(jobs, replies, lifeline),
-                start_new_session=True,
-            )
-        finally:
-            for descriptor in (jobs, replies, output, lifeline):
-                os.close(descriptor)
-        for descriptor in (self.jobs, self.replies, self.output):
-            os.set_blocking(descriptor, False)
-        self.running: deque[Job] = deque()
-        self.ready = self.ended = self.is_mute = False
-        self.created = self.since = time.monotonic()
-        """`since`: when the first of the running jobs began."""
-        self._last_words = b""
-        self._unsent = bytearray()
-        self._partial: list[bytes] = []
-        self.send(start)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether it has a job other than to start."""
-        return self.ready and bool(self.running)
-
-    def send(self, job: Job) -> None:
-        """Queue a job."""
-        if not self.running:
-            self.since = time.monotonic()
-        self.running.append(job)
-        self._unsent += json.dumps([job.method, *job.arguments]).encode() + b"\n"
-        self.flush()
-
-    def flush(self) -> bool:
-        """Write what the pipe takes. False: something is left."""
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # an end is noticed by `receive`
-            while self._unsent:
-                del self._unsent[: os.write(self.jobs, self._unsent)]
-        return not self._unsent
-
-    def receive(self) -> Iterator[tuple[Job, Any]]:
-        """The jobs that were answered, each with its value or a Failure."""
-        has_ended = self.process.poll() is not None  # before the last replies are read
-        lines = self._lines()
-        self.ended |= has_ended
-        for line in lines:
-            try:
-                reply = json.loads(line)
-                value = reply["ok"] if "ok" in reply else Failure(*reply["error"])
-                job = self.running.popleft()
-            except (ValueError, TypeError, LookupError):  # only where code of others writes to the pipe
-                self.ended = True
-                return
-            self.since = time.monotonic()
-            if not self.ended:  # else they may be what the next job said before it died
-                self._last_words = b""
-            yield job, value
-
-    def _lines(self) -> list[bytes]:
-        lines: list[bytes] = []
-        while True:
-            try:
-                chunk = os.read(self.replies, 2**18)
-            except BlockingIOError:
-                return lines
-            if not chunk:
-                self.ended = True
-                return lines
-            *whole, rest = chunk.split(b"\n")
-            if whole:
-                lines += [b"".join((*self._partial, whole[0])), *whole[1:]]
-                self._partial.clear()
-            self._partial.append(rest)
-
-    def read_output(self) -> bytes:
-        """What it has printed since the last call; at most 64 KiB."""
-        with contextlib.suppress(BlockingIOError):
-            output = os.read(self.output, 2**16)
-            self.is_mute = not output
-            self._last_words = (self._last_words + output)[-500:]
-            return output
-        return b""
-
-    def memory(self) -> int:
-        """Resident bytes of the process and its descendants; what they share counts for each."""
-        total = 0
-        for process in self._family():
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-        return total
-
-    def kill(self) -> None:
-        """End the process and what it has started, and close the pipes."""
-        family = self._family()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        for process in family:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a disk ends later
-            self.process.wait(5)
-        for descriptor in (self.jobs, self.replies, self.output, self.lifeline):
-            os.close(descriptor)
-
-    def how_it_ended(self) -> str:
-        """In words, for a process that ended by itself, with the last line that it printed."""
-        status = self.process.returncode
-        if status is None:
-            return "closed its pipes"
-        last = shorten(self._last_words.decode(errors="replace").strip().rpartition("\n")[2], 120)
-        how = f"by {_signal_name(-status)}" if status < 0 else f"with status {status}"
-        return f"ended {how}" + (f" after it printed: {last}" if last else "")
-
-    def _family(self) -> list[psutil.Process]:
-        try:
-            process = psutil.Process(self.process.pid)
-            return [process, *process.children(recursive=True)]
-        except psutil.Error:
-            return []
 
 
 class WorkerTask:
@@ -419,7 +251,3 @@ class WorkerTask:
 def _kill_all(workers: list[Worker]) -> None:
     while workers:
         workers.pop().kill()
-
-
-def _signal_name(signum: int) -> str:
-    return signal.Signals(signum).name if signum in set(signal.Signals) else f"signal {signum}"

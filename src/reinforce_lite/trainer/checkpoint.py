@@ -22,11 +22,13 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from reinforce_lite.config import override_config
 from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.pipeline import Pipeline
+from reinforce_lite.pipeline import Pipeline, load_configured_policy
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.tasks import reward_sources, task_fingerprint
+from reinforce_lite.types import Permissions
 from reinforce_lite.utils.atomic import remove_folder, replace_folder
 from reinforce_lite.utils.environment import package_versions
 
@@ -212,6 +214,21 @@ class Checkpointer:
             self.pipeline.engine.max_num_seqs = meta["max_num_seqs"]
         self.run.rewind(checkpoint.step)
         return Progress(checkpoint.step, meta["seconds"], meta["dry_run_bytes"])
+
+    def go_back(self, permissions: Permissions) -> int:
+        """Load weights and optimizer state of the last checkpoint; without one, the model as it was.
+
+        Returns the step of these weights. The logs are left as they are.
+        """
+        checkpoint = latest_checkpoint(self.folder)
+        if checkpoint:
+            self.updater.load_state_dict(checkpoint.tensors)
+            return checkpoint.step
+        dtype = str(self.pipeline.policy.dtype).removeprefix("torch.")
+        # On the CPU a copy has room.
+        on_cpu = override_config(self.pipeline.config, {"model.device": "cpu", "model.dtype": dtype})
+        self.updater.restart_from(load_configured_policy(on_cpu, permissions))
+        return 0
 
     def _changed_reward(self, saved: Mapping[str, str]) -> list[str]:
         """The reward's source files that differ from those of a checkpoint that named them."""

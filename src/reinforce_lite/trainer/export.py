@@ -1,14 +1,16 @@
 """The models of a run on the disk: model/, best/ and adapter/, and the card that each carries."""
 
+import logging
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from reinforce_lite.config import Config
 from reinforce_lite.engines.base import OnProgress
 from reinforce_lite.errors import ReinforceLiteError, UsageError, explain_file_errors
 from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.embedded import EMBEDDED_NAME
-from reinforce_lite.models.policy import save_policy
+from reinforce_lite.models.policy import Policy, save_policy
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
@@ -16,15 +18,22 @@ from reinforce_lite.utils.atomic import remove_folder, replace_folder
 from reinforce_lite.utils.paths import expand_home
 from reinforce_lite.utils.text import one_line_error, percent
 
+logger = logging.getLogger(__name__)
+
 REHEARSAL = ".rehearsal.incomplete"  # a name that the next start cleans up
 
 
 def save_model(
     run: Run, folder: str, pipeline: Pipeline, step: int, evals: Sequence[Record], rehearse: bool = False
 ) -> None:
-    """Write model/ or best/ of a run, with a card that shows these evaluations; see `save_policy`."""
+    """Write model/ or best/ of a run, with a card that shows these evaluations; see `save_policy`.
+
+    With model/ goes adapter/, if there is one.
+    """
     card = model_card(pipeline.config, evals, step, run.first_command())
     save_policy(pipeline.policy, run.path / folder, card, rehearse)
+    if folder == "model" and pipeline.policy.adapter:
+        _save_adapter(pipeline.policy, run.path / "adapter", card)
 
 
 def rehearse_saving(run: Run, pipeline: Pipeline) -> None:
@@ -50,16 +59,13 @@ def rehearse_saving(run: Run, pipeline: Pipeline) -> None:
         shutil.rmtree(run.path / REHEARSAL, ignore_errors=True)
 
 
-def save_adapter(run: Run, pipeline: Pipeline, step: int, evals: Sequence[Record]) -> None:
-    """Write adapter/ of a run, a PEFT folder, with the card of model/."""
-    assert pipeline.policy.adapter is not None
-    card = model_card(pipeline.config, evals, step, run.first_command())
-    target = run.path / "adapter"
+def _save_adapter(policy: Policy, target: Path, card: str) -> None:
+    """Write a PEFT folder. A base in a local folder is named by its absolute path."""
+    assert policy.adapter is not None
+    base = expand_home(policy.name)
+    name = str(base.resolve()) if base.is_dir() else hub_name(policy.name)
     with explain_file_errors("write", target), replace_folder(target) as temporary:
-        name = pipeline.policy.name
-        folder = expand_home(name)
-        base = str(folder.resolve()) if folder.is_dir() else hub_name(name)
-        pipeline.policy.adapter.save(temporary, base, name if name == EMBEDDED_NAME else "")
+        policy.adapter.save(temporary, name, policy.name if policy.name == EMBEDDED_NAME else "")
         text = card.replace("library_name: transformers", "library_name: peft")
         (temporary / "README.md").write_text(text, encoding="utf-8")
 
@@ -75,11 +81,17 @@ def merge_adapter(pipeline: Pipeline, progress: OnProgress) -> dict[str, int]:
     adapter.merge()
     after = pipeline.eval_completions(problems, progress)
     pairs = zip(before, after, strict=True)
+    differing = sum(a[0].text != b[0].text for (_, a), (_, b) in pairs)
+    if differing:
+        logger.warning(
+            "model/ is merged: %d of %d greedy completions differ from those with adapter/, by rounding",
+            *(differing, len(before)),
+        )
     return {
         "rank": adapter.config.rank,
         "parameters": sum(p.numel() for p in pipeline.policy.trained_parameters().values()),
         "merged_completions": len(before),
-        "merged_differences": sum(a[0].text != b[0].text for (_, a), (_, b) in pairs),
+        "merged_differences": differing,
     }
 
 

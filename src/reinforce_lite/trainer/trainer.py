@@ -11,7 +11,6 @@ with the same config, versions and machine takes the same steps as one that was 
 
 import logging
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -25,8 +24,7 @@ from reinforce_lite.callbacks.base import (
     UPDATING,
     Callback,
 )
-from reinforce_lite.callbacks.trackers import with_trackers
-from reinforce_lite.config import Config, option_flag, override_config
+from reinforce_lite.config import option_flag
 from reinforce_lite.errors import (
     DoesNotFitError,
     FileError,
@@ -36,17 +34,14 @@ from reinforce_lite.errors import (
 )
 from reinforce_lite.evaluation.evaluate import evaluate_groups
 from reinforce_lite.learner.objective import advantages, loss_weights
-from reinforce_lite.pipeline import load_configured_policy
 from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.rollout.collect import sample_completions, score_groups, select_problems
 from reinforce_lite.runlog.health import non_finite_streak
 from reinforce_lite.runlog.records import Record, StepMetrics
-from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.summary import best_step, summarize
-from reinforce_lite.tasks.base import Task
-from reinforce_lite.trainer.checkpoint import Progress, checkpoint_steps, latest_checkpoint
-from reinforce_lite.trainer.context import TrainingContext, prepare
+from reinforce_lite.trainer.checkpoint import Progress, checkpoint_steps
+from reinforce_lite.trainer.context import TrainingContext
 from reinforce_lite.trainer.dry_run import dry_run
 from reinforce_lite.trainer.export import (
     MERGE_PROBLEMS,
@@ -55,18 +50,14 @@ from reinforce_lite.trainer.export import (
     merge_adapter,
     rehearse_saving,
     remove_best,
-    save_adapter,
     save_model,
 )
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
 from reinforce_lite.trainer.preflight import (
-    check_no_secrets,
-    check_same_config,
     describe_prompt,
-    freeze_date,
 )
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
-from reinforce_lite.types import NO_PERMISSIONS, Permissions, Split
+from reinforce_lite.types import Split
 from reinforce_lite.utils import clock, memory
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.seeding import derive_seed
@@ -77,83 +68,6 @@ logger = logging.getLogger(__name__)
 NOT_FINITE_STEPS = 3
 """Steps in a row with NaN or infinity, after which training goes back once, and then stops."""
 MEMORY_OPTIONS = ", ".join(map(option_flag, MEMORY_KEYS))
-
-
-def train(
-    config: Config,
-    run: Run,
-    task: Task | None = None,
-    callback: Callback | None = None,
-    command: str = "",
-    start: float | None = None,
-    permissions: Permissions = NO_PERMISSIONS,
-) -> Run:
-    """Train in a run directory, from its latest checkpoint if there is one, to the final step.
-
-    With `train.hours` it ends when they have passed since `start`, the moment at which the process started
-    (by `utils.clock`; by default now).
-    Raises UsageError for a config or data that differ from the checkpoint's, DoesNotFitError where memory is
-    too small, FileError where a file can't be read or written, NotFiniteError where steps stay not finite,
-    StoppedError after a signal.
-    """
-    memory.limit_fragmentation()
-    run.lock()
-    try:
-        config = freeze_date(config, run)
-        check_no_secrets(config)
-        check_same_config(config, run)
-        callback = with_trackers(config, callback or Callback())
-        summary = run.summary
-        if summary.get("stopped") == "steps" and summary["steps"] >= config.train.steps:
-            logger.warning("%s is finished: %d steps are done", run.path, summary["steps"])
-        else:
-            start = clock.now() if start is None else start
-            _train(config, run, task, callback, command, start, permissions)
-    except FileError as error:
-        error.remedy += f"; then {run.resume_hint}"
-        raise
-    except Exception as error:
-        if not memory.is_out_of_memory(error):
-            raise
-        raise _cannot_be_split(error) from error
-    finally:
-        run.unlock()
-    return run
-
-
-def _cannot_be_split(error: Exception) -> DoesNotFitError:
-    return DoesNotFitError(
-        f"out of memory in a part of the program that cannot be split further ({one_line_error(error)})",
-        f"choose a smaller value of one of {MEMORY_OPTIONS}",
-    )
-
-
-def _train(
-    config: Config,
-    run: Run,
-    task: Task | None,
-    callback: Callback,
-    command: str,
-    start: float,
-    permissions: Permissions,
-) -> None:
-    signals, trainer = SignalGuard(), None
-    with signals.listening():
-        try:
-            with callback:
-                try:
-                    context = prepare(config, run, task, callback, start, permissions)
-                finally:
-                    signals.check()  # a module that was being imported may have swallowed it, or failed
-                trainer = Trainer(context, callback, signals, command, start)
-                with closing(context.pipeline):
-                    trainer.train()
-        except Interrupted as interrupted:  # while the model was loaded or trackers were closed
-            if trainer is None:
-                raise StoppedError(
-                    interrupted.signum, f"stopped by {interrupted} before the first step", run.resume_hint
-                ) from None
-            trainer.stop(interrupted)
 
 
 class Trainer:
@@ -193,7 +107,7 @@ class Trainer:
         except Exception as error:
             if not memory.is_out_of_memory(error):
                 raise
-            failure = _cannot_be_split(error)
+            failure = out_of_memory_error(error)
         self._fail(failure)  # outside of the except clause, whose error holds the tensors of its frames
 
     def _fail(self, failure: ReinforceLiteError) -> NoReturn:
@@ -280,12 +194,7 @@ class Trainer:
         what = f"{metrics.not_finite} not finite in step {metrics.step}"
         if self.streak > 1:
             what += f" and in the {self.streak - 1} before it"
-        checkpoint = latest_checkpoint(self.context.checkpointer.folder)
-        if checkpoint:
-            self.context.updater.load_state_dict(checkpoint.tensors)
-        else:
-            self._reload_model()
-        self.step, self.step_is_whole = checkpoint.step if checkpoint else 0, True
+        self.step, self.step_is_whole = self.context.checkpointer.go_back(self.context.permissions), True
         if not self.went_back:
             self.went_back = True
             self.run.rewind(self.step)
@@ -299,13 +208,6 @@ class Trainer:
             f"start a new run with an --update.learning-rate below {self.config.update.learning_rate:g}; "
             f"the weights of step {self.step} are in {self.run.path / 'model'}",
         )
-
-    def _reload_model(self) -> None:
-        """Back to the weights before the first step. They are read on the CPU, where a copy has room."""
-        policy = self.pipeline.policy
-        dtype = str(policy.dtype).removeprefix("torch.")
-        on_cpu = override_config(self.config, {"model.device": "cpu", "model.dtype": dtype})
-        self.context.updater.restart_from(load_configured_policy(on_cpu, self.context.permissions))
 
     def _read_logs(self) -> None:
         """What continues from the lines of earlier steps."""
@@ -393,8 +295,6 @@ class Trainer:
     def _save_model(self, folder: str, evals: Sequence[Record]) -> None:
         with self.budget.timing(folder):
             save_model(self.run, folder, self.pipeline, self.step, evals)
-            if folder == "model" and self.pipeline.policy.adapter:
-                save_adapter(self.run, self.pipeline, self.step, evals)
 
     def _save_checkpoint(self) -> None:
         if not self.step_is_whole or self.step in (0, *checkpoint_steps(self.context.checkpointer.folder)):
@@ -459,11 +359,6 @@ class Trainer:
             return
         self.callback.phase(COMPARING_MERGED, 2 * MERGE_PROBLEMS)
         adapter = merge_adapter(self.pipeline, self.callback.advance)
-        if adapter["merged_differences"]:
-            logger.warning(
-                "model/ is merged: %d of %d greedy completions differ from those with adapter/, by rounding",
-                *(adapter["merged_differences"], adapter["merged_completions"]),
-            )
         self.run.write_json("summary", self.run.summary | {"adapter": adapter})
 
     def _summary(self, stop_reason: str) -> dict[str, Any]:
@@ -481,3 +376,11 @@ class Trainer:
             "test_problems": len(self.pipeline.task.problems("test")),
             **{key: machine[key] for key in ("versions", "device", "dtype", "self_check")},
         }
+
+
+def out_of_memory_error(error: Exception) -> DoesNotFitError:
+    """What to raise where memory ran out and nothing can be halved."""
+    return DoesNotFitError(
+        f"out of memory in a part of the program that cannot be split further ({one_line_error(error)})",
+        f"choose a smaller value of one of {MEMORY_OPTIONS}",
+    )

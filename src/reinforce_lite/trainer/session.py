@@ -1,0 +1,92 @@
+"""One process's part of a run: it takes the lock, listens to signals, trains, and explains what fails.
+
+run = train(config, open_run("mine"))
+"""
+
+import logging
+from contextlib import closing
+
+from reinforce_lite.callbacks.base import Callback
+from reinforce_lite.callbacks.trackers import with_trackers
+from reinforce_lite.config import Config
+from reinforce_lite.errors import FileError, StoppedError
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.tasks.base import Task
+from reinforce_lite.trainer.context import prepare
+from reinforce_lite.trainer.preflight import check_no_secrets, check_same_config, freeze_date
+from reinforce_lite.trainer.signals import Interrupted, SignalGuard
+from reinforce_lite.trainer.trainer import Trainer, out_of_memory_error
+from reinforce_lite.types import NO_PERMISSIONS, Permissions
+from reinforce_lite.utils import clock, memory
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    config: Config,
+    run: Run,
+    task: Task | None = None,
+    callback: Callback | None = None,
+    command: str = "",
+    start: float | None = None,
+    permissions: Permissions = NO_PERMISSIONS,
+) -> Run:
+    """Train in a run directory, from its latest checkpoint if there is one, to the final step.
+
+    With `train.hours` it ends when they have passed since `start`, the moment at which the process started
+    (by `utils.clock`; by default now).
+    Raises UsageError for a config or data that differ from the checkpoint's, DoesNotFitError where memory is
+    too small, FileError where a file can't be read or written, NotFiniteError where steps stay not finite,
+    StoppedError after a signal.
+    """
+    memory.limit_fragmentation()
+    run.lock()
+    try:
+        config = freeze_date(config, run)
+        check_no_secrets(config)
+        check_same_config(config, run)
+        callback = with_trackers(config, callback or Callback())
+        summary = run.summary
+        if summary.get("stopped") == "steps" and summary["steps"] >= config.train.steps:
+            logger.warning("%s is finished: %d steps are done", run.path, summary["steps"])
+        else:
+            start = clock.now() if start is None else start
+            _train_listening(config, run, task, callback, command, start, permissions)
+    except FileError as error:
+        error.remedy += f"; then {run.resume_hint}"
+        raise
+    except Exception as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        raise out_of_memory_error(error) from error
+    finally:
+        run.unlock()
+    return run
+
+
+def _train_listening(
+    config: Config,
+    run: Run,
+    task: Task | None,
+    callback: Callback,
+    command: str,
+    start: float,
+    permissions: Permissions,
+) -> None:
+    signals, trainer = SignalGuard(), None
+    with signals.listening():
+        try:
+            with callback:
+                try:
+                    context = prepare(config, run, task, callback, start, permissions)
+                finally:
+                    signals.check()  # a module that was being imported may have swallowed it, or failed
+                trainer = Trainer(context, callback, signals, command, start)
+                with closing(context.pipeline):
+                    trainer.train()
+        except Interrupted as interrupted:  # while the model was loaded or trackers were closed
+            if trainer is None:
+                raise StoppedError(
+                    interrupted.signum, f"stopped by {interrupted} before the first step", run.resume_hint
+                ) from None
+            trainer.stop(interrupted)
