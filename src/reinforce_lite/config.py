@@ -69,7 +69,7 @@ class AdapterConfig(Section):
     alpha: Annotated[float, Field(gt=0)] = 32.0
     """Its products are multiplied by alpha / rank."""
     targets: tuple[str, ...] = ()
-    """The linear layers that it adapts, by the end of their names, as q_proj; by default all."""
+    """Linear layers to adapt, by the end of their names, such as q_proj; by default all but the head."""
 
 
 class TaskConfig(Section):
@@ -95,11 +95,11 @@ class TaskConfig(Section):
     """Of generated problems and of held-out splits."""
     reward_seconds: Annotated[float, Field(gt=0)] = 10.0
     """The longest that the reward of your own Python file, or a scorer of gym, may take for a completion.
-    Then it is ended, and nothing is learned from the completion."""
+    After that its process is killed, and nothing is learned from the completion."""
     reward_memory: Annotated[float, Field(gt=0)] = 2.0
-    """The most memory that its process may take, in GB (10^9 bytes), with all that it has imported."""
+    """The most memory that its process may take, in GB (10^9 bytes), imports and subprocesses included."""
     reward_workers: Positive = 1
-    """Its processes, which score completions concurrently."""
+    """How many such processes score completions concurrently."""
 
     @field_validator("params")
     @classmethod

@@ -73,10 +73,10 @@ _FILE_REMEDIES = {
 
 @contextmanager
 def explain_file_errors(action: Literal["read", "write"], path: Path) -> Iterator[None]:
-    """Raise what the operating system refuses inside the block as a FileError of one line.
+    """Turn the operating system's errors inside the block into a FileError of one line.
 
-    Libraries written in Rust (safetensors, tokenizers) have exceptions of their own for it, with the system's
-    error number in their text.
+    Libraries written in Rust (safetensors, tokenizers) raise exceptions of their own, with the system's error
+    number in the message.
     """
     try:
         yield

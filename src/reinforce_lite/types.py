@@ -21,13 +21,13 @@ AnswerFormat = Literal["tags", "boxed", "hash"]
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What of a model's author may run here. Given with each command and stored nowhere, so that no recipe,
+    """What a model may bring along. Given with each command and stored nowhere, so that no recipe,
     run folder or model can grant it."""
 
     trust_remote_code: bool = False
     """Run the Python code that the model brings, with your rights."""
     allow_pickles: bool = False
-    """Open weights that are pickled; they can run code with your rights."""
+    """Open pickled weights. Only tensors are read from them."""
 
 
 NO_PERMISSIONS = Permissions()

@@ -309,10 +309,10 @@ def test_an_invalid_generation_config_is_mended_and_told(
     assert not caplog.records
 
 
-def test_a_rehearsal_has_every_weights_name_and_dtype_and_one_number(policy: Policy, tmp_path: Path) -> None:
+def test_a_miniature_has_every_weights_name_and_dtype_and_one_number(policy: Policy, tmp_path: Path) -> None:
     """Among them parts of one storage: our forward pass fuses q, k and v. The tied head has no copy."""
     assert policy.llama is not None
-    save_policy(policy, tmp_path / "small", "card", rehearse=True)
+    save_policy(policy, tmp_path / "small", "card", miniature=True)
     save_policy(policy, tmp_path / "model", "card")
     small, model = (load_file(tmp_path / f / "model.safetensors") for f in ("small", "model"))
     assert small.keys() == model.keys()
@@ -322,13 +322,13 @@ def test_a_rehearsal_has_every_weights_name_and_dtype_and_one_number(policy: Pol
     assert files["small"] == files["model"]
 
 
-def test_a_rehearsal_finds_weights_that_share_memory(policy: Policy, tmp_path: Path) -> None:
+def test_a_miniature_finds_weights_that_share_memory(policy: Policy, tmp_path: Path) -> None:
     """Two norms that are one tensor: safetensors refuses the whole model, and the small one too."""
     layers = policy.model.model.layers
     layers[1].input_layernorm.weight = layers[0].input_layernorm.weight
-    for rehearse in (False, True):
+    for miniature in (False, True):
         with pytest.raises(RuntimeError, match="shared tensors"):
-            save_policy(policy, tmp_path / "model", "card", rehearse)
+            save_policy(policy, tmp_path / "model", "card", miniature)
     assert not list(tmp_path.iterdir())
 
 

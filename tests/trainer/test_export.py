@@ -1,4 +1,4 @@
-"""Saving is rehearsed before the first step, so that it does not fail after the last."""
+"""Saving is tried before the first step, so that it does not fail after the last."""
 
 import errno
 from pathlib import Path
@@ -82,13 +82,13 @@ def test_a_folder_that_takes_no_model_is_found_before_training(
         train(settings)
 
 
-def test_nothing_of_a_rehearsal_is_left(settings: dict[str, Any]) -> None:
+def test_nothing_of_a_trial_save_is_left(settings: dict[str, Any]) -> None:
     run = train(settings | {"train.steps": 1})
-    assert not [p.name for p in run.path.iterdir() if "rehearsal" in p.name]
+    assert not [p.name for p in run.path.iterdir() if "trial" in p.name]
 
 
-def test_a_rehearsal_that_was_killed_does_not_stand_in_the_way(settings: dict[str, Any]) -> None:
-    for name in (".rehearsal.incomplete", "..rehearsal.incomplete.incomplete"):
+def test_a_trial_save_that_was_killed_does_not_stand_in_the_way(settings: dict[str, Any]) -> None:
+    for name in (".trial-save.incomplete", "..trial-save.incomplete.incomplete"):
         Path("runs/a", name).mkdir(parents=True)
     run = train(settings | {"train.steps": 1})
-    assert not [p.name for p in run.path.iterdir() if "rehearsal" in p.name]
+    assert not [p.name for p in run.path.iterdir() if "trial" in p.name]

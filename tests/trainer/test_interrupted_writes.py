@@ -227,7 +227,7 @@ def resume_after_refusal(scenario: Scenario, at: int) -> None:
         assert error.remedy
         assert "\n" not in error.cause + error.remedy
     elif refuses.refused:
-        harmless = ("report.html", ".previous", ".rehearsal", ".lock")  # opened again by filelock
+        harmless = ("report.html", ".previous", ".trial-save", ".lock")  # opened again by filelock
         is_harmless = any(part in str(refuses.refused.path) for part in harmless)
         assert is_harmless or refuses.refused.kind == "flush", refuses.refused  # after a report
     resume(scenario, Run(Path("runs", name)), str(refuses.refused))
@@ -296,7 +296,7 @@ def test_a_model_that_the_disk_has_no_room_for(
     save = PreTrainedTokenizerFast.save_pretrained
 
     def full(tokenizer: Any, folder: Path, **options: Any) -> Any:
-        if ".rehearsal" in str(folder):  # there was room for a small one
+        if ".trial-save" in str(folder):  # there was room for a small one
             return save(tokenizer, folder, **options)
         raise error
 

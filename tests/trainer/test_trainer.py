@@ -676,9 +676,9 @@ def test_the_saved_model_is_the_policy(settings: dict[str, Any], monkeypatch: py
     kept: list[torch.Tensor] = []
     save = save_policy
 
-    def spy(policy: Policy, folder: Path, card: str, rehearse: bool) -> None:
+    def spy(policy: Policy, folder: Path, card: str, miniature: bool) -> None:
         kept.append(policy.model(ids).logits.detach())
-        save(policy, folder, card, rehearse)
+        save(policy, folder, card, miniature)
 
     monkeypatch.setattr(export, "save_policy", spy)
     for dtype in ("float32", "bfloat16"):

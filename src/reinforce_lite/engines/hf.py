@@ -121,8 +121,8 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
         self.scores = scores
         if input_ids.shape[1] < self.min_length:
             scores = scores.index_fill(1, self.eos_token_ids, -torch.inf)
-        # A broken model's NaN would end `generate` in an error, on a GPU in one that ends the process. Its
-        # log-probabilities are recorded as they are.
+        # With NaN from a broken model `generate` would raise an error, which on a GPU ends the process. The
+        # log-probabilities are recorded unchanged.
         return scores.nan_to_num(nan=0.0, posinf=1e30, neginf=-torch.inf)
 
     def _record(self, tokens: Tensor) -> None:

@@ -311,7 +311,7 @@ def micro_batches(
 
 
 def _let_signals_in(param: Tensor) -> None:
-    """Do nothing in Python, which hears a signal between its instructions: a backward pass alone is one."""
+    """Do nothing. While a hook runs Python can handle a signal, which it can't inside a backward pass."""
 
 
 def _move_gradient(master: Tensor, param: Tensor) -> None:

@@ -37,7 +37,7 @@ from reinforce_lite.utils.seeding import derive_seed
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 LOADED_KEY = "reinforce_lite_base"
-"""In a folder's config: the name of the base that only this program knows, the embedded model."""
+"""Key in a folder's config: the base model's name if only this program knows it (the embedded model)."""
 _PREFIX = "base_model.model."
 """PEFT's names of weights begin with this."""
 
@@ -160,7 +160,7 @@ class Adapter:
             different = sorted(set(shapes.items()) ^ {(name, tuple(p.shape)) for name, p in own.items()})
             raise UsageError(
                 f"{folder}: the adapter's matrices do not fit the model, the first is {different[0][0]}",
-                "give the model that it was trained on as base_model_name_or_path in its adapter_config.json",
+                "set base_model_name_or_path in its adapter_config.json to the model that it was trained on",
             )
         for name, parameter in own.items():
             parameter.copy_(weights[name])
@@ -230,7 +230,7 @@ def resolve_adapter(name: str, config: AdapterConfig) -> tuple[str, AdapterConfi
             f"{name} is an adapter of rank {saved.config.rank} and alpha {saved.config.alpha:g}, "
             f"but [adapter] asks for rank {config.rank}, alpha {config.alpha:g} and "
             f"{', '.join(config.targets) or 'its targets'}",
-            "leave [adapter] out: the adapter of the folder is trained on",
+            "remove [adapter]: training continues with the folder's adapter",
         )
     return saved.base, saved.config, saved.folder
 
@@ -275,4 +275,4 @@ _PLAIN: Mapping[str, object] = {
     "layers_to_transform": None,
     "trainable_token_indices": None,
 }
-"""Settings of PEFT that this program reads in one value alone."""
+"""Settings of PEFT of which only one value is supported."""

@@ -147,15 +147,15 @@ def load_policy(
     return Policy(model, tokenizer, eos_token_ids, name, master_weights, llama)
 
 
-def save_policy(policy: Policy, folder: Path, card: str, rehearse: bool = False) -> None:
+def save_policy(policy: Policy, folder: Path, card: str, miniature: bool = False) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
-    An adapter is merged into the weights. `folder` is replaced completely or not at all. With `rehearse`, one
-    number stands for each weight, and weights stay under the names that they have in memory: a folder of a
-    few kilobytes and the tokenizer. Raises FileError when it can't be written.
+    An adapter is merged into the weights. `folder` is replaced completely or not at all. With `miniature`
+    each weight is reduced to one number, under the name that it has in memory: the folder holds a few
+    kilobytes and the tokenizer. Raises FileError when it can't be written.
     """
     options: dict[str, Any] = {}
-    if rehearse:
+    if miniature:
         options = {"state_dict": _tiny_weights(policy.model), "save_original_format": False}
     elif policy.adapter:
         options = {"state_dict": policy.adapter.merged_weights()}
@@ -168,9 +168,9 @@ def save_policy(policy: Policy, folder: Path, card: str, rehearse: bool = False)
 def _tiny_weights(model: Any) -> dict[str, torch.Tensor]:
     """A number for each weight, with the names, dtypes and shared storage of the real ones.
 
-    Weights that are the same memory get the same number, and those that are parts of one storage get numbers
-    of one storage: safetensors refuses the one and not the other. Weights that overlap in part are not told
-    from parts.
+    Weights in the same memory share a number, and separate parts of one storage get separate numbers of one
+    storage: safetensors refuses the former and accepts the latter. Weights that overlap in part are treated
+    as separate parts.
     """
     weights = model.state_dict()
     storages = {name: w.untyped_storage().data_ptr() for name, w in weights.items()}
@@ -227,9 +227,9 @@ def _refuse_not_finite(weights: Mapping[str, torch.Tensor], name: str) -> None:
 
 
 def _mend_generation_config(model: Any, name: str) -> None:
-    """Make a generation config valid that transformers loads and refuses to save.
+    """Repair a generation config that transformers loads but refuses to save.
 
-    Many models of the hub set a temperature or top-p and not `do_sample`, without which it has no effect.
+    Many models on the hub set a temperature or top-p without `do_sample`, and so without effect.
     """
     if model.generation_config is None or not (flags := _invalid_flags(model.generation_config)):
         return

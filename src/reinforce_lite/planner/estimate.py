@@ -137,7 +137,7 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
     if config.adapter.rank:
         if state != "32-bit":
             raise UsageError(
-                f"an adapter's optimizer state is in 32 bits and takes a few MB, not in {state}",
+                f"an adapter's optimizer state can only be 32-bit, not {state}",
                 "add --update.optimizer-state 32-bit",
             )
         text = f"frozen {target.dtype_name} weights; a float32 adapter"

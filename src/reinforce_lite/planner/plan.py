@@ -158,7 +158,7 @@ def best_plan(plan: Plan) -> Plan:
 def plan_after_oom(plan: Plan, usable: int | None) -> Plan:
     """Other choices for a recipe that ran out of memory where `usable` bytes are left (None: unknown).
 
-    Where the recipe as planned would fit into them, the choices are those that need clearly less than it.
+    If the recipe would fit into these by the plan, the choices need at most SMALLER of its planned memory.
     """
     short = usable is not None and usable < plan.total
     goal = usable if short else round(SMALLER * plan.total)

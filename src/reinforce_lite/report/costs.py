@@ -53,7 +53,7 @@ def _facts(data: RunData) -> dict[str, str]:
         "recipe": str(data.config.get("recipe", "")),
         "objective": str(data.config.get("objective", {}).get("preset", "")),
         "steps": f"{len(data.steps):,}, each of {per_step}",
-        "taken again": f"{count(retaken, 'step')}, after resumes (rewound.jsonl)" if retaken else "",
+        "taken again": f"{count(retaken, 'step')}, see rewound.jsonl" if retaken else "",
         "completions": f"{completions:,} with {count(round(tokens), 'token')} in total",
         "seed": str(data.config.get("train", {}).get("seed", "")),
         "machine": _machine(environment),

@@ -27,7 +27,7 @@ class RunData:
     machine: Record
     """machine.json, written when the run starts; empty for runs that have none."""
     steps_retaken: int = 0
-    """Steps that were taken again, as the run was resumed from a checkpoint before them."""
+    """Steps that were taken again, after a resume from a checkpoint before them or after going back to it."""
 
     @property
     def step(self) -> int:

@@ -51,7 +51,7 @@ class Scorer:
         return self.score([(problem, response)])[0]
 
     def score(self, pairs: Sequence[tuple[Problem, str]]) -> list[tuple[Reward, str]]:
-        """Of each problem and response the reward, its strict verdict filled in, and the fault, mostly "".
+        """The reward of each response, its strict verdict filled in, and the fault: "" unless it failed.
 
         Raises ReinforceLiteError when more than MAX_FAULT_RATE of all calls failed, or of the last MIN_CALLS
         where these cost MAX_LOST_SECONDS.
@@ -106,7 +106,7 @@ def make_group(
     completions: Sequence[Completion],
     scored: Sequence[tuple[str, tuple[Reward, str]]],
 ) -> Group:
-    """The group of a problem's completions; `scored` has of each the response, its reward and the fault."""
+    """The group of a problem's completions; `scored` holds each one's response, reward and fault."""
     rollouts: list[Rollout] = []
     for completion, (response, (reward, fault)) in zip(completions, scored, strict=True):
         strict = reward.strict or Verdict(False, None, "not judged")

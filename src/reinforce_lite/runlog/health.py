@@ -81,7 +81,7 @@ def not_finite_warning(steps: Steps) -> str:
         return ""
     what = " or ".join(dict.fromkeys(kinds))
     return (
-        f"{what} not finite in {len(kinds)} of {len(steps)} steps, which changed nothing: lower "
+        f"{what} not finite in {len(kinds)} of {len(steps)} steps: lower "
         "update.learning_rate, or scale the rewards if they are huge"
     )
 

@@ -47,7 +47,7 @@ class StepMetrics:
     """L2, before clipping; 0 when no group had a signal."""
     learning_rate: float
     updated: bool
-    """False when there was nothing to learn from or something was not finite."""
+    """False when there was nothing to learn from, or the gradient or the new weights were not finite."""
     not_finite: NotFinite | None
     """What held NaN or infinity in this step; None in a healthy one."""
     reward_faults: int

@@ -154,7 +154,7 @@ class Run:
             write_atomically(self.path / name, text)
 
     def remove_summary(self) -> None:
-        """The run is not finished any more."""
+        """Remove summary.json: the run is no longer finished."""
         with explain_file_errors("write", self.path / "summary.json"):
             (self.path / "summary.json").unlink(missing_ok=True)
 
@@ -175,7 +175,7 @@ class Run:
             raise UsageError(f"{file} is damaged: {error}", "remove it: a resume writes it again") from error
 
     def first_command(self, command: str = "") -> str:
-        """The command that started the run; `command` becomes it where none was started yet."""
+        """The command that started the run. If it has not started yet, `command` is stored as that one."""
         file = self.path / "command.txt"
         if command and not self.started:
             self.write(file.name, whole_characters(mask(command)) + "\n")
@@ -187,7 +187,7 @@ class Run:
         return any(e["step"] == step and e["split"] == split for e in self.read("evals"))
 
     def rewind(self, step: int) -> None:
-        """Take out of the logs what is after `step`, unfinished evaluations, and damaged lines.
+        """Move lines after `step`, lines of unfinished evaluations and damaged lines out of the logs.
 
         Records go to rewound.jsonl, the text of damaged lines to damaged.jsonl.
         """
@@ -217,7 +217,7 @@ class Run:
             self.write(log.name, b"".join(kept))
 
     def _set_aside(self, name: str, records: list[Record]) -> None:
-        """Add lines to a file in one piece, and none twice: a kill may follow before they leave their log."""
+        """Add lines to a file atomically, and none twice: a kill may come before their log is rewritten."""
         if records:
             file = self.path / name
             with explain_file_errors("read", file):  # as bytes: a text may hold other line breaks

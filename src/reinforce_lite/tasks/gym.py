@@ -8,8 +8,8 @@ is no lenient verdict. Scorers are not reliable: an answer is bounded before the
 (`reward_worker.py`), and those that pay for an answer that does not depend on the question are refused
 or named.
 
-Problems are generated here and sent to a worker with each completion: some data sets generate others in
-another process.
+Problems are generated here and sent to a worker with each completion: some data sets generate different ones
+in another process.
 """
 
 import base64
@@ -260,7 +260,7 @@ def _check_constants(task: GymTask) -> None:
 def _constant_rewards(
     task: GymTask, problems: Sequence[Problem], answers: Sequence[str], end: float
 ) -> list[float]:
-    """Of an answer to each problem; empty where the scorer fails on one, or the time is over."""
+    """The reward of one answer per problem; empty if the scorer fails on one, or time runs out."""
     items = [task.item(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
     rewards: list[float] = []
     with closing(task.score(items, "scores")) as outcomes:

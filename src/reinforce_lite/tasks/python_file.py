@@ -79,7 +79,7 @@ class FileTask(WorkerTask):
         for split, rows in hello["problems"].items():
             if _from_rows(rows) != self._problems[split]:
                 raise ReinforceLiteError(
-                    f"{self.path}: problems({split!r}) returns other problems in another process",
+                    f"{self.path}: problems({split!r}) returns different problems in another process",
                     "it must return the same at every call: seed what is random, sort what comes from a set",
                 )
 

@@ -9,8 +9,8 @@ are, unless a user's file imports them.
     [method, ...]                                    task.method(...)
     {"ok": value} or {"error": [cause, remedy]}
 
-Code of others may raise anything, fork, change the folder, or close what is open: a copy of the process ends
-without a word, and the rest is put back after each job. What can't be put back ends the process.
+Other people's code may raise anything, fork, change the folder, or close what is open: a forked copy exits
+silently, and the rest is restored after each job. What can't be restored ends the process.
 """
 
 import contextlib

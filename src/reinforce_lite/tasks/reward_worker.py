@@ -1,4 +1,4 @@
-"""Runs code of others, a user's file or reasoning-gym's scorers, in worker processes, within limits.
+"""Runs other people's code, a user's file or reasoning-gym's scorers, in worker processes within limits.
 
     task = FileTask(config)                       # config: the [task] section
     task.call("problems", "train")                # once, as long as it takes
@@ -6,11 +6,11 @@
 
 A worker (`worker_process.py`) is started once. Where it hangs, dies or takes too much memory, it is killed
 with the processes that it has started, the completion that it was at has no reward, and those behind it go to
-a new worker. Nothing that it prints or closes reaches the trainer; what it prints is shown once.
+a new worker. Nothing that it prints or closes affects the trainer; what it prints is shown once.
 
-Everything happens in the thread that asks: while it waits, a signal handler runs and may raise.
+Everything happens in the caller's thread, so that a signal handler can run, and raise, while it waits.
 
-Left out: isolation. The code has the user's rights, so this contains accidents and is no sandbox.
+Omitted on purpose: isolation. The code has the user's rights, so this contains accidents and is no sandbox.
 """
 
 import contextlib
@@ -245,7 +245,7 @@ class WorkerTask:
         if self._printed.strip() and not self._has_told:
             self._has_told = True
             text = self._printed.decode(errors="replace")
-            logger.warning("%s prints, which is shown this once: %s", self.name, shorten(text, 400))
+            logger.warning("%s printed (shown this once only): %s", self.name, shorten(text, 400))
 
 
 def _kill_all(workers: list[Worker]) -> None:

@@ -173,7 +173,7 @@ def _read_text(row: Mapping[str, Any], column: str, allow_number: bool = False) 
             'columns = {question = "…", answer = "…"}',
         )
     if allow_number and isinstance(value, float):
-        return f"{value:.15g}"  # what a double holds: 0.1 + 0.2 was 0.3 before it was computed
+        return f"{value:.15g}"  # the digits that a double holds: 0.1 + 0.2 is 0.3 again
     if allow_number and not isinstance(value, bool) and isinstance(value, Real):  # numpy's scalars are Real
         return str(value)
     if not isinstance(value, str):

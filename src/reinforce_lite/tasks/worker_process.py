@@ -3,8 +3,8 @@
 A worker is a fresh Python (`reward_child.py`) in a session of its own, with empty standard input and pipes
 for jobs and replies. `reward_worker.py` decides what it gets and when it is killed.
 
-Left out: a process that leaves the worker's session and is abandoned by its parent is not found. Memory is
-the resident size of the worker and its descendants; files in /dev/shm that nobody maps are not counted.
+Known limits: a process that leaves the worker's session and loses its parent is not found. Memory is the
+resident size of the worker and its descendants; files in /dev/shm that nobody maps are not counted.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ class Job:
     method: str
     arguments: list[Any]
     seconds: float
-    """It may take."""
+    """The longest it may take."""
     first: int = 0
     """The position of the first completion that it scores."""
     lost: float = 0.0
-    """Seconds, in a call that failed before."""
+    """Seconds lost in an earlier call that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Failure:
     cause: str
     remedy: str = ""
     ended: bool = False
-    """Its worker was ended, or ended."""
+    """Whether its worker was killed, or ended by itself."""
     seconds: float = 0.0
-    """Lost."""
+    """Time lost."""
 
 
 class Worker:

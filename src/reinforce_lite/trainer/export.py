@@ -20,24 +20,24 @@ from reinforce_lite.utils.text import one_line_error, percent
 
 logger = logging.getLogger(__name__)
 
-REHEARSAL = ".rehearsal.incomplete"  # a name that the next start cleans up
+TRIAL = ".trial-save.incomplete"  # a name that the next start cleans up
 
 
 def save_model(
-    run: Run, folder: str, pipeline: Pipeline, step: int, evals: Sequence[Record], rehearse: bool = False
+    run: Run, folder: str, pipeline: Pipeline, step: int, evals: Sequence[Record], miniature: bool = False
 ) -> None:
     """Write model/ or best/ of a run, with a card that shows these evaluations; see `save_policy`.
 
     With model/ goes adapter/, if there is one.
     """
     card = model_card(pipeline.config, evals, step, run.first_command())
-    save_policy(pipeline.policy, run.path / folder, card, rehearse)
+    save_policy(pipeline.policy, run.path / folder, card, miniature)
     if folder == "model" and pipeline.policy.adapter:
         _save_adapter(pipeline.policy, run.path / "adapter", card)
 
 
-def rehearse_saving(run: Run, pipeline: Pipeline) -> None:
-    """Save the model in small and remove it again, so that what would fail after hours fails now.
+def trial_save(run: Run, pipeline: Pipeline) -> None:
+    """Save a miniature of the model and remove it, so that what would fail after hours fails now.
 
     This finds a folder that can't be written, a config, generation config or tokenizer that does not
     serialize, and weights that share memory in a way that safetensors refuses. It does not find a disk that
@@ -47,7 +47,7 @@ def rehearse_saving(run: Run, pipeline: Pipeline) -> None:
     Raises ReinforceLiteError when the folder can't be written, UsageError when the model can't be saved.
     """
     try:
-        save_model(run, REHEARSAL, pipeline, 0, [], rehearse=True)
+        save_model(run, TRIAL, pipeline, 0, [], miniature=True)
     except ReinforceLiteError:
         raise
     except Exception as error:  # what the model's own code raises
@@ -56,7 +56,7 @@ def rehearse_saving(run: Run, pipeline: Pipeline) -> None:
             "correct the file of the model that this names, or choose another model",
         ) from error
     finally:
-        shutil.rmtree(run.path / REHEARSAL, ignore_errors=True)
+        shutil.rmtree(run.path / TRIAL, ignore_errors=True)
 
 
 def _save_adapter(policy: Policy, target: Path, card: str) -> None:
@@ -110,7 +110,7 @@ def keep_best(run: Run, step: int) -> None:
 
 
 def remove_best(run: Run) -> None:
-    """Where the last step is the best, or none is better than the untrained model, model/ is enough."""
+    """Remove best/: the last step is the best, or no step is better than the untrained model."""
     with explain_file_errors("write", run.path / "best"):
         remove_folder(run.path / "best")
 

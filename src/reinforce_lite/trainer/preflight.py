@@ -51,14 +51,14 @@ def check_no_secrets(config: Config) -> None:
         if (masked := mask_all(value)) != value:
             raise UsageError(
                 f"{dotted} holds a secret of the environment, which config.toml would store: {masked!r:.200}",
-                "take it out, or rename the variable if it is no secret",
+                "remove it, or rename the environment variable if its value is no secret",
             )
 
 
 def describe_prompt(prompt_builder: PromptBuilder, question: str) -> Record:
     """What first_prompt.json holds: `question`, and `text` and `token_ids` of its prompt.
 
-    Secrets are masked; of a prompt that holds one there are no ids, which would spell it.
+    Secrets are masked. A prompt that holds one is stored without its ids, which would reveal it.
     """
     ids = prompt_builder(question).token_ids
     text = decode_exactly(prompt_builder.tokenizer, ids)
@@ -74,7 +74,7 @@ def check_same_prompt(prompt_builder: PromptBuilder, run: Run, question: str) ->
     before = run.first_prompt if run.started else {}
     if not before:
         return
-    # The stored question is masked: it stands for the one that reads so now, if that is the same.
+    # The stored question is masked. If the first one now reads the same when masked, it is meant.
     now = describe_prompt(
         prompt_builder, question if mask(question) == before["question"] else before["question"]
     )

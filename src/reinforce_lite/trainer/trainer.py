@@ -48,9 +48,9 @@ from reinforce_lite.trainer.export import (
     is_best,
     keep_best,
     merge_adapter,
-    rehearse_saving,
     remove_best,
     save_model,
+    trial_save,
 )
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
 from reinforce_lite.trainer.preflight import (
@@ -221,7 +221,7 @@ class Trainer:
         self.callback.started(
             self.config, self.run, self.step, device, lambda: self.budget.eta(steps - self.step)
         )
-        rehearse_saving(self.run, self.pipeline)
+        trial_save(self.run, self.pipeline)
         keep_best(self.run, self.step)
         self.run.remove_summary()
         if self.step == 0:

@@ -29,7 +29,7 @@ def write_atomically(file: Path, text: str | bytes) -> None:
 
 
 def append_whole(file: Path, text: str) -> None:
-    """Add `text` in UTF-8 to the end of a file. Where that fails half way, the half is cut off again."""
+    """Add `text` in UTF-8 to the end of a file. If that fails halfway, the part is cut off again."""
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         end, rest = os.fstat(descriptor).st_size, memoryview(text.encode())
@@ -104,7 +104,7 @@ def _incomplete(target: Path) -> Path:
 
 
 def _is_alive(process: str) -> bool:
-    """Whether another process has this number. In a container each one in turn may have the same."""
+    """Whether another process has this number. In a container successive processes may have the same one."""
     try:
         if int(process) == os.getpid():
             return False

@@ -33,8 +33,8 @@ OOM_MESSAGES = (
 )
 """Parts of RuntimeErrors of libraries that have no type for running out of memory, in lower case."""
 ONEDNN_OOM = re.compile(r"could not (create|execute) a primitive(?! descriptor)")
-"""oneDNN does not say why it could not. Short of memory is the usual reason; where it is another one, a retry
-with smaller pieces fails again. A descriptor is refused for an operation that oneDNN does not support."""
+"""oneDNN does not say why it could not. Usually memory is short; if the reason is another one, a retry with
+smaller pieces fails again. A descriptor is refused for an operation that oneDNN does not support."""
 MMAP_THRESHOLD = 32 * 2**20
 """Bytes from which glibc maps an allocation separately (limit_fragmentation)."""
 TRIM_THRESHOLD = 512 * 2**20
