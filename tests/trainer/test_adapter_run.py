@@ -107,7 +107,7 @@ def test_state_in_fewer_bits_is_refused_wherever_the_adapter_comes_from(
     first = train(settings) if start == "adapter" else None
     name = str(first.path / "adapter") if first else settings["model.name"]
     rank = 0 if first else 2
-    with pytest.raises(UsageError, match="32 bits") as caught:
+    with pytest.raises(UsageError, match="32-bit") as caught:
         train(
             settings | {"model.name": name},
             "second",
