@@ -1,0 +1,97 @@
+"""The quickstart with adapters of rank 1, 8 and 32, three seeds each, beside the kept seeds of full tuning.
+
+    python experiments/adapters.py --parallel 2
+
+An adapter's step is faster. So each run stops where full tuning does, is evaluated on the test problems, and
+continues for as many steps as full tuning's time allows.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+import trials
+from trials import Record, Trial
+
+from reinforce_lite.runlog.run import Run
+
+RANKS = (1, 8, 32)
+SEEDS = range(3)
+LEARNING_RATE = "1e-4"
+STEPS = 24
+"""Those of the quickstart."""
+LONGER = 27
+"""What an adapter takes in the time of the quickstart's steps (benchmarks/step.py)."""
+TRIALS = [
+    Trial(
+        f"rank{rank}-{seed}",
+        ("--rank", str(rank), "--seed", str(seed), "--learning-rate", LEARNING_RATE),
+        "adapters.py",
+    )
+    for rank in (8, 1, 32)
+    for seed in SEEDS
+]
+
+
+def train(rank: int, seed: int, learning_rate: float) -> Record:
+    """Train to STEPS and evaluate, then to LONGER and evaluate; the record of the whole run."""
+    program = [str(Path(sys.executable).with_name("reinforce-lite")), "train"]
+    run = f"adapters-rank{rank}-{seed}"
+    options = ("--adapter.rank", str(rank), "--update.learning-rate", str(learning_rate))
+    command = [*program, "quickstart", *options, "--train.seed", str(seed), "--run", run, "--resume"]
+    for steps in (STEPS, LONGER):
+        subprocess.run([*command, "--train.steps", str(steps)], check=True)
+    return trials.record_run(Run(Path("runs") / run))
+
+
+def write(records: Mapping[str, Record]) -> None:
+    """A row for each setting with all seeds: accuracies of the seeds, and the difference from full tuning."""
+    full = list(trials.read_records("seeds", [Trial(f"seed-{seed}", ()) for seed in SEEDS]).values())
+    by_setting = trials.by_setting(records)
+    groups = {f"rank {rank}": by_setting.get(f"rank{rank}", []) for rank in RANKS}
+    groups = {name: runs for name, runs in groups.items() if len(runs) == len(SEEDS)}
+    parts = []
+    for title, step in (("equal steps", STEPS), ("equal minutes", LONGER)):
+        accuracies = {
+            kind: {"all weights": [fmean(trials.correct(run, STEPS, kind)) for run in full]}
+            | {
+                name: [fmean(trials.correct(run, step, kind)) for run in runs]
+                for name, runs in groups.items()
+            }
+            for kind in trials.KINDS
+        }
+        gaps = trials.differences(accuracies["strict"], "all weights")
+        rows = [
+            [
+                name,
+                str(STEPS if name == "all weights" else step),
+                *(f"{value:.1%}" for value in strict),
+                f"{fmean(strict):.1%}",
+                f"{fmean(accuracies['lenient'][name]):.1%}",
+                gaps.get(name, ""),
+            ]
+            for name, strict in accuracies["strict"].items()
+        ]
+        header = ["trained", "steps", *(f"strict, seed {s}" for s in SEEDS)]
+        header += ["mean", "lenient, mean", "strict against all weights, points"]
+        parts.append(f"At {title}:\n\n" + trials.table(header, rows))
+    runs = [run for group in groups.values() for run in group]
+    machines = [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in [*full, *runs]})]
+    trials.write_page("adapters", *parts, *machines)
+
+
+if __name__ == "__main__":
+    if "--out" not in sys.argv:
+        trials.main("adapters", TRIALS, write)
+    else:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--rank", type=int, required=True)
+        parser.add_argument("--seed", type=int, required=True)
+        parser.add_argument("--learning-rate", type=float, required=True)
+        parser.add_argument("--out", type=Path, required=True)
+        given = parser.parse_args()
+        record = {"trial": given.out.stem} | train(given.rank, given.seed, given.learning_rate)
+        given.out.write_text(trials.dump_json(record), encoding="utf-8")
