@@ -24,9 +24,9 @@ from torch.nn.utils.rnn import pad_sequence
 from reinforce_lite.config import load_config
 from reinforce_lite.engines import make_engine
 from reinforce_lite.models.policy import Policy, load_policy
-from reinforce_lite.rollout.collect import select_problems
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
+from reinforce_lite.rollout.selection import epoch_problems
 from reinforce_lite.tasks import load_task
 from reinforce_lite.types import Sampling
 from reinforce_lite.utils.seeding import derive_seed
@@ -96,7 +96,8 @@ def train(model_name: str, steps: int, seed: int) -> Policy:
         start = time.perf_counter()
 
         # Problems -> prompts: Q questions, each through the model's chat template to token ids.
-        problems = select_problems(task.problems("train"), PROMPTS_PER_STEP, step, seed)
+        asked = (step - 1) * PROMPTS_PER_STEP
+        problems = epoch_problems(task.problems("train"), asked, PROMPTS_PER_STEP, seed)
         prompts = [build_prompt(problem.question) for problem in problems]
 
         # Prompts -> completions: G of each, drawn at the same temperature.

@@ -151,6 +151,12 @@ class RolloutConfig(Section):
     min_new_tokens: NotNegative = 0
     max_num_seqs: Positive = 256
     """The most sequences decoded concurrently; memory may allow fewer."""
+    selection: Literal["shuffle", "adaptive"] = "shuffle"
+    """Which questions a step asks. shuffle: each once an epoch. adaptive: rather those whose completions are
+    likely to be neither all right nor all wrong, judged by what the policy did on them before."""
+    refill: Positive = 1
+    """A step asks further questions until prompts_per_step of them have right and wrong completions, at most
+    this many times prompts_per_step in all; 1: none."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     stop: tuple[Annotated[str, Field(min_length=1)], ...] | None = None

@@ -134,6 +134,17 @@ class Group:
         """Whether each reward is one: False where the reward function failed."""
         return [not r.fault for r in self.rollouts]
 
+    @property
+    def success_rate(self) -> float | None:
+        """The share of right completions by the strict verdict; None where every reward failed."""
+        verdicts = [r.strict.correct for r in self.rollouts if not r.fault]
+        return sum(verdicts) / len(verdicts) if verdicts else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether some of the completions are right and some wrong."""
+        return 0 < (self.success_rate or 0) < 1
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

@@ -93,6 +93,8 @@ def test_loss_weights_by_hand() -> None:
     assert means.tolist() == [[2 / 6, -1 / 12, 0], [1 / 30, 1 / 60, -2 / 60]]
     one = loss_weights(a, lengths, PRESETS["article"], max_new_tokens=10)
     assert one.tolist() == [[2 / 2, 0, 0], [1 / 2, 0, 0]]
+    refilled = loss_weights(a, lengths, PRESETS["reinforce-lite"], max_new_tokens=10, questions=1)
+    assert refilled.tolist() == [[2 / 30, -1 / 30, 0], [1 / 30, 1 / 30, -2 / 30]]
 
 
 def test_loss_by_hand() -> None:

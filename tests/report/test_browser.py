@@ -364,7 +364,7 @@ def test_page_of_a_real_run(show: OpenReport, in_tmp: Path, model_folder: Path) 
     after = run.summary["evals"]["after"]["strict"]
     assert f"After 10 steps, tiny solves {after:.1%} of 6 test problems" in view.text("h1")
     assert view.text("#groups-count") == "200 completions of 50 questions match"
-    assert view.page.locator("#charts .chart").count() == 9
+    assert view.page.locator("#charts .chart").count() == 11
     assert re.sub("[✓✗] ", "", view.text("#questions .head >> nth=0")) == (
         "validation · untrained  after step 3  after step 6  after step 9  after step 10"
     )

@@ -8,7 +8,7 @@ import pytest
 from helpers.groups import make_groups
 from reinforce_lite.learner.updater import GradientStats
 from reinforce_lite.runlog.records import StepMetrics
-from reinforce_lite.trainer.metrics import step_metrics
+from reinforce_lite.trainer.metrics import difficulty, step_metrics
 from reinforce_lite.types import Completion, Group
 
 SECONDS = {"rollout": 1.0, "reward": 1.0, "update": 1.0}
@@ -59,3 +59,15 @@ def test_the_largest_rewards_have_sums() -> None:
     assert step.reward == pytest.approx(9e30 / 12)
     assert math.isfinite(step.reward_std)
     assert step.no_signal_ratio == pytest.approx(2 / 3)
+
+
+def test_difficulty_by_hand() -> None:
+    """Of four completions each: 0, 1, 2, then 4, 3 and 0 are right."""
+    harder = make_groups([[float(i < right) for i in range(4)] for right in (0, 1, 2)])
+    assert difficulty(harder) == [1 / 3, 1 / 3, 1 / 3, 0, 0]
+    easier = make_groups([[float(i < right) for i in range(4)] for right in (4, 3, 0)])
+    assert difficulty(easier) == [1 / 3, 0, 0, 1 / 3, 1 / 3]
+    step = metrics(easier)
+    assert (step.questions_asked, step.live_groups) == (3, 1)
+    assert (step.none_right, step.few_right, step.some_right) == (1 / 3, 0, 0)
+    assert (step.most_right, step.all_right) == (1 / 3, 1 / 3)

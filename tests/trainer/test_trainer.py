@@ -93,6 +93,29 @@ def test_killed_and_resumed_equals_straight(settings: dict[str, Any], moment: in
     assert [straight.summary[k] for k in keys] == [resumed.summary[k] for k in keys]
 
 
+def test_selection_and_refill_resume_as_exactly(settings: dict[str, Any]) -> None:
+    """And a step that asked more questions is as long in the logs."""
+    adaptive = settings | {
+        "rollout.selection": "adaptive",
+        "rollout.refill": 2,
+        "rollout.prompts_per_step": 3,
+    }
+    straight = train(adaptive, "straight")
+    resumed = kill_and_resume(adaptive, "resumed", 38)
+    assert logs(resumed) == logs(straight)
+    asked = [step["questions_asked"] for step in straight.steps]
+    assert {3} < set(asked) <= set(range(3, 7))
+    for step in straight.steps:
+        lines = [line for line in straight.read("rollouts") if line["step"] == step["step"]]
+        assert len(lines) == 4 * step["questions_asked"]
+        ids = [line["problem_id"] for line in lines if line["sample"] == 0]
+        assert len(set(ids)) == len(ids)
+        live = [0 < sum(line["strict"] for line in lines if line["problem_id"] == name) < 4 for name in ids]
+        assert step["live_groups"] == sum(live)
+        assert sum(live) == 3 or len(ids) == 6
+        assert sum(live[:-1]) < 3  # it stops as soon as it has them
+
+
 @pytest.mark.parametrize("state", ["16-bit", "8-bit"])
 def test_fewer_bits_resume_as_exactly(model_folder: Path, in_tmp: Path, state: str) -> None:
     """The random rounding too."""

@@ -116,7 +116,13 @@ def _peers(r: Tensor, kind: Literal["leave-one-out", "group"]) -> Tensor:
     return r.unsqueeze(1).expand(q, g, g)[:, ~torch.eye(g, dtype=torch.bool)].view(q, g, g - 1)
 
 
-def loss_weights(a: Tensor, lengths: list[list[int]], objective: Objective, max_new_tokens: int) -> Tensor:
+def loss_weights(
+    a: Tensor,
+    lengths: list[list[int]],
+    objective: Objective,
+    max_new_tokens: int,
+    questions: int | None = None,
+) -> Tensor:
     """The factor of each completion's summed log-probability in the loss: w_i = A_i / normaliser_i.
 
     The normaliser, with n completions that take part in the gradient:
@@ -126,11 +132,13 @@ def loss_weights(a: Tensor, lengths: list[list[int]], objective: Objective, max_
         sequence-mean   n * length_i         mean over completions of the mean over tokens
 
     With gradient_samples "all", n = Q * G. With "one", n = Q and only each group's first completion counts;
-    completions of a group are identically distributed, so the choice does not matter.
+    completions of a group are identically distributed, so the choice does not matter. `questions` takes the
+    place of Q where a step asked more of them than the groups with a signal that it was to have.
 
     `a` is (Q, G); `lengths` are the completions' tokens, EOS included. Returns (Q, G) float64.
     """
     q, g = a.shape
+    q = questions or q
     n = q * g
     if objective.gradient_samples == "one":
         a = a * (torch.arange(g) == 0)

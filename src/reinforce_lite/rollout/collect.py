@@ -1,28 +1,12 @@
-"""From problems to scored groups: select problems, sample completions, score them."""
+"""From problems to scored groups: sample completions, score them."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from random import Random
 
 from reinforce_lite.engines.base import Engine, ignore_progress
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer, make_group
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Sampling
-from reinforce_lite.utils.seeding import derive_seed
-
-
-def select_problems(problems: Sequence[Problem], n: int, step: int, seed: int) -> list[Problem]:
-    """The n problems of a step (counted from 1): epochs over `problems`, each shuffled by the seed."""
-    positions = range((step - 1) * n, step * n)
-    epochs = {position // len(problems) for position in positions}
-    orders = {epoch: _shuffled_indices(len(problems), seed, epoch) for epoch in epochs}
-    return [problems[orders[p // len(problems)][p % len(problems)]] for p in positions]
-
-
-def _shuffled_indices(n: int, seed: int, epoch: int) -> list[int]:
-    order = list(range(n))
-    Random(derive_seed(seed, "order", epoch)).shuffle(order)
-    return order
 
 
 def sample_completions(

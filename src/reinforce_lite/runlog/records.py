@@ -31,6 +31,17 @@ class StepMetrics:
     """Standard deviation within a group, mean over groups."""
     no_signal_ratio: float = _metric("frac_reward_zero_std")
     """Share of groups whose rewards are all equal."""
+    questions_asked: int
+    live_groups: int
+    """Groups with right and wrong completions."""
+    none_right: float = _metric("questions/none_right")
+    """Share of the questions asked of which no completion was right."""
+    few_right: float = _metric("questions/few_right")
+    """Up to a third."""
+    some_right: float = _metric("questions/some_right")
+    most_right: float = _metric("questions/most_right")
+    """Two thirds or more."""
+    all_right: float = _metric("questions/all_right")
     strict: float = _metric("accuracy/strict")
     lenient: float | None = _metric("accuracy/lenient")
     second_opinion: float | None = _metric("accuracy/second_opinion")

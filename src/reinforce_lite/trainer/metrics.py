@@ -31,11 +31,19 @@ def step_metrics(
     second = [r.second_opinion for r in rollouts if r.second_opinion is not None]
     reflection = reflection_rates([c.text for c in completions])
     entropy = finite_or_none(-sum(sum(c.logprobs) for c in completions) / sampled)
+    none, few, some, most, every = difficulty(groups)
     return StepMetrics(
         step=step,
         reward=fmean(r.reward for r in rollouts),
         reward_std=fmean(stdev(g.rewards) if len(g.rewards) > 1 else 0.0 for g in groups),
         no_signal_ratio=fmean(len(set(g.rewards)) == 1 for g in groups),
+        questions_asked=len(groups),
+        live_groups=sum(g.is_live for g in groups),
+        none_right=none,
+        few_right=few,
+        some_right=some,
+        most_right=most,
+        all_right=every,
         strict=fmean(r.strict.correct for r in rollouts),
         lenient=fmean(lenient) if lenient else None,
         second_opinion=fmean(second) if second else None,
@@ -57,6 +65,13 @@ def step_metrics(
         update_tokens_per_second=gradient.tokens / seconds["update"],
         **state,
     )
+
+
+def difficulty(groups: Sequence[Group]) -> list[float]:
+    """Shares of the questions by success rate: 0, up to 1/3, between, from 2/3, and 1."""
+    rates = [rate for g in groups if (rate := g.success_rate) is not None]
+    classes = [(rate > 0) + (rate > 1 / 3) + (rate >= 2 / 3) + (rate == 1) for rate in rates]
+    return [classes.count(i) / max(1, len(rates)) for i in range(5)]
 
 
 def completion_records(

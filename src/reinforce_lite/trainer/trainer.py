@@ -36,7 +36,8 @@ from reinforce_lite.evaluation.evaluate import evaluate_groups
 from reinforce_lite.learner.objective import advantages, loss_weights
 from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.report.refresher import ReportRefresher
-from reinforce_lite.rollout.collect import sample_completions, score_groups, select_problems
+from reinforce_lite.rollout.collect import sample_completions, score_groups
+from reinforce_lite.rollout.selection import QuestionSelector
 from reinforce_lite.runlog.health import non_finite_streak
 from reinforce_lite.runlog.records import Record, StepMetrics
 from reinforce_lite.runlog.summary import best_step, summarize
@@ -57,7 +58,7 @@ from reinforce_lite.trainer.preflight import (
     describe_prompt,
 )
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
-from reinforce_lite.types import Split
+from reinforce_lite.types import Group, Split
 from reinforce_lite.utils import clock, memory
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.seeding import derive_seed
@@ -130,20 +131,9 @@ class Trainer:
 
     def _take_step(self, step: int) -> None:
         """One step of the method: sample, reward, compare within the group, update."""
-        config, pipeline, phases = self.config, self.pipeline, clock.Clock()
-        objective, updater = self.context.objective, self.context.updater
-        n, candidates = config.rollout.prompts_per_step, pipeline.problems("train")
-        problems = select_problems(candidates, n, step, config.train.seed)
-        seed, sampling = derive_seed(config.train.seed, "rollout", step), pipeline.sampling()
-        self.callback.phase(SAMPLING, len(problems) * sampling.samples)
-        sampled = sample_completions(
-            problems, pipeline.prompt_builder, pipeline.engine, sampling, seed, self.callback.advance
-        )
-        memory.release_cached_memory()
-        phases.lap("rollout")
-        groups = score_groups(problems, sampled, pipeline.scorer)
-        self.signals.check()
-        phases.lap("reward")
+        pipeline, phases = self.pipeline, clock.Clock()
+        objective, updater, rollout = self.context.objective, self.context.updater, self.config.rollout
+        groups = self._sample_groups(step, phases)
         # Nothing is learned from a completion whose reward failed. Its reward is the mean of the group's
         # usable ones (rollout/scoring.py), so it moves no baseline.
         usable = torch.tensor([g.usable for g in groups])
@@ -151,7 +141,9 @@ class Trainer:
         if group_advantages.any():
             self.callback.phase(UPDATING)
         lengths = [g.lengths for g in groups]
-        weights = loss_weights(group_advantages, lengths, objective, sampling.max_new_tokens)
+        weights = loss_weights(
+            group_advantages, lengths, objective, rollout.max_new_tokens, rollout.prompts_per_step
+        )
         gradient = updater.compute_gradient(groups, weights)
         with self.signals.uninterrupted():
             self.step_is_whole = False
@@ -176,6 +168,7 @@ class Trainer:
                 metrics = replace(metrics, updated=False, not_finite="weights")
             self.run.append("rollouts", *completion_records(step, groups, group_advantages.tolist()))
             self.run.append("steps", metrics.to_record())
+            self.selector.record(step, groups)
             self.step, self.step_is_whole = step, weights_finite
             self.budget.steps.append(metrics.step_time)
             self.callback.stepped(metrics, groups)
@@ -183,6 +176,24 @@ class Trainer:
             if self.streak >= NOT_FINITE_STEPS or not weights_finite:
                 self._go_back_or_stop(metrics)
         memory.release_cached_memory()
+
+    def _sample_groups(self, step: int, phases: clock.Clock) -> list[Group]:
+        """The step's scored groups; with refill, of further questions until enough have a signal."""
+        pipeline, sampling = self.pipeline, self.pipeline.sampling()
+        groups: list[Group] = []
+        while problems := self.selector.select(step, groups):
+            purpose = f"rollout after {len(groups)} questions" if groups else "rollout"
+            seed = derive_seed(self.config.train.seed, purpose, step)
+            self.callback.phase(SAMPLING, len(problems) * sampling.samples)
+            sampled = sample_completions(
+                problems, pipeline.prompt_builder, pipeline.engine, sampling, seed, self.callback.advance
+            )
+            memory.release_cached_memory()
+            phases.lap("rollout")
+            groups += score_groups(problems, sampled, pipeline.scorer)
+            self.signals.check()
+            phases.lap("reward")
+        return groups
 
     def _go_back_or_stop(self, metrics: StepMetrics) -> None:
         """Weights that are not finite, or several such steps: back to the last checkpoint once, then stop.
@@ -214,6 +225,10 @@ class Trainer:
         steps = self.run.step_metrics
         self.num_tokens = max((s.num_tokens or 0 for s in steps), default=0)
         self.streak = non_finite_streak(steps)
+        rollout, problems = self.config.rollout, self.pipeline.problems("train")
+        self.selector = QuestionSelector(problems, rollout, self.config.train.seed)
+        asked = sum(s.questions_asked or rollout.prompts_per_step for s in steps)
+        self.selector.restore(asked, self.run.read("rollouts"))
 
     def _start(self) -> None:
         """Everything before the first step; once config.toml is written the run can be resumed."""

@@ -16,9 +16,10 @@ class Clock:
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """End a phase: store the seconds since the phase before under its name."""
+        """End a phase: add the seconds since the phase before to those under its name."""
         time_now = now()
-        self.laps[name], self.last = time_now - self.last, time_now
+        self.laps[name] = self.laps.get(name, 0.0) + time_now - self.last
+        self.last = time_now
 
     @property
     def total(self) -> float:
