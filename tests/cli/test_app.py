@@ -491,3 +491,16 @@ def test_ctrl_c_from_outside(train_args: list[str]) -> None:
     summary = json.loads(Path("runs/mine/summary.json").read_text())
     assert summary["stopped"] == "signal"
     assert summary["steps"] >= 3
+
+
+def test_doctor_reads_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = runs.write(tmp_path / "a", [runs.step(1, reward=0.75)], [runs.completion(1, "p")]).path
+    status, out, _ = run(["doctor", str(path)], capsys)
+    assert status == 0
+    assert "0.75" in out
+    status, out, _ = run(["doctor", str(path), "--json"], capsys)
+    assert status == 0
+    assert set(json.loads(out)) == {"figures", "problems", "next"}
+    status, _, err = run(["doctor", str(tmp_path / "none")], capsys)
+    assert status == 2
+    assert "none" in err

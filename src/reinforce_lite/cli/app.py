@@ -8,6 +8,7 @@ usage: reinforce-lite COMMAND ...
   ask    MODEL_OR_RUN "question"   one response; for a run, next to the untrained model's
   plan   [RECIPE | FILE.toml]      the memory that a run needs, and whether a card has it
   report RUN [RUN ...]             one HTML file: result, curves, completions to read; several runs compared
+  doctor [RUN]                     what this machine can do; for a run, what its figures mean, what is wrong
 
 reinforce-lite COMMAND --help shows the options of a command.
 """
@@ -170,6 +171,35 @@ def _report(args: list[str]) -> None:
     print(harmless(f"report: {file}"))
 
 
+def _doctor(args: list[str]) -> None:
+    from reinforce_lite.cli.args import parse_doctor
+    from reinforce_lite.runlog.diagnosis import diagnose
+    from reinforce_lite.runlog.run import find_run
+
+    parsed = parse_doctor(args)
+    run = find_run(parsed.run) if parsed.run else None
+    with _imports(quiet=parsed.as_json or run is not None):
+        from dataclasses import asdict
+
+        from reinforce_lite.cli.doctor import machine_as_json, show_diagnosis, show_machine
+        from reinforce_lite.trainer.machine_check import check_machine
+
+    if run is not None:
+        diagnosis = diagnose(run)
+        if parsed.as_json:
+            _print_json(asdict(diagnosis))
+        else:
+            show_diagnosis(run.name, diagnosis)
+        return
+    if not parsed.as_json:
+        print("testing this machine for about a minute ...", flush=True)
+    check = check_machine()
+    if parsed.as_json:
+        _print_json(machine_as_json(check))
+    else:
+        show_machine(check)
+
+
 @contextmanager
 def _imports(quiet: bool) -> Iterator[None]:
     """Heavy imports: announced, since they take seconds, and cut short by the first signal."""
@@ -199,4 +229,11 @@ def _show_notices() -> None:
         logger.propagate = False
 
 
-COMMANDS = {"train": _train, "eval": _eval, "ask": _ask, "plan": _plan, "report": _report}
+COMMANDS = {
+    "train": _train,
+    "eval": _eval,
+    "ask": _ask,
+    "plan": _plan,
+    "report": _report,
+    "doctor": _doctor,
+}

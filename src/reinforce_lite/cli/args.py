@@ -88,6 +88,16 @@ class ReportArgs:
     """Print the numbers of the page as JSON."""
 
 
+@dataclass(frozen=True)
+class DoctorArgs:
+    """Examine this machine in about a minute, or a run at once."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")] = ""
+    """A name under runs/, or a path; without one, this machine."""
+    as_json: JsonFlag = False
+    """Print everything as JSON."""
+
+
 Command = TypeVar("Command", bound=Config)
 
 
@@ -119,6 +129,11 @@ def parse_plan(args: list[str]) -> tuple[PlanArgs, Config]:
 def parse_ask(args: list[str]) -> AskArgs:
     """Parse `ask`'s arguments."""
     return tyro.cli(AskArgs, args=args, prog="reinforce-lite ask")
+
+
+def parse_doctor(args: list[str]) -> DoctorArgs:
+    """Parse `doctor`'s arguments."""
+    return tyro.cli(DoctorArgs, args=args, prog="reinforce-lite doctor")
 
 
 def parse_report(args: list[str]) -> tuple[ReportArgs, list[Run], Path]:

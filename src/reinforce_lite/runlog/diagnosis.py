@@ -1,0 +1,119 @@
+"""What the figures of a run mean, in plain words; what is wrong, if anything, and what to try.
+
+What counts as wrong is decided in `health.py` alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+
+from reinforce_lite.evaluation.statistics import against_chance
+from reinforce_lite.runlog.health import WINDOW, find_warnings
+from reinforce_lite.runlog.records import StepMetrics
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.summary import before_and_after
+from reinforce_lite.utils.text import duration, interval, percent
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Sentences, each for a line of its own."""
+
+    figures: list[str]
+    problems: list[str]
+    """What is wrong, each with what to try; usually empty."""
+    next: str
+    """What to do with the run."""
+
+
+def diagnose(run: Run) -> Diagnosis:
+    """Read a run's files. Works while it trains, and after a kill."""
+    steps = run.step_metrics
+    figures = [_progress(run, steps), *_accuracy(run, steps)]
+    if steps:
+        last = steps[-WINDOW:]
+        figures += [_reward(steps, last), _signal(last), _lengths(last), _entropy(steps, last), _time(steps)]
+        figures.append(f"It has held up to {steps[-1].peak_memory / 1e9:.1f} GB of memory.")
+    problems = [f"{text[0].upper()}{text[1:]}." for text in find_warnings(steps).values()]
+    if faults := sum(s.reward_faults or 0 for s in steps):
+        problems.append(
+            f"The reward failed on {faults} completions, from which nothing is learned: the field `fault` in "
+            f"{run.path / 'rollouts.jsonl'} says why."
+        )
+    return Diagnosis(figures, problems, _next(run, steps))
+
+
+def _progress(run: Run, steps: list[StepMetrics]) -> str:
+    wanted, stopped = run.config.train.steps, run.summary.get("stopped")
+    reasons = {
+        "steps": "it is finished",
+        "hours": "its hours were over",
+        "signal": "a signal stopped it",
+        "not finite": "it stopped because its numbers were not finite",
+    }
+    state = reasons.get(stopped or "", "it is training, or was killed")
+    return f"{len(steps)} of {wanted} steps are done: {state}."
+
+
+def _accuracy(run: Run, steps: list[StepMetrics]) -> Iterator[str]:
+    evals = before_and_after(run, len(steps))
+    before, after = evals.get("before"), evals.get("after")
+    control = "second_opinion" if before and before.get("lenient") is None else "lenient"
+    for kind in ("strict", control):
+        if not before or before.get(kind) is None:
+            continue
+        start = f"{percent(before[kind])} {interval(before[f'{kind}_interval'])}"
+        name = kind.replace("_", " ")
+        if not after:
+            yield f"Untrained, {start} of {before['n']} test problems are right ({name})."
+            continue
+        p, end = evals["paired_p"][kind], f"{percent(after[kind])} {interval(after[f'{kind}_interval'])}"
+        chance = "" if p is None else f": {against_chance(p, after[kind] - before[kind], after['n'])}"
+        yield f"Of {after['n']} test problems {start} were right before and {end} after ({name}){chance}."
+
+
+def _reward(steps: list[StepMetrics], last: list[StepMetrics]) -> str:
+    first = fmean(s.reward for s in steps[:WINDOW])
+    if len(steps) < 2 * WINDOW:
+        return f"The mean reward is {fmean(s.reward for s in steps):.2f} so far."
+    now = fmean(s.reward for s in last)
+    return f"The mean reward went from {first:.2f} over the first {WINDOW} steps to {now:.2f} over the last."
+
+
+def _signal(last: list[StepMetrics]) -> str:
+    silent = fmean(s.no_signal_ratio for s in last)
+    return (
+        f"In {percent(silent, 0)} of the last groups all completions earned the same, which teaches nothing."
+    )
+
+
+def _lengths(last: list[StepMetrics]) -> str:
+    tokens, cut = fmean(s.mean_length for s in last), fmean(s.clipped_ratio for s in last)
+    return f"A completion has {tokens:.0f} tokens; {percent(cut, 0)} are cut at the limit."
+
+
+def _entropy(steps: list[StepMetrics], last: list[StepMetrics]) -> str:
+    first = [s.entropy for s in steps[:WINDOW] if s.entropy is not None]
+    now = [s.entropy for s in last if s.entropy is not None]
+    if not first or not now:
+        return "The entropy is not known: log-probabilities were not finite."
+    return (
+        f"The entropy is {fmean(now):.2f} nats per token, {fmean(first):.2f} at the start: near 0 all "
+        "completions of a question would be the same."
+    )
+
+
+def _time(steps: list[StepMetrics]) -> str:
+    total = sum(s.step_time for s in steps)
+    rollout, update = sum(s.rollout_seconds for s in steps), sum(s.update_seconds for s in steps)
+    reward = sum(s.reward_seconds for s in steps)
+    shares = f"{percent(rollout / total, 0)} sampling, {percent(update / total, 0)} updating"
+    return (
+        f"A step takes {duration(total / len(steps))}: {shares}, {percent(reward / total, 0)} in the reward."
+    )
+
+
+def _next(run: Run, steps: list[StepMetrics]) -> str:
+    if run.summary.get("stopped") not in ("steps", "hours"):
+        return f"If it is not training now, {run.resume_hint}"
+    return f"Read completions in {run.path / 'report.html'}; the model is {run.path / 'model'}."

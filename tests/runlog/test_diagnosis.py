@@ -1,0 +1,45 @@
+"""A run's figures in words: each sentence has the numbers that the files have."""
+
+from pathlib import Path
+
+from helpers import run_files as runs
+from reinforce_lite.runlog.diagnosis import diagnose
+from reinforce_lite.runlog.run import Run
+
+
+def write(folder: Path, steps: int, **changes: object) -> Run:
+    lines = [runs.step(n, **changes) for n in range(1, steps + 1)]
+    completions = [runs.completion(n, "p") for n in range(1, max(1, steps) + 1)]
+    return runs.write(folder, lines, completions)
+
+
+def test_a_healthy_run(tmp_path: Path) -> None:
+    diagnosis = diagnose(write(tmp_path / "a", 20))
+    text = " ".join(diagnosis.figures)
+    assert "20 of 20 steps" in text
+    assert "from 0.50 over the first 10 steps to 0.50" in text
+    assert "25% of the last groups" in text
+    assert "20 tokens; 0% are cut" in text
+    assert "40% sampling, 50% updating, 10% in the reward" in text
+    assert "3.0 GB" in text
+    assert diagnosis.problems == []
+
+
+def test_a_run_without_signal_is_told_so_by_the_rules_of_health(tmp_path: Path) -> None:
+    run = write(tmp_path / "a", 12, frac_reward_zero_std=0.9, **{"accuracy/strict": 0.02})
+    (problem,) = diagnose(run).problems
+    assert "no signal" in problem
+    assert "90%" in problem
+
+
+def test_a_reward_that_failed_is_a_problem(tmp_path: Path) -> None:
+    (problem,) = diagnose(write(tmp_path / "a", 3, reward_faults=2)).problems
+    assert "6 completions" in problem
+
+
+def test_a_run_that_has_just_started(tmp_path: Path) -> None:
+    run = write(tmp_path / "a", 0)
+    (run.path / "summary.json").unlink(missing_ok=True)
+    diagnosis = diagnose(run)
+    assert "0 of" in diagnosis.figures[0]
+    assert "--resume" in diagnosis.next
