@@ -4,6 +4,7 @@ immediately.
 usage: reinforce-lite COMMAND ...
 
   train  [RECIPE | FILE.toml]      train a model; with no recipe, the quickstart
+  audit  [RECIPE | FILE.toml]      is the reward right, and will the model learn; before an hour is spent
   eval   MODEL_OR_RUN              held-out accuracy, strict and lenient, and why completions are wrong
   ask    MODEL_OR_RUN "question"   one response; for a run, next to the untrained model's
   plan   [RECIPE | FILE.toml]      the memory that a run needs, and whether a card has it
@@ -102,6 +103,27 @@ def _train(args: list[str]) -> None:
         raise
     if parsed.as_json:
         _print_json(run.summary)
+
+
+def _audit(args: list[str]) -> None:
+    from reinforce_lite.cli.args import parse_audit
+
+    parsed, config = parse_audit(args)
+    with _imports(parsed.as_json):
+        from reinforce_lite.cli.audit_table import audit_as_json, show_audit
+        from reinforce_lite.trainer.audit import audit
+
+    def progress(text: str) -> None:
+        if not parsed.as_json:
+            print(harmless(f"{text} ..."), flush=True)
+
+    found = audit(config, parsed.minutes, permissions=parsed.permissions, progress=progress)
+    if parsed.as_json:
+        _print_json(audit_as_json(found))
+    else:
+        show_audit(found)
+    if found.data.reason_broken:
+        raise UsageError(f"the task is broken: {found.data.reason_broken}", "mend its reward or its golds")
 
 
 def _eval(args: list[str]) -> None:
@@ -231,6 +253,7 @@ def _show_notices() -> None:
 
 COMMANDS = {
     "train": _train,
+    "audit": _audit,
     "eval": _eval,
     "ask": _ask,
     "plan": _plan,

@@ -40,6 +40,18 @@ class TrainArgs(Config):
     """Print the summary as JSON."""
 
 
+class AuditArgs(Config):
+    """Say whether the reward is right, and whether the untrained model is likely to learn from it."""
+
+    recipe: Positional[str] = ""
+    """A shipped recipe or a TOML file; quickstart when none is given."""
+    minutes: Annotated[float, arg(metavar="MINUTES")] = 3.0
+    """About how long to sample."""
+    permissions: PermissionFlags = NO_PERMISSIONS
+    as_json: JsonFlag = False
+    """Print everything as JSON."""
+
+
 class EvalArgs(Config):
     """Measure accuracy on held-out problems, and say why completions are wrong."""
 
@@ -126,6 +138,12 @@ def parse_plan(args: list[str]) -> tuple[PlanArgs, Config]:
     return _parse(PlanArgs, load_config(first.recipe or DEFAULT_RECIPE), args)
 
 
+def parse_audit(args: list[str]) -> tuple[AuditArgs, Config]:
+    """Parse `audit`'s arguments; the recipe is found as in `train`."""
+    first, _ = _parse(AuditArgs, load_config(DEFAULT_RECIPE), args)
+    return _parse(AuditArgs, load_config(first.recipe or DEFAULT_RECIPE), args)
+
+
 def parse_ask(args: list[str]) -> AskArgs:
     """Parse `ask`'s arguments."""
     return tyro.cli(AskArgs, args=args, prog="reinforce-lite ask")
@@ -208,4 +226,9 @@ def _check_renamed(args: list[str]) -> None:
             raise UsageError(f"the option {option} has become {new}", "use the new name")
 
 
-PROGS: dict[type[Config], str] = {TrainArgs: "train", EvalArgs: "eval", PlanArgs: "plan"}
+PROGS: dict[type[Config], str] = {
+    TrainArgs: "train",
+    AuditArgs: "audit",
+    EvalArgs: "eval",
+    PlanArgs: "plan",
+}
