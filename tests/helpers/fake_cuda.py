@@ -4,10 +4,13 @@
         policy = load_policy(folder, device="cuda")
         ...
     card.waits     # how often the host waited for the card, by the line of the program that made it wait
+    card.launches  # how many operations were launched on it, by name
 
 A tensor is on the card if its storage is marked. What Python asks of a tensor's device is answered by the mark,
 and a mode of torch sees every operation, those of a backward pass included: it marks the results, and raises
 where a card would, for operands on two devices. Calls of `torch.cuda` that are not replaced raise too.
+
+A compiled function runs as it is, and counts as one launch. Flash attention is computed in float32.
 
 Left out: a card's memory, streams, speed and rounding.
 """
@@ -19,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_leaves
 
 import reinforce_lite
+from reinforce_lite.models import elementwise
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 MEMORY = 80 * 10**9
@@ -41,6 +46,17 @@ NEW = ("arange", "as_tensor", "empty", "full", "ones", "randint", "tensor", "zer
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 COPIES = {"copy_", "_foreach_copy_"}
 REPEATS = {torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.repeat_interleave.self_Tensor}
+NO_LAUNCH = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "detach",
+    "_unsafe_view",
+}
+"""Operations that, in addition to views, leave the card alone."""
+TO_LIST, DEVICE_CAPABILITY = Tensor.tolist, (9, 0)
 READS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2"}
 """Operations whose result, or its size, the host must know."""
 
@@ -62,17 +78,30 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def launches(func: Any) -> bool:
+    """Whether an operation launches anything: it computes, or writes to memory."""
+    views = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+    return not views and func.overloadpacket.__name__ not in NO_LAUNCH
+
+
 class FakeCuda(TorchDispatchMode):
     """A context in which `cuda` is an available device."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits = Counter[str]()
+        self.launches = Counter[str]()
+        self.compiled = 0
+        """How many compiled functions are running, one inside another."""
 
     def __enter__(self) -> "FakeCuda":
         self.patches = ExitStack()
         for replacement in (*self._replace_tensor_methods(), *_replace_cuda()):
             self.patches.enter_context(replacement)
+        self.patches.enter_context(patch.object(elementwise, "compile_for_card", self._compile))
+        for stand_in in (_fused_rms_norm, _fused_rms_norm_backward):
+            name = stand_in.__name__
+            self.patches.enter_context(patch.object(torch.ops.aten, name, self._compile(stand_in)))
         super().__enter__()
         return self
 
@@ -98,12 +127,27 @@ class FakeCuda(TorchDispatchMode):
         if len(on_cpu) == len(tensors):
             return func(*args, **kwargs)
         self._check(func, on_cpu, args, kwargs)
-        results = func(*args, **kwargs)
+        if not self.compiled and launches(func):
+            self.launches[func.overloadpacket.__name__] += 1
+        results = STAND_INS.get(func, func)(*args, **kwargs)
         addresses = {t.untyped_storage()._cdata for t in on_cpu}
         for result in tensors_in(results):
             if result.untyped_storage()._cdata not in addresses:
                 put_on_card(result)
         return results
+
+    def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """In place of `compile_for_card`: `function` as it is, as one launch."""
+
+        def call(*args: Any) -> Any:
+            self.launches[function.__name__] += 1
+            self.compiled += 1
+            try:
+                return function(*args)
+            finally:
+                self.compiled -= 1
+
+        return call
 
     def _check(self, func: Any, on_cpu: list[Tensor], args: Any, kwargs: Any) -> None:
         """Raise for operands that are not on the card, and count an operation for which the host waits."""
@@ -189,6 +233,7 @@ def _replace_cuda() -> Iterator[Any]:
         _lazy_init=refuse,
         is_available=lambda: True,
         is_bf16_supported=lambda including_emulation=True: True,
+        get_device_capability=lambda device=None: DEVICE_CAPABILITY,
         get_device_properties=lambda device=None: properties,
         max_memory_allocated=lambda device=None: MEMORY // 2,
         get_rng_state=lambda device=None: torch.get_rng_state(),
@@ -202,3 +247,103 @@ def _replace_cuda() -> Iterator[Any]:
 
 def _on_cpu(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
     return function(*args, **kwargs | {"device": CPU})
+
+
+def _segments(
+    query_starts: Tensor, key_starts: Tensor, used_keys: Tensor | None = None
+) -> Iterator[tuple[slice, slice]]:
+    """The flat indices of each segment's queries and keys."""
+    q, k = TO_LIST(query_starts), TO_LIST(key_starts)
+    counts = [b - a for a, b in pairwise(k)] if used_keys is None else TO_LIST(used_keys)
+    for (start, stop), key_start, count in zip(pairwise(q), k, counts, strict=False):
+        yield slice(start, stop), slice(key_start, key_start + count)
+
+
+def _scores(q: Tensor, keys: Tensor, scale: float, causal: bool) -> Tensor:
+    """(Q, n, s) of (n, Q, D) queries and (s, K, D) keys, in float32; as flash attention, `causal` ends flush."""
+    repeated = keys.float().repeat_interleave(q.shape[1] // keys.shape[1], 1)
+    scores = torch.einsum("nhd,shd->hns", q.float(), repeated) * scale
+    later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1 + len(keys) - len(q))
+    return scores.masked_fill(later, -torch.inf) if causal else scores
+
+
+def _flash_forward(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    query_starts: Tensor,
+    key_starts: Tensor,
+    *rest: Any,
+    scale: float,
+    seqused_k: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """A segment without keys gets the output 0 and the log-sum-exp +inf, as on a card."""
+    longest_query, longest_key, _, causal, _ = rest
+    assert q.dtype in {torch.float16, torch.bfloat16}
+    out = torch.zeros_like(q)
+    lse = torch.full((q.shape[1], len(q)), torch.inf)  # (Q, N)
+    for queries, used in _segments(query_starts, key_starts, seqused_k):
+        n, s = queries.stop - queries.start, used.stop - used.start
+        assert n <= longest_query
+        assert s <= longest_key
+        assert used.stop <= len(keys)
+        if n and s:
+            scores = _scores(q[queries], keys[used], scale, causal)
+            lse[:, queries] = scores.logsumexp(-1)
+            repeated = values[used].float().repeat_interleave(q.shape[1] // keys.shape[1], 1)
+            out[queries] = torch.einsum("hns,shd->nhd", scores.softmax(-1), repeated).to(q.dtype)
+    return out, lse, torch.empty(2), torch.empty(0), torch.empty(0)
+
+
+def _flash_backward(  # noqa: PLR0913, PLR0917 the operation's own
+    grad: Tensor,
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    query_starts: Tensor,
+    key_starts: Tensor,
+    *rest: Any,
+    scale: float,
+) -> tuple[Tensor, ...]:
+    assert lse.is_contiguous()
+    causal, group = rest[3], q.shape[1] // keys.shape[1]
+    d_q, d_keys, d_values = (torch.zeros(x.shape) for x in (q, keys, values))
+    for queries, used in _segments(query_starts, key_starts):
+        n, s = queries.stop - queries.start, used.stop - used.start
+        if not n or not s:
+            continue
+        p = (_scores(q[queries], keys[used], scale, causal) - lse[:, queries, None]).exp()
+        g = grad[queries].float()
+        repeated_keys, repeated_values = (x[used].float().repeat_interleave(group, 1) for x in (keys, values))
+        delta = (g * out[queries].float()).sum(-1).t()[..., None]  # (Q, n, 1)
+        d = p * (torch.einsum("nhd,shd->hns", g, repeated_values) - delta) * scale
+        d_q[queries] = torch.einsum("hns,shd->nhd", d, repeated_keys)
+        by_group = (s, keys.shape[1], group, -1)
+        d_keys[used] = torch.einsum("hns,nhd->shd", d, q[queries].float()).view(by_group).sum(2)
+        d_values[used] = torch.einsum("hns,nhd->shd", p, g).view(by_group).sum(2)
+    return d_q.to(q.dtype), d_keys.to(q.dtype), d_values.to(q.dtype)
+
+
+def _fused_rms_norm(x: Tensor, shape: Any, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    precise = x.to(torch.promote_types(x.dtype, torch.float32))
+    inverse = (precise.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return (precise * inverse * gain).to(x.dtype), inverse
+
+
+def _fused_rms_norm_backward(
+    grad: Tensor, x: Tensor, shape: Any, inverse: Tensor, gain: Tensor, output_mask: list[bool]
+) -> tuple[Tensor | None, ...]:
+    d, unit = grad.to(inverse.dtype), x * inverse
+    d_unit = d * gain
+    d_x = inverse * (d_unit - unit * (d_unit * unit).mean(-1, keepdim=True))
+    gradients = (d_x.to(x.dtype), (d * unit).sum(0).to(gain.dtype))
+    return tuple(g if wanted else None for g, wanted in zip(gradients, output_mask, strict=True))
+
+
+STAND_INS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten._flash_attention_forward.default: _flash_forward,
+    torch.ops.aten._flash_attention_backward.default: _flash_backward,
+}
+"""What computes the operations that the CPU lacks."""

@@ -1,0 +1,134 @@
+"""Functions of single elements or rows, each one kernel on a CUDA device.
+
+A chain of small operations takes a launch and a pass over memory each, which on a card costs as much as the
+matrix products around it. There the chains below are compiled, or are a fused operation of torch's. Where no
+compiler is found they run operation by operation; elsewhere they always do.
+
+Shapes: N tokens, H hidden size, I inner size, Q query heads, D head size.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """gain x / sqrt(mean(x^2) + eps) of (..., H) (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467).
+
+    Rounded where transformers rounds; on CUDA rounded once.
+    """
+    return rms_norm_and_inverse(x, gain, eps)[0]
+
+
+def rms_norm_and_inverse(x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`rms_norm`, and the (..., 1) 1 / sqrt(mean(x^2) + eps) in at least float32."""
+    if x.is_cuda:
+        normed, inverse = torch.ops.aten._fused_rms_norm(x, gain.shape, gain, eps)
+        return normed, inverse
+    inverse = inverse_rms(x, eps)
+    return scale_rows(x, inverse, gain), inverse
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """(..., 1): 1 / sqrt(mean(x^2) + eps) of (..., H), in at least float32."""
+    norm: Tensor = torch.linalg.vector_norm(
+        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def scale_rows(x: Tensor, factors: Tensor, gain: Tensor) -> Tensor:
+    """gain (factors x), for (..., H) x and (..., 1) factors, rounded to x's dtype after each product."""
+    return (x * factors).to(x.dtype).mul_(gain)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of (N, 2I) gate and up (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
+    return compile_for_card(_swiglu)(gate_up) if gate_up.is_cuda else _swiglu(gate_up)
+
+
+def _swiglu(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
+def rotate(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
+    """Rotate the first `heads` of the D-wide heads of each token by the (N, rotated part of D) angles.
+
+    A head's first half a and second half b become a cos - b sin and b cos + a sin (Su et al. 2021,
+    https://arxiv.org/abs/2104.09864). The halves of `cos` are equal, and those of `sin`. Returns a new tensor
+    on CUDA, elsewhere `flat` itself.
+    """
+    if flat.is_cuda:
+        return compile_for_card(_rotate_copy)(flat, cos, sin, heads, head_size)
+    return rotate_in_place(flat, cos, sin, heads, head_size)
+
+
+def rotate_in_place(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
+    """`rotate`, which returns `flat` itself on every device."""
+    half = cos.shape[-1] // 2
+    view = flat.view(len(flat), -1, head_size)[:, :heads]
+    a, b = view[..., :half], view[..., half : 2 * half]
+    cos, sin = cos[:, None, :half], sin[:, None, :half]
+    rotated_a = a * cos - b * sin
+    b.mul_(cos).addcmul_(a, sin)
+    a.copy_(rotated_a)
+    return flat
+
+
+def _rotate_copy(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
+    return rotate_in_place(flat.clone(), cos, sin, heads, head_size)
+
+
+def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
+    """Attention to two sets of keys, (N, Q, D), from the output and (N, Q) log-sum-exp for each.
+
+    exp(lse - total) out + exp(other_lse - total) other, with total = logaddexp(lse, other_lse), which is the
+    log-sum-exp of the result.
+    """
+    return (compile_for_card(_merge) if out.is_cuda else _merge)(out, lse, other, other_lse)
+
+
+def _merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
+    share = torch.sigmoid(other_lse - lse)[..., None]
+    return torch.lerp(out.to(share.dtype), other.to(share.dtype), share).to(out.dtype)
+
+
+@cache
+def compile_for_card(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as one kernel or a few, for tensors that all have N as their first dimension.
+
+    `function` changes no argument. Where it can't be compiled it runs as it is, which is logged once.
+    """
+    run = torch.compile(function)
+
+    def call(*args: Any) -> Any:
+        nonlocal run
+        if run is function:
+            return function(*args)
+        for arg in args:
+            if isinstance(arg, Tensor):
+                torch._dynamo.maybe_mark_dynamic(arg, 0)  # otherwise each N would be compiled anew
+        try:
+            return run(*args)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            logger.warning(
+                "slower without compiled kernels: %s: %s", type(error).__name__, _first_line(error)
+            )
+            run = function
+            return function(*args)
+
+    return call
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
