@@ -210,7 +210,7 @@ class FakeCuda(TorchDispatchMode):
         return move
 
     def _replace_new(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def create(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+        def create(*args: Any, device: Any = None, pin_memory: bool = False, **kwargs: Any) -> Tensor:
             if device is None or torch.device(device).type != "cuda":
                 return function(*args, device=device, **kwargs)
             if function.__name__ in {"tensor", "as_tensor"}:

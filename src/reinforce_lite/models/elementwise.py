@@ -9,7 +9,7 @@ Shapes: N tokens, H hidden size, I inner size, Q query heads, D head size.
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -87,18 +87,19 @@ def _rotate_copy(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: 
     return rotate_in_place(flat.clone(), cos, sin, heads, head_size)
 
 
-def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
-    """Attention to two sets of keys, (N, Q, D), from the output and (N, Q) log-sum-exp for each.
+def merge(*parts: Tensor) -> Tensor:
+    """Attention to several sets of keys, (N, Q, D), from the output and (N, Q) log-sum-exp for each in turn.
 
-    exp(lse - total) out + exp(other_lse - total) other, with total = logaddexp(lse, other_lse), which is the
-    log-sum-exp of the result.
+    The sum of exp(lse - total) out, where exp(total), the sum of exp(lse), belongs to the result.
     """
-    return (compile_for_card(_merge) if out.is_cuda else _merge)(out, lse, other, other_lse)
+    return (compile_for_card(_merge) if parts[0].is_cuda else _merge)(*parts)
 
 
-def _merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
-    share = torch.sigmoid(other_lse - lse)[..., None]
-    return torch.lerp(out.to(share.dtype), other.to(share.dtype), share).to(out.dtype)
+def _merge(*parts: Tensor) -> Tensor:
+    outs, lses = parts[::2], parts[1::2]
+    total = reduce(torch.logaddexp, lses)
+    weighted = [out * (lse - total).exp()[..., None] for out, lse in zip(outs, lses, strict=True)]
+    return sum(weighted[1:], weighted[0]).to(outs[0].dtype)
 
 
 @cache

@@ -1,16 +1,23 @@
 """Attention over a prefix tree: all tokens attend to shared keys in one product, without copies of them.
 
+On a CUDA device it is three calls of variable-length attention, merged: each token to its own sequence, the
+completions to their prompts, all to the prefix. Elsewhere the sequences are padded to blocks of similar
+length, which is faster with the kernels of a CPU.
+
 Shapes: N flat tokens, R sequences of a block with up to T tokens, S tokens of the prefix; Q query heads,
 K key-value heads, D head size.
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from reinforce_lite.models import elementwise, varlen
 from reinforce_lite.models.attention import PartialAttention, attend, attend_backward, merge
 from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.prefix_tree import PrefixTree
@@ -36,11 +43,71 @@ class PrefixAttention:
         """(N, (Q + 2K) x D) rotated queries and keys, and values, to (N, Q x D)."""
         self.keep(layer, qkv[:, self.llama.key_start :])
         prefix = self.prefix[layer] if self.prefix else None
-        out: Tensor = _TreeAttention.apply(qkv, prefix, self.tree, self.llama)  # type: ignore[no-untyped-call]
+        function = _SegmentsAttention if qkv.is_cuda else _BlocksAttention
+        out: Tensor = function.apply(qkv, prefix, self.tree, self.llama)  # type: ignore[no-untyped-call]
         return out
 
 
-class _TreeAttention(Function):
+class _SegmentsAttention(Function):
+    """As `_BlocksAttention`, without blocks."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, prefix: Tensor | None, tree: PrefixTree, llama: Llama) -> Tensor:
+        q, keys, values = _split_heads(qkv, llama)
+        segments, start = tree.segments, tree.segments.prompt_tokens
+        own = varlen.attend(q, keys, values, segments.own, llama.scale, causal=True)
+        parts = [own]
+        if prefix is not None:
+            assert segments.to_prefix is not None
+            prefix_heads = _split_heads(prefix, llama)
+            parts.append(varlen.attend(q, *prefix_heads, segments.to_prefix, llama.scale))
+        completions = [(out[start:], lse[start:]) for out, lse in parts]
+        if segments.to_prompts is not None:
+            prompts = keys[:start], values[:start]
+            completions.append(varlen.attend(q[start:], *prompts, segments.to_prompts, llama.scale))
+        _merge_into_first([(out[:start], lse[:start]) for out, lse in parts])
+        _merge_into_first(completions)
+        out, lse = own
+        ctx.save_for_backward(qkv, prefix, out, lse)
+        ctx.segments, ctx.llama = segments, llama
+        return out.flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        qkv, prefix, out, lse = ctx.saved_tensors
+        segments, llama, start = ctx.segments, ctx.llama, ctx.segments.prompt_tokens
+        q, keys, values = _split_heads(qkv, llama)
+        grad = grad.view_as(q)
+        own = varlen.attend_backward(
+            grad, q, keys, values, (out, lse), segments.own, llama.scale, causal=True
+        )
+        d_qkv = torch.cat(own, dim=1).flatten(1)
+        d_q, d_keys, d_values = _split_heads(d_qkv, llama)
+        if segments.to_prompts is not None:
+            queries = (x[start:] for x in (grad, q))
+            merged = out[start:], lse[start:]
+            part = varlen.attend_backward(
+                *queries, keys[:start], values[:start], merged, segments.to_prompts, llama.scale
+            )
+            for total, d in zip((d_q[start:], d_keys[:start], d_values[:start]), part, strict=True):
+                total += d
+        if prefix is None:
+            return d_qkv, None, None, None
+        prefix_heads = _split_heads(prefix, llama)
+        part = varlen.attend_backward(grad, q, *prefix_heads, (out, lse), segments.to_prefix, llama.scale)
+        d_q += part[0]
+        return d_qkv, torch.cat(part[1:], dim=1).flatten(1), None, None
+
+
+def _merge_into_first(parts: Sequence[PartialAttention]) -> None:
+    """Write the attention over the keys of all parts, (n, Q, D) and (n, Q), into the first of them."""
+    out, lse = parts[0]
+    if len(parts) > 1 and len(out):
+        out.copy_(elementwise.merge(*chain.from_iterable(parts)))
+        lse.copy_(reduce(torch.logaddexp, [other for _, other in parts]))
+
+
+class _BlocksAttention(Function):
     """softmax(Q K^T scale) V. Keeps inputs and outputs; probabilities are recomputed in the backward pass."""
 
     @staticmethod

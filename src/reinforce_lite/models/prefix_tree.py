@@ -16,10 +16,13 @@ Shapes: N flat tokens, R sequences of a block, T tokens of the longest of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
+
+from reinforce_lite.models.varlen import Segments
 
 Ids = Sequence[int]
 """Token ids."""
@@ -55,6 +58,19 @@ class SequenceBlock:
         flat[self.indices] = padded.transpose(1, 2)[*self.cells]
 
 
+@dataclass(frozen=True, slots=True)
+class TreeSegments:
+    """What the tokens of a tree attend to, as segments."""
+
+    own: Segments
+    """Of each sequence's tokens to themselves, causally."""
+    to_prompts: Segments | None
+    """Of the tokens from `prompt_tokens` on, the completions, to the tokens before it, the prompts."""
+    to_prefix: Segments | None
+    """Of all tokens to the prefix."""
+    prompt_tokens: int
+
+
 class PrefixTree:
     """The flat tokens of some branches, their positions, and what they attend to."""
 
@@ -79,8 +95,9 @@ class PrefixTree:
         """(N,) each token's position in its sequence, counted from the start of the prefix."""
         self.prompts = prompts
         """Each prompt's flat indices."""
-        self.blocks = _blocks([*prompts, *chain.from_iterable(groups)], device)
-        """All sequences, prompts and completions, in blocks of similar length."""
+        self.sequences = [*prompts, *chain.from_iterable(groups)]
+        """The flat indices of all sequences, prompts and completions."""
+        self.prefix_length = start
         self.completions = [
             (slice(group[0].start, group[-1].stop), slice(prompt.start, prompt.stop))
             for prompt, group in zip(prompts, groups, strict=True)
@@ -92,6 +109,36 @@ class PrefixTree:
             list(chain.from_iterable(chain.from_iterable(predictors))), device=device
         )
         """(tokens of all completions,) the flat index of the state that predicts each of them."""
+
+    @cached_property
+    def blocks(self) -> list[SequenceBlock]:
+        """All sequences, in blocks of similar length."""
+        return _blocks(self.sequences, self.ids.device)
+
+    @cached_property
+    def segments(self) -> TreeSegments:
+        """The same, without padding; for which the host does not wait."""
+        own, prompts = [len(s) for s in self.sequences if s], [len(p) for p in self.prompts]
+        groups = {prompt.start: group.stop - group.start for group, prompt in self.completions}
+        queries = [groups.get(p.start, 0) for p in self.prompts]
+        n, prefix = [sum(own)], [self.prefix_length]
+        starts = _starts([own, queries, prompts, n, prefix], self.ids.device)
+        return TreeSegments(
+            Segments(starts[0], starts[0], max(own), max(own)),
+            Segments(starts[1], starts[2], max(queries), max(prompts)) if groups else None,
+            Segments(starts[3], starts[4], *n, *prefix) if self.prefix_length else None,
+            sum(prompts),
+        )
+
+
+def _starts(lengths: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, ...]:
+    """For n segments of each of these lengths their (n + 1,) int32 starts, by one copy to the device."""
+    starts = [[0, *accumulate(part)] for part in lengths]
+    # From other than pinned memory the copy would wait.
+    flat = torch.tensor(
+        list(chain.from_iterable(starts)), dtype=torch.int32, pin_memory=device.type == "cuda"
+    )
+    return torch.split(flat.to(device, non_blocking=True), list(map(len, starts)))
 
 
 def _blocks(sequences: Sequence[range], device: torch.device) -> list[SequenceBlock]:
