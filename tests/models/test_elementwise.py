@@ -2,16 +2,27 @@
 
 import logging
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._pytree import tree_map
 
 from helpers.fake_cuda import FakeCuda
-from reinforce_lite.models import elementwise
-from reinforce_lite.models.elementwise import compile_for_card, merge, rms_norm, rotate, swiglu
+from reinforce_lite.models import elementwise, logprobs
+from reinforce_lite.models.elementwise import (
+    compile_for_card,
+    merge,
+    rms_norm,
+    rms_norm_and_inverse,
+    rms_norm_backward,
+    rotate,
+    swiglu,
+    swiglu_backward,
+)
 
 TOKENS = 5
 
@@ -21,6 +32,7 @@ def normal(*shape: int, seed: int = 0) -> Any:
 
 
 GATE, UP = normal(TOKENS, 6), normal(TOKENS, 6, seed=1)
+D = normal(TOKENS, 6, seed=2)
 X, GAIN = normal(TOKENS, 8), normal(8, seed=1)
 HEADS = normal(TOKENS, 3 * 4)
 """Two heads of size 4, which are rotated, and one that is not."""
@@ -40,9 +52,17 @@ def rotated() -> Any:
     return torch.cat([both, heads[:, 2:]], dim=1).flatten(1)
 
 
+def swiglu_gradient() -> Any:
+    """By autograd; and the value."""
+    gate_up = torch.cat([GATE, UP], 1).requires_grad_()
+    value = torch.sigmoid(gate_up[:, :6]) * gate_up[:, :6] * gate_up[:, 6:]
+    return torch.autograd.grad(value, gate_up, D)[0], value.detach()
+
+
 JOBS: dict[str, tuple[Any, list[Any], Any]] = {
     "rms_norm": (rms_norm, [X, GAIN, 0.1], X / (X.square().mean(-1, keepdim=True) + 0.1).sqrt() * GAIN),
     "swiglu": (swiglu, [torch.cat([GATE, UP], 1)], GATE / (1 + (-GATE).exp()) * UP),
+    "swiglu_backward": (swiglu_backward, [D, torch.cat([GATE, UP], 1)], swiglu_gradient()),
     "rotate": (rotate, [HEADS, ANGLES.cos().repeat(1, 2), ANGLES.sin().repeat(1, 2), 2, 4], rotated()),
     "merge": (
         merge,
@@ -73,8 +93,22 @@ def test_a_card_launches_once(name: str) -> None:
         card.launches.clear()
         found = job(*on_card)
         assert card.launches.total() == 1
-        torch.testing.assert_close(found.cpu(), expected)
+        torch.testing.assert_close(tree_map(Tensor.cpu, found), expected)
         assert all(torch.equal(a, b) for a, b in zip(on_card, before, strict=True) if isinstance(a, Tensor))
+
+
+def test_gradients_of_rms_norm_on_a_card() -> None:
+    leaves = [X.clone().requires_grad_(), GAIN.clone().requires_grad_()]
+    grad = normal(TOKENS, 8, seed=3)
+    torch.nn.functional.rms_norm(leaves[0], (8,), leaves[1], 0.1).backward(grad)
+    with FakeCuda() as card:
+        x, gain, d = (t.to("cuda") for t in (X, GAIN, grad))
+        _, inverse = rms_norm_and_inverse(x, gain, 0.1)
+        card.launches.clear()
+        d_x, d_gain = rms_norm_backward(d, x, inverse, gain, needs_gain=True)
+        assert card.launches.total() == 1
+        torch.testing.assert_close([d_x.cpu(), d_gain.cpu()], [leaf.grad for leaf in leaves])
+        assert rms_norm_backward(d, x, inverse, gain, needs_gain=False)[1] is None
 
 
 @pytest.fixture
@@ -111,20 +145,37 @@ def test_running_out_of_memory_is_no_lack_of_a_compiler(
         compile_for_card(elementwise._merge)(OUT, LSE, OTHER, OTHER_LSE)
 
 
+TOKEN_IDS = torch.tensor([3, 0, 5, 3, 1])
+SCALED_LOGITS = GATE / 0.7
+LOGPROBS = SCALED_LOGITS.log_softmax(1)
+CHOSEN = torch.nn.functional.one_hot(TOKEN_IDS, 6)
+COMPILED: dict[Any, tuple[list[Any], Any]] = {
+    elementwise._swiglu: JOBS["swiglu"][1:],
+    elementwise._swiglu_backward: JOBS["swiglu_backward"][1:],
+    elementwise._rotate_copy: JOBS["rotate"][1:],
+    elementwise._merge: JOBS["merge"][1:],
+    logprobs._logprobs_and_normalizer: (
+        [GATE, TOKEN_IDS, 0.7],
+        ((LOGPROBS * CHOSEN).sum(1), SCALED_LOGITS.logsumexp(1)),
+    ),
+    logprobs._logits_gradient: (
+        [GATE, TOKEN_IDS, SCALED_LOGITS.logsumexp(1), D[:, 0], 0.7],
+        (CHOSEN - LOGPROBS.exp()) * D[:, :1],
+    ),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [(elementwise._swiglu, "swiglu"), (elementwise._rotate_copy, "rotate"), (elementwise._merge, "merge")],
-)
+@pytest.mark.parametrize("function", COMPILED)
 def test_compiled_functions_have_the_same_values(
-    function: Any, name: str, fresh_cache: None, monkeypatch: pytest.MonkeyPatch
+    function: Any, fresh_cache: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For two numbers of tokens by one compiled function."""
-    _, args, expected = JOBS[name]
+    args, expected = COMPILED[function]
     counter = CompileCounterWithBackend("inductor")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     run = compile_for_card(function)
     for n in (TOKENS, 3):
         found = run(*(x[:n].clone() if isinstance(x, Tensor) else x for x in args))
-        torch.testing.assert_close(found, expected[:n])
+        torch.testing.assert_close(found, tree_map(itemgetter(slice(n)), expected))
     assert counter.frame_count == 1

@@ -52,12 +52,12 @@ def test_a_wrong_head_factor_is_refused(in_tmp: Path) -> None:
 def test_a_wrong_rotary_frequency_is_refused(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rotate: Callable[..., Tensor] = llama._rotate_in_place
+    rotate: Callable[..., Tensor] = llama.rotate
 
     def twice_the_angle(flat: Tensor, cos: Tensor, sin: Tensor, *sizes: int) -> Tensor:
         return rotate(flat, 2 * cos * cos - 1, 2 * sin * cos, *sizes)
 
-    monkeypatch.setattr(llama, "_rotate_in_place", twice_the_angle)
+    monkeypatch.setattr(llama, "rotate", twice_the_angle)
     assert "update" in refusal(settings["model.name"]).cause
 
 

@@ -319,6 +319,8 @@ def _move_gradient(master: Tensor, param: Tensor) -> None:
     assert param.grad is not None
     if master.grad is None:
         master.grad = param.grad.float().contiguous()
+    elif param.grad.is_cuda:  # where the addition converts
+        master.grad.add_(param.grad)
     else:
         pieces = (torch.split(grad.reshape(-1), CONVERTED_ELEMENTS) for grad in (master.grad, param.grad))
         for total, part in zip(*pieces, strict=True):

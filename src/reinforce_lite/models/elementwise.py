@@ -9,7 +9,7 @@ Shapes: N tokens, H hidden size, I inner size, Q query heads, D head size.
 
 import logging
 from collections.abc import Callable
-from functools import cache, reduce
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,6 +36,15 @@ def rms_norm_and_inverse(x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, T
     return scale_rows(x, inverse, gain), inverse
 
 
+def rms_norm_backward(
+    d: Tensor, x: Tensor, inverse: Tensor, gain: Tensor, needs_gain: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of x and gain on CUDA, from that of their `rms_norm` and the inverse that it returned."""
+    mask = [True, needs_gain]
+    d_x, d_gain = torch.ops.aten._fused_rms_norm_backward(d, x, gain.shape, inverse, gain, mask)
+    return d_x, d_gain if needs_gain else None
+
+
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
     """(..., 1): 1 / sqrt(mean(x^2) + eps) of (..., H), in at least float32."""
     norm: Tensor = torch.linalg.vector_norm(
@@ -57,6 +66,29 @@ def swiglu(gate_up: Tensor) -> Tensor:
 def _swiglu(gate_up: Tensor) -> Tensor:
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
+
+
+def swiglu_backward(d: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
+    """The (N, 2I) gradient of gate and up from that of their `swiglu`, which is returned too.
+
+    `d` is lost.
+    """
+    if gate_up.is_cuda:
+        return compile_for_card(_swiglu_backward)(d, gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    inner = F.silu(gate)  # (N, I)
+    d_gate_up = torch.empty_like(gate_up)
+    d_gate, d_up = d_gate_up.chunk(2, dim=-1)
+    torch.mul(d, inner, out=d_up)
+    torch.ops.aten.silu_backward(d.mul_(up), gate, grad_input=d_gate)
+    return d_gate_up, inner.mul_(up)
+
+
+def _swiglu_backward(d: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
+    gate, up = gate_up.chunk(2, dim=-1)
+    inner = F.silu(gate)
+    d_gate = torch.ops.aten.silu_backward(d * up, gate)
+    return torch.cat([d_gate, d * inner], dim=-1), inner * up
 
 
 def rotate(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
@@ -84,7 +116,12 @@ def rotate_in_place(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_siz
 
 
 def _rotate_copy(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
-    return rotate_in_place(flat.clone(), cos, sin, heads, head_size)
+    half = cos.shape[-1] // 2
+    view = flat.view(len(flat), -1, head_size)
+    a, b, rest = torch.tensor_split(view[:, :heads], [half, 2 * half], dim=2)
+    cos, sin = cos[:, None, :half], sin[:, None, :half]
+    rotated = torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=2)
+    return torch.cat([rotated, view[:, heads:]], dim=1).flatten(1)
 
 
 def merge(*parts: Tensor) -> Tensor:
@@ -96,10 +133,11 @@ def merge(*parts: Tensor) -> Tensor:
 
 
 def _merge(*parts: Tensor) -> Tensor:
-    outs, lses = parts[::2], parts[1::2]
-    total = reduce(torch.logaddexp, lses)
-    weighted = [out * (lse - total).exp()[..., None] for out, lse in zip(outs, lses, strict=True)]
-    return sum(weighted[1:], weighted[0]).to(outs[0].dtype)
+    merged, total = parts[0].to(parts[1].dtype), parts[1]
+    for out, lse in zip(parts[2::2], parts[3::2], strict=True):
+        merged = torch.lerp(merged, out.to(lse.dtype), torch.sigmoid(lse - total)[..., None])
+        total = torch.logaddexp(total, lse)
+    return merged.to(parts[0].dtype).contiguous()  # not transposed, as log-sum-exps may be
 
 
 @cache

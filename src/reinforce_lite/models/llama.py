@@ -24,6 +24,14 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from reinforce_lite.models.adapter import Adapter
+from reinforce_lite.models.elementwise import (
+    rms_norm,
+    rms_norm_and_inverse,
+    rms_norm_backward,
+    rotate,
+    swiglu,
+    swiglu_backward,
+)
 from reinforce_lite.models.projection import Linear, Projection
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
@@ -126,8 +134,7 @@ class Llama:
             run_layer = partial(checkpoint, self._layer, use_reentrant=False, preserve_rng_state=False)
         for i in range(len(self.layers)):
             x = run_layer(i, x, rotary, attend, linear)
-        states: Tensor = self.body.norm(x)
-        return states
+        return _norm(x, self.body.norm)
 
     def _layer(self, i: int, x: Tensor, rotary: tuple[Tensor, ...], attend: Attend, linear: Linear) -> Tensor:
         layer = self.layers[i]
@@ -143,14 +150,19 @@ class Llama:
     def _norm_heads(self, qkv: Tensor, layer: Layer) -> Tensor:
         heads = qkv.view(len(qkv), -1, self.head_size)
         q, k, v = torch.split(heads, [self.query_heads, self.kv_heads, self.kv_heads], dim=1)
-        return torch.cat([layer.q_norm(q), layer.k_norm(k), v], dim=1).flatten(1)
+        return torch.cat([_norm(q, layer.q_norm), _norm(k, layer.k_norm), v], dim=1).flatten(1)
+
+
+def _norm(x: Tensor, norm: Any) -> Tensor:
+    """RMSNorm of the last dimension."""
+    normed: Tensor = rms_norm(x, norm.weight, norm.variance_epsilon) if x.is_cuda else norm(x)
+    return normed
 
 
 def _norm_linear(x: Tensor, norm: Any, projection: Projection, linear: Linear) -> Tensor:
     """RMSNorm of (N, H), then a fused projection."""
     if not torch.is_grad_enabled():  # `apply` would take a tenth of the time of a decoding step
-        inverse = _inverse_rms(x, norm.variance_epsilon)
-        return projection(_rms_norm(x, inverse, norm.weight), linear)
+        return projection(rms_norm(x, norm.weight, norm.variance_epsilon), linear)
     projected: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
         x, norm.weight, norm.variance_epsilon, projection, linear, *projection.trained
     )
@@ -168,7 +180,7 @@ def _project(x: Tensor, projection: Projection, linear: Linear) -> Tensor:
 def _swiglu_down(gate_up: Tensor, projection: Projection, linear: Linear) -> Tensor:
     """(N, 2I) gate and up to (N, H)."""
     if not torch.is_grad_enabled():
-        return projection(_swiglu(gate_up), linear)
+        return projection(swiglu(gate_up), linear)
     projected: Tensor = _SwigluDown.apply(  # type: ignore[no-untyped-call]
         gate_up, projection, linear, *projection.trained
     )
@@ -190,15 +202,22 @@ class _NormLinear(Function):
     def forward(
         ctx: Any, x: Tensor, gain: Tensor, eps: float, projection: Projection, linear: Linear, *params: Tensor
     ) -> Tensor:
-        inverse = _inverse_rms(x, eps)
+        normed, inverse = rms_norm_and_inverse(x, gain, eps)
         ctx.save_for_backward(x, gain, inverse)
-        ctx.projection = projection
-        return projection(_rms_norm(x, inverse, gain), linear)
+        ctx.projection, ctx.eps = projection, eps
+        return projection(normed, linear)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, gain, inverse = ctx.saved_tensors
         projection = ctx.projection
+        if x.is_cuda:
+            d_params = projection.parameter_gradients(grad, rms_norm(x, gain, ctx.eps))
+            if not ctx.needs_input_grad[0]:
+                return None, None, None, None, None, *d_params
+            d = projection.input_gradient(grad)
+            d_x, d_gain = rms_norm_backward(d, x, inverse, gain, ctx.needs_input_grad[1])
+            return d_x, d_gain, None, None, None, *d_params
         unit = x * inverse  # (N, H), in at least float32
         d_params = projection.parameter_gradients(grad, unit.to(x.dtype) * gain)
         if not ctx.needs_input_grad[0]:  # the first layer over a frozen embedding
@@ -228,19 +247,6 @@ class _Project(Function):
         return d_x, None, None, *d_params
 
 
-def _rms_norm(x: Tensor, inverse: Tensor, gain: Tensor) -> Tensor:
-    """RMSNorm(x), rounded where transformers rounds."""
-    return (x * inverse).to(x.dtype).mul_(gain)
-
-
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """(N, 1): 1 / sqrt(mean(x^2) + eps) of (N, H), in at least float32."""
-    norm: Tensor = torch.linalg.vector_norm(
-        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
-    )
-    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-
-
 class _SwigluDown(Function):
     """(silu(gate) * up) W^T, SwiGLU and the down projection (Shazeer 2020, https://arxiv.org/abs/2002.05202).
 
@@ -251,58 +257,31 @@ class _SwigluDown(Function):
     def forward(ctx: Any, gate_up: Tensor, projection: Projection, linear: Linear, *params: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
         ctx.projection = projection
-        return projection(_swiglu(gate_up), linear)
+        return projection(swiglu(gate_up), linear)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        inner = F.silu(gate)  # (N, I)
-        d = ctx.projection.input_gradient(grad)  # (N, I), with respect to silu(gate) * up
-        d_gate_up = torch.empty_like(gate_up)
-        d_gate, d_up = d_gate_up.chunk(2, dim=-1)
-        torch.mul(d, inner, out=d_up)
-        d_params = ctx.projection.parameter_gradients(grad, inner.mul_(up))
-        torch.ops.aten.silu_backward(d.mul_(up), gate, grad_input=d_gate)
-        return d_gate_up, None, None, *d_params
-
-
-def _swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up of (N, 2I) gate and up."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
+        d_gate_up, inner = swiglu_backward(ctx.projection.input_gradient(grad), gate_up)
+        return d_gate_up, None, None, *ctx.projection.parameter_gradients(grad, inner)
 
 
 class _Rotate(Function):
     """Rotary position embedding of queries and keys (Su et al. 2021, https://arxiv.org/abs/2104.09864).
 
-    In place, and nothing but cos and sin is kept: the gradient is rotated by the opposite angle.
+    In place on a CPU, and nothing but cos and sin is kept: the gradient is rotated by the opposite angle.
     """
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
         ctx.rotary, ctx.heads, ctx.head_size = (cos, sin), heads, head_size
-        ctx.mark_dirty(qkv)
-        return _rotate_in_place(qkv, cos, sin, heads, head_size)
+        rotated = rotate(qkv, cos, sin, heads, head_size)
+        if rotated is qkv:
+            ctx.mark_dirty(qkv)
+        return rotated
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         cos, sin = ctx.rotary
-        d_qkv = _rotate_in_place(grad.clone(), cos, -sin, ctx.heads, ctx.head_size)
-        return d_qkv, None, None, None, None
-
-
-def _rotate_in_place(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:
-    """Rotate the first `heads` of the D-wide heads of each token by the (N, rotated part of D) angles.
-
-    A head's first half a and second half b become a cos - b sin and b cos + a sin. The halves of `cos`
-    are equal, and those of `sin`.
-    """
-    half = cos.shape[-1] // 2
-    view = flat.view(len(flat), -1, head_size)[:, :heads]
-    a, b = view[..., :half], view[..., half : 2 * half]
-    cos, sin = cos[:, None, :half], sin[:, None, :half]
-    rotated_a = a * cos - b * sin
-    b.mul_(cos).addcmul_(a, sin)
-    a.copy_(rotated_a)
-    return flat
+        grad = grad if grad.is_cuda else grad.clone()
+        return rotate(grad, cos, -sin, ctx.heads, ctx.head_size), None, None, None, None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from reinforce_lite.models import elementwise
 from reinforce_lite.models.projection import Linear
 
 MAX_LOGITS = {"cpu": 2**24, "cuda": 2**27}
@@ -36,7 +37,8 @@ def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: floa
     log softmax(logits / temperature)[token], over the whole vocabulary.
     """
     logits = final_logits(model, states)
-    logprobs: Tensor = _TokenLogprobs.apply(logits, tokens, temperature)  # type: ignore[no-untyped-call]
+    function = _CompiledTokenLogprobs if logits.is_cuda else _TokenLogprobs
+    logprobs: Tensor = function.apply(logits, tokens, temperature)  # type: ignore[no-untyped-call]
     return logprobs
 
 
@@ -83,3 +85,42 @@ class _TokenLogprobs(Function):
         d_logits = logprobs.exp_().mul_(-scaled_grad)
         d_logits.scatter_add_(1, tokens[:, None], scaled_grad.to(d_logits.dtype))
         return d_logits.to(ctx.dtype), None, None
+
+
+class _CompiledTokenLogprobs(Function):
+    """The same with fewer passes over memory: keeps the logits, and converts them to float32 on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+        logprobs, normalizer = elementwise.compile_for_card(_logprobs_and_normalizer)(
+            logits, tokens, temperature
+        )
+        ctx.save_for_backward(logits, tokens, normalizer)
+        ctx.temperature = temperature
+        return logprobs  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, tokens, normalizer = ctx.saved_tensors
+        scaled_grad = grad / ctx.temperature
+        d_logits = elementwise.compile_for_card(_logits_gradient)(
+            logits, tokens, normalizer, scaled_grad, ctx.temperature
+        )
+        return d_logits, None, None
+
+
+def _logprobs_and_normalizer(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(C,) both, for (C, V) logits and (C,) tokens."""
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    normalizer = (logits.to(precise) / temperature).logsumexp(1)
+    chosen = logits.gather(1, tokens[:, None]).squeeze(1).to(precise) / temperature
+    return chosen - normalizer, normalizer
+
+
+def _logits_gradient(
+    logits: Tensor, tokens: Tensor, normalizer: Tensor, grad: Tensor, temperature: float
+) -> Tensor:
+    """(C, V): (onehot - softmax) grad, where (C,) grad is that of the log-probabilities / temperature."""
+    p = (logits.to(normalizer.dtype) / temperature - normalizer[:, None]).exp()
+    chosen = torch.arange(logits.shape[1], device=logits.device) == tokens[:, None]
+    return ((chosen.to(p.dtype) - p) * grad[:, None]).to(logits.dtype)
