@@ -147,6 +147,7 @@ class FakeCuda(TorchDispatchMode):
             finally:
                 self.compiled -= 1
 
+        call.is_compiled = True  # type: ignore[attr-defined]
         return call
 
     def _check(self, func: Any, on_cpu: list[Tensor], args: Any, kwargs: Any) -> None:

@@ -1,11 +1,14 @@
 """AdamW in 8 and 16 bits against torch's, and what stochastic rounding does on average."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
+from helpers.fake_cuda import FakeCuda
 from reinforce_lite.config import UpdateConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner import optimizers
@@ -167,6 +170,98 @@ def test_weight_without_gradient_stays() -> None:
         "gain": True,
         "odd": False,
     }
+
+
+def run_on_card(
+    compiled: bool, dtype: torch.dtype, steps: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Counter[str], Counter[str]]:
+    """The weights and the optimizer's state after some steps; launches and waits of the last one."""
+    with FakeCuda() as card, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimizers, "_can_compile_update", lambda *_: compiled)
+        params = {name: w.detach().to("cuda").requires_grad_() for name, w in weights(dtype).items()}
+        optimizer = make_optimizer(EIGHT, params)
+        for step in range(steps):
+            set_gradients(params, step)
+            for w in params.values():
+                assert w.grad is not None
+                w.grad = w.grad.to("cuda")
+            card.launches.clear()
+            card.waits.clear()
+            optimizer.step(1e-3, seed=step)
+        launches, waits = card.launches.copy(), card.waits.copy()
+        state = {name: t.cpu().clone() for name, t in optimizer.state_dict().items()}
+        return {name: w.detach().cpu() for name, w in params.items()}, state, launches, waits
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_8_bit_moments_on_a_card_follow_the_cpus(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32; and the state has the same names, of pieces, so that either continues from the other's."""
+    monkeypatch.setattr(optimizers, "PIECE", 5120)
+    expected, start = weights(), weights()
+    optimizer = make_optimizer(EIGHT, expected)
+    run(expected, optimizer, range(3))
+    found, state, *_ = run_on_card(compiled, torch.float32, 3)
+    for name, w in expected.items():
+        assert (found[name] - w).norm() < 1e-4 * (w - start[name]).norm()
+    assert {name: t.shape for name, t in state.items()} == {
+        name: t.shape for name, t in optimizer.state_dict().items()
+    }
+    after = make_optimizer(EIGHT, {name: w.clone().requires_grad_() for name, w in found.items()})
+    after.load_state_dict(state)
+    assert all(torch.equal(t, state[name]) for name, t in after.state_dict().items())
+    assert all(
+        torch.allclose(t.float(), state[name].float(), rtol=1e-4, atol=1)
+        for name, t in optimizer.state_dict().items()
+    )
+
+
+def test_launches_of_a_step_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for a large weight, however many pieces it has, and some for all small ones; and the host never waits."""
+    monkeypatch.setattr(optimizers, "PIECE", 4096)
+    *_, launches, waits = run_on_card(True, torch.bfloat16, 2)
+    assert launches["_update_blocks"] == 1
+    assert launches.total() < 20
+    assert not waits
+
+
+def test_stochastic_rounding_on_a_card_is_right_on_average() -> None:
+    """As `test_stochastic_rounding_is_right_on_average`."""
+    weight, grad = (torch.ones(2**8, 256, dtype=torch.bfloat16) for _ in range(2))
+    codes, scales = torch.zeros(2**8, 256, dtype=torch.uint8), torch.zeros(2**8)
+    tables = torch.linspace(-1, 1, 256), torch.linspace(0, 1, 256)
+    torch.manual_seed(0)
+    factors = torch.tensor([1.0, 1e-3, 0.001**0.5])  # of step 1, at a learning rate of 1e-4
+    optimizers._update_blocks(
+        weight, grad, codes, scales, codes.clone(), scales.clone(), *tables, factors, 0.9, 0.999
+    )
+    assert set(weight.flatten().tolist()) == {1.0, 1 - 2**-8}
+    assert (weight < 1).float().mean().item() == pytest.approx(
+        0.0256, abs=4 * (0.0256 * 0.9744 / 2**16) ** 0.5
+    )
+
+
+@pytest.mark.slow
+def test_the_compiled_update_has_the_same_values() -> None:
+    """For two sizes by one compiled function, in float32, where nothing is random."""
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(optimizers._update_blocks, backend=counter)
+    for blocks in (8, 5):
+        generator = torch.Generator().manual_seed(blocks)
+        weight, grad = (torch.randn(blocks, 256, generator=generator) for _ in range(2))
+        codes = torch.randint(256, (2, blocks, 256), generator=generator).byte()
+        scales = torch.rand(2, blocks, generator=generator)
+        tables = torch.linspace(-1, 1, 256), torch.linspace(0, 1, 256)
+        args = weight, grad, codes[0], scales[0], codes[1], scales[1], *tables, torch.tensor([0.99, 0.1, 0.5])
+        expected, found = ([t.clone() for t in args] for _ in range(2))
+        optimizers._update_blocks(*expected, 0.9, 0.999)
+        for t in (*found[:4], *found[4:6]):
+            torch._dynamo.maybe_mark_dynamic(t, 0)
+        compiled(*found, 0.9, 0.999)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(
+                a.float(), b.float(), rtol=1e-5, atol=1.0 if a.dtype == torch.uint8 else 1e-5
+            )
+    assert counter.frame_count == 1
 
 
 def test_missing_torchao_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,15 @@
             updates are right on average
 
 The arithmetic is torch's and torchao's. torchao's own optimizer compiles it; here it runs eagerly on pieces
-of large tensors, which needs no compiler and little memory. Tensors too small for 8 bits (norm weights and
-biases) have float32 moments and float32 master weights.
+of large tensors, which needs no compiler and little memory. On a CUDA device it is compiled too and updates
+whole tensors, unless no compiler is found. Tensors too small for 8 bits (norm weights and biases) have
+float32 moments and float32 master weights.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from math import ceil
 from typing import Any
@@ -23,6 +26,7 @@ from torch import Tensor
 
 from reinforce_lite.config import UpdateConfig
 from reinforce_lite.errors import missing_extra
+from reinforce_lite.models import elementwise
 from reinforce_lite.utils.rng import isolated_rng
 
 BLOCK = 256
@@ -35,6 +39,8 @@ QMAP_BYTES = 1024
 """The table of the 256 values that an 8-bit code stands for, float32; one per moment and piece."""
 WORKSPACE_BYTES_PER_ELEMENT = 150
 """Bytes that torchao's arithmetic needs for each element of a piece; measured by benchmarks/memory.py."""
+MOMENTS = (("exp_avg", True), ("exp_avg_sq", False))
+"""Their names, and whether they are signed."""
 EPSILON = 1e-8
 """AdamW's epsilon, added to the square root of the second moment."""
 
@@ -106,12 +112,22 @@ class _Piece:
 
         x = self.elements
         self.state["step"] = torch.tensor(0.0)
-        for key, signed in (("exp_avg", True), ("exp_avg_sq", False)):
+        for key, signed in MOMENTS:
             self.state[key] = (
                 torch.zeros_like(x)
                 if self.is_master
                 else OptimState8bit.zeros(x.shape, signed, BLOCK, x.device, dtype=x.dtype)
             )
+
+    def allocate_state_within(self, moments: Mapping[str, Any]) -> None:
+        """Use parts of the moments of the whole weight."""
+        from torchao.optim.subclass_8bit import OptimState8bit
+
+        blocks = slice(self.part.start // BLOCK, self.part.stop // BLOCK)
+        self.state["step"] = torch.tensor(0.0)
+        for key, signed in MOMENTS:
+            codes, scale, qmap = moments[key].codes[self.part], moments[key].scale[blocks], moments[key].qmap
+            self.state[key] = OptimState8bit(codes, scale, qmap, signed, self.elements.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Moments, step count and master copy, by the names under which they are saved."""
@@ -121,29 +137,72 @@ class _Piece:
         return tensors
 
 
+@dataclass(slots=True)
+class _Weight:
+    """A weight in pieces, and on CUDA the 8-bit moments that those of its pieces are parts of."""
+
+    weight: Tensor
+    pieces: list[_Piece]
+    moments: dict[str, Any] = field(default_factory=dict)
+
+    def allocate_state(self) -> None:
+        """Create moments of zero."""
+        from torchao.optim.subclass_8bit import OptimState8bit
+
+        if self.pieces[0].is_master or not self.weight.is_cuda:
+            for piece in self.pieces:
+                piece.allocate_state()
+            return
+        flat = self.weight.detach().view(-1)
+        for key, signed in MOMENTS:
+            self.moments[key] = OptimState8bit.zeros(flat.shape, signed, BLOCK, flat.device, dtype=flat.dtype)
+        for piece in self.pieces:
+            piece.allocate_state_within(self.moments)
+
+
 class AdamW8bit:
-    """torchao's AdamW with 8-bit moments, piece by piece."""
+    """torchao's AdamW with 8-bit moments, piece by piece or, on a card, weight by weight."""
 
     def __init__(self, weights: Mapping[str, Tensor], config: UpdateConfig) -> None:
         self.config = config
-        self.pieces = [piece for name, w in weights.items() for piece in _split_weight(name, w)]
+        self.weights = [_Weight(w, list(_split_weight(name, w))) for name, w in weights.items()]
+        self.pieces = [piece for weight in self.weights for piece in weight.pieces]
 
     @torch.no_grad()
     def step(self, learning_rate: float, seed: int) -> None:
         """One update; `seed` is that of the stochastic rounding."""
-        with isolated_rng(self.pieces[0].elements.device, seed):
-            for piece in self.pieces:
-                self._update(piece, learning_rate)
+        weights = [w for w in self.weights if w.weight.grad is not None]
+        for weight in weights:
+            if not weight.pieces[0].state:
+                weight.allocate_state()
+            for piece in weight.pieces:
+                piece.state["step"] += 1
+        first = self.weights[0].weight
+        by_weight = first.is_cuda and _can_compile_update(first.device, first.dtype, *self.config.betas)
+        with isolated_rng(first.device, seed):
+            if by_weight:
+                self._update_on_card(weights, learning_rate)
+                return
+            for weight in weights:
+                for piece in weight.pieces:
+                    self._update(piece, learning_rate)
+
+    def _update_on_card(self, weights: Sequence[_Weight], learning_rate: float) -> None:
+        """The same in a few launches for each large weight, and for all small ones together."""
+        by_step = defaultdict[float, list[_Weight]](list)
+        for weight in weights:
+            by_step[float(weight.pieces[0].state["step"])].append(weight)
+        for step, equals in by_step.items():
+            first, second = (1 - beta**step for beta in self.config.betas)
+            factors = (1 - learning_rate * self.config.weight_decay, learning_rate / first, second**0.5)
+            _update_small([w.pieces[0] for w in equals if not w.moments], factors, self.config.betas)
+            _update_large([w for w in equals if w.moments], factors, self.config.betas)
 
     def _update(self, piece: _Piece, learning_rate: float) -> None:
         from torchao.optim.adam import single_param_adam
 
-        if piece.weight.grad is None:
-            return
-        if not piece.state:
-            piece.allocate_state()
+        assert piece.weight.grad is not None
         state, elements = piece.state, piece.elements
-        state["step"] += 1
         single_param_adam(
             elements,
             piece.weight.grad.reshape(-1)[piece.part],
@@ -167,11 +226,98 @@ class AdamW8bit:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
-        for piece in self.pieces:
-            if f"step/{piece.name}" in state:
-                piece.allocate_state()
-            for name, t in piece.tensors().items():
-                t.copy_(state[name])
+        for weight in self.weights:
+            if f"step/{weight.pieces[0].name}" in state:
+                weight.allocate_state()
+            for piece in weight.pieces:
+                for name, t in piece.tensors().items():
+                    t.copy_(state[name])
+
+
+Factors = tuple[float, float, float]
+"""What a weight is multiplied by; the learning rate over the first moment's bias correction; the square root
+of the second's."""
+
+
+def _update_small(pieces: Sequence[_Piece], factors: Factors, betas: tuple[float, float]) -> None:
+    """AdamW of float32 moments and master weights, each operation for all of them."""
+    if not pieces:
+        return
+    decay, step_size, root_correction = factors
+    weights = [p.elements for p in pieces]
+    grads = [p.weight.grad.reshape(-1).float() for p in pieces if p.weight.grad is not None]
+    means, squares = ([p.state[key] for p in pieces] for key, _ in MOMENTS)
+    torch._foreach_lerp_(means, grads, 1 - betas[0])
+    torch._foreach_mul_(squares, betas[1])
+    torch._foreach_addcmul_(squares, grads, grads, 1 - betas[1])
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_div_(roots, root_correction)
+    torch._foreach_add_(roots, EPSILON)
+    torch._foreach_mul_(weights, decay)
+    torch._foreach_addcdiv_(weights, means, roots, -step_size)
+    torch._foreach_copy_([p.weight.view(-1) for p in pieces], weights)
+
+
+def _update_large(weights: Sequence[_Weight], factors: Factors, betas: tuple[float, float]) -> None:
+    """AdamW of 8-bit moments, each weight at a time."""
+    if not weights:
+        return
+    update = elementwise.compile_for_card(_update_blocks)
+    on_card = torch.tensor(factors, pin_memory=True).to(weights[0].weight.device, non_blocking=True)
+    for w in weights:
+        assert w.weight.grad is not None
+        moments = [
+            t for key, _ in MOMENTS for t in (w.moments[key].codes.view(-1, BLOCK), w.moments[key].scale)
+        ]
+        tables = [w.moments[key].qmap for key, _ in MOMENTS]
+        blocks = (t.reshape(-1, BLOCK) for t in (w.weight.detach(), w.weight.grad))
+        update(*blocks, *moments, *tables, on_card, *betas)
+
+
+@cache
+def _can_compile_update(device: torch.device, dtype: torch.dtype, *betas: float) -> bool:
+    """Whether `_update_blocks` compiles on a card: tried with two blocks."""
+    update = elementwise.compile_for_card(_update_blocks)
+    weight, grad = (torch.zeros(2, BLOCK, dtype=dtype, device=device) for _ in range(2))
+    codes, scales = torch.zeros(2, BLOCK, dtype=torch.uint8, device=device), torch.zeros(2, device=device)
+    moments, table = (codes, scales, codes.clone(), scales.clone()), torch.zeros(BLOCK, device=device)
+    with isolated_rng(device, 0):
+        update(weight, grad, *moments, table, table.clone(), torch.ones(3, device=device), *betas)
+    return update.is_compiled
+
+
+def _update_blocks(  # noqa: PLR0913, PLR0917 a compiled function takes tensors
+    weight: Tensor,
+    grad: Tensor,
+    mean_codes: Tensor,
+    mean_scales: Tensor,
+    square_codes: Tensor,
+    square_scales: Tensor,
+    mean_table: Tensor,
+    square_table: Tensor,
+    factors: Tensor,
+    beta_1: float,
+    beta_2: float,
+) -> None:
+    """AdamW of (blocks, BLOCK) elements with (blocks, BLOCK) codes and (blocks,) scales, in place.
+
+    The arithmetic of torchao's `single_param_adam`, on plain tensors.
+    """
+    from torchao.optim.quant_utils import _fp32_to_bf16_sr, quantize_8bit_with_qmap
+
+    decay, step_size, root_correction = factors.unbind()
+    g = grad.float()
+    mean = (mean_table[mean_codes.int()] * mean_scales[:, None]).lerp(g, 1 - beta_1)
+    square = (square_table[square_codes.int()] * square_scales[:, None]).lerp(g.square(), 1 - beta_2)
+    updated = weight.float() * decay - step_size * mean / (square.sqrt() / root_correction + EPSILON)
+    weight.copy_(_fp32_to_bf16_sr(updated) if weight.dtype == torch.bfloat16 else updated)
+    for moment, codes, scales, table in (
+        (mean, mean_codes, mean_scales, mean_table),
+        (square, square_codes, square_scales, square_table),
+    ):
+        largest = moment.abs().amax(-1).clip(1e-12)
+        codes.copy_(quantize_8bit_with_qmap(moment / largest[:, None], table))
+        scales.copy_(largest)
 
 
 def _split_weight(name: str, weight: Tensor) -> Iterator[_Piece]:

@@ -141,33 +141,35 @@ def _merge(*parts: Tensor) -> Tensor:
 
 
 @cache
-def compile_for_card(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as one kernel or a few, for tensors that all have N as their first dimension.
+def compile_for_card(function: Callable[..., Any]) -> "CompiledFunction":
+    """`function` as one kernel or a few. Where it can't be compiled it runs as it is, which is logged."""
+    return CompiledFunction(function)
 
-    `function` changes no argument. Where it can't be compiled it runs as it is, which is logged once.
-    """
-    run = torch.compile(function)
 
-    def call(*args: Any) -> Any:
-        nonlocal run
-        if run is function:
-            return function(*args)
+class CompiledFunction:
+    """A function of tensors, compiled once for all lengths of their first dimension."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.run = function, torch.compile(function)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it has not failed to compile."""
+        return self.run is not self.function
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function. Tensors as long as the first of them are as long in every call."""
+        if not self.is_compiled:
+            return self.function(*args)
         for arg in args:
-            if isinstance(arg, Tensor):
-                torch._dynamo.maybe_mark_dynamic(arg, 0)  # otherwise each N would be compiled anew
+            if isinstance(arg, Tensor) and arg.shape[:1] == args[0].shape[:1]:
+                torch._dynamo.maybe_mark_dynamic(arg, 0)
         try:
-            return run(*args)
+            return self.run(*args)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            logger.warning(
-                "slower without compiled kernels: %s: %s", type(error).__name__, _first_line(error)
-            )
-            run = function
-            return function(*args)
-
-    return call
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
+            first_line = next(iter(str(error).splitlines()), "")
+            logger.warning("slower without compiled kernels: %s: %s", type(error).__name__, first_line)
+            self.run = self.function
+            return self.function(*args)
