@@ -1,7 +1,7 @@
 """Fifteen minutes on one GPU: parts, each in a process of its own with its own time limit.
 
 python benchmarks/card/card.py all1 | all2 | PART ...     figures: a JSON line each in $OUT/results.jsonl
-TINY=1 python benchmarks/card/card.py correct kernels decode update     tries the script on a CPU
+TINY=1 python benchmarks/card/card.py correct kernels decode update optimizer     tries the script on a CPU
 
 For a machine that is lent by the call: `all1` is one call, `all2` the next on the same machine. `prepare.sh`
 collects what such a machine lacks. The most expensive parts come last, and every figure is written as soon as
@@ -35,7 +35,8 @@ LIMITS = {
     "correct": 60,
     "kernels": 60,
     "decode": 75,
-    "update": 60,
+    "update": 75,
+    "optimizer": 75,
     "cap24": 110,
     "train": 150,
     "article": 60,
@@ -45,7 +46,7 @@ LIMITS = {
 }
 """Seconds."""
 CALLS = {
-    "all1": ["smoke", "correct", "kernels", "decode", "update", "cap24"],
+    "all1": ["smoke", "correct", "kernels", "decode", "update", "optimizer", "cap24"],
     "all2": ["train", "article", "step", "generate", "train2"],
 }
 QWEN_3B: dict[str, Any] = {
@@ -230,8 +231,6 @@ def smoke() -> None:
         gpu=torch.cuda.get_device_name() if CUDA else None,
         total_bytes=torch.cuda.get_device_properties(0).total_memory if CUDA else None,
     )
-    n = 256 if TINY else 8192
-    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
     source = torch.randn(2**20 if TINY else 2**30, dtype=torch.bfloat16, device=DEVICE)
     target = torch.empty_like(source)
     small = torch.randn(64, device=DEVICE)
@@ -241,11 +240,18 @@ def smoke() -> None:
             small.add_(1.0)
 
     report(
-        product_tflops=2 * n**3 / seconds(lambda: a @ b) / 1e12,
+        product_tflops=product_tflops(),
         copy_gb_s=4 * len(source) / seconds(lambda: target.copy_(source)) / 1e9,
         microseconds_per_launch=1e3 * seconds(thousand_launches),
         microseconds_per_wait=1e6 * seconds(lambda: small[0].item()),
     )
+
+
+def product_tflops() -> float:
+    """The rate of a large product in bfloat16."""
+    n = 256 if TINY else 8192
+    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
+    return 2 * n**3 / seconds(lambda: a @ b) / 1e12
 
 
 def correct() -> None:
@@ -400,25 +406,129 @@ def _updater(policy: Any) -> Any:
 
 
 def update() -> None:
-    """Forward and backward passes for completions of several lengths."""
-    policy = build(SHAPE)
+    """Forward and backward passes for completions of several lengths, against the rate of a large product."""
+    policy, peak = build(SHAPE), product_tflops()
     updater, n = _updater(policy), parameter_count(policy)
     for length in (16,) if TINY else (250, 512, 1024):
-        groups = random_groups(2, SAMPLES, PROMPT, length)
-        weights = torch.linspace(-1, 1, 2 * SAMPLES, dtype=torch.float64).view(2, SAMPLES) / length
+        questions = 6 if length == 250 else 2
+        groups = random_groups(questions, SAMPLES, PROMPT, length)
+        weights = torch.linspace(-1, 1, SAMPLES, dtype=torch.float64).expand(questions, SAMPLES) / length
         if CUDA:
             torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
         tokens = updater.compute_gradient(groups, weights).tokens
-        spent = seconds(lambda g=groups, w=weights: updater.compute_gradient(g, w), times=1, warmup=0)
+        synchronize()
+        first_seconds = time.perf_counter() - start  # compiles kernels
+        spent = seconds(lambda g=groups, w=weights: updater.compute_gradient(g, w), times=2, warmup=0)
+        tflops = 6 * n * tokens / spent / 1e12
         report(
             completion_length=length,
             tokens=tokens,
+            first_seconds=first_seconds,
             tokens_per_second=tokens / spent,
-            tflops=6 * n * tokens / spent / 1e12,
+            tflops=tflops,
+            of_peak=tflops / peak,
             micro_batch_tokens=updater.micro_batch_tokens,
             allocated_gb=torch.cuda.max_memory_allocated() / 1e9 if CUDA else 0,
             reserved_gb=torch.cuda.max_memory_reserved() / 1e9 if CUDA else 0,
         )
+        if length in {16, 250}:
+            _profile_update(lambda g=groups, w=weights: updater.compute_gradient(g, w), tokens)
+            _time_phases(updater, groups)
+
+
+def _profile_update(job: Callable[[], Any], tokens: int) -> None:
+    """Where the time of an update goes, by kernel."""
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if CUDA else [])]) as profiler:
+        start = time.perf_counter()
+        job()
+        synchronize()
+        spent = time.perf_counter() - start
+    events = profiler.key_averages()
+    kernels = sorted(events, key=_kernel_us, reverse=True)
+    report(
+        profiled_tokens=tokens,
+        profiled_seconds=spent,
+        gpu_busy_seconds=sum(map(_kernel_us, events)) / 1e6,
+        launches=sum(e.count for e in events if "Launch" in e.key),
+        waits=sum(e.count for e in events if "Synchronize" in e.key),
+    )
+    for kernel in kernels[:30] if CUDA else []:
+        report(kernel=kernel.key[:100], milliseconds=round(_kernel_us(kernel) / 1e3, 2), times=kernel.count)
+
+
+def _kernel_us(event: Any) -> float:
+    is_kernel = "CUDA" in str(event.device_type)  # the operation that launched it has the same time again
+    return float(event.self_device_time_total) if is_kernel else 0.0
+
+
+def _time_phases(updater: Any, groups: Sequence[Any]) -> None:
+    """Milliseconds of a micro-batch's passes through the layers, and of its loss with the head's passes."""
+    from reinforce_lite.learner.loss import backward_in_chunks
+    from reinforce_lite.models.prefix_tree import Branch
+
+    branches = [Branch(g.prompt.token_ids, [r.completion.token_ids for r in g.rollouts]) for g in groups[:3]]
+    tokens = torch.tensor([t for b in branches for c in b.completions for t in c], device=DEVICE)
+    weights = torch.full((len(tokens),), 1e-3)
+
+    def forward() -> Tensor:
+        return updater.forward_pass.states(branches, None)  # type: ignore[no-any-return]
+
+    def loss(states: Tensor) -> float:
+        leaf = states.detach().requires_grad_()
+        return backward_in_chunks(updater.policy.model, leaf, tokens, weights, TEMPERATURE)
+
+    states = forward()
+    gradient = torch.ones_like(states)
+    forward_seconds = seconds(forward, 3, 1)
+    layers = seconds(lambda: forward().backward(gradient), 3, 1)  # type: ignore[no-untyped-call]
+    report(
+        states=len(states),
+        forward_ms=1e3 * forward_seconds,
+        backward_ms=1e3 * (layers - forward_seconds),
+        loss_ms=1e3 * seconds(lambda: loss(states), 3, 1),
+    )
+
+
+def optimizer() -> None:
+    """One optimizer step of a 3B model with each state, and what surrounds it."""
+    for state in ("8-bit", "16-bit", "32-bit"):
+        _time_optimizer(state)
+        if CUDA:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+
+def _time_optimizer(state: str) -> None:
+    from reinforce_lite.config import UpdateConfig
+    from reinforce_lite.learner.updater import GradientStats, Updater
+
+    updater = Updater(build(SHAPE), UpdateConfig(optimizer_state=state), TEMPERATURE, 0)
+    start = time.perf_counter()
+    updater.allocate_optimizer_state()
+    synchronize()
+    first_seconds = time.perf_counter() - start  # compiles and allocates
+
+    def set_gradients() -> None:
+        for w in updater.master_weights.values():
+            w.grad = torch.full_like(w, 1e-3)
+
+    def step() -> None:
+        set_gradients()
+        updater.optimizer.step(1e-6, 1)
+
+    def apply() -> None:
+        set_gradients()
+        updater.apply_gradient(GradientStats(0.0, updater._gradient_norm(), 1), 1)
+
+    setting = seconds(set_gradients, 3, 1)
+    report(
+        optimizer_state=state,
+        first_seconds=first_seconds,
+        step_seconds=seconds(step, 3, 1) - setting,
+        norm_clip_step_sync_seconds=seconds(apply, 3, 1) - setting,
+        allocated_gb=torch.cuda.max_memory_allocated() / 1e9 if CUDA else 0,
+    )
 
 
 HEADS = SimpleNamespace(query_heads=16, kv_heads=2, head_size=128, key_start=16 * 128, scale=128**-0.5)
@@ -426,11 +536,12 @@ HEADS = SimpleNamespace(query_heads=16, kv_heads=2, head_size=128, key_start=16 
 
 
 def kernels() -> None:
-    """What flash kernels would bring: exactness, the update's attention, a decoding step in a CUDA graph."""
+    """Attention and elementwise kernels: exactness, milliseconds, and a decoding step in a CUDA graph."""
     _check_merged_parts()
+    _time_elementwise()
+    _time_tree_attention()
     if CUDA:
         _check_flash_kernels()
-        _time_tree_attention()
         _time_decoding_step()
 
 
@@ -453,21 +564,22 @@ def _random_qkv(queries: int, keys: int) -> list[Tensor]:
 
 def _check_merged_parts() -> None:
     """Attention to 96 keys in two parts, and its gradient, against float64."""
-    from varlen_tree import Part, attend, attend_backward
-
-    from reinforce_lite.models.attention import merge
+    from reinforce_lite.models.elementwise import merge
+    from reinforce_lite.models.varlen import Segments, attend, attend_backward
 
     n, m, cut = 64, 96, 32
     q, k, v, grad = _random_qkv(n, m)
-    scale, queries = HEADS.scale, slice(0, n)
+    scale = HEADS.scale
     parts = [
-        Part(queries, keys, _offsets(0, n), _offsets(0, keys.stop - keys.start), n, m, causal=False)
+        (k[keys], v[keys], Segments(_offsets(0, n), _offsets(0, len(k[keys])), n, m))
         for keys in (slice(0, cut), slice(cut, m))
     ]
-    outputs = [attend(q, k[p.keys], v[p.keys], p, scale) for p in parts]
-    out, lse = merge([(part_out.float(), part_lse) for part_out, part_lse in outputs])
-    merged = (out.to(q.dtype), lse)
-    first, second = (attend_backward(grad, q, k[p.keys], v[p.keys], merged, p, scale) for p in parts)
+    (a, lse_a), (b, lse_b) = (attend(q, *part, scale) for part in parts)
+    out, lse = merge(a, lse_a, b, lse_b), torch.logaddexp(lse_a, lse_b)
+    first, second = (
+        attend_backward(grad, q, keys, values, (out, lse), segments, scale)
+        for keys, values, segments in parts
+    )
     exact_q, exact_k, exact_v = (x.double().detach().requires_grad_() for x in (q, k, v))
     repeats = HEADS.query_heads // HEADS.kv_heads
     scores = torch.einsum("nhd,mhd->hnm", exact_q, exact_k.repeat_interleave(repeats, 1)) * scale
@@ -514,36 +626,81 @@ def _check_flash_kernels() -> None:
     )
 
 
-def _time_tree_attention() -> None:
-    """One layer's attention over a step's tree: the program's against three variable-length calls."""
-    from varlen_tree import VarlenTreeAttention, layout
+def _time_elementwise() -> None:
+    """Each function for a micro-batch of a 3B model: time, and what it reads and writes."""
+    from reinforce_lite.models import elementwise, logprobs
 
+    n, heads, d = 64 if TINY else 8000, HEADS.query_heads, HEADS.head_size
+    hidden, inner, vocabulary = (64, 96, 256) if TINY else (2048, 11_008, 151_936)
+    chunk = 32 if TINY else 883
+    dtype = torch.bfloat16 if CUDA else torch.float32
+
+    def random(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.randn(*shape, device=DEVICE, dtype=dtype)
+
+    x, gain, gate_up, d_inner = random(n, hidden), random(hidden), random(n, 2 * inner), random(n, inner)
+    qkv, angles = random(n, (heads + 4) * d), random(n, d)
+    out, lse = random(n, heads, d), random(heads, n, dtype=torch.float32).t()
+    logits, tokens = random(chunk, vocabulary), torch.randint(vocabulary, (chunk,), device=DEVICE)
+    inverse, normalizer = torch.ones(n, 1, device=DEVICE), torch.full((chunk,), 12.0, device=DEVICE)
+    size = x.element_size()
+    jobs: dict[str, tuple[Callable[[], Any], int]] = {
+        "rms_norm": (lambda: elementwise.rms_norm(x, gain, 1e-6), 2 * x.numel()),
+        "swiglu": (lambda: elementwise.swiglu(gate_up), 3 * n * inner),
+        "swiglu_backward": (lambda: elementwise.swiglu_backward(d_inner, gate_up), 6 * n * inner),
+        "rotate": (lambda: elementwise.rotate(qkv, angles, angles, heads + 2, d), 2 * qkv.numel()),
+        "merge": (lambda: elementwise.merge(out, lse, out, lse), 3 * out.numel()),
+    }
+    if CUDA:
+        compiled = elementwise.compile_for_card
+        forward, gradient = logprobs._logprobs_and_normalizer, logprobs._logits_gradient
+        jobs |= {
+            "rms_norm_backward": (
+                lambda: elementwise.rms_norm_backward(x, x, inverse, gain, needs_gain=True),
+                3 * x.numel(),
+            ),
+            "logprobs": (lambda: compiled(forward)(logits, tokens, 0.7), logits.numel()),
+            "logprobs_backward": (
+                lambda: compiled(gradient)(logits, tokens, normalizer, normalizer, 0.7),
+                2 * logits.numel(),
+            ),
+        }
+    for name, (job, elements) in jobs.items():
+        start = time.perf_counter()
+        job()
+        synchronize()
+        first_seconds = time.perf_counter() - start
+        spent = seconds(job, 10)
+        report(
+            function=name,
+            first_seconds=first_seconds,
+            milliseconds=1e3 * spent,
+            gb_s=elements * size / spent / 1e9,
+        )
+
+
+def _time_tree_attention() -> None:
+    """One layer's attention over a step's tree, forward and backward."""
     from reinforce_lite.models.prefix_attention import PrefixAttention
     from reinforce_lite.models.prefix_tree import Branch, PrefixTree
 
-    heads = [HEADS.query_heads, HEADS.kv_heads, HEADS.kv_heads]
-    for length in (250, 512, 1024):
+    width = (HEADS.query_heads + 2 * HEADS.kv_heads) * HEADS.head_size
+    dtype = torch.bfloat16 if CUDA else torch.float32
+    for length, prefix in [(16, 8)] if TINY else [(250, 0), (250, 512), (512, 0), (1024, 0)]:
         branches = [Branch(range(PROMPT), [range(length)] * SAMPLES) for _ in range(3)]
-        tree = PrefixTree(branches, 0, DEVICE)
-        n = len(tree.ids)
-        qkv = torch.randn(n, sum(heads) * HEADS.head_size, device=DEVICE, dtype=torch.bfloat16)
-        qkv.requires_grad_()
-        grad = torch.randn(n, HEADS.query_heads * HEADS.head_size, device=DEVICE, dtype=torch.bfloat16)
-        parts = layout([PROMPT] * 3, [[length - 1] * SAMPLES] * 3, 0, DEVICE)
-        attention: Any = PrefixAttention(HEADS, tree)  # type: ignore[arg-type]
-
-        def blocks(attention: Any = attention, qkv: Tensor = qkv, grad: Tensor = grad) -> None:
-            attention(0, qkv).backward(grad)
-
-        def three_calls(parts: Any = parts, qkv: Tensor = qkv, grad: Tensor = grad) -> None:
-            q, k, v = qkv.view(len(qkv), -1, HEADS.head_size).split(heads, 1)
-            VarlenTreeAttention.apply(q, k, v, None, None, parts, HEADS.scale).flatten(1).backward(grad)
-
+        tree = PrefixTree(branches, prefix, DEVICE)
+        qkv = torch.randn(len(tree.ids), width, device=DEVICE, dtype=dtype).requires_grad_()
+        shared = torch.randn(prefix, width - HEADS.key_start, device=DEVICE, dtype=dtype).requires_grad_()
+        grad = torch.randn(len(tree.ids), HEADS.key_start, device=DEVICE, dtype=dtype)
+        attention: Any = PrefixAttention(HEADS, tree, [shared] if prefix else ())  # type: ignore[arg-type]
+        forward = seconds(lambda a=attention, x=qkv: a(0, x))
+        both = seconds(lambda a=attention, x=qkv, g=grad: a(0, x).backward(g))
         report(
             completion_length=length,
-            tokens=n,
-            today_ms=1e3 * seconds(blocks),
-            three_calls_ms=1e3 * seconds(three_calls),
+            prefix=prefix,
+            tokens=len(tree.ids),
+            forward_ms=1e3 * forward,
+            backward_ms=1e3 * (both - forward),
         )
 
 
