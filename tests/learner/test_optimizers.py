@@ -1,7 +1,7 @@
 """AdamW in 8 and 16 bits against torch's, and what stochastic rounding does on average."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -243,8 +243,8 @@ def test_stochastic_rounding_on_a_card_is_right_on_average() -> None:
 @pytest.mark.slow
 def test_the_compiled_update_has_the_same_values() -> None:
     """For two sizes by one compiled function, in float32, where nothing is random."""
-    counter = CompileCounterWithBackend("inductor")
-    compiled = torch.compile(optimizers._update_blocks, backend=counter)
+    counter, plain = CompileCounterWithBackend("inductor"), cast(Any, optimizers._update_blocks)
+    compiled: Any = torch.compile(optimizers._update_blocks, backend=counter)
     for blocks in (8, 5):
         generator = torch.Generator().manual_seed(blocks)
         weight, grad = (torch.randn(blocks, 256, generator=generator) for _ in range(2))
@@ -253,7 +253,7 @@ def test_the_compiled_update_has_the_same_values() -> None:
         tables = torch.linspace(-1, 1, 256), torch.linspace(0, 1, 256)
         args = weight, grad, codes[0], scales[0], codes[1], scales[1], *tables, torch.tensor([0.99, 0.1, 0.5])
         expected, found = ([t.clone() for t in args] for _ in range(2))
-        optimizers._update_blocks(*expected, 0.9, 0.999)
+        plain(*expected, 0.9, 0.999)
         for t in (*found[:4], *found[4:6]):
             torch._dynamo.maybe_mark_dynamic(t, 0)
         compiled(*found, 0.9, 0.999)

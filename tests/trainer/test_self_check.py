@@ -14,7 +14,7 @@ from helpers.tiny import ToyTask, make_model, make_tokenizer
 from reinforce_lite import api
 from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.errors import UsageError
-from reinforce_lite.models import attention, llama
+from reinforce_lite.models import attention, elementwise, llama
 
 STEPS = {"train.steps": 1, "rollout.engine": "native", "model.device": "cpu"}
 
@@ -52,7 +52,7 @@ def test_a_wrong_head_factor_is_refused(in_tmp: Path) -> None:
 def test_a_wrong_rotary_frequency_is_refused(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rotate: Callable[..., Tensor] = llama.rotate
+    rotate: Callable[..., Tensor] = elementwise.rotate
 
     def twice_the_angle(flat: Tensor, cos: Tensor, sin: Tensor, *sizes: int) -> Tensor:
         return rotate(flat, 2 * cos * cos - 1, 2 * sin * cos, *sizes)

@@ -39,6 +39,8 @@ QMAP_BYTES = 1024
 """The table of the 256 values that an 8-bit code stands for, float32; one per moment and piece."""
 WORKSPACE_BYTES_PER_ELEMENT = 150
 """Bytes that torchao's arithmetic needs for each element of a piece; measured by benchmarks/memory.py."""
+TRIAL_BLOCKS = 4096
+"""With which the compiled update is tried."""
 MOMENTS = (("exp_avg", True), ("exp_avg_sq", False))
 """Their names, and whether they are signed."""
 EPSILON = 1e-8
@@ -276,10 +278,10 @@ def _update_large(weights: Sequence[_Weight], factors: Factors, betas: tuple[flo
 
 @cache
 def _can_compile_update(device: torch.device, dtype: torch.dtype, *betas: float) -> bool:
-    """Whether `_update_blocks` compiles on a card: tried with two blocks."""
+    """Whether `_update_blocks` compiles on a card, where the first call chooses a layout of the work too."""
     update = elementwise.compile_for_card(_update_blocks)
-    weight, grad = (torch.zeros(2, BLOCK, dtype=dtype, device=device) for _ in range(2))
-    codes, scales = torch.zeros(2, BLOCK, dtype=torch.uint8, device=device), torch.zeros(2, device=device)
+    weight, grad = (torch.zeros(TRIAL_BLOCKS, BLOCK, dtype=dtype, device=device) for _ in range(2))
+    codes, scales = torch.zeros_like(weight, dtype=torch.uint8), torch.zeros(TRIAL_BLOCKS, device=device)
     moments, table = (codes, scales, codes.clone(), scales.clone()), torch.zeros(BLOCK, device=device)
     with isolated_rng(device, 0):
         update(weight, grad, *moments, table, table.clone(), torch.ones(3, device=device), *betas)

@@ -74,7 +74,8 @@ def swiglu_backward(d: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
     `d` is lost.
     """
     if gate_up.is_cuda:
-        return compile_for_card(_swiglu_backward)(d, gate_up)
+        d_gate_up, product = compile_for_card(_swiglu_backward)(d, gate_up)
+        return d_gate_up, product
     gate, up = gate_up.chunk(2, dim=-1)
     inner = F.silu(gate)  # (N, I)
     d_gate_up = torch.empty_like(gate_up)
@@ -99,7 +100,8 @@ def rotate(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -
     on CUDA, elsewhere `flat` itself.
     """
     if flat.is_cuda:
-        return compile_for_card(_rotate_copy)(flat, cos, sin, heads, head_size)
+        rotated: Tensor = compile_for_card(_rotate_copy)(flat, cos, sin, heads, head_size)
+        return rotated
     return rotate_in_place(flat, cos, sin, heads, head_size)
 
 
@@ -161,6 +163,8 @@ class CompiledFunction:
         """Call the function. Tensors as long as the first of them are as long in every call."""
         if not self.is_compiled:
             return self.function(*args)
+        # Otherwise it would be compiled once more for tensors that require a gradient, and for each length.
+        args = tuple(arg.detach() if isinstance(arg, Tensor) else arg for arg in args)
         for arg in args:
             if isinstance(arg, Tensor) and arg.shape[:1] == args[0].shape[:1]:
                 torch._dynamo.maybe_mark_dynamic(arg, 0)

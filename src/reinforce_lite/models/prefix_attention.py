@@ -59,12 +59,12 @@ class _SegmentsAttention(Function):
         parts = [own]
         if prefix is not None:
             assert segments.to_prefix is not None
-            prefix_heads = _split_heads(prefix, llama)
-            parts.append(varlen.attend(q, *prefix_heads, segments.to_prefix, llama.scale))
+            shared_keys, shared_values = _split_heads(prefix, llama)
+            parts.append(varlen.attend(q, shared_keys, shared_values, segments.to_prefix, llama.scale))
         completions = [(out[start:], lse[start:]) for out, lse in parts]
         if segments.to_prompts is not None:
-            prompts = keys[:start], values[:start]
-            completions.append(varlen.attend(q[start:], *prompts, segments.to_prompts, llama.scale))
+            part = varlen.attend(q[start:], keys[:start], values[:start], segments.to_prompts, llama.scale)
+            completions.append(part)
         _merge_into_first([(out[:start], lse[:start]) for out, lse in parts])
         _merge_into_first(completions)
         out, lse = own
@@ -84,17 +84,23 @@ class _SegmentsAttention(Function):
         d_qkv = torch.cat(own, dim=1).flatten(1)
         d_q, d_keys, d_values = _split_heads(d_qkv, llama)
         if segments.to_prompts is not None:
-            queries = (x[start:] for x in (grad, q))
-            merged = out[start:], lse[start:]
             part = varlen.attend_backward(
-                *queries, keys[:start], values[:start], merged, segments.to_prompts, llama.scale
+                grad[start:],
+                q[start:],
+                keys[:start],
+                values[:start],
+                (out[start:], lse[start:]),
+                segments.to_prompts,
+                llama.scale,
             )
             for total, d in zip((d_q[start:], d_keys[:start], d_values[:start]), part, strict=True):
                 total += d
         if prefix is None:
             return d_qkv, None, None, None
-        prefix_heads = _split_heads(prefix, llama)
-        part = varlen.attend_backward(grad, q, *prefix_heads, (out, lse), segments.to_prefix, llama.scale)
+        shared_keys, shared_values = _split_heads(prefix, llama)
+        part = varlen.attend_backward(
+            grad, q, shared_keys, shared_values, (out, lse), segments.to_prefix, llama.scale
+        )
         d_q += part[0]
         return d_qkv, torch.cat(part[1:], dim=1).flatten(1), None, None
 

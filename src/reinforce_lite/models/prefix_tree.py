@@ -121,12 +121,12 @@ class PrefixTree:
         own, prompts = [len(s) for s in self.sequences if s], [len(p) for p in self.prompts]
         groups = {prompt.start: group.stop - group.start for group, prompt in self.completions}
         queries = [groups.get(p.start, 0) for p in self.prompts]
-        n, prefix = [sum(own)], [self.prefix_length]
-        starts = _starts([own, queries, prompts, n, prefix], self.ids.device)
+        n, prefix = sum(own), self.prefix_length
+        starts = _starts([own, queries, prompts, [n], [prefix]], self.ids.device)
         return TreeSegments(
             Segments(starts[0], starts[0], max(own), max(own)),
             Segments(starts[1], starts[2], max(queries), max(prompts)) if groups else None,
-            Segments(starts[3], starts[4], *n, *prefix) if self.prefix_length else None,
+            Segments(starts[3], starts[4], n, prefix) if prefix else None,
             sum(prompts),
         )
 

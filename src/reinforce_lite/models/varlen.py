@@ -132,13 +132,13 @@ class _Chunk:
 
     def gather_queries(self, x: Tensor) -> Tensor:
         """(N, Q, F) to (c, K, G x M, F), in at least float32."""
-        padded = x[self.queries.clamp(max=len(x) - 1)].unflatten(2, (self.kv_heads, -1))  # (c, M, K, G, F)
+        c, m = self.queries.shape
+        padded = x[self.queries.clamp(max=len(x) - 1)].view(c, m, self.kv_heads, -1, x.shape[-1])
         return padded.permute(0, 2, 3, 1, 4).flatten(2, 3).to(torch.promote_types(x.dtype, torch.float32))
 
     def scatter_queries(self, padded: Tensor, flat: Tensor) -> None:
         """The inverse: (c, K, G x M, F) to (N + 1, Q, F)."""
-        by_group = padded.unflatten(2, (-1, self.queries.shape[1]))  # (c, K, G, M, F)
-        flat[self.queries] = by_group.permute(0, 3, 1, 2, 4).flatten(2, 3).to(flat.dtype)
+        flat[self.queries] = self._by_group(padded).permute(0, 3, 1, 2, 4).flatten(2, 3).to(flat.dtype)
 
     def gather_keys(self, x: Tensor) -> Tensor:
         """(S, K, D) to (c, K, L, D), in at least float32."""
@@ -158,8 +158,9 @@ class _Chunk:
         """Set the (c, K, G x M, L) probabilities of padded queries to 0."""
         self._by_group(p).masked_fill_(self.padding, 0.0)
 
-    def _by_group(self, scores: Tensor) -> Tensor:
-        return scores.unflatten(2, (-1, self.queries.shape[1]))  # (c, K, G, M, L)
+    def _by_group(self, x: Tensor) -> Tensor:
+        """(c, K, G x M, F) to (c, K, G, M, F)."""
+        return x.view(*x.shape[:2], -1, self.queries.shape[1], x.shape[-1])
 
 
 def _chunks(q: Tensor, keys: Tensor, segments: Segments, causal: bool) -> Iterator[_Chunk]:
