@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from helpers.fake_cuda import CUDA, FakeCuda
 from helpers.groups import make_groups, make_weights, save_wide
+from helpers.model_configs import QWEN_3B
 from helpers.paths import RECIPE
 from helpers.plain import BRANCHES
-from helpers.tiny import ToyTask
+from helpers.static import make_decoder
+from helpers.tiny import ToyTask, make_tokenizer
 from reinforce_lite import api
 from reinforce_lite.config import UpdateConfig
 from reinforce_lite.engines.hf import HFEngine
@@ -26,9 +29,14 @@ from reinforce_lite.models.prefix_tree import PrefixTree
 from reinforce_lite.types import Completion, Prompt, Sampling
 
 PROMPTS = [Prompt((1, 40, 41, 42)), Prompt((1, 99)), Prompt((1, 70, 71, 72, 73, 74, 75, 76))]
-WAITS_OF_A_STEP = 8
-"""Of the native engine: for uniforms, the ban of EOS, wide nuclei, tokens, log-probabilities, and the next
-step's tokens, positions and lengths of prompts."""
+NARROW = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_attention_heads": 16,
+    "head_dim": 8,
+    "vocab_size": 259,
+}
+LAUNCHES_OF_A_LAYER, LAUNCHES = 14, 600
 
 
 def test_operands_on_two_devices_are_refused() -> None:
@@ -160,15 +168,36 @@ def test_tree_attention_does_not_wait(model_folder: Path) -> None:
         assert not card.waits
 
 
-def test_waits_of_a_decoding_step(model_folder: Path) -> None:
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 0.9), (1.0, 1.0), (0.0, 1.0)])
+def test_a_decoding_step_does_not_wait(temperature: float, top_p: float, model_folder: Path) -> None:
+    """Sampling from a nucleus, from the whole distribution, and greedy; EOS forbidden at first."""
     with FakeCuda() as card:
-        engine = NativeEngine(load_policy(str(model_folder), "float32", "cuda"))
-        counts = []
-        for tokens in (3, 4):
+        policy = load_policy(str(model_folder), "float32", "cuda")
+        with torch.inference_mode():
+            decoder = make_decoder(policy, Sampling(2, 9, 3, temperature, top_p))
             card.waits.clear()
-            engine.generate(PROMPTS, Sampling(4, tokens, min_new_tokens=tokens, top_p=0.9), 0)
-            counts.append(card.waits.total())
-        assert counts[1] - counts[0] <= WAITS_OF_A_STEP
+            decoder.run(2)
+            assert not card.waits
+            assert decoder.lengths.tolist() == [3, 5, 1]
+
+
+def test_launches_of_a_decoding_step(tmp_path: Path) -> None:
+    """Of a Qwen2.5-3B made narrow."""
+    counts = {}
+    for layers in (1, 36):
+        config = Qwen2Config(**QWEN_3B | NARROW | {"num_hidden_layers": layers})
+        folder = tmp_path / str(layers)
+        Qwen2ForCausalLM(config).bfloat16().save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+        with FakeCuda() as card:
+            policy = load_policy(str(folder), "bfloat16", "cuda")
+            with torch.inference_mode():
+                decoder = make_decoder(policy, Sampling(2, 9, 0, 0.7, 0.9))
+                card.launches.clear()
+                decoder.step()
+        counts[layers] = card.launches.total()
+    assert (counts[36] - counts[1]) / 35 <= LAUNCHES_OF_A_LAYER
+    assert counts[36] <= LAUNCHES
 
 
 def test_a_run_equals_the_cpus(settings: dict[str, Any]) -> None:

@@ -5,7 +5,13 @@ from collections import Counter
 import pytest
 import torch
 
-from reinforce_lite.engines.sampler import CANDIDATES, sample_tokens, top_values
+from reinforce_lite.engines import sampler
+from reinforce_lite.engines.sampler import (
+    CANDIDATES,
+    sample_tokens,
+    sample_without_waiting,
+    top_values,
+)
 from reinforce_lite.types import Sampling
 
 VOCABULARY = 2501
@@ -83,3 +89,63 @@ def test_rounding_never_draws_a_token_without_mass() -> None:
         logits, Sampling(1, 1, 0, 1.0, 0.9), uniforms, [2], torch.zeros(1, dtype=torch.bool)
     )
     assert tokens.tolist() == [5]
+
+
+EOS = torch.tensor([2, 2499])
+
+
+def both_samplers(
+    logits: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor, forbid_eos: torch.Tensor | None
+) -> tuple[list[int], list[int], list[bool]]:
+    """The tokens of both, and the rows that the second leaves to the first; log-probabilities must be equal."""
+    expected, exact = sample_tokens(logits.float(), sampling, uniforms, EOS.tolist(), forbid_eos)
+    tokens, logprobs, wide = sample_without_waiting(logits.clone(), sampling, uniforms, EOS, forbid_eos)
+    same = (tokens == expected) & ~wide
+    assert logprobs[same].tolist() == pytest.approx(exact[same].tolist(), abs=1e-5)
+    return tokens.tolist(), expected.tolist(), wide.tolist()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(0.7, 0.9), (0.3, 0.5), (1.0, 1.0), (0.8, 1.0), (0.0, 1.0)]
+)
+@pytest.mark.parametrize("ban", [False, True])
+def test_sampling_without_waiting_draws_the_same_tokens(temperature: float, top_p: float, ban: bool) -> None:
+    """Some rows with EOS far ahead, which only half of them may draw."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, VOCABULARY, generator=generator) * 4
+    logits[::4, 2] = 30.0
+    forbid_eos = torch.arange(400) % 8 < 4 if ban else None
+    uniforms = torch.rand(400, generator=generator, dtype=torch.float64)
+    tokens, expected, wide = both_samplers(
+        logits, Sampling(1, 1, 1, temperature, top_p), uniforms, forbid_eos
+    )
+    assert not any(wide)
+    assert tokens == expected
+    if ban:
+        assert 2 not in tokens[::8]
+        assert 2 in tokens[4::8]
+
+
+def test_rows_whose_nucleus_is_wider_than_the_candidates_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 tokens of equal mass: 91 of them reach 0.9 after rounding, 90 do not."""
+    monkeypatch.setattr(sampler, "CANDIDATES_ON_CARD", 90)
+    logits = torch.full((2, VOCABULARY), -50.0)
+    logits[0, :100], logits[1, :99] = 0.0, 0.0
+    _, _, wide = both_samplers(logits, Sampling(1, 1, 0, 1.0, 0.905), torch.tensor([0.1, 0.2]).double(), None)
+    assert wide == [True, False]
+
+
+def test_the_ends_of_a_distribution_without_waiting() -> None:
+    """The smallest and the largest uniform draw the first and the last token with mass."""
+    logits = torch.full((2, VOCABULARY), -torch.inf)
+    logits[:, 700], logits[:, 1300] = 0.0, 0.0
+    uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert both_samplers(logits, Sampling(1, 1), uniforms, None)[0] == [700, 1300]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 0.9), (1.0, 1.0), (0.0, 1.0)])
+def test_nan_draws_a_token_of_the_vocabulary(temperature: float, top_p: float) -> None:
+    """On a card an index beyond it would end the process."""
+    logits, uniforms = torch.full((3, VOCABULARY), torch.nan), torch.full((3,), 0.5, dtype=torch.float64)
+    tokens, _, _ = sample_without_waiting(logits, Sampling(1, 1, 0, temperature, top_p), uniforms, EOS)
+    assert all(0 <= token < VOCABULARY for token in tokens.tolist())

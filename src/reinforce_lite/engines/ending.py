@@ -22,20 +22,27 @@ class Ending:
         self.eos_token_ids, self.decode, self.stops = eos_token_ids, decode, stops
         # A token with a part of a character is decoded as the replacement character.
         self._last_characters = {stop[-1] for stop in stops} | {"\ufffd"}
-        self._can_end_stop: dict[int, bool] = {}
-        """By token, for those that were seen."""
+        self._enders: dict[int, bool] = {}
+        """Whether a token can be the last of a stop, for those that were seen."""
 
     def is_final(self, token_ids: Sequence[int]) -> bool:
         """Whether the last of these tokens ends the completion; none before it does."""
-        return token_ids[-1] in self.eos_token_ids or self._reaches_stop(token_ids)
+        return self.length(token_ids, len(token_ids) - 1) is not None
+
+    def length(self, token_ids: Sequence[int], start: int = 0) -> int | None:
+        """The number of tokens up to the first, after `start` tokens, that ends the completion; None if none
+        does."""
+        for n, token in enumerate(token_ids[start:], start + 1):
+            if token in self.eos_token_ids or (self._can_end_stop(token) and self._has_stop(token_ids[:n])):
+                return n
+        return None
 
     def cut(self, sampled: Sequence[int]) -> Sequence[int]:
         """The tokens up to the first that ends the completion; all of them if none does.
 
         For engines that fill finished sequences with padding, which may be the EOS token itself.
         """
-        lengths = range(1, len(sampled) + 1)
-        return next((sampled[:n] for n in lengths if self.is_final(sampled[:n])), sampled)
+        return sampled[: self.length(sampled)]
 
     def completion(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> Completion:
         """The completion of these tokens; truncated if the last does not end it.
@@ -47,8 +54,10 @@ class Ending:
         text = text[: stop_end(text, self.stops)]
         return Completion(ids, text, not self.is_final(ids), tuple(logprobs[: len(ids)]))
 
-    def _reaches_stop(self, token_ids: Sequence[int]) -> bool:
-        token = token_ids[-1]
-        if token not in self._can_end_stop:
-            self._can_end_stop[token] = not self._last_characters.isdisjoint(self.decode([token]))
-        return self._can_end_stop[token] and stop_end(self.decode(token_ids), self.stops) is not None
+    def _can_end_stop(self, token: int) -> bool:
+        if token not in self._enders:
+            self._enders[token] = not self._last_characters.isdisjoint(self.decode([token]))
+        return self._enders[token]
+
+    def _has_stop(self, token_ids: Sequence[int]) -> bool:
+        return stop_end(self.decode(token_ids), self.stops) is not None

@@ -9,14 +9,17 @@ What makes it faster than transformers' `generate`, the largest saving on a CPU 
 - sampling sorts a few dozen likely tokens instead of the vocabulary, and is still exact (`sampler.py`);
 - continuous batching: a finished sequence leaves, and a waiting one takes its place.
 
+That is for a CPU, where a step takes as long as its arithmetic and the batch shrinks with the sequences left.
+On a CUDA device launching the operations takes longer, so a step has fixed shapes and addresses and is
+replayed as one CUDA graph (`static_decoder.py`).
+
 It runs the families that `llama.py` knows. Any other model goes through `hf`.
 
 Shapes: R running sequences, H hidden size, V vocabulary.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
 
@@ -26,32 +29,28 @@ from reinforce_lite.engines.base import OnProgress, ignore_progress
 from reinforce_lite.engines.ending import Ending
 from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.engines.packed_linear import make_linear
-from reinforce_lite.engines.sampler import finest_float, sample_tokens
+from reinforce_lite.engines.sequence import SampledSequence, append_tokens, draw_uniforms
+from reinforce_lite.engines.static_cache import BatchSize
+from reinforce_lite.engines.static_decoder import StaticDecoder
+from reinforce_lite.engines.static_scheduler import StaticScheduler
 from reinforce_lite.models.forward import common_prefix_length, prefix_keys_and_values
-from reinforce_lite.models.logprobs import final_logits
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.models.prefix_attention import PrefixAttention
 from reinforce_lite.models.prefix_tree import Branch, PrefixTree
 from reinforce_lite.types import Completion, Prompt, Sampling
-from reinforce_lite.utils.seeding import derive_seed
 
 CACHE_BYTES = 768 * 10**6
 """KV cache without a CUDA device, in bytes."""
 CACHE_SHARE = 0.125
 """KV cache on a CUDA device, as a share of its memory."""
+KEPT_SHARE = 0.25
+"""Up to this share of the above, a CUDA device's cache stays allocated while the policy is trained."""
+PROMPT_WIDTH_STEP = 64
+"""Prompts that are not much longer than before fit into the same static decoder."""
+STATE_BYTES = 20
+"""Of a token on the device besides its keys and values: its uniform, id and log-probability."""
 PREFILL_TOKENS = 2048
 """Upper limit of prompt tokens, padding included, in one prefill of several prompts."""
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """A completion being generated."""
-
-    prompt: tuple[int, ...]
-    uniforms: list[float]
-    """max_new_tokens numbers in [0, 1), one per token."""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
 
 
 class NativeEngine:
@@ -63,6 +62,8 @@ class NativeEngine:
     def __init__(self, policy: Policy, max_num_seqs: int = 256) -> None:
         self.policy = policy
         self.max_num_seqs = max_num_seqs
+        self._decoder: StaticDecoder | None = None
+        """Kept from call to call, so that its graph is captured once."""
 
     @torch.inference_mode()
     def generate(
@@ -72,26 +73,64 @@ class NativeEngine:
         The other sequences change its rounding. That can change a token, and then all tokens after it."""
         if not prompts:
             return []
-        groups = _draw_uniforms(prompts, sampling, seed)
+        assert self.policy.llama is not None, "the native engine does not support this model"
+        self.policy.llama.check_fused()
+        groups = draw_uniforms(prompts, sampling, seed)
         ending = Ending(self.policy.eos_token_ids, self.policy.decode, sampling.stop)
-        scheduler = _Scheduler(self.policy, self.max_num_seqs, groups, sampling, ending)
-        while scheduler.admit():
-            progress(scheduler.sample())
-            scheduler.decode()
+        if self._is_static():
+            self._decode_static(groups, sampling, ending, progress)
+        else:
+            scheduler = _Scheduler(self.policy, self.max_num_seqs, groups, sampling, ending)
+            while scheduler.admit():
+                progress(scheduler.sample())
+                scheduler.decode()
         return [[ending.completion(s.token_ids, s.logprobs) for s in group] for group in groups]
 
+    def _is_static(self) -> bool:
+        """Whether steps have fixed shapes."""
+        return self.policy.device.type == "cuda"
 
-def _draw_uniforms(prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[_Sequence]]:
-    """The sequences of each prompt, before their first token."""
-    groups, repeats = [], Counter[tuple[int, ...]]()
-    for prompt in prompts:
-        ids = prompt.token_ids
-        generator = torch.Generator().manual_seed(derive_seed(seed, f"answers to {ids}", repeats[ids]))
-        repeats[ids] += 1  # so that a repeated prompt gets other completions
-        shape = (sampling.samples, sampling.max_new_tokens)
-        uniforms = torch.rand(shape, generator=generator, dtype=torch.float64)
-        groups.append([_Sequence(ids, row) for row in uniforms.tolist()])
-    return groups
+    def _decode_static(
+        self,
+        groups: Sequence[Sequence[SampledSequence]],
+        sampling: Sampling,
+        ending: Ending,
+        progress: OnProgress,
+    ) -> None:
+        prompts = [group[0].prompt for group in groups]
+        try:
+            decoder = self._static_decoder(prompts, sampling)
+            StaticScheduler(decoder, groups, common_prefix_length(prompts), ending).run(progress)
+        except BaseException:
+            self._decoder = None  # its memory is needed where it ran out, and its state is of no use
+            raise
+        if decoder.cache.kv.nbytes > KEPT_SHARE * cache_bytes(_gpu_memory(self.policy.device)):
+            self._decoder = None
+
+    def _static_decoder(self, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> StaticDecoder:
+        """The decoder of the previous call if it does for this one, else another."""
+        longest = ceil(max(map(len, prompts)) / PROMPT_WIDTH_STEP) * PROMPT_WIDTH_STEP
+        token_bytes = _kv_bytes(self.policy) + STATE_BYTES
+        rows, slots = cache_size(
+            len(prompts), sampling, self.max_num_seqs, longest, token_bytes, _gpu_memory(self.policy.device)
+        )
+        size = BatchSize(rows, sampling.max_new_tokens, slots, longest)
+        if not (self._decoder and self._decoder.serves(self.policy, sampling, size)):
+            self._decoder = None  # before memory is taken for the next
+            self._decoder = StaticDecoder(self.policy, sampling, size)
+        return self._decoder
+
+
+def _gpu_memory(device: torch.device) -> int | None:
+    is_cuda = device.type == "cuda"
+    return int(torch.cuda.get_device_properties(device).total_memory) if is_cuda else None
+
+
+def _kv_bytes(policy: Policy) -> int:
+    """Of one token's keys and values in all layers."""
+    llama = policy.llama
+    assert llama is not None
+    return 2 * len(llama.layers) * llama.kv_heads * llama.head_size * policy.dtype.itemsize
 
 
 class _Scheduler:
@@ -105,29 +144,25 @@ class _Scheduler:
         self,
         policy: Policy,
         max_num_seqs: int,
-        groups: Sequence[Sequence[_Sequence]],
+        groups: Sequence[Sequence[SampledSequence]],
         sampling: Sampling,
         ending: Ending,
     ) -> None:
-        llama, device = policy.llama, policy.device
-        assert llama is not None, "the native engine does not support this model"
-        llama.check_fused()
+        llama = policy.llama
+        assert llama is not None
         self.policy, self.llama, self.sampling, self.ending = policy, llama, sampling, ending
-        self.eos_token_ids = sorted(policy.eos_token_ids)
         prompts = [group[0].prompt for group in groups]
         n = self.prefix_length = common_prefix_length(prompts)
         self.prefix = prefix_keys_and_values(llama, prompts[0][:n]) if n else []
         longest = max(map(len, prompts)) - n
-        token_bytes = 2 * len(llama.layers) * llama.kv_heads * llama.head_size * policy.dtype.itemsize
-        gpu_memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
         self.capacity, slots = cache_size(
-            len(groups), sampling, max_num_seqs, longest, token_bytes, gpu_memory
+            len(groups), sampling, max_num_seqs, longest, _kv_bytes(policy), _gpu_memory(policy.device)
         )
         size = min(self.capacity, sampling.samples)
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))
         self.linear = make_linear(llama, self.capacity)
         self.cache = KVCache(llama, self.prefix, slots, longest, self.capacity, sampling.max_new_tokens)
-        self.running: list[_Sequence] = []
+        self.running: list[SampledSequence] = []
         self.states = policy.model.get_input_embeddings().weight.new_empty(0, policy.model.config.hidden_size)
         """(R, H): the final hidden states that predict the running sequences' next tokens.
 
@@ -140,9 +175,9 @@ class _Scheduler:
                 self._prefill(groups)
         return bool(self.running)
 
-    def _next_groups(self) -> list[Sequence[_Sequence]]:
+    def _next_groups(self) -> list[Sequence[SampledSequence]]:
         """Dequeue the groups that fit into the cache and into one prefill."""
-        groups: list[Sequence[_Sequence]] = []
+        groups: list[Sequence[SampledSequence]] = []
         free, slots, longest = self.capacity - len(self.running), self.cache.free_prompt_slots, 0
         while self.waiting and len(self.waiting[0]) <= free and len(groups) < slots:
             longest = max(longest, len(self.waiting[0][0].prompt) - self.prefix_length)
@@ -152,7 +187,7 @@ class _Scheduler:
             free -= len(groups[-1])
         return groups
 
-    def _prefill(self, groups: list[Sequence[_Sequence]]) -> None:
+    def _prefill(self, groups: list[Sequence[SampledSequence]]) -> None:
         prompts = [group[0].prompt[self.prefix_length :] for group in groups]
         slots = [self.cache.add_prompt(len(ids)) for ids in prompts]
         tree = PrefixTree([Branch(ids) for ids in prompts], self.prefix_length, self.policy.device)
@@ -168,22 +203,13 @@ class _Scheduler:
 
     def sample(self) -> int:
         """Sample one token for every running sequence; finished ones leave, and their number is returned."""
-        lengths = [len(sequence.token_ids) for sequence in self.running]
-        device = self.states.device
-        numbers = [sequence.uniforms[n] for sequence, n in zip(self.running, lengths, strict=True)]
-        uniforms = torch.tensor(numbers, dtype=finest_float(device), device=device)  # (R,)
-        too_short = [n < self.sampling.min_new_tokens for n in lengths]
-        forbid_eos = torch.tensor(too_short, device=device) if any(too_short) else None
-        logits = final_logits(self.policy.model, self.states, self.linear).float()  # (R, V)
-        tokens, logprobs = sample_tokens(logits, self.sampling, uniforms, self.eos_token_ids, forbid_eos)
-        finished = []
-        sampled = zip(self.running, tokens.tolist(), logprobs.tolist(), strict=True)
-        for i, (sequence, token, logprob) in enumerate(sampled):
-            sequence.token_ids.append(token)
-            sequence.logprobs.append(logprob)
-            ids = sequence.token_ids
-            if len(ids) == self.sampling.max_new_tokens or self.ending.is_final(ids):
-                finished.append(i)
+        append_tokens(self.policy, self.running, self.states, self.sampling, self.linear)
+        finished = [
+            i
+            for i, sequence in enumerate(self.running)
+            if len(sequence.token_ids) == self.sampling.max_new_tokens
+            or self.ending.is_final(sequence.token_ids)
+        ]
         for i in reversed(finished):
             self.cache.remove_sequence(i)
             self.running[i] = self.running[-1]  # as in the cache, the one at the end takes its place
@@ -200,6 +226,11 @@ class _Scheduler:
         self.states = self.llama(tokens, positions, self.cache.attend, self.linear)
 
 
+def cache_bytes(gpu_memory: int | None) -> float:
+    """The most that the KV cache takes, on a GPU with this memory or without one."""
+    return CACHE_BYTES if gpu_memory is None else CACHE_SHARE * gpu_memory
+
+
 def cache_size(
     prompts: int,
     sampling: Sampling,
@@ -213,7 +244,7 @@ def cache_size(
     Prompts have up to `prompt_tokens` tokens; `token_bytes` is the size of one token's keys and values in
     all layers. The same in every run on a machine.
     """
-    budget = CACHE_BYTES if gpu_memory is None else CACHE_SHARE * gpu_memory
+    budget = cache_bytes(gpu_memory)
     prompt_share = min(1.0, 2 / sampling.samples)
     fitting = int(budget / token_bytes / (sampling.max_new_tokens + prompt_tokens * prompt_share))
     sequences = max(1, min(fitting, max_num_seqs, prompts * sampling.samples))

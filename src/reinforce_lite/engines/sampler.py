@@ -13,12 +13,18 @@ Shapes: R sequences, V vocabulary, N any number of candidates.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from reinforce_lite.models import elementwise
 from reinforce_lite.types import Sampling
 
 CANDIDATES = 64
 """A nucleus is hardly ever wider."""
+CANDIDATES_ON_CARD = 256
+"""Of `sample_without_waiting`: there a wider nucleus costs more."""
+BLOCK_OF_CDF = 512
+"""Entries whose masses are summed when a distribution over the vocabulary is inverted on a card."""
 BLOCK = 32
 """Entries that `top_values` reduces to their maximum in its first pass."""
 
@@ -47,6 +53,68 @@ def sample_tokens(
     else:
         tokens = _sample_nucleus(shifted.div_(sampling.temperature), sampling.top_p, uniforms)
     return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - log_normaliser
+
+
+def sample_without_waiting(
+    logits: Tensor,
+    sampling: Sampling,
+    uniforms: Tensor,
+    eos_token_ids: Tensor,
+    forbid_eos: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sample_tokens` whose operations do not depend on values, so that the host need not know any.
+
+    `eos_token_ids` are (E,) on the device. The third result, a boolean (R,), tells the rows whose nucleus is
+    wider than the candidates, and which must be drawn by `sample_tokens`. Changes `logits`.
+    """
+    if forbid_eos is not None:
+        eos_logits = logits.index_select(1, eos_token_ids)  # (R, E)
+        logits.index_copy_(1, eos_token_ids, eos_logits.masked_fill(forbid_eos[:, None], -torch.inf))
+        forbidden = eos_logits.float().masked_fill_(~forbid_eos[:, None], -torch.inf).logsumexp(1)
+    greedy, nucleus = sampling.temperature == 0, sampling.top_p < 1
+    if nucleus and not greedy:
+        best, candidates = top_values(logits, CANDIDATES_ON_CARD)
+    else:
+        best, candidates = logits.max(1, keepdim=True)
+    best = best.float()  # (R, N), descending
+    peak = best[:, :1]
+    exp_sums = elementwise.compile_for_card(_exp_sums) if logits.is_cuda else _exp_sums
+    mass, scaled_mass = exp_sums(logits, peak, sampling.temperature or 1.0)  # (R,) both
+    wide = torch.zeros_like(uniforms, dtype=torch.bool)
+    if greedy:
+        tokens = candidates[:, 0]
+    elif nucleus:
+        draw = elementwise.compile_for_card(_draw_candidate) if logits.is_cuda else _draw_candidate
+        index, wide = draw(best, peak, scaled_mass, uniforms, sampling.temperature, sampling.top_p)
+        tokens = candidates.gather(1, index[:, None]).squeeze(1)
+    else:
+        tokens = _invert_wide_cdf(((logits - peak) / sampling.temperature).exp_(), uniforms)
+    log_normaliser = peak.squeeze(1) + mass.log()
+    if forbid_eos is not None:
+        log_normaliser = torch.logaddexp(log_normaliser, forbidden)
+    return tokens, logits.gather(1, tokens[:, None]).squeeze(1).float() - log_normaliser, wide
+
+
+def _exp_sums(logits: Tensor, peak: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(R,) sums of exp(x) and of exp(x / temperature), for the (R, V) logits x less the (R, 1) peaks."""
+    shifted = logits - peak  # float32, as the peak is
+    return shifted.exp().sum(1), (shifted / temperature).exp().sum(1)
+
+
+def _draw_candidate(
+    best: Tensor, peak: Tensor, mass: Tensor, uniforms: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """(R,) the index of the drawn one of (R, N) candidates, and whether the nucleus is wider than these.
+
+    `best` are the candidates' logits, descending, and `mass` sums exp((x - peak) / temperature) over the
+    vocabulary.
+    """
+    p = ((best - peak).to(uniforms.dtype) / temperature).exp() / mass[:, None]
+    nucleus = _mask_tail(p, top_p)
+    cumulative = nucleus.cumsum(1)
+    index = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(1)
+    last = (nucleus > 0).sum(1) - 1  # rounding must not draw a token of mass 0
+    return torch.minimum(index, last).clamp(min=0), p.sum(1) < top_p
 
 
 def finest_float(device: torch.device) -> torch.dtype:
@@ -96,6 +164,19 @@ def _mask_tail(p: Tensor, top_p: float) -> Tensor:
     A token stays if the mass before it is below `top_p`.
     """
     return p * ((p.cumsum(1) - p) < top_p)
+
+
+def _invert_wide_cdf(p: Tensor, uniforms: Tensor) -> Tensor:
+    """`_invert_cdf` of (R, V) float32 masses: first the block of entries, then the entry in it."""
+    rows = F.pad(p, (0, -p.shape[1] % BLOCK_OF_CDF)).view(len(p), -1, BLOCK_OF_CDF)
+    masses = rows.sum(2, dtype=uniforms.dtype)  # (R, blocks)
+    block = _invert_cdf(masses, uniforms)[:, None]  # (R, 1)
+    cumulative = masses.cumsum(1)
+    before = cumulative.gather(1, block) - masses.gather(1, block)
+    rest = (uniforms[:, None] * cumulative[:, -1:] - before).clamp_(min=0.0) / masses.gather(1, block)
+    entries = rows.gather(1, block[:, :, None].expand(-1, -1, BLOCK_OF_CDF)).squeeze(1).to(uniforms.dtype)
+    tokens = block.squeeze(1) * BLOCK_OF_CDF + _invert_cdf(entries, rest.squeeze(1))
+    return tokens.clamp(max=p.shape[1] - 1)  # even where all is NaN
 
 
 def _invert_cdf(p: Tensor, uniforms: Tensor) -> Tensor:

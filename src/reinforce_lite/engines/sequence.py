@@ -1,0 +1,61 @@
+"""The sequences that a native engine decodes, and the draw of their next tokens."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from reinforce_lite.engines.sampler import finest_float, sample_tokens
+from reinforce_lite.models.logprobs import final_logits
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.models.projection import Linear
+from reinforce_lite.types import Prompt, Sampling
+from reinforce_lite.utils.seeding import derive_seed
+
+
+@dataclass(slots=True)
+class SampledSequence:
+    """A completion being generated."""
+
+    prompt: tuple[int, ...]
+    uniforms: list[float]
+    """max_new_tokens numbers in [0, 1), one per token."""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+def draw_uniforms(prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[SampledSequence]]:
+    """The sequences of each prompt, before their first token."""
+    groups, repeats = [], Counter[tuple[int, ...]]()
+    for prompt in prompts:
+        ids = prompt.token_ids
+        generator = torch.Generator().manual_seed(derive_seed(seed, f"answers to {ids}", repeats[ids]))
+        repeats[ids] += 1  # so that a repeated prompt gets other completions
+        shape = (sampling.samples, sampling.max_new_tokens)
+        uniforms = torch.rand(shape, generator=generator, dtype=torch.float64)
+        groups.append([SampledSequence(ids, row) for row in uniforms.tolist()])
+    return groups
+
+
+def append_tokens(
+    policy: Policy,
+    sequences: Sequence[SampledSequence],
+    states: Tensor,
+    sampling: Sampling,
+    linear: Linear | None = None,
+) -> None:
+    """Draw the next token of each sequence from the (R, H) states that predict them."""
+    lengths = [len(sequence.token_ids) for sequence in sequences]
+    device = states.device
+    numbers = [sequence.uniforms[n] for sequence, n in zip(sequences, lengths, strict=True)]
+    uniforms = torch.tensor(numbers, dtype=finest_float(device), device=device)  # (R,)
+    too_short = [n < sampling.min_new_tokens for n in lengths]
+    forbid_eos = torch.tensor(too_short, device=device) if any(too_short) else None
+    logits = final_logits(policy.model, states, linear).float()  # (R, V)
+    drawn = sample_tokens(logits, sampling, uniforms, sorted(policy.eos_token_ids), forbid_eos)
+    tokens, logprobs = (values.tolist() for values in drawn)
+    for sequence, token, logprob in zip(sequences, tokens, logprobs, strict=True):
+        sequence.token_ids.append(token)
+        sequence.logprobs.append(logprob)
