@@ -90,7 +90,7 @@ def run_card(parts: Sequence[str], out: Path) -> dict[str, list[dict[str, Any]]]
 
 
 def test_card_runs_in_tiny_mode(tmp_path: Path) -> None:
-    figures = run_card(["correct", "kernels", "decode", "update", "optimizer"], tmp_path)
+    figures = run_card(["correct", "kernels", "decode", "graph", "update", "optimizer"], tmp_path)
     compared = [line for line in figures["correct"] if "path" in line]
     assert len(compared) == COMPARED_POLICIES
     assert all(line["largest_gap"] < 1e-3 for line in compared if line["dtype"] == "float32")
@@ -105,6 +105,9 @@ def test_card_runs_in_tiny_mode(tmp_path: Path) -> None:
     ]
     assert all(merged[name] < 1e-5 for name in ("merged", "d_queries", "d_keys", "d_values"))
     assert figures["decode"][0]["tokens_per_second"] > 0
+    (step,) = (line for line in figures["graph"] if "milliseconds_per_step" in line)
+    assert step["milliseconds_per_step"] > 0
+    assert step["idle_rows"] == 0
     assert figures["update"][0]["of_peak"] > 0
     assert [line["optimizer_state"] for line in figures["optimizer"]] == ["8-bit", "16-bit", "32-bit"]
 

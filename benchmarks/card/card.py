@@ -20,7 +20,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -35,6 +34,7 @@ LIMITS = {
     "correct": 60,
     "kernels": 60,
     "decode": 75,
+    "graph": 90,
     "update": 75,
     "optimizer": 75,
     "cap24": 110,
@@ -46,7 +46,7 @@ LIMITS = {
 }
 """Seconds."""
 CALLS = {
-    "all1": ["smoke", "correct", "kernels", "decode", "update", "optimizer", "cap24"],
+    "all1": ["smoke", "correct", "kernels", "decode", "graph", "update", "optimizer", "cap24"],
     "all2": ["train", "article", "step", "generate", "train2"],
 }
 QWEN_3B: dict[str, Any] = {
@@ -347,14 +347,12 @@ def _step_each_optimizer() -> None:
 
 
 def decode() -> None:
-    """Tokens per second at several batch sizes against the floor; launches and waits per step."""
+    """Tokens per second of whole calls at several batch sizes, against the floor."""
     from reinforce_lite.engines.native import NativeEngine
 
     policy = build(SHAPE)
     engine = NativeEngine(policy, 256)
-    n, new = parameter_count(policy), 8 if TINY else 96
-    bandwidth, peak = (1e10, 1e11) if TINY else (2.9e12, 7.5e14)  # of an H100; smoke measures them
-    token_bytes = 4 * SHAPE["num_hidden_layers"] * SHAPE["num_key_value_heads"] * policy.llama.head_size
+    new = 8 if TINY else 96
     for sequences in (8,) if TINY else (32, 160, 256):
         asked = prompts(max(1, sequences // SAMPLES))
         how = sampling(sequences // len(asked), new)
@@ -365,8 +363,7 @@ def decode() -> None:
         lengths = [len(c.token_ids) for group in engine.generate(asked, how, 0) for c in group]
         synchronize()
         spent, steps = time.perf_counter() - start, max(lengths)
-        cached = (len(asked) * PROMPT + batch * new / 2) * token_bytes
-        floor = steps * max((2 * n + cached) / bandwidth, 2 * n * batch / peak)
+        floor = steps * _decode_floor(policy, len(asked), batch, new / 2)
         report(
             sequences=batch,
             tokens_per_second=sum(lengths) / spent,
@@ -374,28 +371,81 @@ def decode() -> None:
             floor_ms=1e3 * floor / steps,
             of_floor=floor / spent,
         )
-    _profile_decode(engine)
 
 
-def _profile_decode(engine: Any) -> None:
-    steps = 6
-    asked, how = prompts(1 if TINY else 16), sampling(SAMPLES, steps)
-    engine.generate(asked, how, 0)
-    synchronize()
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if CUDA else [])]) as profiler:
+@torch.inference_mode()
+def graph() -> None:
+    """One decoding step at half length: captured, eager, and by the profiler."""
+    from reinforce_lite.engines.ending import Ending
+    from reinforce_lite.engines.native import NativeEngine
+    from reinforce_lite.engines.sequence import draw_uniforms
+    from reinforce_lite.engines.static_scheduler import StaticScheduler
+
+    policy, width = build(SHAPE), 96 if TINY else 250
+    engine = NativeEngine(policy)
+    for sequences in (8,) if TINY else (160, 32, 250):
+        asked = prompts(max(1, sequences // SAMPLES))
+        how = sampling(sequences // len(asked), width)
         start = time.perf_counter()
-        engine.generate(asked, how, 0)
+        decoder = engine._static_decoder([p.token_ids for p in asked], how)
         synchronize()
-        spent = time.perf_counter() - start
+        capture_seconds = time.perf_counter() - start  # the first compiles kernels
+        start = time.perf_counter()
+        ending = Ending(frozenset(), policy.decode)
+        StaticScheduler(decoder, draw_uniforms(asked, how, 0), 0, ending)._admit()
+        synchronize()
+        prefill_seconds = time.perf_counter() - start
+        decoder.run(width // 2)
+        floor = _decode_floor(policy, len(asked), decoder.size.rows, float(decoder.lengths.float().mean()))
+        step_seconds = seconds(lambda d=decoder: d.run(4), 3) / 4
+        report(
+            sequences=decoder.size.rows,
+            tokens=float(decoder.lengths.float().mean()),
+            captured=decoder.graph is not None,
+            capture_seconds=capture_seconds,
+            prefill_seconds=prefill_seconds,
+            milliseconds_per_step=1e3 * step_seconds,
+            floor_ms=1e3 * floor,
+            of_floor=floor / step_seconds,
+            eager_ms=1e3 * seconds(decoder.step, 3, 1),
+            idle_rows=int(decoder.done.sum()),
+            wide_rows=int(decoder.wide.sum()),
+        )
+        _profile_steps(decoder, f"graph-{sequences}")
+
+
+def _decode_floor(policy: Any, asked: int, sequences: int, tokens: float) -> float:
+    """Seconds that a step takes to read all weights and keys once, or to multiply, whichever is longer."""
+    n = parameter_count(policy)
+    bandwidth, peak = (1e10, 1e11) if TINY else (2.9e12, 7.5e14)  # of an H100; smoke measures them
+    token_bytes = 4 * SHAPE["num_hidden_layers"] * SHAPE["num_key_value_heads"] * policy.llama.head_size
+    cached = (asked * PROMPT + sequences * tokens) * token_bytes
+    return max((2 * n + cached) / bandwidth, 2 * n * sequences / peak)
+
+
+def _profile_steps(decoder: Any, name: str, steps: int = 4) -> None:
+    """Launches, waits and the longest kernels of a step; one wait is for the last one."""
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if CUDA else [])]) as profiler:
+        decoder.run(steps)
+        synchronize()
     events = profiler.key_averages()
+    kernels = sorted((e for e in events if _device_us(e)), key=_device_us, reverse=True)
     report(
-        six_steps_seconds=spent,
-        gpu_busy_seconds=sum(getattr(e, "self_device_time_total", 0) for e in events) / 1e6,
-        launches_per_step=sum(e.count for e in events if "LaunchKernel" in e.key) / steps,
+        profiled=name,
+        gpu_busy_ms=sum(map(_device_us, events)) / 1e3 / steps,
+        kernels_per_step=sum(e.count for e in kernels) / steps,
+        launches_per_step=sum(e.count for e in events if "Launch" in e.key) / steps,
         waits_per_step=sum(e.count for e in events if "Synchronize" in e.key) / steps,
     )
+    for kernel in kernels[:25]:
+        us = _device_us(kernel) / steps
+        report(kernel=kernel.key[:90], us_per_step=round(us, 1), times=kernel.count / steps)
     order = "self_cuda_time_total" if CUDA else "self_cpu_time_total"
-    (OUT / "profile-decode.txt").write_text(events.table(sort_by=order, row_limit=40))
+    (OUT / f"profile-{name}.txt").write_text(events.table(sort_by=order, row_limit=60))
+
+
+def _device_us(event: Any) -> float:
+    return float(getattr(event, "self_device_time_total", 0))
 
 
 def _updater(policy: Any) -> Any:
@@ -536,13 +586,12 @@ HEADS = SimpleNamespace(query_heads=16, kv_heads=2, head_size=128, key_start=16 
 
 
 def kernels() -> None:
-    """Attention and elementwise kernels: exactness, milliseconds, and a decoding step in a CUDA graph."""
+    """Attention and elementwise kernels: exactness and milliseconds."""
     _check_merged_parts()
     _time_elementwise()
     _time_tree_attention()
     if CUDA:
         _check_flash_kernels()
-        _time_decoding_step()
 
 
 def _offsets(*values: int) -> Tensor:
@@ -702,99 +751,6 @@ def _time_tree_attention() -> None:
             forward_ms=1e3 * forward,
             backward_ms=1e3 * (both - forward),
         )
-
-
-class LeanDecoder:
-    """A decoding step of R sequences with 20 operations per layer, on random weights."""
-
-    def __init__(self, sequences: int, width: int, hidden: int, intermediate: int, layers: int) -> None:
-        """`width` tokens of cache per sequence, in addition to 16 prompts that the sequences share."""
-        q, k, d = HEADS.query_heads, HEADS.kv_heads, HEADS.head_size
-
-        def random(*shape: int) -> Tensor:
-            return torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16) * 0.02
-
-        self.qkv, self.out, self.gate_up, self.down = (
-            [random(*shape) for _ in range(layers)]
-            for shape in (
-                ((q + 2 * k) * d, hidden),
-                (hidden, q * d),
-                (2 * intermediate, hidden),
-                (hidden, intermediate),
-            )
-        )
-        self.gain = torch.ones(hidden, device=DEVICE, dtype=torch.bfloat16)
-        self.cache = torch.zeros(layers, 2, sequences * width, k, d, device=DEVICE, dtype=torch.bfloat16)
-        self.prompts = random(layers, 2, 16 * PROMPT, k, d)
-        self.inputs = random(sequences, hidden)
-        positions = torch.randint(50, 400, (sequences,), device=DEVICE)
-        self.used = (positions + 1).int()
-        self.slots = torch.arange(sequences, device=DEVICE) * width + positions
-        self.own = (
-            _offsets(*range(sequences + 1)),
-            _offsets(*range(0, sequences * width + 1, width)),
-            1,
-            width,
-        )
-        per_prompt = sequences // 16
-        self.shared = (
-            _offsets(*range(0, sequences + 1, per_prompt)),
-            _offsets(*range(0, 16 * PROMPT + 1, PROMPT)),
-            per_prompt,
-            PROMPT,
-        )
-
-    def step(self) -> Tensor:
-        """(R, hidden)."""
-        flash = torch.ops.aten._flash_attention_forward
-        queries, kv_heads = HEADS.query_heads, HEADS.kv_heads
-        x = self.inputs
-        n = len(x)
-        for i in range(len(self.qkv)):
-            heads = F.linear(self._norm(x), self.qkv[i]).view(n, -1, HEADS.head_size)
-            q, kv = heads[:, :queries], heads[:, queries:].view(n, 2, kv_heads, HEADS.head_size)
-            for j in (0, 1):
-                self.cache[i, j].index_copy_(0, self.slots, kv[:, j])
-            own, own_lse, *_ = flash(
-                *(q, self.cache[i, 0], self.cache[i, 1], *self.own, 0.0, False, False),
-                scale=HEADS.scale,
-                seqused_k=self.used,
-            )
-            shared, shared_lse, *_ = flash(
-                *(q, self.prompts[i, 0], self.prompts[i, 1], *self.shared, 0.0, False, False),
-                scale=HEADS.scale,
-            )
-            share = torch.sigmoid(shared_lse - own_lse).t()[..., None].to(x.dtype)
-            x = x + F.linear(torch.lerp(own, shared, share).reshape(n, -1), self.out[i])
-            gate, up = F.linear(self._norm(x), self.gate_up[i]).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, self.down[i])
-        return x
-
-    def _norm(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.gain.shape, self.gain, 1e-6)
-
-
-@torch.inference_mode()
-def _time_decoding_step() -> None:
-    """36 layers, eager and in a CUDA graph."""
-    sequences = 16 if TINY else 160
-    decoder = LeanDecoder(sequences, *((512, 256, 512, 2) if TINY else (512, 2048, 11_008, 36)))
-    figures: dict[str, Any] = {"sequences": sequences, "lean_eager_ms": 1e3 * seconds(decoder.step, 10)}
-    try:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                decoder.step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = decoder.step()
-        figures["lean_graph_ms"] = 1e3 * seconds(graph.replay, 20)
-        figures["graph_gap"] = float((captured - decoder.step()).abs().max())
-    except Exception as error:  # the eager figure counts even where capture is refused
-        figures["graph_failed"] = repr(error)[:200]
-    report(**figures)
 
 
 def cap24() -> None:
