@@ -10,7 +10,7 @@ A tensor is on the card if its storage is marked. What Python asks of a tensor's
 and a mode of torch sees every operation, those of a backward pass included: it marks the results, and raises
 where a card would, for operands on two devices. Calls of `torch.cuda` that are not replaced raise too.
 
-A compiled function runs as it is, and counts as one launch. Flash attention is computed in float32.
+A compiled function runs as it is, and counts as one launch. Triton's kernels are not used. Flash attention is computed in float32.
 
 Left out: a card's memory, streams, speed and rounding.
 """
@@ -35,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_leaves
 
 import reinforce_lite
+from reinforce_lite.engines import decode_kernel
 from reinforce_lite.models import elementwise
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -99,6 +100,7 @@ class FakeCuda(TorchDispatchMode):
         for replacement in (*self._replace_tensor_methods(), *_replace_cuda()):
             self.patches.enter_context(replacement)
         self.patches.enter_context(patch.object(elementwise, "compile_for_card", self._compile))
+        self.patches.enter_context(patch.object(decode_kernel, "supports", lambda *_: False))
         for stand_in in (_fused_rms_norm, _fused_rms_norm_backward):
             name = stand_in.__name__
             self.patches.enter_context(patch.object(torch.ops.aten, name, self._compile(stand_in)))

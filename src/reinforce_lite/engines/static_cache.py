@@ -1,23 +1,30 @@
 """Keys and values of a fixed number of sequences, at addresses that never change: for a CUDA graph.
 
-A sequence attends to its own tokens and to its prompt, in one call of variable-length attention whose two
-halves are merged. Prompts lie in slots, the prefix that they share in front of each, and a sequence may use
-any slot: a slot's address is a number on the device. The query heads that share a key-value head are M
-queries of that head, so that its keys are read once.
+A sequence attends to its own tokens and to its prompt. Prompts lie in slots, the prefix that they share in
+front of each, and a sequence may use any slot: a slot's address is a number on the device.
+
+Attention is one kernel of our own where that can be used (`decode_kernel.py`), else one call of
+variable-length attention whose two halves are merged. For the latter the query heads that share a key-value
+head are M queries of that head, so that its keys are read once.
 
 Shapes: R sequences, W tokens of each, B prompt slots of P tokens; Q query heads, K key-value heads, D head
 size, M = Q / K; N tokens of several prompts, S of the prefix.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from reinforce_lite.engines import decode_kernel
 from reinforce_lite.models import elementwise
 from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.varlen import Segments, attend
+from reinforce_lite.utils.text import one_line_error
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,7 @@ class StaticCache:
         query_starts = torch.arange(0, 2 * r * m + 1, m, dtype=torch.int32, device=device)
         longest = max(size.width, size.prompt_width)
         self.segments = Segments(query_starts, self.key_starts, m, longest, self.used_keys)
+        self.has_kernel = decode_kernel.supports(self.kv, m) and self._try_kernel()
 
     @property
     def prompt_lengths(self) -> Tensor:
@@ -96,6 +104,8 @@ class StaticCache:
 
     def attend(self, layer: int, qkv: Tensor) -> Tensor:
         """(R, (Q + 2K) x D) of one new token per sequence to (R, Q x D)."""
+        if self.has_kernel:
+            return self._attend_by_kernel(layer, qkv)
         (k, m, d), r = self.heads, len(qkv)
         self.write(self.write_at, layer, qkv[:, self.llama.key_start :])
         by_head = qkv[:, : self.llama.key_start].view(r, k, m, d).transpose(1, 2)
@@ -103,6 +113,22 @@ class StaticCache:
         keys, values = self.kv[layer].unbind(1)
         merge = elementwise.compile_for_card(_merge_halves) if q.is_cuda else _merge_halves
         return merge(*attend(q, keys, values, self.segments, self.llama.scale), m)
+
+    def _attend_by_kernel(self, layer: int, qkv: Tensor) -> Tensor:
+        indices = (self.write_at, self.key_starts, self.used_keys)
+        return decode_kernel.attend_to_cache(qkv, self.kv[layer], *indices, self.llama.scale)
+
+    def _try_kernel(self) -> bool:
+        """Whether the kernel can be compiled here, which takes a C compiler."""
+        width = self.llama.key_start + 2 * self.llama.kv_heads * self.llama.head_size
+        try:
+            self._attend_by_kernel(0, self.kv.new_zeros(self.rows, width))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            logger.warning("decoding without our attention kernel: %s", one_line_error(error))
+            return False
+        return True
 
 
 def _merge_halves(out: Tensor, lse: Tensor, m: int) -> Tensor:
