@@ -311,7 +311,8 @@ def _compare_sampler_with_trainer(key_bias: float) -> None:
     from reinforce_lite.models.logprobs import token_logprobs
     from reinforce_lite.models.prefix_tree import Branch
 
-    policy = build(SMALL, key_bias)
+    # With the embedding as its head, a random model would repeat its last token with probability 1.
+    policy = build(SMALL | {"tie_word_embeddings": False}, key_bias)
     asked = [g.prompt for g in random_groups(3, 4, 40, 60, SMALL["vocab_size"])]
     first, second = (NativeEngine(policy, 8).generate(asked, sampling(4, 40), 1) for _ in range(2))
     completions = [c for group in first for c in group]
@@ -324,6 +325,7 @@ def _compare_sampler_with_trainer(key_bias: float) -> None:
     again = [c.token_ids for group in second for c in group]
     report(
         key_bias=key_bias,
+        mean_logprob=float(sampled.mean()),
         repeatable=[c.token_ids for c in completions] == again,
         sampler_against_trainer_mean=float(gap.mean()),
         sampler_against_trainer_max=float(gap.max()),
