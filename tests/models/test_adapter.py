@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers.groups import make_groups, make_weights
+from helpers.model_configs import make_family
 from helpers.plain import independent_loss
 from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.config import AdapterConfig, UpdateConfig
@@ -19,6 +20,7 @@ from reinforce_lite.engines import make_engine
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.adapter import read_adapter_folder
+from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
 from reinforce_lite.types import Sampling
 
@@ -162,6 +164,24 @@ def test_a_target_that_the_model_lacks_is_refused_with_those_it_has(policy: Poli
         policy.add_adapter(AdapterConfig(rank=1, targets=("c_attn",)), seed=0)
     assert "gate_proj" in caught.value.remedy
     assert "lm_head" not in caught.value.remedy
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", ["smollm3", "granite", "olmo2", "gemma3"])
+def test_families_unlike_llama_are_adapted(tmp_path: Path, family: str, checkpointing: bool) -> None:
+    """With norms after the projections, other gains and activations, and prompts that share a prefix."""
+    model = make_family(family)
+    policy = adapted(Policy(model, make_tokenizer(), frozenset({END}), family, llama=Llama(model)))
+    assert policy.adapter is not None
+    (tmp_path / "saved").mkdir()
+    policy.adapter.save(tmp_path / "saved", "base")
+    reference = PeftModel.from_pretrained(make_family(family), tmp_path / "saved", is_trainable=True)
+    loss, ours = gradients(policy, activation_checkpointing=checkpointing)
+    expected_loss = independent_loss(reference, "reinforce-lite", 0.7)
+    torch.autograd.backward(expected_loss)
+    named = {n.replace(".default", ""): p.grad for n, p in reference.named_parameters()}
+    assert loss == pytest.approx(expected_loss.item(), rel=1e-5)
+    assert largest_difference(ours, {n: g for n, g in named.items() if g is not None}) < 1e-5
 
 
 def test_layers_of_other_families_are_adapted(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma": {},
     "gemma2": {"sliding_window": 6, "final_logit_softcapping": 2.0},
     "gemma3_text": {"sliding_window": 6},
+    "gemma3_text within its window": {"sliding_window": 256},
     "olmo": {},
     "olmo2": {},
     "olmo3": {"sliding_window": 6},
@@ -78,7 +79,7 @@ def save_family(family: str, folder: Path) -> str:
     """A folder with a random model of the family."""
     torch.manual_seed(0)
     settings = SIZES | FAMILIES[family]
-    config = AutoConfig.for_model(family, **{k: v for k, v in settings.items() if v is not None})
+    config = AutoConfig.for_model(family.split()[0], **{k: v for k, v in settings.items() if v is not None})
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return str(folder)

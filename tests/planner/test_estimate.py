@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers.groups import make_groups, make_weights
+from helpers.model_configs import make_family
 from helpers.tiny import make_model, make_tokenizer
 from reinforce_lite.config import Config, EvalConfig, PromptConfig, RolloutConfig, UpdateConfig
 from reinforce_lite.engines import native
@@ -126,10 +127,11 @@ def test_activations_of_smollm2_by_hand() -> None:
     assert parts["activations"] == (4096 + 64) * (30 * (4 * 5760 + 4 * 11) + 16 * 576) + 64 * sums
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "smollm3", "granite", "olmo2", "gemma3"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_activations_are_what_the_forward_pass_saves(dtype: str) -> None:
+def test_activations_are_what_the_forward_pass_saves(family: str, dtype: str) -> None:
     """The storages that autograd saves for the backward pass, each once, without the weights."""
-    model = make_model(num_hidden_layers=6)
+    model = make_family(family)
     for p in model.parameters():
         p.data = p.data.to(getattr(torch, dtype))
     llama = Llama(model)
@@ -149,4 +151,4 @@ def test_activations_are_what_the_forward_pass_saves(dtype: str) -> None:
     per_token = activation_bytes_per_token(shape_of(model, 64), itemsize)
     after_layers = 2 * 16 * itemsize  # the final states and their gradient come after the forward pass
     measured = sum(storage.nbytes() for storage in saved.values()) / len(tree.ids)
-    assert measured == pytest.approx(per_token - after_layers, rel=0.02)
+    assert measured == pytest.approx(per_token - after_layers, rel=0.04)

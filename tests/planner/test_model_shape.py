@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from helpers.model_configs import LLAMA_3B, QWEN_3B, QWEN_3B_PARAMETERS, SMOLLM2, config_folder
+from helpers.model_configs import GEMMA_270M, LLAMA_3B, QWEN_3B, QWEN_3B_PARAMETERS, SMOLLM2, config_folder
 from reinforce_lite.models.embedded import EMBEDDED_NAME, EMBEDDED_SHAPE, cache_folder
 from reinforce_lite.planner.estimate import kv_bytes
 from reinforce_lite.planner.model_shape import read_shape
@@ -29,6 +29,16 @@ def test_read_shape_counts_parameters_and_cache_from_a_config(
     assert shape.parameters == parameters
     assert kv_bytes(shape, torch.bfloat16) == kv
     assert shape.forward_pass == "tree"
+
+
+def test_gemma_is_sized_as_ours_within_its_window_alone(tmp_path: Path) -> None:
+    """262144 x 640 + 18 x 5,573,632 + 640 numbers, and a key and a value of 256 in 18 layers."""
+    folder = config_folder(tmp_path, GEMMA_270M)
+    shape = read_shape(folder, False, 512)
+    assert shape.parameters == 268_098_176
+    assert kv_bytes(shape, torch.bfloat16) == 18_432
+    assert (shape.forward_pass, shape.qk_norm, shape.output_norms) == ("tree", True, 2)
+    assert read_shape(folder, False, 513).forward_pass == "full_sequence"
 
 
 TINY: dict[str, Any] = {

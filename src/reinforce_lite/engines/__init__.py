@@ -6,6 +6,8 @@ from reinforce_lite.engines.base import Engine
 from reinforce_lite.engines.hf import MAX_NUM_SEQS, HFEngine
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.engines.oom_retry import OOMRetryEngine
+from reinforce_lite.models.llama import sliding_window
+from reinforce_lite.models.llama_families import FAMILIES
 from reinforce_lite.models.policy import Policy
 
 logger = logging.getLogger(__name__)
@@ -19,8 +21,11 @@ def make_engine(name: str, policy: Policy, max_num_seqs: int = 256) -> Engine:
     if name == "native" and policy.llama is not None:
         return OOMRetryEngine(NativeEngine(policy, max_num_seqs))
     if name == "native":
+        config = policy.model.config
+        window = sliding_window(config) if config.model_type in FAMILIES else None
         logger.warning(
-            "the native engine does not support this %s model; sampling with the slower hf engine",
-            policy.model.config.model_type,
+            "the native engine does not support this %s model%s; sampling with the slower hf engine",
+            config.model_type,
+            f" with prompts and completions of more than {window} tokens together" if window else "",
         )
     return OOMRetryEngine(HFEngine(policy, min(max_num_seqs, MAX_NUM_SEQS)))

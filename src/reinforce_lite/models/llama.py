@@ -8,12 +8,14 @@ to, which they pass as `attend`. It is faster than transformers' modules for thr
 - the backward pass keeps only what is expensive to recompute: norms and activations are recomputed from their
   inputs, which halves what autograd would keep.
 
-It supports the families in FAMILIES; other models run through transformers' own modules.
+It supports the families in `llama_families.py`, whose differences it reads there; other models run through
+transformers' own modules.
 
 Shapes: N tokens, H hidden size, Q query heads, K key-value heads, D head size, I inner size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,58 +26,84 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from reinforce_lite.models.adapter import Adapter
-from reinforce_lite.models.elementwise import (
-    rms_norm,
-    rms_norm_and_inverse,
-    rms_norm_backward,
-    rotate,
-    swiglu,
-    swiglu_backward,
-)
+from reinforce_lite.models.llama_families import FAMILIES, Activation, Family, NormNames
 from reinforce_lite.models.projection import Linear, Projection
-
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
 
 Attend = Callable[[int, Tensor], Tensor]
 """(layer, (N, (Q + 2K) x D) rotated queries, rotated keys, and values) to (N, Q x D)."""
+Rotary = Mapping[str | None, tuple[Tensor, ...]]
+"""cos and sin, both (N, rotated part of D), by kind (`Family.rotary`)."""
 
 
 def supports_model(model: nn.Module, max_length: int = 0) -> bool:
-    """Whether `Llama` computes the same as the model's own code for sequences of up to `max_length` tokens.
+    """Whether `Llama` computes the same as the model's own code for sequences of up to `max_length` tokens,
+    by default as many as the model's context has.
 
-    It does not for models that bring their own code, adapters, quantized weights or sliding windows, nor
-    for LongRoPE (Phi-3) beyond the original context, where it depends on the batch's longest sequence.
+    It does not for models that bring their own code, adapters or quantized weights, nor beyond a sliding
+    window, nor for LongRoPE (Phi-3) beyond the original context, where it depends on the batch's longest
+    sequence.
     """
     if not type(model).__module__.startswith("transformers.models."):
         return False
     c: Any = model.config
-    layer_types = set(getattr(c, "layer_types", None) or ["full_attention"])
-    window = getattr(c, "sliding_window", None) if getattr(c, "use_sliding_window", True) else None
-    windowed = layer_types != {"full_attention"} or (window and window < c.max_position_embeddings)
-    if c.model_type not in FAMILIES or windowed or c.hidden_act != "silu" or getattr(c, "mlp_bias", False):
+    family = FAMILIES.get(c.model_type)
+    activation = getattr(c, "hidden_act", None) or getattr(c, "hidden_activation", None)
+    if family is None or activation != family.activation.name or getattr(c, "mlp_bias", False):
         return False
-    rope = getattr(c, "rope_parameters", None) or {}
-    rope_type = rope.get("rope_type")
-    too_long = rope_type == "longrope" and max_length > rope["original_max_position_embeddings"]
-    if rope_type == "dynamic" or too_long:
+    if getattr(c, "use_bidirectional_attention", False):
         return False
+    context, window = c.max_position_embeddings, sliding_window(c)
+    longest = min(max_length or context, context)
+    if window is not None and longest > window:
+        return False
+    rope: Any = getattr(c, "rope_parameters", None) or {}
+    for kind in [rope] if "rope_type" in rope else rope.values():  # Gemma has one for each type of layer
+        is_long = kind["rope_type"] == "longrope" and longest > kind["original_max_position_embeddings"]
+        if kind["rope_type"] == "dynamic" or is_long:
+            return False
     linears = [m for m in model.modules() if hasattr(m, "in_features") or type(m).__name__.endswith("Linear")]
     return all(type(m) is nn.Linear and type(m.weight) is nn.Parameter for m in linears)
+
+
+def sliding_window(config: Any) -> int | None:
+    """How many tokens, itself included, a token of some layers attends to; None for all before it."""
+    window: int | None = getattr(config, "sliding_window", None)
+    return window if getattr(config, "use_sliding_window", True) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """An RMSNorm of a layer."""
+
+    module: Any
+    eps: float
+    family: Family
+
+    @property
+    def gain(self) -> Tensor:
+        """(H,): what the normed input is multiplied by, in the dtype of that product."""
+        weight: Tensor = self.module.weight
+        if not self.family.float32_gains:
+            return weight
+        return weight.to(torch.promote_types(weight.dtype, torch.float32)) + self.family.gain_offset
 
 
 class Layer:
     """The weights of one transformer layer, in the order of their use."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, family: Family, eps: float) -> None:
+        def norms(names: NormNames) -> list[Norm | None]:
+            return [Norm(getattr(layer, name), eps, family) if name else None for name in names]
+
         attn, mlp = layer.self_attn, layer.mlp
         fused = hasattr(attn, "qkv_proj")  # Phi-3's projections are fused as loaded
-        self.attention_norm = layer.input_layernorm
+        self.attention_norm, self.mlp_norm = norms(family.input_norms)
         self.qkv = Projection([attn.qkv_proj] if fused else [attn.q_proj, attn.k_proj, attn.v_proj])
         self.q_norm: Any = getattr(attn, "q_norm", None)
-        """Qwen3 only, else None; likewise `k_norm`."""
+        """Of each head (Qwen3, Gemma 3) or of all heads together (OLMo 2), if any; likewise `k_norm`."""
         self.k_norm: Any = getattr(attn, "k_norm", None)
         self.out = Projection([attn.o_proj])
-        self.mlp_norm = layer.post_attention_layernorm
+        self.attention_out_norm, self.mlp_out_norm = norms(family.output_norms)
         self.gate_up = Projection([mlp.gate_up_proj] if fused else [mlp.gate_proj, mlp.up_proj])
         self.down = Projection([mlp.down_proj])
 
@@ -98,7 +126,12 @@ class Llama:
         self.head_size: int = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
         self.key_start = self.query_heads * self.head_size
         """The column of a (N, (Q + 2K) x D) tensor at which keys and values start."""
-        self.layers = [Layer(layer) for layer in self.body.layers]
+        family = FAMILIES[c.model_type]
+        self.activation = family.activation
+        self.rotary = family.rotary(c)
+        self.embedding_multiplier = family.embedding_multiplier(c)
+        self.residual_multiplier = family.residual_multiplier(c)
+        self.layers = [Layer(layer, family, c.rms_norm_eps) for layer in self.body.layers]
         self.scale: float = self.body.layers[0].self_attn.scaling
         self.device = self.layers[0].qkv.weight.device
 
@@ -126,9 +159,8 @@ class Llama:
         With `checkpointing` only each layer's input is kept, and its activations are recomputed in the
         backward pass.
         """
-        x = self.body.embed_tokens(ids)  # (N, H)
-        # cos and sin, both (N, rotated part of D)
-        rotary = tuple(t[0] for t in self.body.rotary_emb(x, positions[None]))
+        x = self.embed(ids)  # (N, H)
+        rotary = self.cos_and_sin(x, positions)
         run_layer: Callable[..., Tensor] = self._layer
         if checkpointing:
             run_layer = partial(checkpoint, self._layer, use_reentrant=False, preserve_rng_state=False)
@@ -136,35 +168,59 @@ class Llama:
             x = run_layer(i, x, rotary, attend, linear)
         return _norm(x, self.body.norm)
 
-    def _layer(self, i: int, x: Tensor, rotary: tuple[Tensor, ...], attend: Attend, linear: Linear) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
+        """(N,) token ids to what enters the first layer, (N, H)."""
+        x: Tensor = self.body.embed_tokens(ids)
+        return x if self.embedding_multiplier == 1 else x * self.embedding_multiplier
+
+    def cos_and_sin(self, x: Tensor, positions: Tensor) -> Rotary:
+        """cos and sin of (N,) positions, in the dtype of x."""
+        kinds = set(self.rotary) - {None}
+        angles = {kind: self.body.rotary_emb(x, positions[None], *filter(None, [kind])) for kind in kinds}
+        return {kind: tuple(t[0].to(x.dtype) for t in cos_sin) for kind, cos_sin in angles.items()}
+
+    def _layer(self, i: int, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
         layer = self.layers[i]
         qkv = _norm_linear(x, layer.attention_norm, layer.qkv, linear)
         if layer.q_norm is not None:
             qkv = self._norm_heads(qkv, layer)
-        heads = self.query_heads + self.kv_heads
-        qkv = _Rotate.apply(qkv, *rotary, heads, self.head_size)  # type: ignore[no-untyped-call]
-        x = x + _project(attend(i, qkv), layer.out, linear)
+        if self.rotary[i] is not None:
+            heads, angles = self.query_heads + self.kv_heads, rotary[self.rotary[i]]
+            qkv = _Rotate.apply(qkv, *angles, heads, self.head_size)  # type: ignore[no-untyped-call]
+        x = self._add(x, _project(attend(i, qkv), layer.out, linear), layer.attention_out_norm)
         gate_up = _norm_linear(x, layer.mlp_norm, layer.gate_up, linear)
-        return x + _swiglu_down(gate_up, layer.down, linear)
+        return self._add(x, _swiglu_down(gate_up, self.activation, layer.down, linear), layer.mlp_out_norm)
 
     def _norm_heads(self, qkv: Tensor, layer: Layer) -> Tensor:
-        heads = qkv.view(len(qkv), -1, self.head_size)
-        q, k, v = torch.split(heads, [self.query_heads, self.kv_heads, self.kv_heads], dim=1)
-        return torch.cat([_norm(q, layer.q_norm), _norm(k, layer.k_norm), v], dim=1).flatten(1)
+        kv = self.kv_heads * self.head_size
+        q, k, v = torch.split(qkv, [self.key_start, kv, kv], dim=1)
+        q, k = (
+            norm(t.view(len(t), -1, len(norm.weight))).flatten(1)
+            for t, norm in ((q, layer.q_norm), (k, layer.k_norm))
+        )
+        return torch.cat([q, k, v], dim=1)
+
+    def _add(self, x: Tensor, out: Tensor, norm: Norm | None) -> Tensor:
+        """The residual stream with what half a layer adds to it."""
+        return torch.add(x, _norm(out, norm) if norm else out, alpha=self.residual_multiplier)
 
 
-def _norm(x: Tensor, norm: Any) -> Tensor:
-    """RMSNorm of the last dimension."""
-    normed: Tensor = rms_norm(x, norm.weight, norm.variance_epsilon) if x.is_cuda else norm(x)
+def _norm(x: Tensor, norm: Norm) -> Tensor:
+    """RMSNorm of (N, H)."""
+    if not torch.is_grad_enabled():
+        return _rms_norm(x, _inverse_rms(x, norm.eps), norm.gain)
+    normed: Tensor = _Norm.apply(x, norm.gain, norm.eps)  # type: ignore[no-untyped-call]
     return normed
 
 
-def _norm_linear(x: Tensor, norm: Any, projection: Projection, linear: Linear) -> Tensor:
-    """RMSNorm of (N, H), then a fused projection."""
+def _norm_linear(x: Tensor, norm: Norm | None, projection: Projection, linear: Linear) -> Tensor:
+    """RMSNorm of (N, H), where there is one, then a fused projection."""
+    if norm is None:
+        return _project(x, projection, linear)
     if not torch.is_grad_enabled():  # `apply` would take a tenth of the time of a decoding step
-        return projection(rms_norm(x, norm.weight, norm.variance_epsilon), linear)
+        return projection(_rms_norm(x, _inverse_rms(x, norm.eps), norm.gain), linear)
     projected: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
-        x, norm.weight, norm.variance_epsilon, projection, linear, *projection.trained
+        x, norm.gain, norm.eps, projection, linear, *projection.trained
     )
     return projected
 
@@ -177,14 +233,31 @@ def _project(x: Tensor, projection: Projection, linear: Linear) -> Tensor:
     return projected
 
 
-def _swiglu_down(gate_up: Tensor, projection: Projection, linear: Linear) -> Tensor:
+def _swiglu_down(gate_up: Tensor, activation: Activation, projection: Projection, linear: Linear) -> Tensor:
     """(N, 2I) gate and up to (N, H)."""
     if not torch.is_grad_enabled():
-        return projection(swiglu(gate_up), linear)
+        return projection(_swiglu(gate_up, activation), linear)
     projected: Tensor = _SwigluDown.apply(  # type: ignore[no-untyped-call]
-        gate_up, projection, linear, *projection.trained
+        gate_up, activation, projection, linear, *projection.trained
     )
     return projected
+
+
+class _Norm(Function):
+    """RMSNorm(x); keeps x and one number per token. The gradient is that of `_NormLinear`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        inverse = _inverse_rms(x, eps)
+        ctx.save_for_backward(x, gain, inverse)
+        return _rms_norm(x, inverse, gain)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        x, gain, inverse = ctx.saved_tensors
+        unit = x * inverse
+        d = grad.to(unit.dtype, copy=True)
+        return *_rms_norm_backward(d, unit, inverse, gain, x.dtype, ctx.needs_input_grad[1]), None
 
 
 class _NormLinear(Function):
@@ -219,15 +292,22 @@ class _NormLinear(Function):
             d_x, d_gain = rms_norm_backward(d, x, inverse, gain, ctx.needs_input_grad[1])
             return d_x, d_gain, None, None, None, *d_params
         unit = x * inverse  # (N, H), in at least float32
-        d_params = projection.parameter_gradients(grad, unit.to(x.dtype) * gain)
+        d_params = projection.parameter_gradients(grad, (unit.to(gain.dtype) * gain).to(x.dtype))
         if not ctx.needs_input_grad[0]:  # the first layer over a frozen embedding
             return None, None, None, None, None, *d_params
         d = projection.input_gradient(grad).to(unit.dtype)  # (N, H)
-        d_unit = d * unit
-        d_gain = d_unit.sum(0).to(gain.dtype) if ctx.needs_input_grad[1] else None
-        negative_mean = (d_unit @ gain.to(unit.dtype)).div_(-x.shape[1])[:, None]  # (N, 1)
-        d_x = d.mul_(gain).addcmul_(unit, negative_mean).mul_(inverse).to(x.dtype)
+        d_x, d_gain = _rms_norm_backward(d, unit, inverse, gain, x.dtype, ctx.needs_input_grad[1])
         return d_x, d_gain, None, None, None, *d_params
+
+
+def _rms_norm_backward(
+    d: Tensor, unit: Tensor, inverse: Tensor, gain: Tensor, dtype: torch.dtype, trains_gain: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of an RMSNorm's input, in its dtype, and of its gain. Overwrites `d`."""
+    d_unit = d * unit
+    d_gain = d_unit.sum(0).to(gain.dtype) if trains_gain else None
+    negative_mean = (d_unit @ gain.to(unit.dtype)).div_(-unit.shape[1])[:, None]  # (N, 1)
+    return d.mul_(gain).addcmul_(unit, negative_mean).mul_(inverse).to(dtype), d_gain
 
 
 class _Project(Function):
@@ -247,23 +327,57 @@ class _Project(Function):
         return d_x, None, None, *d_params
 
 
+def _rms_norm(x: Tensor, inverse: Tensor, gain: Tensor) -> Tensor:
+    """RMSNorm(x), rounded where transformers rounds (`Family.float32_gains`)."""
+    return (x * inverse).to(gain.dtype).mul_(gain).to(x.dtype)
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """(N, 1): 1 / sqrt(mean(x^2) + eps) of (N, H), in at least float32."""
+    norm: Tensor = torch.linalg.vector_norm(
+        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
 class _SwigluDown(Function):
-    """(silu(gate) * up) W^T, SwiGLU and the down projection (Shazeer 2020, https://arxiv.org/abs/2002.05202).
+    """(silu(gate) * up) W^T, SwiGLU and the down projection, or with another activation a relative of it
+    (Shazeer 2020, https://arxiv.org/abs/2002.05202).
 
     Keeps only the (N, 2I) gate and up, and recomputes their product in the backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor, projection: Projection, linear: Linear, *params: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        gate_up: Tensor,
+        activation: Activation,
+        projection: Projection,
+        linear: Linear,
+        *params: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(gate_up)
-        ctx.projection = projection
-        return projection(swiglu(gate_up), linear)
+        ctx.activation, ctx.projection = activation, projection
+        return projection(_swiglu(gate_up, activation), linear)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (gate_up,) = ctx.saved_tensors
-        d_gate_up, inner = swiglu_backward(ctx.projection.input_gradient(grad), gate_up)
-        return d_gate_up, None, None, *ctx.projection.parameter_gradients(grad, inner)
+        gate, up = gate_up.chunk(2, dim=-1)
+        inner = ctx.activation.forward(gate)  # (N, I)
+        d = ctx.projection.input_gradient(grad)  # (N, I), with respect to silu(gate) * up
+        d_gate_up = torch.empty_like(gate_up)
+        d_gate, d_up = d_gate_up.chunk(2, dim=-1)
+        torch.mul(d, inner, out=d_up)
+        d_params = ctx.projection.parameter_gradients(grad, inner.mul_(up))
+        ctx.activation.backward(d.mul_(up), gate, grad_input=d_gate)
+        return d_gate_up, None, None, None, *d_params
+
+
+def _swiglu(gate_up: Tensor, activation: Activation) -> Tensor:
+    """silu(gate) * up of (N, 2I) gate and up, or with another activation."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return activation.forward(gate).mul_(up)
 
 
 class _Rotate(Function):

@@ -261,18 +261,23 @@ def activation_bytes_per_token(shape: ModelShape, itemsize: int, checkpointing: 
     """Bytes that are saved for the backward pass, per token (models/llama.py, models/prefix_attention.py).
 
     A layer saves the input of its two halves (2H), q, k and v ((Q + 2K) D), the output of attention (Q D),
-    gate and up (2I), and in float32 the scales of its two norms and attention's normalisers (2 + Q). After
-    the layers come the last norm's input in float32 and its output (H each), and the final states and their
-    gradient (2H). With checkpointing a layer saves its input (H), and one layer at a time is recomputed.
+    gate and up (2I), and in float32 the scales of its two norms and attention's normalisers (2 + Q). A norm
+    of an output saves its input (H) and scale too. The norm of queries and keys is transformers': it saves
+    scales, and in float32 its input, with the values where that is no copy, and what its gain multiplies.
+    After the layers come the last norm's input in float32 and what its gain multiplies (H each), and the
+    final states and their gradient (2H). With checkpointing a layer saves its input (H), and one layer at a
+    time is recomputed.
     """
     h, q, k, d = shape.hidden_size, shape.query_heads, shape.kv_heads, shape.head_size
     layer = itemsize * (2 * h + (q + 2 * k) * d + q * d + 2 * shape.intermediate_size) + 4 * (2 + q)
+    normed = 4 if shape.float32_gains else itemsize
+    layer += shape.output_norms * (h * itemsize + 4)
     if shape.qk_norm:
-        layer += (q + k) * d * (4 + itemsize)  # transformers' norm: its input in float32, and its output
+        layer += 4 * (q + k) + 4 * (q + (2 * k if itemsize == 4 else k)) * d + normed * (q + k) * d
     if shape.forward_pass != "tree":
         layer = round(layer * TRANSFORMERS_ACTIVATIONS)
     layers = shape.layers * h * itemsize + layer if checkpointing else shape.layers * layer
-    return layers + h * (4 + 3 * itemsize)
+    return layers + h * (4 + normed + 2 * itemsize)
 
 
 def _largest_temporary(

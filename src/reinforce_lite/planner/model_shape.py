@@ -17,6 +17,7 @@ from reinforce_lite.models.embedded import EMBEDDED_NAME, EMBEDDED_SHAPE
 from reinforce_lite.models.families import language_model
 from reinforce_lite.models.forward import can_share_prompt
 from reinforce_lite.models.llama import supports_model
+from reinforce_lite.models.llama_families import FAMILIES, Family
 from reinforce_lite.models.loading import explain_load_errors, quiet_transformers
 from reinforce_lite.utils.paths import local_or_hub_name
 
@@ -38,7 +39,11 @@ class ModelShape:
     """Width between the two halves of a layer's feed-forward part."""
     vocab_size: int
     qk_norm: bool
-    """Queries and keys are normalised before attention (Qwen3)."""
+    """Queries and keys are normalised before attention (Qwen3, Gemma 3, OLMo 2)."""
+    output_norms: int
+    """Norms of what a layer adds to the residual stream, in our own forward pass (Gemma 3, OLMo 2)."""
+    float32_gains: bool
+    """Norms multiply by their gain in float32, in our own forward pass (Gemma 3, OLMo 2)."""
     forward_pass: Literal["tree", "shared_prompt", "full_sequence"]
     """The ForwardPass of models/forward.py that trains it without activation checkpointing; "tree" is our
     own forward pass."""
@@ -81,6 +86,7 @@ def shape_of(model: Any, max_sequence_tokens: int) -> ModelShape:
     """The shape of a loaded model, on any device."""
     config = model.config
     ours = supports_model(model, max_sequence_tokens)
+    family = FAMILIES[config.model_type] if ours else Family()
     return ModelShape(
         tensor_sizes=tuple(p.numel() for p in model.parameters()),
         linears={name: linear_size(m) for name, m in find_targets(model, ()).items()},
@@ -91,6 +97,8 @@ def shape_of(model: Any, max_sequence_tokens: int) -> ModelShape:
         head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         vocab_size=config.vocab_size,
-        qk_norm=config.model_type == "qwen3",
+        qk_norm=any(name.endswith("self_attn.q_norm.weight") for name, _ in model.named_parameters()),
+        output_norms=sum(map(bool, family.output_norms)),
+        float32_gains=family.float32_gains,
         forward_pass="tree" if ours else "shared_prompt" if can_share_prompt(model) else "full_sequence",
     )
