@@ -54,8 +54,9 @@ class ModelConfig(Section):
 
     name: str = "smollm2-135m"
     """The embedded smollm2-135m, a Hugging Face hub name, or a local folder."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """The dtype of the forward and backward pass; auto is bfloat16 where the device computes it faster.
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """The dtype of the forward and backward pass; auto is bfloat16 where the device computes it faster,
+    float16 on a CUDA device that has tensor cores without bfloat16 (T4, V100, 20-series), else float32.
     update.optimizer_state says what the optimizer keeps in addition."""
     device: Literal["auto", "cuda", "xpu", "mps", "cpu"] = "auto"
     """auto takes the first available one, in this order."""
@@ -206,9 +207,9 @@ class UpdateConfig(Section):
     """Keep only each layer's input for the backward pass and recompute the rest: far less memory for about a
     third more time in the update."""
     optimizer_state: Literal["32-bit", "16-bit", "8-bit"] = "32-bit"
-    """32-bit: float32 AdamW, with float32 master weights of a bfloat16 policy. 8-bit: 8-bit moments, and the
-    policy's own weights stochastically rounded (needs torchao). 16-bit: everything in bfloat16, as in the
-    first implementation; small updates are lost to rounding."""
+    """32-bit: float32 AdamW, with float32 master weights of a 16-bit policy; float16 needs it. 8-bit: 8-bit
+    moments, and the policy's own weights stochastically rounded (needs torchao). 16-bit: everything in
+    bfloat16, as in the first implementation; small updates are lost to rounding."""
 
 
 class TrainConfig(Section):

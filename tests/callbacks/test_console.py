@@ -331,3 +331,19 @@ def test_no_name_or_reason_acts_on_the_terminal(
     text.encode()
     for name in ("model", "task", "run", "right ", "wrong ", "reason ", "failed 1 times, first: fault "):
         assert f"{name}\\u001b]0;evil\\u0007[red]" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_loss_scale_of_float16_is_shown(in_tmp: Path, terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=160, height=50, highlight=False)
+    show = LiveConsole(console) if terminal else LineConsole(console)
+    show.started(resolve_config("quickstart", {}, None), create_run("a"), 0, "cpu", lambda: 115.0)
+
+    def shown(line: dict[str, Any]) -> str:
+        (metrics,) = metrics_of([{"reward": 0.0} | line])
+        show.stepped(metrics, [])
+        return drawn(show) if isinstance(show, LiveConsole) else out.getvalue()
+
+    assert "loss scale" not in shown({})
+    assert "32,768" in shown({"loss_scale": 32768.0})

@@ -240,6 +240,25 @@ def test_16_bit_state_needs_bfloat16(capsys: pytest.CaptureFixture[str]) -> None
     assert "update.optimizer_state 16-bit needs bfloat16" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("state", ["16-bit", "8-bit"])
+def test_float16_needs_32_bit_state(capsys: pytest.CaptureFixture[str], state: str) -> None:
+    assert main(["plan", "--update.optimizer-state", state, "--model.dtype", "float16"]) == 2
+    err = capsys.readouterr().err
+    assert f"optimizer_state {state} does not go with float16" in err
+    assert "--update.optimizer-state 32-bit" in err
+
+
+def test_a_float16_plan_that_does_not_fit_keeps_32_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 18 bytes for each of 3,085,938,688 parameters nothing else helps: it names what would."""
+    model = config_folder(tmp_path, QWEN_3B)
+    assert main(["plan", "--model.name", model, "--model.dtype", "float16", "--vram", "24"]) == 3
+    err = capsys.readouterr().err
+    assert "8-bit" not in err
+    assert "--adapter.rank" in err
+
+
 @pytest.mark.case(29)
 def test_plan_does_not_run_the_task(
     in_tmp: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]

@@ -82,6 +82,7 @@ class LineConsole(Callback):
             f"length {metrics.mean_length:.0f}  no-signal groups {percent(metrics.no_signal_ratio, 0)}  "
             f"{metrics.step_time:.1f} s  {_eta(self.eta())}"
             + ("" if metrics.updated else f"  {_why_not(metrics)}")
+            + (f"  loss scale {metrics.loss_scale:,.0f}" if metrics.loss_scale else "")
         )
         if metrics.reward_faults:
             self._print(f"  {_faults(metrics, groups)}")
@@ -209,6 +210,8 @@ class LiveConsole(Callback):
         no_signal = f"no-signal groups {percent(last.no_signal_ratio, 0)} (all rewards of a group are equal)"
         step = f"{no_signal}; {last.step_time:.1f} s a step"
         table.add_row(f"{'completions':>32}", f"{last.mean_length:.0f} tokens", step)
+        if last.loss_scale:
+            table.add_row(f"{'loss scale':>32}", f"{last.loss_scale:,.0f}", "halved where float16 overflows")
         if not last.updated:
             table.add_row("", "", _why_not(last))
         if self.faults:

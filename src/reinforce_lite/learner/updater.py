@@ -5,9 +5,10 @@ prefix that all prompts share and each prompt pass through the policy once (`for
 are fixed beforehand, so how a step is split into micro-batches does not change the gradient. Completions of
 loss weight 0 are skipped, which does not change it either and saves most of a step's time.
 
-Matrix products may be in bfloat16. The optimizer usually updates float32 master weights, since bfloat16 would
-round away an update of a thousandth of a weight (`optimizers.py` has alternatives). Gradients accumulate in
-the dtype of the master weights and are freed after the update.
+Matrix products may be in bfloat16 or float16. The optimizer usually updates float32 master weights, since
+bfloat16 would round away an update of a thousandth of a weight (`optimizers.py` has alternatives). Gradients
+accumulate in the dtype of the master weights and are freed after the update. In float16 the loss is scaled
+(`loss_scale.py`).
 
 After running out of memory, the same completions are passed again in smaller micro-batches.
 """
@@ -25,6 +26,7 @@ from torch import Tensor
 from reinforce_lite.config import UpdateConfig
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner.loss import backward_in_chunks
+from reinforce_lite.learner.loss_scale import LossScale
 from reinforce_lite.learner.optimizers import make_optimizer, optimizer_state_bytes
 from reinforce_lite.models.forward import (
     ForwardPass,
@@ -41,7 +43,7 @@ from reinforce_lite.utils.seeding import derive_seed
 from reinforce_lite.utils.tensors import not_finite
 
 CONVERTED_ELEMENTS = 2**20
-"""Elements of a bfloat16 gradient that are converted to float32 at a time: on a CPU, a temporary of the whole
+"""Elements of a 16-bit gradient that are converted to float32 at a time: on a CPU, a temporary of the whole
 gradient's size takes six times as long."""
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ class GradientStats:
     """L2, before clipping; 0 when no completion has a nonzero loss weight."""
     tokens: int
     """Tokens that passed through the policy with gradient, prompts included; 0 if all loss weights are 0."""
+    loss_scale: LossScale | None = None
+    """With which the gradient was computed; only in float16."""
 
     @property
     def is_finite(self) -> bool:
@@ -92,6 +96,7 @@ class Updater:
         self.seed = seed
         self.micro_batch_tokens = config.micro_batch_tokens
         """Halved each time memory runs out."""
+        self.loss_scale = LossScale() if policy.dtype == torch.float16 else None
         if policy.llama:
             policy.llama.check_fused()
         self.forward_pass = build_forward_pass(policy.model, policy.llama, config.activation_checkpointing)
@@ -101,8 +106,8 @@ class Updater:
         self.optimizer = make_optimizer(config, self.master_weights)
 
     def _make_master_weights(self) -> dict[str, Tensor]:
-        """What the optimizer updates: what is trained, or float32 copies of it where that is bfloat16."""
-        is_float32 = self.policy.adapter or self.policy.dtype != torch.bfloat16
+        """What the optimizer updates: what is trained, or float32 copies of it where that has 16 bits."""
+        is_float32 = self.policy.adapter or self.policy.dtype.itemsize > 2
         if is_float32 or self.config.optimizer_state != "32-bit":
             for param in self.params.values():
                 param.register_post_accumulate_grad_hook(_let_signals_in)  # type: ignore[no-untyped-call]
@@ -121,7 +126,9 @@ class Updater:
         alone; later steps keep that size. Raises DoesNotFitError when a single completion is too much.
         """
         trainable = trainable_groups(groups, loss_weights.tolist())
-        return retry_on_oom(lambda: self._gradient(trainable), lambda: self._halve_micro_batches(trainable))
+        return retry_on_oom(
+            lambda: self._scaled_gradient(trainable), lambda: self._halve_micro_batches(trainable)
+        )
 
     def _halve_micro_batches(self, groups: Sequence[TrainableGroup]) -> None:
         self._drop_gradients()
@@ -138,20 +145,35 @@ class Updater:
             "out of memory in the update: retrying with micro_batch_tokens %d", self.micro_batch_tokens
         )
 
-    def _gradient(self, groups: Sequence[TrainableGroup]) -> GradientStats:
+    def _scaled_gradient(self, groups: Sequence[TrainableGroup]) -> GradientStats:
+        """The gradient with the present loss scale, or the next lower one with which it does not overflow.
+
+        A loss that is not finite is no overflow of the gradient: it is returned as it is.
+        """
+        scale = self.loss_scale
+        gradient = self._gradient(groups, scale)
+        while scale and math.isfinite(gradient.loss) and not gradient.is_finite:
+            scale = scale.after_overflow()
+            if scale:
+                gradient = self._gradient(groups, scale)
+        return gradient
+
+    def _gradient(self, groups: Sequence[TrainableGroup], scale: LossScale | None) -> GradientStats:
         self._drop_gradients()
         if not groups:
-            return GradientStats(0.0, 0.0, 0)
+            return GradientStats(0.0, 0.0, 0, scale)
         shared_length = self._shared_length(groups)
         prefix = self.forward_pass.prefix(groups[0].prompt[:shared_length]) if shared_length else None
-        loss, tokens = 0.0, shared_length
+        loss, tokens, factor = 0.0, shared_length, scale.factor if scale else 1.0
         for batch in micro_batches(groups, self.micro_batch_tokens, self._branch_cost(shared_length)):
-            loss += self._backward(batch, prefix)
+            loss += self._backward(batch, prefix, factor)
             for branch in batch.branches:
                 tokens += len(branch.prompt) - shared_length + sum(map(len, branch.completions))
         if prefix:
             prefix.backward()
-        return GradientStats(loss, self._gradient_norm(), tokens)
+        if scale:
+            torch._foreach_mul_(self._gradients(), 1 / factor)
+        return GradientStats(loss / factor, self._gradient_norm(), tokens, scale)
 
     def apply_gradient(self, gradient: GradientStats, step: int) -> bool:
         """Clip the gradient and update the weights; returns whether they were updated. `step` counts from 1.
@@ -165,6 +187,8 @@ class Updater:
         clip = min(1.0, self.config.max_grad_norm / (gradient.norm + 1e-6))
         torch._foreach_mul_(self._gradients(), clip)
         self.optimizer.step(self.learning_rate(step), derive_seed(self.seed, "rounding", step))
+        if gradient.loss_scale:
+            self.loss_scale = gradient.loss_scale.after_update()
         self._drop_gradients()
         self.sync_policy()
         return True
@@ -201,13 +225,15 @@ class Updater:
         """What a branch takes through the policy after the shared prefix: tokens, padding included."""
         return lambda branch: self.forward_pass.tokens(branch) - shared_length
 
-    def _backward(self, batch: MicroBatch, prefix: SharedPrefix | None) -> float:
+    def _backward(self, batch: MicroBatch, prefix: SharedPrefix | None, factor: float) -> float:
+        """Add the gradient of a micro-batch's loss, multiplied by `factor`; returns that loss."""
         states = self.forward_pass.states(batch.branches, prefix)  # (K, H)
         completions = [c for branch in batch.branches for c in branch.completions]
         tokens = torch.tensor([t for ids in completions for t in ids], device=states.device)  # (K,)
         sizes = torch.tensor([len(ids) for ids in completions])
-        loss_weights = torch.tensor(batch.loss_weights, dtype=torch.float64).repeat_interleave(sizes)  # (K,)
-        return backward_in_chunks(self.policy.model, states, tokens, loss_weights, self.temperature)
+        loss_weights = torch.tensor(batch.loss_weights, dtype=torch.float64).mul_(factor)
+        token_weights = loss_weights.repeat_interleave(sizes)  # (K,)
+        return backward_in_chunks(self.policy.model, states, tokens, token_weights, self.temperature)
 
     def _gradients(self) -> list[Tensor]:
         return [m.grad for m in self.master_weights.values() if m.grad is not None]
@@ -236,6 +262,7 @@ class Updater:
             master.copy_(loaded[name])
         self.sync_policy()
         self.reset_optimizer()
+        self.loss_scale = self.loss_scale and LossScale()
 
     @property
     def state_bytes(self) -> int:
@@ -243,19 +270,26 @@ class Updater:
         sizes = [p.numel() for p in self.params.values()]
         itemsize = next(iter(self.params.values())).itemsize
         optimizer = sum(optimizer_state_bytes(self.config.optimizer_state, sizes, itemsize))
+        optimizer += 16 if self.loss_scale else 0
         has_copies = self.master_weights is not self.params  # counted with the optimizer
         return optimizer + (0 if has_copies else sum(p.nbytes for p in self.params.values()))
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors that a resumed run needs to continue bit for bit, by flat names."""
-        weights = {f"weight/{name}": master.detach() for name, master in self.master_weights.items()}
-        return weights | self.optimizer.state_dict()
+        state = {f"weight/{name}": master.detach() for name, master in self.master_weights.items()}
+        if self.loss_scale:
+            numbers = [self.loss_scale.factor, self.loss_scale.updates]
+            state["loss_scale"] = torch.tensor(numbers, dtype=torch.float64)
+        return state | self.optimizer.state_dict()
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`; also updates the policy."""
         for name, master in self.master_weights.items():
             master.copy_(state[f"weight/{name}"])
+        if self.loss_scale and "loss_scale" in state:
+            factor, updates = state["loss_scale"].tolist()
+            self.loss_scale = LossScale(factor, int(updates))
         self.optimizer.load_state_dict(state)
         self.sync_policy()
 
@@ -315,7 +349,7 @@ def _let_signals_in(param: Tensor) -> None:
 
 
 def _move_gradient(master: Tensor, param: Tensor) -> None:
-    """Add a parameter's bfloat16 gradient to its master weight's float32 one, and free it."""
+    """Add a parameter's 16-bit gradient to its master weight's float32 one, and free it."""
     assert param.grad is not None
     if master.grad is None:
         master.grad = param.grad.float().contiguous()

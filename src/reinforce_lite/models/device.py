@@ -25,13 +25,16 @@ def pick_device(requested: str) -> torch.device:
 def pick_dtype(requested: str, device: torch.device) -> torch.dtype:
     """The requested dtype; auto is bfloat16 where the device computes it faster than float32, else float32.
 
+    CUDA devices of compute capability 7.0 and 7.5 have tensor cores for float16 but not for bfloat16.
     CPUs without bfloat16 instructions emulate it. Intel's are fast at it with AMX only: where a virtual
     machine hides AMX, AVX-512 runs at half the rate of float32 (docs/performance.md).
     """
     if requested != "auto":
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[requested]
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[requested]
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        if not fast and torch.cuda.get_device_capability(device) >= (7, 0):
+            return torch.float16
     elif device.type == "cpu":
         cpu = torch.cpu.get_capabilities()
         avx512 = cpu.get("avx512_bf16", False) and "intel" not in str(cpu.get("cpu_name", "")).lower()

@@ -102,7 +102,7 @@ def load_policy(
     change in place, but must not be moved (`model.to(...)`).
 
     Args:
-        keep_float32: keep master weights if the dtype is bfloat16 and the model's files are more precise.
+        keep_float32: keep master weights if the dtype has 16 bits and the model's files have another one.
         max_length: the most tokens that a sequence will have; see `supports_model`.
 
     Raises:
@@ -133,7 +133,7 @@ def load_policy(
     eos_token_ids = _eos_token_ids(model, tokenizer)
     check_embedding(tokenizer, model.get_input_embeddings().weight.shape[0], eos_token_ids)
     compute, master_weights = pick_dtype(dtype, target), None
-    if keep_float32 and compute == torch.bfloat16 and model.dtype != torch.bfloat16:
+    if keep_float32 and compute.itemsize == 2 and model.dtype != compute:
         model = model.to(target)
         master_weights = {n: p.detach().float() for n, p in model.named_parameters()}
     # Buffers keep their dtype: rotary frequencies in bfloat16 would shift every token's position.

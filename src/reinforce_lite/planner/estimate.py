@@ -50,7 +50,7 @@ class ParameterScheme:
     gradients: float
     optimizer_state: float
     master_weights: float
-    """float32 copies of bfloat16 weights, which the optimizer updates."""
+    """float32 copies of 16-bit weights, which the optimizer updates."""
     description: str
 
     @property
@@ -66,6 +66,9 @@ SCHEMES = {
     ("float32", "8-bit"): ParameterScheme(4, 4, ADAM_8BIT, 0, "float32 weights and gradients, 8-bit Adam"),
     ("bfloat16", "32-bit"): ParameterScheme(
         2, 4, 8, 4, "bfloat16 weights; float32 master weights, gradients and Adam"
+    ),
+    ("float16", "32-bit"): ParameterScheme(
+        2, 4, 8, 4, "float16 weights; float32 master weights, gradients and Adam"
     ),
     ("bfloat16", "16-bit"): ParameterScheme(2, 2, 4, 0, "bfloat16 weights, gradients and Adam"),
     ("bfloat16", "8-bit"): ParameterScheme(
@@ -125,7 +128,7 @@ OVERHEAD = {
 """About what the process holds in addition to live tensors, by device type; not known for others. The
 allocator is glibc's (utils/memory.limit_fragmentation, docs/memory.md)."""
 MASTER_WEIGHTS = {
-    "32-bit": "float32, 4 bytes per parameter: bfloat16 rounding would lose small updates",
+    "32-bit": "float32, 4 bytes per parameter: 16-bit rounding would lose small updates",
     "8-bit": "norm weights and biases in float32",
 }
 """Descriptions by update.optimizer_state, where there are any."""
@@ -142,6 +145,13 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
             )
         text = f"frozen {target.dtype_name} weights; a float32 adapter"
         return ParameterScheme(target.dtype.itemsize, 0, 0, 0, text)
+    if target.dtype == torch.float16 and state != "32-bit":
+        raise UsageError(
+            f"update.optimizer_state {state} does not go with float16, which has no number small enough for "
+            "small updates and squares of gradients",
+            "choose --update.optimizer-state 32-bit, or --model.dtype "
+            + ("float32" if state == "8-bit" else "bfloat16"),
+        )
     scheme = SCHEMES.get((target.dtype_name, state))
     if scheme is None:
         raise UsageError(

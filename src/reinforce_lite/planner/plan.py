@@ -137,11 +137,12 @@ def best_plan(plan: Plan) -> Plan:
 
     What costs least is given up first.
     """
-    requested, adapted = plan.requested.update, plan.requested.adapter.rank > 0
+    requested = plan.requested.update
+    only_32_bit = plan.requested.adapter.rank > 0 or plan.target.dtype == torch.float16
     choices: dict[str, Iterable[object]] = {
         "update.optimizer_state": (
             requested.optimizer_state,
-            requested.optimizer_state if adapted else "8-bit",
+            requested.optimizer_state if only_32_bit else "8-bit",
         ),
         "update.activation_checkpointing": (requested.activation_checkpointing, True),
         "update.micro_batch_tokens": _micro_batch_sizes(plan.requested),

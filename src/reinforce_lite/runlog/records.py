@@ -56,6 +56,8 @@ class StepMetrics:
     loss: float | None
     grad_norm: float | None
     """L2, before clipping; 0 when no group had a signal."""
+    loss_scale: float | None = None
+    """The factor of the loss in this step's backward pass; only in float16."""
     learning_rate: float
     updated: bool
     """False when there was nothing to learn from, or the gradient or the new weights were not finite."""

@@ -52,6 +52,7 @@ def step_metrics(
         entropy=entropy,
         loss=finite_or_none(gradient.loss),
         grad_norm=finite_or_none(gradient.norm),
+        loss_scale=gradient.loss_scale.factor if gradient.loss_scale else None,
         updated=updated,
         not_finite="gradient" if not gradient.is_finite else "log-probabilities" if entropy is None else None,
         reward_faults=sum(bool(r.fault) for r in rollouts),
