@@ -5,12 +5,14 @@ TINY=1 python benchmarks/card/card.py correct kernels decode update optimizer   
 
 For a machine that is lent by the call: `all1` is one call, `all2` the next on the same machine. `prepare.sh`
 collects what such a machine lacks. The most expensive parts come last, and every figure is written as soon as
-it is known. The log of a part is $OUT/log-PART.txt.
+it is known. What parts print is in $OUT/log.txt. Arguments of a part are quoted with it: 'train 0-2'.
 """
 
 import argparse
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +31,8 @@ HERE = Path(__file__).resolve().parent
 HALVES = HERE.parents[1] / ".card"
 KEEP = Path.home() / "keep"
 """What stays on the machine between two calls."""
+PART = ""
+"""The part that this process runs, with its arguments."""
 LIMITS = {
     "smoke": 60,
     "correct": 60,
@@ -78,30 +82,35 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 
 
 def report(**figures: Any) -> None:
-    """Print and append a line of figures."""
-    line = json.dumps({"part": sys.argv[2], **figures}, default=str)
+    """Print and append a line of figures. Parts may run concurrently: a line is one write."""
+    line = json.dumps({"part": PART, **figures}, default=str)
     print(line, flush=True)
     with (OUT / "results.jsonl").open("a") as file:
         file.write(line + "\n")
 
 
 def run_parts(parts: Sequence[str]) -> bool:
-    """Run each part in a process of its own; return whether all succeeded."""
+    """Run each part in a process of its own; return whether all succeeded.
+
+    Their output goes to log.txt, one after another: a machine may give back a few files alone.
+    """
     failed = []
+    log = OUT / "log.txt"
     for part in parts:
-        start = time.perf_counter()
-        log = OUT / f"log-{part}.txt"
+        start, before = time.perf_counter(), log.stat().st_size if log.exists() else 0
         command = [sys.executable, __file__, "--part", part]
-        limit = LIMITS[part] * (4 if TINY else 1)
-        with log.open("w") as file:
+        limit = LIMITS[shlex.split(part)[0]] * (4 if TINY else 1)
+        with log.open("a") as file:
+            print(f"== {part}", file=file, flush=True)
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
             try:
-                status: int | str = subprocess.run(
-                    command, stdout=file, stderr=subprocess.STDOUT, timeout=limit, check=False
-                ).returncode
+                status: int | str = process.wait(limit)
             except subprocess.TimeoutExpired:
                 status = "timeout"
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that the part started
+                process.wait()
         print(f"== {part}: status {status}, {time.perf_counter() - start:.0f} s", flush=True)
-        text = log.read_text(errors="replace")
+        text = log.read_bytes()[before:].decode(errors="replace")
         figures = [line[:400] for line in text.splitlines() if line.startswith("{")]
         print("\n".join(figures) if status == 0 else text[-1500:], flush=True)
         failed += [part] if status != 0 else []
@@ -889,6 +898,8 @@ if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     sys.path.append(str(HERE.parent))  # the other benchmarks
     if sys.argv[1] == "--part":
-        globals()[sys.argv[2]]()
+        PART = sys.argv[2]
+        name, *arguments = shlex.split(PART)
+        globals()[name](*arguments)
     else:
         sys.exit(not run_parts(CALLS.get(sys.argv[1]) or sys.argv[1:]))
