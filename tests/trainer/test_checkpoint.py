@@ -186,7 +186,7 @@ def test_failed_write_leaves_the_checkpoint_before_and_says_so(
     def full(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
     with pytest.raises(FileError) as caught:
         save_checkpoint(tmp_path, 2, tensors(2), META)
     assert "step-2" in caught.value.cause

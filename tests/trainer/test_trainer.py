@@ -367,7 +367,7 @@ def test_a_signal_waits_until_a_change_is_whole(
     owner, name = {
         "apply": (Updater, "apply_gradient"),
         "append": (Run, "append"),
-        "save": (checkpoint, "save_file"),
+        "save": (checkpoint, "save_tensors"),
     }[where]
     original, calls = getattr(owner, name), 0
     shown = Shown()

@@ -37,6 +37,10 @@ from reinforce_lite.utils.text import one_line_error
 
 logger = logging.getLogger(__name__)
 
+MODEL_FILE_BYTES = 5 * 10**9
+"""The size from which a saved model is split into several files, each of which safetensors copies from a GPU
+as a whole."""
+
 
 @dataclass(slots=True)
 class Policy:
@@ -160,7 +164,7 @@ def save_policy(policy: Policy, folder: Path, card: str, miniature: bool = False
     elif policy.adapter:
         options = {"state_dict": policy.adapter.merged_weights()}
     with explain_file_errors("write", folder), replace_folder(folder) as temporary, quiet_transformers():
-        policy.model.save_pretrained(temporary, **options)
+        policy.model.save_pretrained(temporary, max_shard_size=MODEL_FILE_BYTES, **options)
         policy.tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 

@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from reinforce_lite.config import override_config
@@ -31,6 +31,7 @@ from reinforce_lite.tasks import reward_sources, task_fingerprint
 from reinforce_lite.types import Permissions
 from reinforce_lite.utils.atomic import remove_folder, replace_folder
 from reinforce_lite.utils.environment import package_versions
+from reinforce_lite.utils.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: d
     path = folder / f"step-{step}"
     with explain_file_errors("write", path):
         with replace_folder(path) as temporary:
-            save_file({name: t.contiguous() for name, t in tensors.items()}, temporary / STATE)
+            save_tensors(temporary / STATE, tensors)
             (temporary / META).write_text(json.dumps(meta | {"step": step}, indent=2), encoding="utf-8")
             hashes = {name: _hash(temporary / name) for name in (STATE, META)}
             (temporary / MANIFEST).write_bytes(_manifest(hashes))
