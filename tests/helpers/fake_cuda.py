@@ -4,15 +4,13 @@
         policy = load_policy(folder, device="cuda")
         ...
     card.waits     # how often the host waited for the card, by the line of the program that made it wait
-    card.launches  # how many operations were launched on it, by name
+    card.fails_at = card.allocations + 9    # memory runs out at the ninth tensor from here
 
 A tensor is on the card if its storage is marked. What Python asks of a tensor's device is answered by the mark,
 and a mode of torch sees every operation, those of a backward pass included: it marks the results, and raises
 where a card would, for operands on two devices. Calls of `torch.cuda` that are not replaced raise too.
 
-A compiled function runs as it is, and counts as one launch. Triton's kernels are not used. Flash attention is computed in float32.
-
-Left out: a card's memory, streams, speed and rounding.
+Left out: streams, speed and rounding, and how much memory tensors take.
 """
 
 # mypy: allow-untyped-calls
@@ -30,6 +28,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.utils._device import _device_constructors
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
@@ -88,16 +87,17 @@ def launches(func: Any) -> bool:
 class FakeCuda(TorchDispatchMode):
     """A context in which `cuda` is an available device."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: int = MEMORY) -> None:
+        """`free` is what other programs leave of the card's memory."""
         super().__init__()
+        self.free = free
         self.waits = Counter[str]()
-        self.launches = Counter[str]()
-        self.compiled = 0
-        """How many compiled functions are running, one inside another."""
+        self.allocations, self.fails_at = 0, 0
 
     def __enter__(self) -> "FakeCuda":
+        _device_constructors()  # which `with torch.device(...)` remembers from its first use: the unpatched ones
         self.patches = ExitStack()
-        for replacement in (*self._replace_tensor_methods(), *_replace_cuda()):
+        for replacement in (*self._replace_tensor_methods(), *self._replace_cuda()):
             self.patches.enter_context(replacement)
         self.patches.enter_context(patch.object(elementwise, "compile_for_card", self._compile))
         self.patches.enter_context(patch.object(decode_kernel, "supports", lambda *_: False))
@@ -119,6 +119,14 @@ class FakeCuda(TorchDispatchMode):
         name = Path(frame.f_code.co_filename).name
         self.waits[f"{name}:{frame.f_lineno} {frame.f_code.co_name}"] += 1
 
+    def put(self, tensor: Tensor) -> Tensor:
+        """Mark a tensor as on the card; if its storage is new, memory may run out."""
+        if not is_on_card(tensor):
+            self.allocations += 1
+            if self.allocations == self.fails_at:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return put_on_card(tensor)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Check an operation's operands, run it, and put its results where they are."""
         kwargs = kwargs or {}
@@ -135,7 +143,7 @@ class FakeCuda(TorchDispatchMode):
         addresses = {t.untyped_storage()._cdata for t in on_cpu}
         for result in tensors_in(results):
             if result.untyped_storage()._cdata not in addresses:
-                put_on_card(result)
+                self.put(result)
         return results
 
     def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -208,7 +216,7 @@ class FakeCuda(TorchDispatchMode):
                 self.wait()
             with no_dispatch():
                 moved = to(tensor, dtype, copy=True)
-            return put_on_card(moved) if target else moved
+            return self.put(moved) if target else moved
 
         return move
 
@@ -219,33 +227,33 @@ class FakeCuda(TorchDispatchMode):
             if function.__name__ in {"tensor", "as_tensor"}:
                 self.wait()  # Python's numbers are copied to the card
             with no_dispatch():
-                return put_on_card(function(*args, device=CPU, **kwargs))
+                return self.put(function(*args, device=CPU, **kwargs))
 
         return create
 
+    def _replace_cuda(self) -> Iterator[Any]:
+        """Patches of what the program asks about the card."""
 
-def _replace_cuda() -> Iterator[Any]:
-    """Patches of what the program asks about the card."""
+        def refuse(*_: Any) -> None:
+            raise AssertionError("a call of torch.cuda that the fake card does not have")
 
-    def refuse(*_: Any) -> None:
-        raise AssertionError("a call of torch.cuda that the fake card does not have")
-
-    properties = SimpleNamespace(name="fake card", total_memory=MEMORY)
-    yield patch.multiple(
-        torch.cuda,
-        _lazy_init=refuse,
-        is_available=lambda: True,
-        is_bf16_supported=lambda including_emulation=True: True,
-        get_device_capability=lambda device=None: DEVICE_CAPABILITY,
-        get_device_properties=lambda device=None: properties,
-        max_memory_allocated=lambda device=None: MEMORY // 2,
-        get_rng_state=lambda device=None: torch.get_rng_state(),
-        set_rng_state=lambda state, device=None: None,
-    )
-    yield patch.multiple(torch.accelerator, is_available=lambda: True, empty_cache=lambda: None)
-    # Subclasses of torchao state the device of the tensors that they are made of.
-    make_subclass = partial(_on_cpu, Tensor._make_wrapper_subclass)
-    yield patch.object(Tensor, "_make_wrapper_subclass", make_subclass)
+        properties = SimpleNamespace(name="fake card", total_memory=MEMORY)
+        yield patch.multiple(
+            torch.cuda,
+            _lazy_init=refuse,
+            is_available=lambda: True,
+            is_bf16_supported=lambda including_emulation=True: True,
+            get_device_properties=lambda device=None: properties,
+            mem_get_info=lambda device=None: (self.free, MEMORY),
+            memory_reserved=lambda device=None: 0,
+            max_memory_allocated=lambda device=None: MEMORY // 2,
+            get_rng_state=lambda device=None: torch.get_rng_state(),
+            set_rng_state=lambda state, device=None: None,
+        )
+        yield patch.multiple(torch.accelerator, is_available=lambda: True, empty_cache=lambda: None)
+        # Subclasses of torchao state the device of the tensors that they are made of.
+        make_subclass = partial(_on_cpu, Tensor._make_wrapper_subclass)
+        yield patch.object(Tensor, "_make_wrapper_subclass", make_subclass)
 
 
 def _on_cpu(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

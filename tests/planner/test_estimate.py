@@ -120,6 +120,24 @@ def test_kv_cache_of_the_hf_engine_by_hand() -> None:
         assert parts["KV cache"] == sequences * 16 * (2 * 30 * 3 * 64 * 4)
 
 
+def test_sampling_by_hand() -> None:
+    """80 sequences and 49,152 logits: in bfloat16 and twice in float32, and exponentiated; where all have a wide
+    nucleus, in float64, sorted, and as the sort needs them on a card; without a nucleus 17 bytes. 400 greedy
+    completions of an evaluation sort nothing.
+    """
+    shape = read_shape(EMBEDDED_NAME, False, 1024)
+
+    def sampling(top_p: float, n: int) -> int:
+        config = Config(rollout=RolloutConfig(top_p=top_p), eval=EvalConfig(n=n, validation_n=1))
+        parts = memory_parts(config, shape, Target("cuda", torch.bfloat16, 80 * 10**9))
+        return next(p.bytes for p in parts if p.name == "sampling")
+
+    assert sampling(0.9, 1) == 80 * 49_152 * (2 + 4 + 4 + 4 + 8 + 16 + 40)
+    assert sampling(1, 1) == 80 * 49_152 * (2 + 4 + 4 + 4 + 17)
+    assert sampling(0.9, 256) == 80 * 49_152 * 78
+    assert sampling(1, 256) == 256 * 49_152 * 14
+
+
 def test_activations_of_smollm2_by_hand() -> None:
     """5,760 numbers and 11 float32 per token and layer, and 4 x 576 numbers after the layers."""
     parts = part_sizes(EMBEDDED_NAME, "float32", 1280, update=UpdateConfig(micro_batch_tokens=4096))

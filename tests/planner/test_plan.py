@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.fake_cuda import FakeCuda
 from helpers.model_configs import (
     LLAMA_3B,
     QWEN_3B,
@@ -21,7 +22,7 @@ from reinforce_lite.cli.plan_table import show_plan_after_oom
 from reinforce_lite.config import load_config, override_config
 from reinforce_lite.planner.estimate import Target
 from reinforce_lite.planner.model_shape import read_shape, shape_of
-from reinforce_lite.planner.plan import Plan, choice_costs, plan_after_oom
+from reinforce_lite.planner.plan import Plan, choice_costs, plan_after_oom, plan_unchanged
 from reinforce_lite.utils import memory
 
 TASK_THAT_MUST_NOT_RUN = """
@@ -210,12 +211,53 @@ def test_plan_gives_up_first_what_costs_least(tmp_path: Path, capsys: pytest.Cap
     assert flags("100") == []
     assert flags("80") == ["micro-batch-tokens 8192"]
     assert flags("70") == ["micro-batch-tokens 4096"]
-    assert flags("60") == ["micro-batch-tokens 1024"]
-    assert flags("59") == ["activation-checkpointing", "micro-batch-tokens 4096"]
-    assert flags("58") == ["activation-checkpointing", "micro-batch-tokens 1024"]
-    assert flags("57") == ["optimizer-state 8-bit", "micro-batch-tokens 8192"]
+    assert flags("61") == ["micro-batch-tokens 1024"]
+    assert flags("60") == ["activation-checkpointing", "micro-batch-tokens 4096"]
+    assert flags("58.5") == ["activation-checkpointing", "micro-batch-tokens 1024"]
+    assert flags("58") == ["optimizer-state 8-bit", "micro-batch-tokens 8192"]
     assert flags("24") == ["optimizer-state 8-bit", "micro-batch-tokens 1024"]
-    assert flags("22") == ["optimizer-state 8-bit", "activation-checkpointing", "micro-batch-tokens 4096"]
+    assert flags("23") == ["optimizer-state 8-bit", "activation-checkpointing", "micro-batch-tokens 4096"]
+
+
+def test_plan_for_this_card_takes_what_other_programs_leave(capsys: pytest.CaptureFixture[str]) -> None:
+    """The half GB that this process's CUDA takes is in the plan, so it counts as free."""
+    with FakeCuda(free=500_000_000):
+        status, plan, err = plan_json(["quickstart"], capsys)
+        assert (status, plan["memory_bytes"], plan["gpu_bytes"]) == (3, 1_000_000_000, 80_000_000_000)
+        assert "there are 1.00 GB free of 80.00 GB" in err
+    with FakeCuda(free=9_500_000_000):
+        assert main(["plan", "quickstart"]) == 0
+        assert "fits into 10.00 GB free of 80.00 GB, with the recipe unchanged" in capsys.readouterr().out
+    with FakeCuda():
+        assert plan_json(["quickstart"], capsys)[1]["memory_bytes"] == 80_000_000_000
+
+
+def test_free_memory_does_not_change_how_many_sequences_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Completions depend on the seed and the machine alone, by rounding too; the engine sees the whole card."""
+    caches = []
+    for free in (80 * 10**9, 2 * 10**9):
+        with FakeCuda(free):
+            config = load_config("quickstart", {"rollout.prompts_per_step": 400})
+            caches.append(next(p.bytes for p in plan_unchanged(config).parts if p.name == "KV cache"))
+    assert caches[0] == caches[1]
+
+
+def test_a_machine_through_which_the_model_does_not_pass_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """6.2 GB of weights are saved in files of 5 GB; those of an adapter are merged in one piece."""
+    model = ["--model.name", config_folder(tmp_path, QWEN_3B), "--model.dtype", "bfloat16"]
+    for recipe, needed in (("gsm8k-3b-48gb", 5_000_000_000), ("gsm8k-3b-12gb", 6_171_877_376)):
+        for there in (needed, needed - 1):
+            monkeypatch.setattr(memory, "installed_bytes", lambda there=there: there)
+            with FakeCuda():
+                status, plan, err = plan_json([recipe, *model], capsys)
+            assert plan["host_bytes"] == needed
+            assert (status, "GB of the machine's own memory" in err) == ((0, False), (3, True))[
+                there < needed
+            ]
+    monkeypatch.setattr(memory, "installed_bytes", lambda: 4 * 10**9)
+    assert plan_json(["gsm8k-3b-48gb", *model, "--vram", "48"], capsys)[0] == 0  # it is another machine's
 
 
 def test_train_refuses_before_a_weight_is_loaded(

@@ -193,6 +193,37 @@ def test_limit_fragmentation_keeps_a_capacity_that_the_user_set(monkeypatch: pyt
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ({"PYTORCH_ALLOC_CONF": "mine"}, {"PYTORCH_ALLOC_CONF": "mine"}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "mine"}, {"PYTORCH_CUDA_ALLOC_CONF": "mine"}),
+    ],
+)
+def test_limit_fragmentation_configures_a_cards_allocator_unless_the_user_did(
+    before: dict[str, str], after: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(before))
+    memory.limit_fragmentation()
+    assert {k: v for k, v in os.environ.items() if k.startswith("PYTORCH")} == after
+
+
+ALLOCATOR_SETTINGS = """
+import torch
+from reinforce_lite.utils.memory import limit_fragmentation
+
+limit_fragmentation()
+assert not torch.cuda.is_initialized()
+torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+"""
+
+
+def test_torch_knows_the_allocators_setting() -> None:
+    """Under this name in every version: an unknown one would be an error where CUDA starts."""
+    subprocess.run([sys.executable, "-c", ALLOCATOR_SETTINGS], capture_output=True, check=True)
+
+
 def test_memory_is_left_alone_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", no_glibc)
     memory.release_cached_memory()

@@ -10,7 +10,14 @@ from rich.table import Table
 
 from reinforce_lite.config import config_value
 from reinforce_lite.planner.estimate import OTHER_METHODS, SCHEMES, ParameterScheme, in_gb, kv_bytes
-from reinforce_lite.planner.plan import PLAN_KEYS, Plan, choice_costs, chosen_flags, plan_after_oom
+from reinforce_lite.planner.plan import (
+    PLAN_KEYS,
+    Plan,
+    choice_costs,
+    chosen_flags,
+    memory_text,
+    plan_after_oom,
+)
 from reinforce_lite.utils.memory import peak_bytes, usable_bytes
 from reinforce_lite.utils.text import harmless
 
@@ -27,6 +34,9 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         "device": target.device_type,
         "dtype": target.dtype_name,
         "memory_bytes": target.memory,
+        "gpu_bytes": target.installed,
+        "host_bytes": plan.host_bytes,
+        "host_memory_bytes": target.host_memory,
         "fits": plan.fits,
         "chosen": {
             key: {"value": config_value(plan.config, key), "cost": costs.get(key, "")} for key in PLAN_KEYS
@@ -67,6 +77,9 @@ def show_plan(plan: Plan, to_error: bool = False, verdict: str = "") -> None:
     console.print(_memory_table(plan))
     console.print(f"Peak phase: {plan.peak_phase}. Parts in brackets are not held then.\n")
     console.print(_grid((part.name, part.description) for part in plan.parts))
+    if plan.host_bytes:
+        there = "" if target.host_memory is None else f", of {in_gb(target.host_memory)} GB"
+        console.print(f"\nThe machine's own memory: {in_gb(plan.host_bytes)} GB to save the model{there}.")
     console.print("\nTraining state of other methods; their activations and caches come on top:")
     console.print(
         _grid((name, f"{s.total:g} bytes/parameter", s.description) for name, s in OTHER_METHODS.items())
@@ -82,16 +95,16 @@ def show_plan(plan: Plan, to_error: bool = False, verdict: str = "") -> None:
         console.print("\nChanges to the recipe, and what they cost:")
         console.print(_grid((f"{key} = {config_value(plan.config, key)}", costs[key]) for key in costs))
     if not verdict and target.memory is not None:
-        verdict = _verdict(plan, target.memory)
+        verdict = _verdict(plan)
     if verdict:  # one line whatever the width: its options are there to be copied
         console.print(f"\n{verdict}", soft_wrap=True)
 
 
-def _verdict(plan: Plan, limit: int) -> str:
+def _verdict(plan: Plan) -> str:
     flags = chosen_flags(plan)
     unchanged = ", with the recipe unchanged" if plan.fits else ""
     choices = f" with {' '.join(flags)}" if flags else unchanged
-    return f"{'fits' if plan.fits else 'does not fit'} into {in_gb(limit)} GB{choices}"
+    return f"{'fits' if plan.fits else 'does not fit'} into {memory_text(plan.target)}{choices}"
 
 
 def show_plan_after_oom(plan: Plan) -> None:
@@ -99,16 +112,15 @@ def show_plan_after_oom(plan: Plan) -> None:
 
     A recipe that the plan already refused is shown as it is: its error names what would fit.
     """
-    if not plan.fits:
+    if plan.target.size is not None and plan.total > plan.target.size:
         show_plan(plan, to_error=True)
         return
     device = torch.device(plan.target.device_type)
     usable = usable_bytes(device)
     smaller = plan_after_oom(plan, usable)
-    cause = (
-        f"memory ran out: the recipe is planned to need {in_gb(plan.total)} GB, this run held up to "
-        f"{in_gb(peak_bytes(device))} GB"
-    )
+    cause = f"memory ran out: the recipe is planned to need {in_gb(plan.total)} GB"
+    if held := peak_bytes(device):  # a run that was refused held nothing of a GPU
+        cause += f", this run held up to {in_gb(held)} GB"
     cause += ". " if usable is None else f", and {in_gb(usable)} GB are usable now. "
     if usable is not None and usable < plan.total:
         cause += "Other programs take the rest. "

@@ -5,7 +5,7 @@ has prompt.max_tokens tokens, every completion rollout.max_new_tokens, and every
 Weights, gradients, optimizer state and the KV cache are exact. Activations are exact for the families of
 models/llama.py and estimated for others. Temporaries follow the code named at each formula.
 
-Not counted: what a GPU's caching allocator loses to fragmentation.
+`host_bytes` is what a run on a GPU needs of the machine's own memory; the rest is about the device.
 
 Symbols: H hidden size, I intermediate size, Q query heads, K key-value heads, D head size. GB is 10^9 bytes.
 """
@@ -24,16 +24,20 @@ from reinforce_lite.learner import optimizers
 from reinforce_lite.learner.objective import build_objective
 from reinforce_lite.models import attention
 from reinforce_lite.models.logprobs import tokens_per_chunk
+from reinforce_lite.models.policy import MODEL_FILE_BYTES
 from reinforce_lite.planner.model_shape import ModelShape
 from reinforce_lite.types import Sampling
+from reinforce_lite.utils.memory import CUDA_CONTEXT
 
 GB = 10**9
-CUDA_CONTEXT = GB // 2
-"""About what CUDA and its libraries take of a GPU; varies with GPU and driver."""
 TRANSFORMERS_ACTIVATIONS = 9500 / 5760
 """Activations saved by transformers' modules as a multiple of those of our forward pass (docs/log.md)."""
 TEMPLATE_TOKENS = 64
 """Upper bound on the tokens that a chat template adds before a question."""
+SORT_BYTES = {"cuda": 64, "cpu": 34}
+"""Bytes per logit while all sequences take the sampler's last resort, a sort of the whole vocabulary in
+float64: 8 to sort and 16 sorted. On a GPU 40 more in the kernel, counted in torch's Sort.cu and not yet
+measured; elsewhere what the cumulative sums take afterwards is more."""
 
 ROLLOUT, LOGITS, BACKWARD, OPTIMIZER_STEP = "rollout", "logits", "backward pass", "optimizer step"
 PHASES = (ROLLOUT, LOGITS, BACKWARD, OPTIMIZER_STEP)
@@ -97,7 +101,16 @@ class Target:
     dtype: torch.dtype
     """The compute dtype."""
     memory: int | None
-    """Bytes; None where no limit is known."""
+    """Bytes that a run can have; None where no limit is known."""
+    installed: int | None = None
+    """Bytes of the whole GPU if it is in this machine, where other programs may hold some of them."""
+    host_memory: int | None = None
+    """Bytes of the machine itself, if a GPU is in it."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the device, whoever holds them."""
+        return self.installed or self.memory
 
     @property
     def dtype_name(self) -> str:
@@ -118,15 +131,18 @@ class MemoryPart:
 
 _FREE_BLOCKS = "approximate; free blocks, and gaps between blocks"
 OVERHEAD = {
-    "cuda": [MemoryPart("CUDA context", CUDA_CONTEXT, "approximate; varies with GPU and driver")],
+    "cuda": [
+        MemoryPart("CUDA context", CUDA_CONTEXT, "approximate; varies with GPU and driver"),
+        MemoryPart("allocator", 7 * GB // 10, _FREE_BLOCKS),
+    ],
     "cpu": [
         MemoryPart("Python and libraries", 2 * GB // 5, "approximate; before the first tensor"),
         MemoryPart("allocator, update", GB // 2, _FREE_BLOCKS, UPDATE),
         MemoryPart("allocator, rollout", GB // 3, _FREE_BLOCKS, (ROLLOUT,)),
     ],
 }
-"""About what the process holds in addition to live tensors, by device type; not known for others. The
-allocator is glibc's (utils/memory.limit_fragmentation, docs/memory.md)."""
+"""About what the process holds in addition to live tensors, by device type; not known for others. A GPU's
+allocator is torch's, a CPU's glibc's (utils/memory.limit_fragmentation, docs/memory.md)."""
 MASTER_WEIGHTS = {
     "32-bit": "float32, 4 bytes per parameter: 16-bit rounding would lose small updates",
     "8-bit": "norm weights and biases in float32",
@@ -198,23 +214,34 @@ def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterat
 
 def _rollout(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
     rollout, evaluation, itemsize = config.rollout, config.eval, target.dtype.itemsize
-    greedy = Sampling(1, evaluation.max_new_tokens or rollout.max_new_tokens)
-    calls = [
-        (rollout.prompts_per_step, Sampling(rollout.group_size, rollout.max_new_tokens)),
-        (max(evaluation.n, evaluation.validation_n), greedy),
-    ]
-    sequences, cache_bytes = max((_cache(*call, shape, target, config) for call in calls), key=itemgetter(1))
+    greedy = Sampling(1, evaluation.max_new_tokens or rollout.max_new_tokens, temperature=0)
+    drawn = Sampling(rollout.group_size, rollout.max_new_tokens, top_p=rollout.top_p)
+    calls = [(rollout.prompts_per_step, drawn), (max(evaluation.n, evaluation.validation_n), greedy)]
+    caches = [_cache(*call, shape, target, config) for call in calls]
+    sequences, cache_bytes = max(caches, key=itemgetter(1))
     token_bytes = kv_bytes(shape, target.dtype)
     text = f"{sequences:,} sequences, {token_bytes:,} bytes per token; freed after the rollout"
     yield MemoryPart("KV cache", cache_bytes, text, (ROLLOUT,))
-    # engines/sampler.py: the logits, a float32 copy of them, the same less their peak, and that exponentiated
-    per_logit = itemsize + 8 + (4 if itemsize < 4 else 0) + (17 if rollout.top_p == 1 else 0)
-    text = "the logits from which the next tokens are sampled"
-    yield MemoryPart("sampling", sequences * shape.vocab_size * per_logit, text, (ROLLOUT,))
+    text = "the logits from which the next tokens are sampled; at most, where all are sorted"
+    samples = [n * _logit_bytes(how, target) for (n, _), (_, how) in zip(caches, calls, strict=True)]
+    yield MemoryPart("sampling", max(samples) * shape.vocab_size, text, (ROLLOUT,))
     packs = target.device_type == "cpu" and can_pack(torch.empty(0, dtype=target.dtype))
     if _uses_native_engine(config, shape) and packs:
         text = "a copy of the weights, laid out for decoding"
         yield MemoryPart("packed weights", shape.parameters * itemsize, text, (ROLLOUT,))
+
+
+def _logit_bytes(sampling: Sampling, target: Target) -> int:
+    """Bytes per logit in engines/sampler.py.
+
+    The logits, a float32 copy of them, the same less their peak, and that exponentiated; then what the draw
+    takes.
+    """
+    itemsize = target.dtype.itemsize
+    held = itemsize + 8 + (4 if itemsize < 4 else 0)
+    if sampling.temperature == 0:
+        return held
+    return held + (17 if sampling.top_p == 1 else SORT_BYTES.get(target.device_type, SORT_BYTES["cpu"]))
 
 
 def kv_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
@@ -233,7 +260,7 @@ def _cache(
     token_bytes, prompt_tokens = kv_bytes(shape, target.dtype), config.prompt.max_tokens
     max_num_seqs = config.rollout.max_num_seqs
     if _uses_native_engine(config, shape):
-        gpu_memory = target.memory if target.device_type == "cuda" else None
+        gpu_memory = target.size if target.device_type == "cuda" else None
         sequences, slots = native.cache_size(
             prompts, sampling, max_num_seqs, prompt_tokens, token_bytes, gpu_memory
         )
@@ -309,6 +336,18 @@ def _largest_temporary(
         "gradient of the largest trained tensor, and of a chunk of logits": (largest + chunk) * itemsize,
     }
     return max(temporaries.items(), key=itemgetter(1))
+
+
+def host_bytes(config: Config, shape: ModelShape, target: Target) -> int:
+    """The most tensors of a GPU that are in the machine's own memory together; 0 without a GPU.
+
+    That is when a model is saved: a file of it (models/policy.save_policy), or all of it where an adapter is
+    merged. Weights are loaded from mapped files, and checkpoints pass in small pieces.
+    """
+    if target.device_type == "cpu":
+        return 0
+    model = shape.parameters * target.dtype.itemsize
+    return model if config.adapter.rank else min(model, MODEL_FILE_BYTES)
 
 
 def max_step_tokens(config: Config, shape: ModelShape) -> int:

@@ -69,6 +69,11 @@ class Plan:
         return self.target.memory is None or self.total <= self.target.memory
 
     @property
+    def host_bytes(self) -> int:
+        """What a run on a GPU needs of the machine's own memory."""
+        return estimate.host_bytes(self.config, self.shape, self.target)
+
+    @property
     def scheme(self) -> estimate.ParameterScheme:
         """What is kept of each parameter."""
         return estimate.parameter_scheme(self.config, self.target)
@@ -89,18 +94,38 @@ def plan_unchanged(config: Config, vram: float | None = None, trust_remote_code:
 
 
 def check_fits(plan: Plan) -> None:
-    """Raise DoesNotFitError if the plan does not fit; its remedy names settings or hardware that would."""
+    """Raise DoesNotFitError if the plan does not fit; its remedy names settings or hardware that would.
+
+    So does a machine whose own memory is smaller than what passes through it when the model is saved.
+    """
+    host_memory = plan.target.host_memory
+    if host_memory is not None and plan.host_bytes > host_memory:
+        raise DoesNotFitError(
+            f"saving the model takes {estimate.in_gb(plan.host_bytes)} GB of the machine's own memory, "
+            f"but it has {estimate.in_gb(host_memory)} GB",
+            "use a machine, or a container's limit, with more memory, or a smaller model",
+        )
     if plan.fits:
         return
-    limit, best = plan.target.memory, best_plan(plan)
-    assert limit is not None
+    best = best_plan(plan)
     if best.fits:
         needed, remedy = estimate.in_gb(plan.total), f"it fits with {' '.join(chosen_flags(best))}"
     else:
         needed = f"at least {estimate.in_gb(best.total)}"
         remedy = f"what would fit: {'; '.join(_alternatives(best))}"
-    cause = f"{plan.config.model.name} needs {needed} GB of memory, but there are {estimate.in_gb(limit)} GB"
-    raise DoesNotFitError(cause, remedy)
+    there = memory_text(plan.target)
+    raise DoesNotFitError(
+        f"{plan.config.model.name} needs {needed} GB of memory, but there are {there}", remedy
+    )
+
+
+def memory_text(target: estimate.Target) -> str:
+    """How much a run can have: 24.00 GB, or 20.10 GB free of 25.76 GB where a GPU is shared."""
+    assert target.memory is not None
+    free = f"{estimate.in_gb(target.memory)} GB"
+    if target.installed is None or target.installed == target.memory:
+        return free
+    return f"{free} free of {estimate.in_gb(target.installed)} GB"
 
 
 def chosen_flags(plan: Plan) -> list[str]:
@@ -115,8 +140,7 @@ def _chosen_keys(plan: Plan) -> list[str]:
 
 def _target(model: ModelConfig, vram: float | None) -> estimate.Target:
     if vram is None:
-        device = pick_device(model.device)
-        return estimate.Target(device.type, pick_dtype(model.dtype, device), _device_memory(device))
+        return _this_machine(pick_device(model.device), model.dtype)
     if not 0 < vram < math.inf:
         raise UsageError(f"a GPU can't have {vram:g} GB of memory", "for example --vram 24")
     device_type = "cuda" if model.device == "auto" else model.device
@@ -126,10 +150,15 @@ def _target(model: ModelConfig, vram: float | None) -> estimate.Target:
     return estimate.Target(device_type, compute, round(vram * estimate.GB))
 
 
-def _device_memory(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return memory.installed_bytes() if device.type == "cpu" else None
+def _this_machine(device: torch.device, dtype: str) -> estimate.Target:
+    """A GPU has what other programs leave; on a CPU they may be moved out of memory."""
+    compute, host_memory = pick_dtype(dtype, device), memory.installed_bytes()
+    if device.type == "cpu":
+        return estimate.Target(device.type, compute, host_memory)
+    if device.type != "cuda":
+        return estimate.Target(device.type, compute, None, None, host_memory)
+    total = int(torch.cuda.get_device_properties(device).total_memory)
+    return estimate.Target(device.type, compute, memory.usable_bytes(device), total, host_memory)
 
 
 def best_plan(plan: Plan) -> Plan:
@@ -216,7 +245,7 @@ def _smallest_memory(plan: Plan) -> int:
     size = 0
     while math.ceil(plan.total / estimate.GB) > size:
         size = math.ceil(plan.total / estimate.GB)
-        plan = replace(plan, target=replace(plan.target, memory=size * estimate.GB))
+        plan = replace(plan, target=replace(plan.target, memory=size * estimate.GB, installed=None))
     return size
 
 

@@ -41,6 +41,8 @@ TRIM_THRESHOLD = 512 * 2**20
 """Bytes that glibc may keep free at the end of its heap."""
 ONEDNN_CACHE_CAPACITY = 100
 """Compiled primitives that oneDNN keeps, each for one shape; its default is 1024."""
+CUDA_CONTEXT = 500 * 10**6
+"""About what CUDA and its libraries take of a GPU; varies with GPU and driver."""
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -77,10 +79,11 @@ def available_bytes() -> int:
 def usable_bytes(device: torch.device) -> int | None:
     """What a run could hold if it were started now: the free memory and what this process holds.
 
-    None where the device can't tell.
+    None where the device can't tell. On a GPU, which this call initializes, CUDA's context is counted in.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+        free, total = torch.cuda.mem_get_info(device)
+        return int(min(total, free + torch.cuda.memory_reserved(device) + CUDA_CONTEXT))
     if device.type != "cpu":
         return None
     held = 0
@@ -129,15 +132,18 @@ def release_cached_memory() -> None:
 
 
 def limit_fragmentation() -> None:
-    """Keep the process from growing step by step. Call it once, before the first matrix product.
+    """Keep the process from growing step by step. Call it before the first matrix product, and before CUDA.
 
     No two steps have the same lengths, so freed blocks leave gaps that the next step's tensors do not fit
     into (docs/log.md). From now on glibc maps every tensor of MMAP_THRESHOLD or more separately and returns
     it to the system when it is freed. Smaller blocks stay in the process within a step, which saves the time
     to fault in fresh pages; `release_cached_memory` returns them afterwards. No effect without glibc.
 
+    On a GPU torch's blocks grow in place (expandable segments), unless the user has configured its allocator.
     oneDNN's cache of compiled primitives is cut too: its entries are for shapes that do not recur.
     """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name before torch 2.9
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(ONEDNN_CACHE_CAPACITY))
     m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
