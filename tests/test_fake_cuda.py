@@ -22,6 +22,9 @@ from reinforce_lite import api
 from reinforce_lite.config import UpdateConfig
 from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.engines.native import NativeEngine
+from reinforce_lite.engines.oom_retry import OOMRetryEngine
+from reinforce_lite.errors import DoesNotFitError
+from reinforce_lite.learner.optimizers import AdamW
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.models.prefix_attention import PrefixAttention
@@ -213,3 +216,70 @@ def test_a_run_equals_the_cpus(settings: dict[str, Any]) -> None:
     expected, found = on_both(train)
     assert len(expected) == 2 * 5 * 4
     assert found == expected
+
+
+def spread(last: int) -> list[int]:
+    """The first, some and the last of the allocations of a job."""
+    return sorted({1, *range(last // 4, last, max(1, last // 4)), last})
+
+
+def test_completions_are_the_same_after_memory_ran_out(model_folder: Path) -> None:
+    """Greedy as in an evaluation, and drawn: at several tensors of the rollout."""
+    for sampling in (Sampling(4, 6, temperature=0), Sampling(4, 6, top_p=0.9)):
+        with FakeCuda() as card:
+            engine = OOMRetryEngine(NativeEngine(load_policy(str(model_folder), "float32", "cuda")))
+            start = card.allocations
+            expected = engine.generate(PROMPTS, sampling, 0)
+            for n in spread(card.allocations - start):
+                engine.max_num_seqs, card.fails_at = 256, card.allocations + n
+                found = engine.generate(PROMPTS, sampling, 0)
+                assert engine.max_num_seqs == 6, f"no retry at tensor {n}"  # of twelve
+                assert [[c.token_ids for c in g] for g in found] == [
+                    [c.token_ids for c in g] for g in expected
+                ]
+
+
+@pytest.mark.parametrize("state", ["32-bit", "8-bit"])
+def test_a_gradient_is_the_same_after_memory_ran_out(state: Any, tmp_path: Path) -> None:
+    """At several tensors of forward and backward passes; none of the failed try's gradients is left."""
+    with FakeCuda() as card:
+        policy = load_policy(save_wide(tmp_path), "bfloat16", "cuda", keep_float32=state == "32-bit")
+        updater = Updater(policy, UpdateConfig(optimizer_state=state, micro_batch_tokens=200), 0.7, 0)
+
+        def gradients() -> dict[str, Tensor]:
+            updater.micro_batch_tokens = 200
+            updater.compute_gradient(make_groups(), make_weights())
+            return {n: w.grad.cpu() for n, w in updater.master_weights.items() if w.grad is not None}
+
+        start = card.allocations
+        expected = gradients()
+        for n in spread(card.allocations - start - len(expected)):  # the last are the copies to the host
+            card.fails_at = card.allocations + n
+            found = gradients()
+            assert updater.micro_batch_tokens < 200, f"no retry at tensor {n}"
+            assert relative_error(found, expected) < 0.02  # smaller pieces are summed in bfloat16
+
+
+def test_a_run_resumes_after_memory_ran_out_in_the_optimizer(settings: dict[str, Any]) -> None:
+    """The step is not done in part: what is saved is the step before, and the resume equals a straight run."""
+    settings |= {"rollout.engine": "native", "train.steps": 2, "train.save_every": 1, "eval.n": 2}
+    settings |= {"model.device": "cuda"}
+
+    def train(run: str, resume: bool = False) -> list[tuple[str, float]]:
+        done = api.train(RECIPE, settings, task=ToyTask(), run=run, quiet=True, resume=resume)
+        return [(line["completion"], line["reward"]) for line in done.read("rollouts")]
+
+    step = AdamW.step
+    with FakeCuda() as card, pytest.MonkeyPatch.context() as patch:
+
+        def full(optimizer: AdamW, learning_rate: float, seed: int) -> None:
+            if optimizer.optimizer.state and learning_rate > 0 and not card.fails_at:
+                card.fails_at = card.allocations + 2
+            step(optimizer, learning_rate, seed)
+
+        expected = train("straight")
+        patch.setattr(AdamW, "step", full)
+        with pytest.raises(DoesNotFitError, match="CUDA out of memory") as caught:
+            train("cut")
+        assert "step 1 is saved" in caught.value.remedy
+        assert train("cut", resume=True) == expected
