@@ -42,7 +42,7 @@ from reinforce_lite.planner.model_shape import shape_of
 from reinforce_lite.planner.plan import Plan, best_plan, check_fits, chosen_flags, plan_unchanged
 from reinforce_lite.trainer import dry_run
 from reinforce_lite.types import Group, Sampling
-from reinforce_lite.utils.memory import limit_fragmentation, release_cached_memory
+from reinforce_lite.utils.memory import CUDA_CONTEXT, limit_fragmentation, release_cached_memory
 
 PHASES = {"rollout": (ROLLOUT,), "update": (LOGITS, BACKWARD), "weights": (OPTIMIZER_STEP,)}
 EMPTY = "import torch; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
@@ -56,6 +56,7 @@ def peak(phase: str, peaks: Figures, device: torch.device) -> Iterator[None]:
         torch.cuda.reset_peak_memory_stats()
         yield
         peaks[phase] = torch.cuda.max_memory_allocated()
+        peaks["reserved"] = max(peaks.get("reserved", 0), torch.cuda.max_memory_reserved())
         return
     samples, done = [resident()], threading.Event()
 
@@ -142,25 +143,28 @@ def on_cpu(arguments: argparse.Namespace, **values: Any) -> Figures:
     return figures(measured, planned, empty, empty)
 
 
-def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
-    """The 3B recipe as the plan adapts it to `gb` GB of GPU memory."""
+def under_a_cap(arguments: argparse.Namespace, gb: int, rank: int = 0) -> Figures:
+    """The 3B recipe as the plan adapts it to `gb` GB of GPU memory, with an adapter if it has a rank."""
     if not torch.cuda.is_available() and not arguments.tiny:
         return {"skipped": "there is no GPU"}
     if torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
         native.CACHE_SHARE *= gb * GB / whole  # as on a GPU of that size
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - estimate.CUDA_CONTEXT) / whole))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - CUDA_CONTEXT) / whole))
     policy = build(arguments)
     new = 4 if arguments.tiny else 512
     values = {"prompt.max_tokens": PROMPT, "rollout.max_new_tokens": new}
     values |= {"eval.n": 1, "eval.validation_n": 1}
     few = {"rollout.prompts_per_step": 1} if arguments.tiny else {}
-    settings = load_config("gsm8k-3b-48gb", values | few | {"update.optimizer_state": "32-bit"})
+    values |= few | {"update.optimizer_state": "32-bit", "adapter.rank": rank}
+    settings = load_config("gsm8k-3b-48gb", values)
     shape = shape_of(policy.model, PROMPT + new)
     place = Target(policy.device.type, policy.dtype, gb * GB)
     planned = best_plan(Plan(settings, settings, shape, place))
     check_fits(planned)
     chosen = planned.config
+    if rank:
+        policy.add_adapter(chosen.adapter, seed=0)
     engine = NativeEngine(policy, chosen.rollout.max_num_seqs)
     asked = groups(chosen.rollout.prompts_per_step, chosen.rollout.group_size, new)
     sampling = Sampling(len(asked[0].rollouts), new, new, temperature=0.7, top_p=0.9)
@@ -170,8 +174,10 @@ def under_a_cap(arguments: argparse.Namespace, gb: int) -> Figures:
         return asked
 
     measured = phases(Updater(policy, chosen.update, chosen.rollout.temperature, 0), sample)
-    found = figures(measured, planned, 0, estimate.CUDA_CONTEXT)
-    return {"chosen": chosen_flags(planned), "most": max(measured.values()) / GB} | found
+    reserved = measured.pop("reserved", 0)
+    found = figures(measured, planned, 0, sum(part.bytes for part in estimate.OVERHEAD["cuda"]))
+    found |= {"reserved": reserved / GB, "most": max(measured.values()) / GB}
+    return {"chosen": chosen_flags(planned)} | found
 
 
 def lines(results: Mapping[str, Figures]) -> list[str]:

@@ -12,10 +12,12 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +44,9 @@ LIMITS = {
     "update": 75,
     "optimizer": 75,
     "cap24": 110,
-    "train": 150,
+    "adapter12": 90,
+    "tests": 150,
+    "train": 240,
     "article": 60,
     "step": 90,
     "generate": 45,
@@ -766,6 +770,15 @@ def _time_tree_attention() -> None:
 
 def cap24() -> None:
     """A full step of a 3B model under a cap of 24 GB."""
+    _step_under_a_cap(24)
+
+
+def adapter12() -> None:
+    """The same with an adapter of rank 32 under a cap of 12 GB."""
+    _step_under_a_cap(12, rank=32)
+
+
+def _step_under_a_cap(gb: int, rank: int = 0) -> None:
     import gpu
     import memory
 
@@ -775,9 +788,8 @@ def cap24() -> None:
     gpu.build = memory.build = build_policy
     memory.groups = lambda questions, samples, length: random_groups(questions, samples, 100, length)
     start = time.perf_counter()
-    figures = memory.under_a_cap(argparse.Namespace(tiny=TINY, dtype="bfloat16"), 24)
-    reserved = torch.cuda.max_memory_reserved() / 1e9 if CUDA else 0
-    report(seconds=time.perf_counter() - start, reserved_gb=reserved, **figures)
+    figures = memory.under_a_cap(argparse.Namespace(tiny=TINY, dtype="bfloat16"), gb, rank)
+    report(seconds=time.perf_counter() - start, **figures)
 
 
 def step() -> None:
@@ -850,48 +862,83 @@ def generate() -> None:
     report(tokens_per_second=tokens / (time.perf_counter() - start))
 
 
-def train(seed: int = 0, *options: str) -> None:
-    """The quickstart with real weights: SmolLM2-135M from the two halves of its GGUF file."""
-    os.environ["REINFORCE_LITE_CACHE"] = str(KEEP / "cache")
+def train(seeds: str = "0", *options: str) -> None:
+    """The quickstart with real weights; `seeds` such as 0-2 train concurrently."""
     start = time.perf_counter()
+    _load_embedded_model()
+    report(model_seconds=time.perf_counter() - start)
+    first, _, last = seeds.partition("-")
+    if TINY:
+        options = (*options, *["--train.steps", "1", "--rollout.max-new-tokens", "8", "--eval.n", "2"])
+    start = time.perf_counter()
+    KEEP.mkdir(exist_ok=True)
+    runs = {}
+    for seed in range(int(first), int(last or first) + 1):
+        name = f"card-{seed}-{zlib.crc32(PART.encode()):08x}"  # other options, another run
+        shutil.rmtree(KEEP / "runs" / name, ignore_errors=True)
+        command = [sys.executable, "-m", "reinforce_lite", "train", "quickstart", "--run", name]
+        command += ["--train.seed", str(seed), *options]
+        runs[name] = subprocess.Popen(command, cwd=KEEP)
+    failed = [name for name, process in runs.items() if process.wait()]
+    for name in runs.keys() - failed:
+        _report_run(name, KEEP / "runs" / name, time.perf_counter() - start)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def _load_embedded_model() -> None:
+    """SmolLM2-135M from the two halves of its GGUF file, if prepare.sh left them, or from the cache."""
     from reinforce_lite.models import embedded
 
-    folder = embedded.cache_folder() / embedded.EMBEDDED_NAME
-    if not folder.is_dir():
-        gguf = KEEP / "model.gguf"
-        halves = (KEEP / "half1", HALVES / "half2" / "half2")
-        gguf.write_bytes(b"".join(half.read_bytes() for half in halves))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        embedded._convert(gguf, folder)
-    report(model_seconds=time.perf_counter() - start)
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "reinforce_lite", "train", "quickstart"]
-    command += ["--run", f"card{seed}", "--train.seed", str(seed), *options]
-    subprocess.run(command, cwd=KEEP, check=True)
-    run = KEEP / "runs" / f"card{seed}"
+    halves = (KEEP / "half1", HALVES / "half2" / "half2")
+    if all(half.exists() for half in halves):
+        os.environ["REINFORCE_LITE_CACHE"] = str(KEEP / "cache")
+        folder = embedded.cache_folder() / embedded.EMBEDDED_NAME
+        if not folder.is_dir():
+            gguf = KEEP / "model.gguf"
+            gguf.write_bytes(b"".join(half.read_bytes() for half in halves))
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            embedded._convert(gguf, folder)
+    embedded.embedded_folder()
+
+
+def _report_run(name: str, run: Path, spent: float) -> None:
     summary = json.loads((run / "summary.json").read_text())
     steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    names = {"rewards": "reward", "rollout_seconds": "time/rollout", "update_seconds": "time/update"}
+    kept = ("evals", "seconds_per_step", "rollout_tokens_per_second", "train_tokens_per_second", "memory")
     report(
-        seconds=time.perf_counter() - start,
-        rewards=[round(line["reward"], 2) for line in steps],
-        **{
-            key: summary.get(key)
-            for key in (
-                "evals",
-                "seconds_per_step",
-                "rollout_tokens_per_second",
-                "train_tokens_per_second",
-                "memory",
-            )
-        },
+        run=name,
+        seconds=spent,
+        **{key: summary.get(key) for key in kept},
+        **{key: [round(line[metric], 3) for line in steps] for key, metric in names.items()},
     )
-    for name in ("summary.json", "steps.jsonl", "evals.jsonl"):
-        (OUT / f"card{seed}-{name}").write_bytes((run / name).read_bytes())
 
 
 def train2() -> None:
     """Another seed, 80 steps."""
-    train(1, "--train.steps", "80")
+    train("1", "--train.steps", "80")
+
+
+TESTS = (
+    "tests/models/test_forward.py",
+    "tests/models/test_attention.py",
+    "tests/engines/test_native.py",
+    "tests/learner/test_updater.py",
+)
+
+
+def tests(*paths: str) -> None:
+    """pytest, with the tensors of these files on the GPU."""
+    environment = os.environ | {"REINFORCE_LITE_TEST_DEVICE": DEVICE.type}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *(paths or TESTS)]
+    done = subprocess.run(
+        command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, check=False
+    )
+    print(done.stdout[-20_000:], done.stderr[-2000:])
+    lines = done.stdout.splitlines()
+    failed = [line[:300] for line in lines if line.startswith(("FAILED", "ERROR"))]
+    report(status=done.returncode, last=lines[-1:], failed=failed)
 
 
 if __name__ == "__main__":
