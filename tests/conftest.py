@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from helpers.device import DEVICE
 from helpers.tiny import make_model, make_tokenizer
 from reinforce_lite.models.policy import Policy, load_policy
 
@@ -25,7 +26,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def policy(model_folder: Path) -> Policy:
     """The tiny model in float32."""
-    return load_policy(str(model_folder), dtype="float32", device="cpu")
+    return load_policy(str(model_folder), dtype="float32", device=DEVICE)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from helpers.device import DEVICE
 from helpers.tiny import END
 from reinforce_lite.config import load_config
 from reinforce_lite.engines import make_engine
@@ -28,11 +29,16 @@ def test_greedy_completions_equal_generate(policy: Policy) -> None:
     completions = NativeEngine(policy, max_num_seqs=16).generate(prompts, greedy, 0)
     for prompt, (completion,) in zip(prompts, completions, strict=True):
         out = policy.model.generate(
-            torch.tensor([prompt.token_ids]), max_new_tokens=24, do_sample=False, pad_token_id=0
+            torch.tensor([prompt.token_ids], device=DEVICE),
+            max_new_tokens=24,
+            do_sample=False,
+            pad_token_id=0,
         )[0]
         assert completion.token_ids == tuple(out[len(prompt.token_ids) :].tolist())
         logits = policy.model(out[None, :-1]).logits[0].double().log_softmax(-1)
-        exact = logits[len(prompt.token_ids) - 1 :].gather(1, torch.tensor(completion.token_ids)[:, None])
+        exact = logits[len(prompt.token_ids) - 1 :].gather(
+            1, torch.tensor(completion.token_ids, device=DEVICE)[:, None]
+        )
         assert list(completion.logprobs) == pytest.approx(exact.squeeze(1).tolist(), abs=1e-4)
 
 
@@ -42,7 +48,7 @@ def test_batch_composition_changes_no_completion(policy: Policy, max_num_seqs: i
     bias = torch.zeros(VOCABULARY).index_fill(
         0, torch.tensor([END]), 6.0
     )  # EOS comes early, so waiting sequences are admitted
-    policy.model.lm_head.bias = torch.nn.Parameter(bias)
+    policy.model.lm_head.bias = torch.nn.Parameter(bias.to(DEVICE))
     sampling = Sampling(samples=4, max_new_tokens=20, temperature=0.9, top_p=0.95)
     prompts = [*PROMPTS, Prompt((5, 6)), Prompt((1, 40, 41, 43))]
     engine = NativeEngine(policy)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from helpers.device import DEVICE
 from helpers.groups import REWARDS, make_groups
 from helpers.tiny import END
 from reinforce_lite.config import PresetName
@@ -31,7 +32,7 @@ def sequence_logprobs(
     model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float
 ) -> torch.Tensor:
     """(completion,) log-probabilities in float64: no padding, no cache, log_softmax of all logits."""
-    ids = torch.tensor([[*prompt, *completion]])
+    ids = torch.tensor([[*prompt, *completion]], device=model.device)
     logits = model(ids, use_cache=False).logits[0].double() / temperature
     logprobs = torch.log_softmax(logits, dim=-1)
     positions = range(len(prompt) - 1, len(prompt) + len(completion) - 1)
@@ -47,7 +48,7 @@ def reference_logprobs(model: Any, branches: list[Branch], temperature: float) -
 
 def completion_tokens(branches: list[Branch]) -> torch.Tensor:
     """(K,) token ids of all completions, one after another."""
-    return torch.tensor([t for b in branches for c in b.completions for t in c])
+    return torch.tensor([t for b in branches for c in b.completions for t in c], device=DEVICE)
 
 
 def gradient_difference(model: Any, reference: Any) -> float:
@@ -59,7 +60,7 @@ def gradient_difference(model: Any, reference: Any) -> float:
 
 def independent_loss(model: torch.nn.Module, preset: PresetName, temperature: float) -> Tensor:
     """- mean over all 12 completions of A / 8 * sum log pi, completion by completion."""
-    total = torch.zeros(())
+    total = torch.zeros((), device=DEVICE)
     n = 3 if preset == "article" else 12
     for group, rewards in zip(make_groups(), REWARDS, strict=True):
         for i, rollout in enumerate(group.rollouts):
@@ -67,7 +68,7 @@ def independent_loss(model: torch.nn.Module, preset: PresetName, temperature: fl
             if len(set(rewards)) == 1 or (preset == "article" and i > 0):
                 continue
             a = ((rewards[i] - others.mean()) / (others.std() + 1e-8)).clamp(-2, 2)
-            ids = torch.tensor([group.prompt.token_ids + rollout.completion.token_ids])
+            ids = torch.tensor([group.prompt.token_ids + rollout.completion.token_ids], device=DEVICE)
             logprobs = torch.log_softmax(model(ids).logits[0] / temperature, -1)
             start = len(group.prompt.token_ids)
             summed = sum(logprobs[t - 1, ids[0, t]] for t in range(start, ids.shape[1]))

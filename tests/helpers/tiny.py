@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from helpers.device import DEVICE
 from reinforce_lite.types import Problem, Reward
 
 CHATML = (
@@ -56,7 +57,7 @@ def make_model(seed: int = 0, **changes: Any) -> Any:
         "pad_token_id": END,
     }
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**(sizes | changes))).eval()
+    return LlamaForCausalLM(LlamaConfig(**(sizes | changes))).eval().to(DEVICE)
 
 
 class ToyTask:

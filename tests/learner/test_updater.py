@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from helpers.device import DEVICE
 from helpers.groups import make_groups, make_weights, save_wide
 from helpers.plain import independent_loss
 from helpers.tiny import END, make_model, make_tokenizer
@@ -145,10 +146,12 @@ def test_oom_gives_the_same_gradient_in_smaller_micro_batches(
     refused after one has passed.
     """
     save_wide(tmp_path)
-    reference = Updater(load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=40), 0.7, 0)
+    reference = Updater(
+        load_policy(str(tmp_path), dtype, DEVICE), UpdateConfig(micro_batch_tokens=40), 0.7, 0
+    )
     expected = reference.compute_gradient(make_groups(), make_weights())
     small = Updater(
-        load_policy(str(tmp_path), dtype, "cpu"), UpdateConfig(micro_batch_tokens=requested), 0.7, 0
+        load_policy(str(tmp_path), dtype, DEVICE), UpdateConfig(micro_batch_tokens=requested), 0.7, 0
     )
     memory = LimitedMemory(small, limit)
     stats = small.compute_gradient(make_groups(), make_weights())
@@ -202,7 +205,7 @@ def test_checkpointing_changes_only_memory(tmp_path: Path, family: str, dtype: s
     make_tokenizer().save_pretrained(tmp_path)
 
     def gradient(config: UpdateConfig) -> tuple[Tensor, float, int]:
-        updater = Updater(load_policy(str(tmp_path), dtype, "cpu"), config, 0.7, 0)
+        updater = Updater(load_policy(str(tmp_path), dtype, DEVICE), config, 0.7, 0)
         saved: dict[int, int] = {}
 
         def save(t: Tensor) -> Tensor:
@@ -259,9 +262,9 @@ def test_oom_in_the_backward_pass_leaves_no_gradient_behind(
         "prefix": (SharedPrefix, "backward", 1),
     }[place]
     config = UpdateConfig(micro_batch_tokens=20, activation_checkpointing=place == "attention")
-    reference = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), config, 0.7, 0)
+    reference = Updater(load_policy(save_wide(tmp_path), "float32", DEVICE), config, 0.7, 0)
     expected = reference.compute_gradient(make_groups(), make_weights())
-    retried = Updater(load_policy(str(tmp_path), "float32", "cpu"), config, 0.7, 0)
+    retried = Updater(load_policy(str(tmp_path), "float32", DEVICE), config, 0.7, 0)
     real, calls = getattr(owner, name), 0
 
     def full(*args: Any, **kwargs: Any) -> Any:
@@ -321,7 +324,7 @@ def test_allocated_optimizer_state_changes_no_weight(tmp_path: Path, state: Any)
     save_wide(tmp_path)
 
     def trained(allocate_first: bool) -> Tensor:
-        policy = load_policy(str(tmp_path), "bfloat16", "cpu", keep_float32=state == "32-bit")
+        policy = load_policy(str(tmp_path), "bfloat16", DEVICE, keep_float32=state == "32-bit")
         updater = Updater(policy, UpdateConfig(learning_rate=1e-2, optimizer_state=state), 0.7, 0)
         before = flat(list(policy.model.parameters())).clone()
         if allocate_first:
@@ -343,10 +346,10 @@ def test_allocated_optimizer_state_changes_no_weight(tmp_path: Path, state: Any)
 @pytest.mark.parametrize("state", ["16-bit", "8-bit"])
 def test_bfloat16_gradients_accumulate_close_to_float32(tmp_path: Path, state: Any) -> None:
     """Gradients of eight micro-batches, accumulated in bfloat16; the norm itself is not rounded to 8 bits."""
-    exact = Updater(load_policy(save_wide(tmp_path), "float32", "cpu"), UpdateConfig(), 0.7, 0)
+    exact = Updater(load_policy(save_wide(tmp_path), "float32", DEVICE), UpdateConfig(), 0.7, 0)
     exact.compute_gradient(make_groups(), make_weights())
     rough = Updater(
-        load_policy(str(tmp_path), "bfloat16", "cpu", keep_float32=False),
+        load_policy(str(tmp_path), "bfloat16", DEVICE, keep_float32=False),
         UpdateConfig(micro_batch_tokens=1, optimizer_state=state),
         0.7,
         0,
@@ -381,7 +384,7 @@ def test_three_updates_equal_a_plain_loop(policy: Policy) -> None:
 
 def test_master_weights_keep_updates_that_bfloat16_loses(model_folder: Path) -> None:
     """At a learning rate of 1e-6 hardly a bfloat16 weight can change; the float32 master weights do."""
-    policy = load_policy(str(model_folder), dtype="bfloat16", device="cpu")
+    policy = load_policy(str(model_folder), dtype="bfloat16", device=DEVICE)
     assert policy.master_weights is not None
     loaded = flat(list(policy.master_weights.values())).clone()
     updater = Updater(policy, UpdateConfig(learning_rate=1e-6), 0.7, 0)
@@ -402,7 +405,7 @@ def test_master_weights_keep_updates_that_bfloat16_loses(model_folder: Path) -> 
 def test_bfloat16_policy_has_gradients_close_to_float32(policy: Policy, model_folder: Path) -> None:
     exact = Updater(policy, UpdateConfig(), 0.7, 0)
     exact.compute_gradient(make_groups(), make_weights())
-    half = load_policy(str(model_folder), dtype="bfloat16", device="cpu")
+    half = load_policy(str(model_folder), dtype="bfloat16", device=DEVICE)
     rough = Updater(half, UpdateConfig(micro_batch_tokens=1), 0.7, 0)
     rough.compute_gradient(make_groups(), make_weights())
     assert all(p.grad is None for p in half.model.parameters())  # moved to the master weights and freed
@@ -418,13 +421,13 @@ def test_bfloat16_policy_has_gradients_close_to_float32(policy: Policy, model_fo
 def test_state_dict_round_trip_continues_bit_for_bit(tmp_path: Path, dtype: str, state: Any) -> None:
     """Two updates equal one, saved, loaded elsewhere, and another."""
     config = UpdateConfig(learning_rate=1e-2, optimizer_state=state)
-    policy = load_policy(save_wide(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
+    policy = load_policy(save_wide(tmp_path), dtype, DEVICE, keep_float32=state == "32-bit")
     first = Updater(policy, config, 0.7, 0)
     assert first.apply_gradient(first.compute_gradient(make_groups(), make_weights()), 1)
     state_dict = {name: t.clone() for name, t in first.state_dict().items()}
     assert first.apply_gradient(first.compute_gradient(make_groups(), make_weights()), 2)
     assert sum(t.nbytes for t in state_dict.values()) == pytest.approx(first.state_bytes, rel=0.05)
-    other = load_policy(str(tmp_path), dtype, "cpu", keep_float32=state == "32-bit")
+    other = load_policy(str(tmp_path), dtype, DEVICE, keep_float32=state == "32-bit")
     second = Updater(other, config, 0.7, 0)
     second.load_state_dict(state_dict)
     assert second.apply_gradient(second.compute_gradient(make_groups(), make_weights()), 2)
@@ -441,7 +444,7 @@ def test_restart_from_a_loaded_model_is_a_new_updater(tmp_path: Path, dtype: str
     config, name = UpdateConfig(learning_rate=1e-2, optimizer_state=state), save_wide(tmp_path)
 
     def load() -> Policy:
-        return load_policy(name, dtype, "cpu", keep_float32=state == "32-bit")
+        return load_policy(name, dtype, DEVICE, keep_float32=state == "32-bit")
 
     policy = load()
     updater = Updater(policy, config, 0.7, 0)
@@ -466,6 +469,6 @@ def test_restart_from_a_loaded_model_is_a_new_updater(tmp_path: Path, dtype: str
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_signal_is_heard_inside_a_backward_pass(dtype: str, model_folder: Path) -> None:
     """Python code runs for each parameter: otherwise the whole pass is one call that nothing interrupts."""
-    updater = Updater(load_policy(str(model_folder), dtype, "cpu"), UpdateConfig(), 0.7, 0)
+    updater = Updater(load_policy(str(model_folder), dtype, DEVICE), UpdateConfig(), 0.7, 0)
     for param in updater.params.values():
         assert getattr(param, "_post_accumulate_grad_hooks", None)
