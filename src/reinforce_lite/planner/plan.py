@@ -4,7 +4,7 @@
 
 A plan needs the recipe and the model's config alone: the task is not loaded, so no user code runs. Planning
 changes nothing: a person passes the suggested settings to `train`, which refuses a recipe that does not fit
-with the same message.
+with the same message. Left out on purpose: moving optimizer state off the device (docs/memory.md says why).
 """
 
 import math
