@@ -242,6 +242,7 @@ class FakeCuda(TorchDispatchMode):
             torch.cuda,
             _lazy_init=refuse,
             is_available=lambda: True,
+            is_current_stream_capturing=lambda: False,
             is_bf16_supported=lambda including_emulation=True: True,
             get_device_properties=lambda device=None: properties,
             mem_get_info=lambda device=None: (self.free, MEMORY),
