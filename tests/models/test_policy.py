@@ -346,3 +346,11 @@ def test_a_model_that_memory_is_too_small_for_is_not_called_damaged(
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
     with pytest.raises(DoesNotFitError, match="does not fit into memory"):
         load_policy(str(model_folder))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_on_a_cpu_no_weight_lies_in_the_mapped_file(model_folder: Path) -> None:
+    """The file's pages would count as memory together with the fused copies of them."""
+    policy = load_policy(str(model_folder), "float32", "cpu")
+    assert policy.model.dtype == torch.float32
+    assert str(model_folder) not in Path("/proc/self/maps").read_text()

@@ -140,9 +140,10 @@ def load_policy(
     if keep_float32 and compute.itemsize == 2 and model.dtype != compute:
         model = model.to(target)
         master_weights = {n: p.detach().float() for n, p in model.named_parameters()}
-    # Buffers keep their dtype: rotary frequencies in bfloat16 would shift every token's position.
+    # Buffers keep their dtype: rotary frequencies in bfloat16 would shift every token's position. On a CPU
+    # weights of this dtype still lie in the mapped file, which would stay in memory with those fused below.
     for param in model.parameters():
-        param.data = param.data.to(compute)
+        param.data = param.data.to(compute, copy=target.type == "cpu")
     model = model.to(target).eval()
     _refuse_not_finite(dict(model.named_parameters()), name)
     # The padding token is often the end token too, and torch gives a padding row no gradient.

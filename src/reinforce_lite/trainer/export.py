@@ -15,6 +15,7 @@ from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.utils.atomic import remove_folder, replace_folder
+from reinforce_lite.utils.memory import release_cached_memory
 from reinforce_lite.utils.paths import expand_home
 from reinforce_lite.utils.text import one_line_error, percent
 
@@ -78,6 +79,7 @@ def merge_adapter(pipeline: Pipeline, progress: OnProgress) -> dict[str, int]:
     adapter, problems = pipeline.policy.adapter, pipeline.problems("test", MERGE_PROBLEMS)
     assert adapter is not None
     before = pipeline.eval_completions(problems, progress)
+    release_cached_memory()
     adapter.merge()
     after = pipeline.eval_completions(problems, progress)
     pairs = zip(before, after, strict=True)
