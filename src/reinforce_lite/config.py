@@ -60,6 +60,9 @@ class ModelConfig(Section):
     update.optimizer_state says what the optimizer keeps in addition."""
     device: Literal["auto", "cuda", "xpu", "mps", "cpu"] = "auto"
     """auto takes the first available one, in this order."""
+    base_weights: Literal["auto", "int8"] = "auto"
+    """How the frozen weights under an adapter are held: auto in `dtype`, int8 in 8 bits where memory is too
+    small for that. Products are then slower, and rounded weights are another starting point."""
 
 
 class AdapterConfig(Section):

@@ -121,7 +121,8 @@ def load_configured_policy(config: Config, permissions: Permissions = NO_PERMISS
     model, longest = config.model, config.max_sequence_tokens
     base, adapter, saved = resolve_adapter(model.name, config.adapter)
     keep_float32 = config.update.optimizer_state == "32-bit" and not adapter.rank
-    policy = load_policy(base, model.dtype, model.device, permissions, keep_float32, longest)
+    int8 = model.base_weights == "int8" and adapter.rank > 0  # a merged model has no base
+    policy = load_policy(base, model.dtype, model.device, permissions, keep_float32, longest, int8)
     if adapter.rank:
         policy.add_adapter(adapter, config.train.seed, saved)
     return policy

@@ -20,6 +20,7 @@ from helpers.tiny import make_model
 from reinforce_lite.cli.app import main
 from reinforce_lite.cli.plan_table import show_plan_after_oom
 from reinforce_lite.config import load_config, override_config
+from reinforce_lite.models.policy import load_policy
 from reinforce_lite.planner.estimate import Target
 from reinforce_lite.planner.model_shape import read_shape, shape_of
 from reinforce_lite.planner.plan import Plan, choice_costs, plan_after_oom, plan_unchanged
@@ -131,6 +132,34 @@ def test_plan_of_a_7b_adapter_fits_24_gb(tmp_path: Path, capsys: pytest.CaptureF
     status, plan, _ = plan_json(args, capsys)
     assert (status, plan["flags"]) == (0, [])
     assert plan["parts"]["weights"]["bytes"] == 2 * QWEN_7B_PARAMETERS
+
+
+def test_plan_of_a_base_in_8_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: 28 layers of 233,046,016 numbers in 8 bits, with scales for 4,608 + 3,584 + 37,888 + 3,584 rows;
+    the rest, two matrices of 152,064 x 3,584, gains and biases, in bfloat16."""
+    args = ["gsm8k-7b-24gb", "--model.name", config_folder(tmp_path, QWEN_7B), "--vram", "14"]
+    status, _, err = plan_json(args, capsys)
+    assert status == 3
+    assert "--model.base-weights int8" in err
+    status, plan, _ = plan_json([*args, "--model.base-weights", "int8"], capsys)
+    assert (status, plan["flags"]) == (0, [])
+    numbers, rows = 28 * 233_046_016, 28 * (4608 + 3584 + 2 * 18_944 + 3584)
+    assert numbers == 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18_944)
+    sizes = {name: part["bytes"] for name, part in plan["parts"].items()}
+    assert sizes["weights"] == numbers + 2 * (QWEN_7B_PARAMETERS - numbers + rows)
+    assert sizes["weights of one product"] == 2 * 2 * 18_944 * 3584
+
+
+def test_plan_of_a_base_in_8_bits_is_that_of_its_tensors(model_folder: Path) -> None:
+    policy = load_policy(str(model_folder), "bfloat16", "cpu", keep_float32=False, int8=True)
+    held = [*policy.model.parameters(), *(b for n, b in policy.model.named_buffers() if "proj" in n)]
+    values = {"model.base_weights": "int8", "adapter.rank": 2, "model.dtype": "bfloat16"}
+    config = load_config("quickstart", values)
+    target = Target("cpu", torch.bfloat16, None)
+    (planned,) = (
+        p for p in Plan(config, config, shape_of(make_model(), 100), target).parts if p.name == "weights"
+    )
+    assert planned.bytes == sum(t.nbytes for t in held)
 
 
 def test_plan_suggests_an_adapter_where_all_weights_do_not_fit(

@@ -174,3 +174,27 @@ def test_the_remedy_of_the_self_check_keeps_the_adapter(
     with pytest.raises(UsageError, match="log-probabilities") as caught:
         train(settings, overrides={"model.dtype": "bfloat16"})
     assert "--model.dtype float32" in caught.value.remedy
+
+
+def test_a_base_in_8_bits(settings: dict[str, Any]) -> None:
+    """The model that a run saves is the one it sampled from, and it can be evaluated like any other."""
+    run = train(settings, overrides={"model.base_weights": "int8"})
+    assert 0 < run.summary["self_check"]["max_gap"] < 1e-4
+    assert run.summary["adapter"].keys() == {"rank", "parameters"}
+    resumed = train(settings, overrides={"model.base_weights": "int8", "train.steps": 5}, resume=True)
+    assert resumed.steps[-1]["step"] == 5
+    last = [e for e in resumed.evals if e["split"] == "test"][-1]
+    for name in ("adapter", "model"):
+        result = api.evaluate(str(run.path / name), {"eval.n": 6}, task=ToyTask(), quiet=True)
+        record = result.to_record()
+        assert [record[k] for k in ("strict", "mean_tokens")] == [last[k] for k in ("strict", "mean_tokens")]
+    plain = load_policy(settings["model.name"], "float32", "cpu").model.state_dict()
+    merged = AutoModelForCausalLM.from_pretrained(run.path / "model").state_dict()
+    assert merged.keys() == plain.keys()
+    assert torch.equal(merged["model.norm.weight"], plain["model.norm.weight"])
+
+
+def test_8_bits_without_an_adapter_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="nothing to train") as caught:
+        train(settings, overrides={"model.base_weights": "int8", "adapter.rank": 0})
+    assert "--adapter.rank" in caught.value.remedy

@@ -18,7 +18,7 @@ from reinforce_lite.models.projection import Linear
 def make_linear(llama: Llama, rows: int) -> Linear:
     """The fastest linear for inputs of about `rows` rows. Valid until the weights change."""
     head = llama.model.get_output_embeddings().weight
-    if not can_pack(head):
+    if not can_pack(head) or llama.layers[0].qkv.is_int8:
         return F.linear
     weights = [head]
     for layer in llama.layers:

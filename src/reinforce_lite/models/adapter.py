@@ -90,19 +90,24 @@ class Adapter:
 
     def merged_weights(self) -> dict[str, Tensor]:
         """The model's `state_dict` with W + (alpha / r) B A in place of W, in the dtype of W, on the CPU."""
-        merged = {f"{name}.weight": self._merged(name).cpu() for name in self.layers}
-        return {**self.model.state_dict(), **merged}
+        weights: dict[str, Tensor] = self.model.state_dict()
+        for name in self.layers:
+            weights[f"{name}.weight"] = self._merged(name).cpu()
+        return weights
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the products to the model's weights, and set B to zero: for the end of a run."""
+        """Add the products to the model's weights, and set B to zero: for the end of a run.
+
+        Not for a model in 8 bits, whose weights can't be changed.
+        """
         for name, layer in self.layers.items():
             self.model.get_parameter(f"{name}.weight").copy_(self._merged(name))
             layer.b.zero_()
 
     @torch.no_grad()
     def _merged(self, name: str) -> Tensor:
-        weight, layer = self.model.get_parameter(f"{name}.weight"), self.layers[name]
+        weight, layer = self.model.get_submodule(name).weight, self.layers[name]
         product = (layer.b @ layer.a) * layer.scale  # (outputs, inputs)
         merged: Tensor = weight.float() + (product.t() if self.is_transposed else product)
         return merged.to(weight.dtype)
@@ -172,8 +177,10 @@ def _add_product(layer: LowRank, module: nn.Module, inputs: tuple[Tensor], outpu
 
 def linear_size(module: nn.Module) -> tuple[int, int]:
     """(inputs, outputs) of a linear layer."""
-    rows, columns = module.weight.shape  # type: ignore[misc]
-    return (rows, columns) if type(module) is Conv1D else (columns, rows)
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    inputs, outputs = module.weight.shape  # type: ignore[misc]
+    return inputs, outputs
 
 
 def find_targets(model: Any, targets: Sequence[str]) -> dict[str, nn.Module]:

@@ -26,7 +26,7 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from reinforce_lite.models.adapter import Adapter
-from reinforce_lite.models.llama_families import FAMILIES, Activation, Family, NormNames
+from reinforce_lite.models.int8 import Int8Linear
 from reinforce_lite.models.projection import Linear, Projection
 
 Attend = Callable[[int, Tensor], Tensor]
@@ -62,7 +62,9 @@ def supports_model(model: nn.Module, max_length: int = 0) -> bool:
         if kind["rope_type"] == "dynamic" or is_long:
             return False
     linears = [m for m in model.modules() if hasattr(m, "in_features") or type(m).__name__.endswith("Linear")]
-    return all(type(m) is nn.Linear and type(m.weight) is nn.Parameter for m in linears)
+    return all(
+        type(m) is Int8Linear or (type(m) is nn.Linear and type(m.weight) is nn.Parameter) for m in linears
+    )
 
 
 def sliding_window(config: Any) -> int | None:

@@ -21,6 +21,7 @@ from reinforce_lite.models.adapter import Adapter
 from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
 from reinforce_lite.models.families import language_model
+from reinforce_lite.models.int8 import Int8Linear, quantize_linears, quantized_scales
 from reinforce_lite.models.llama import Llama, supports_model
 from reinforce_lite.models.loading import (
     explain_load_errors,
@@ -72,6 +73,13 @@ class Policy:
         dtype: torch.dtype = next(self.model.parameters()).dtype
         return dtype
 
+    @property
+    def saved_bytes(self) -> int:
+        """The size of the weights that `save_policy` writes."""
+        quantized = [m.quantized for m in self.model.modules() if isinstance(m, Int8Linear)]
+        numbers: int = sum(t.numel() for t in (*self.model.parameters(), *quantized))
+        return self.dtype.itemsize * numbers
+
     def trained_parameters(self) -> dict[str, torch.Tensor]:
         """What an update changes, by name: the adapter, or all weights of the model."""
         return dict((self.adapter or self.model).named_parameters())
@@ -99,6 +107,7 @@ def load_policy(
     permissions: Permissions = NO_PERMISSIONS,
     keep_float32: bool = True,
     max_length: int = 0,
+    int8: bool = False,
 ) -> Policy:
     """Load a model for training or for sampling.
 
@@ -108,6 +117,7 @@ def load_policy(
     Args:
         keep_float32: keep master weights if the dtype has 16 bits and the model's files have another one.
         max_length: the most tokens that a sequence will have; see `supports_model`.
+        int8: hold the linear layers in 8 bits (`int8.py`). They can't be trained then: add an adapter.
 
     Raises:
         UsageError: there is no such model, it can't be trained (`families.py`), weights are missing from its
@@ -144,8 +154,10 @@ def load_policy(
     # weights of this dtype still lie in the mapped file, which would stay in memory with those fused below.
     for param in model.parameters():
         param.data = param.data.to(compute, copy=target.type == "cpu")
+    if int8:
+        quantize_linears(model)  # before they are on a card that may be too small for all of them
     model = model.to(target).eval()
-    _refuse_not_finite(dict(model.named_parameters()), name)
+    _refuse_not_finite({**dict(model.named_parameters()), **quantized_scales(model)}, name)
     # The padding token is often the end token too, and torch gives a padding row no gradient.
     model.get_input_embeddings().padding_idx = None
     llama = Llama(model) if supports_model(model, max_length) else None

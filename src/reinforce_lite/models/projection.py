@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reinforce_lite.models.adapter import Adapter, LowRank
+from reinforce_lite.models.int8 import Int8Linear, dequantize
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """`F.linear`, or a faster function with the same result."""
@@ -27,14 +28,28 @@ class Projection:
         """Of each adapted module: its columns of the output, its rows of `a`, and its matrices."""
         self.a: Tensor | None = None
         """(sum of ranks, H): the storage that the adapters' A are views of; None without an adapter."""
-        self.weight = _fuse_parameters(self.weights)
-        """(sum of the modules' output sizes, H): the storage that the modules' weights are views of."""
+        self._stored = _fuse_parameters(self.weights)
+        scales = [m.scale for m in modules if isinstance(m, Int8Linear)]
+        self._scale = _fuse_parameters(scales) if scales else None
         self.bias = _fuse_parameters(self.biases) if self.biases else None
 
     @property
+    def weight(self) -> Tensor:
+        """(sum of the modules' output sizes, H): the storage that the modules' weights are views of.
+
+        Of layers in 8 bits (`int8.py`) it is computed anew each time.
+        """
+        return self._stored if self._scale is None else dequantize(self._stored, self._scale)
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether the layers are held in 8 bits."""
+        return self._scale is not None
+
+    @property
     def weights(self) -> tuple[Tensor, ...]:
-        """The modules' parameters."""
-        return tuple(m.weight for m in self.modules)
+        """The modules' parameters, or q of layers in 8 bits."""
+        return tuple(m.quantized if isinstance(m, Int8Linear) else m.weight for m in self.modules)
 
     @property
     def biases(self) -> tuple[Tensor, ...]:
@@ -57,7 +72,7 @@ class Projection:
     def trained(self) -> tuple[Tensor, ...]:
         """The parameters that get a gradient, in the order of `parameter_gradients`."""
         layers = [layer for *_, layer in self.low_rank]
-        if layers or not self.modules[0].weight.requires_grad:
+        if layers or not self.weights[0].requires_grad:
             return (*(layer.a for layer in layers), *(layer.b for layer in layers))
         return (*self.weights, *self.biases)
 
@@ -105,7 +120,7 @@ class Projection:
 
     def is_fused(self) -> bool:
         """Whether the modules' parameters still lie in the fused storage."""
-        fused = {t.untyped_storage().data_ptr() for t in (self.weight, self.bias) if t is not None}
+        fused = {t.untyped_storage().data_ptr() for t in (self._stored, self.bias) if t is not None}
         return {p.untyped_storage().data_ptr() for p in (*self.weights, *self.biases)} == fused
 
 

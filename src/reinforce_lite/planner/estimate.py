@@ -153,12 +153,20 @@ MASTER_WEIGHTS = {
 def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
     """The scheme of a recipe. Raises UsageError if its optimizer state needs another dtype."""
     state = config.update.optimizer_state
+    if config.model.base_weights == "int8" and not config.adapter.rank:
+        raise UsageError(
+            "model.base_weights int8 freezes the weights, so there is nothing to train",
+            "add --adapter.rank 16, or remove it",
+        )
     if config.adapter.rank:
         if state != "32-bit":
             raise UsageError(
                 f"an adapter's optimizer state can only be 32-bit, not {state}",
                 "add --update.optimizer-state 32-bit",
             )
+        if config.model.base_weights == "int8":
+            text = f"frozen weights in 8 bits, embedding and head in {target.dtype_name}; a float32 adapter"
+            return ParameterScheme(1, 0, 0, 0, text)
         text = f"frozen {target.dtype_name} weights; a float32 adapter"
         return ParameterScheme(target.dtype.itemsize, 0, 0, 0, text)
     if target.dtype == torch.float16 and state != "32-bit":
@@ -189,8 +197,11 @@ def memory_parts(config: Config, shape: ModelShape, target: Target) -> tuple[Mem
 
 def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
     scheme, state, dtype = parameter_scheme(config, target), config.update.optimizer_state, target.dtype_name
-    text = f"{dtype}, {scheme.weights:g} bytes per parameter"
-    yield MemoryPart("weights", round(scheme.weights * shape.parameters), text)
+    if config.model.base_weights == "int8":
+        yield from _int8_weights(shape, target)
+    else:
+        text = f"{dtype}, {scheme.weights:g} bytes per parameter"
+        yield MemoryPart("weights", round(scheme.weights * shape.parameters), text)
     if config.adapter.rank:
         sizes = shape.adapter_sizes(config.adapter)
         moments, _ = optimizers.optimizer_state_bytes(state, sizes, itemsize=4)
@@ -212,6 +223,18 @@ def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterat
     yield MemoryPart("master weights", master_weights, text)
 
 
+def _int8_weights(shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
+    """models/int8.py: a byte per number of a linear layer but the head, and a scale per row."""
+    numbers = sum(inputs * outputs for inputs, outputs in shape.linears.values())
+    rows = sum(outputs for _, outputs in shape.linears.values())
+    others = target.dtype.itemsize * (shape.parameters - numbers + rows)
+    text = f"{numbers:,} in 8 bits; scales, embedding, head and norms in {target.dtype_name}"
+    yield MemoryPart("weights", numbers + others, text)
+    largest = 2 * shape.intermediate_size * shape.hidden_size
+    text = f"{largest:,} of them as they are multiplied"
+    yield MemoryPart("weights of one product", largest * target.dtype.itemsize, text, (ROLLOUT, BACKWARD))
+
+
 def _rollout(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
     rollout, evaluation, itemsize = config.rollout, config.eval, target.dtype.itemsize
     greedy = Sampling(1, evaluation.max_new_tokens or rollout.max_new_tokens, temperature=0)
@@ -226,7 +249,7 @@ def _rollout(config: Config, shape: ModelShape, target: Target) -> Iterator[Memo
     samples = [n * _logit_bytes(how, target) for (n, _), (_, how) in zip(caches, calls, strict=True)]
     yield MemoryPart("sampling", max(samples) * shape.vocab_size, text, (ROLLOUT,))
     packs = target.device_type == "cpu" and can_pack(torch.empty(0, dtype=target.dtype))
-    if _uses_native_engine(config, shape) and packs:
+    if _uses_native_engine(config, shape) and packs and config.model.base_weights != "int8":
         text = "a copy of the weights, laid out for decoding"
         yield MemoryPart("packed weights", shape.parameters * itemsize, text, (ROLLOUT,))
 

@@ -219,7 +219,7 @@ def _micro_batch_sizes(config: Config) -> Iterator[int]:
 
 
 def _alternatives(plan: Plan) -> list[str]:
-    """What would fit: more memory, another dtype, an adapter, a smaller model."""
+    """What would fit: more memory, another dtype, an adapter, its base in 8 bits, a smaller model."""
     limit = plan.target.memory
     assert limit is not None
     alternatives = [f"{_smallest_memory(plan)} GB of memory"]
@@ -227,11 +227,13 @@ def _alternatives(plan: Plan) -> list[str]:
         in_bfloat16 = replace(plan, target=replace(plan.target, dtype=torch.bfloat16))
         if best_plan(in_bfloat16).fits:
             alternatives.append("--model.dtype bfloat16")
-    if not plan.config.adapter.rank:
-        changes = {"adapter.rank": ADAPTER_RANK, "update.optimizer_state": "32-bit"}
+    int8: dict[str, object] = {"model.base_weights": "int8"}
+    adapter: dict[str, object] = {"adapter.rank": ADAPTER_RANK, "update.optimizer_state": "32-bit"}
+    for changes in [int8] if plan.config.adapter.rank else [adapter, adapter | int8]:
         adapted = override_config(plan.requested, changes)
         if best_plan(replace(plan, config=adapted, requested=adapted)).fits:
             alternatives.append(" ".join(f"{option_flag(k)} {v}" for k, v in changes.items()))
+            break
     bytes_per_parameter = plan.scheme.total
     other_bytes = plan.total - bytes_per_parameter * plan.shape.parameters
     if limit > other_bytes:

@@ -66,7 +66,7 @@ def prepare(
     policy = pipeline.policy
     temperature = objective.temperature(config.rollout.temperature)
     updater = Updater(policy, config.update, temperature, config.train.seed)
-    model_bytes = policy.dtype.itemsize * sum(p.numel() for p in policy.model.parameters())
+    model_bytes = policy.saved_bytes
     check_disk_space(run, updater.state_bytes, model_bytes)
     checkpointer = Checkpointer(run, pipeline, updater)
     progress = checkpointer.restore()  # rewinds the logs, which the budget reads
