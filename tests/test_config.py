@@ -1,10 +1,19 @@
 """Recipes, precedence, and what is said about mistakes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reinforce_lite.config import Config, config_differences, dump_config, load_config, recipe_names
+from reinforce_lite.cli.args import parse_train
+from reinforce_lite.config import (
+    Config,
+    config_differences,
+    dump_config,
+    load_config,
+    option_flag,
+    recipe_names,
+)
 from reinforce_lite.errors import UsageError
 
 
@@ -97,3 +106,22 @@ def test_a_config_of_version_0_1_that_permits_nothing_is_read(tmp_path: Path) ->
     file = tmp_path / "config.toml"
     file.write_text("[model]\ntrust_remote_code = false")
     assert load_config(str(file)).model == Config().model
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "warns"),
+    [
+        ("quickstart", {"adapter.rank": 8}, True),
+        ("quickstart", {"adapter.rank": 8, "update.learning_rate": 5e-5}, False),
+        ("quickstart", {}, False),
+        ("quickstart-adapter", {"adapter.rank": 4}, False),
+    ],
+)
+def test_an_adapter_at_the_rate_of_all_weights_is_pointed_out(
+    caplog: pytest.LogCaptureFixture, recipe: str, overrides: dict[str, Any], warns: bool
+) -> None:
+    options = [part for key, value in overrides.items() for part in (option_flag(key), str(value))]
+    rate = overrides.get("update.learning_rate", load_config(recipe).update.learning_rate)
+    for config in (load_config(recipe, overrides), parse_train([recipe, *options])[1]):
+        assert config.update.learning_rate == rate
+    assert caplog.text.count("--update.learning-rate 0.0001") == (2 if warns else 0)

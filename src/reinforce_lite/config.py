@@ -5,6 +5,7 @@ known one. Recipes are TOML files with one table per section; `recipes/` holds t
 """
 
 import datetime
+import logging
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from reinforce_lite.errors import UsageError
 from reinforce_lite.types import AnswerFormat
 from reinforce_lite.utils.text import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_RECIPE = "quickstart"
 RECIPES = Path(__file__).with_name("recipes")
@@ -281,7 +284,21 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Conf
         remedy = f"the shipped ones are {', '.join(recipe_names())}; a file of your own ends in .toml"
         raise UsageError(f"there is no recipe {recipe!r}", remedy)
     values = {"recipe": file.stem} | _read(file, recipe)
-    return override_config(parse_config(values, recipe), overrides or {})
+    as_written = parse_config(values, recipe)
+    config = override_config(as_written, overrides or {})
+    warn_of_learning_rate(as_written, config)
+    return config
+
+
+def warn_of_learning_rate(recipe: Config, config: Config) -> None:
+    """Warn where an adapter was added to a recipe without one, and has the learning rate of all weights."""
+    rate = config.update.learning_rate
+    if config.adapter.rank and not recipe.adapter.rank and rate == recipe.update.learning_rate:
+        logger.warning(
+            "the recipe's learning rate, %g, is for all weights; an adapter usually needs about ten times as "
+            "much: --update.learning-rate %g",
+            *(rate, 10 * rate),
+        )
 
 
 def override_config(base: Config, overrides: Mapping[str, Any]) -> Config:

@@ -16,7 +16,15 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from reinforce_lite.config import DEFAULT_RECIPE, RENAMED, Config, ModelConfig, load_config, option_flag
+from reinforce_lite.config import (
+    DEFAULT_RECIPE,
+    RENAMED,
+    Config,
+    ModelConfig,
+    load_config,
+    option_flag,
+    warn_of_learning_rate,
+)
 from reinforce_lite.errors import UsageError
 from reinforce_lite.runlog.run import Run, existing_run, find_run, trained_config
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
@@ -123,7 +131,10 @@ def parse_train(args: list[str]) -> tuple[TrainArgs, Config]:
     source = first.recipe or DEFAULT_RECIPE
     if first.resume and first.run and not first.recipe and (run := existing_run(first.run)):
         source = str(run.path / "config.toml")
-    return _parse(TrainArgs, load_config(source), args)
+    recipe = load_config(source)
+    parsed, config = _parse(TrainArgs, recipe, args)
+    warn_of_learning_rate(recipe, config)
+    return parsed, config
 
 
 def parse_eval(args: list[str]) -> tuple[EvalArgs, Config]:
