@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 import reinforce_lite as rl
+from reinforce_lite.config import load_config
 from reinforce_lite.runlog.run import Run
 
 Runs = dict[str, list[Run]]
@@ -26,12 +27,14 @@ Runs = dict[str, list[Run]]
 def compare(recipe: str, presets: Sequence[str], seeds: Sequence[int], overrides: Mapping[str, Any]) -> Runs:
     """Train each preset with each seed. The seed decides problems and sampling, so they are paired."""
     runs: Runs = {preset: [] for preset in presets}
+    adapts = load_config(recipe, overrides).adapter.rank > 0
+    base = rl.load_base(recipe, overrides) if adapts else None  # adapters are trained over one loaded model
     for seed in seeds:  # outermost: stopped early, there is a whole comparison of fewer seeds
         for preset in presets:
             name = f"compare-{preset}-{seed}"
             options = {**overrides, "objective.preset": preset, "train.seed": seed}
             resume = Path("runs", name, "config.toml").exists()
-            runs[preset].append(rl.train(recipe, options, run=name, resume=resume))
+            runs[preset].append(rl.train(recipe, options, run=name, resume=resume, base=base))
     return runs
 
 

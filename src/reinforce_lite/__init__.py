@@ -39,6 +39,7 @@ __all__ = [
     "evaluate",
     "grade",
     "load",
+    "load_base",
     "number_reward",
     "train",
 ]
@@ -52,6 +53,7 @@ _LAZY = {
     "evaluate": "api",
     "grade": "tasks.grading",
     "load": "api",
+    "load_base": "api",
     "number_reward": "tasks.base",
     "train": "api",
 }

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
+from reinforce_lite import pipeline
 from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.callbacks.console import make_console
 from reinforce_lite.config import Config, load_config, override_config
 from reinforce_lite.evaluation.evaluate import Evaluation, evaluate_groups
 from reinforce_lite.evaluation.failures import Failure, common_failures
+from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import build_pipeline
 from reinforce_lite.runlog.run import Run, find_run, new_run_name, open_run, trained_config
 from reinforce_lite.tasks import load_task
@@ -34,19 +36,33 @@ def train(  # noqa: PLR0913 -- all but two by name
     quiet: bool = False,
     trust_remote_code: bool = False,
     allow_pickles: bool = False,
+    base: Policy | None = None,
 ) -> Run:
     """Train, and return the run: `run.before`, `run.after`, `run.steps`, `run.summary`, `run.path`.
 
     `recipe` is a shipped recipe or a TOML file, `overrides` are {"section.key": value}, `task` replaces the
     recipe's task, `run` is the name under runs/ (by default the recipe's name and the time).
     `trust_remote_code` and `allow_pickles` are permissions (`types.Permissions`), which nothing else gives.
+    `base` is a model of `load_base`, which then is not loaded again.
     Raises ReinforceLiteError with the message of the command.
     """
     config = resolve_config(recipe, overrides, task)
     opened = open_run(run or new_run_name(config.recipe), resume)
     permissions = Permissions(trust_remote_code, allow_pickles)
     callback = Callback() if quiet else make_console()
-    return session.train(config, opened, task, callback, permissions=permissions)
+    return session.train(config, opened, task, callback, permissions=permissions, base=base)
+
+
+def load_base(recipe: str = "quickstart-adapter", overrides: Mapping[str, Any] | None = None) -> Policy:
+    """Load the model of a recipe once, for several calls of `train` that train adapters over it.
+
+    base = rl.load_base("quickstart-adapter")
+    runs = [rl.train("quickstart-adapter", {"train.seed": seed}, base=base) for seed in range(3)]
+
+    Each run starts with a fresh adapter, and equals the same run in a process of its own. The comparison of
+    merged completions is omitted, since merging would change the weights. Raises as `train`.
+    """
+    return pipeline.load_base(load_config(recipe, overrides))
 
 
 def load(run: str) -> Run:

@@ -9,6 +9,8 @@ from reinforce_lite.engines import make_engine
 from reinforce_lite.engines.base import Engine, OnProgress, ignore_progress
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.adapter import resolve_adapter
+from reinforce_lite.models.device import pick_device, pick_dtype
+from reinforce_lite.models.llama import supports_model
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
@@ -98,17 +100,21 @@ def stop_strings(config: Config) -> tuple[str, ...]:
 
 
 def build_pipeline(
-    config: Config, task: Task | None = None, permissions: Permissions = NO_PERMISSIONS
+    config: Config,
+    task: Task | None = None,
+    permissions: Permissions = NO_PERMISSIONS,
+    base: Policy | None = None,
 ) -> Pipeline:
     """Load the task, then the model: a fault in the data is found before a weight is read.
 
+    `base` is a loaded model to train an adapter over (`load_base`).
     Raises UsageError for a task, reward, model or context length that cannot work.
     """
     task = task or load_task(config.task)
     check_task(task)
     scorer = Scorer(task)
     scorer.probe(task.problems("train")[0])
-    policy = load_configured_policy(config, permissions)
+    policy = share_base(base, config) if base else load_configured_policy(config, permissions)
     _check_context(policy, config)
     _warn_of_examples(config)
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
@@ -125,6 +131,39 @@ def load_configured_policy(config: Config, permissions: Permissions = NO_PERMISS
     policy = load_policy(base, model.dtype, model.device, permissions, keep_float32, longest, int8)
     if adapter.rank:
         policy.add_adapter(adapter, config.train.seed, saved)
+    return policy
+
+
+def load_base(config: Config, permissions: Permissions = NO_PERMISSIONS) -> Policy:
+    """The policy that `config.model` names, for several runs that train adapters over it one after another.
+
+    Raises as `load_policy`.
+    """
+    policy = load_configured_policy(config, permissions)
+    policy.is_shared = True
+    return policy
+
+
+def share_base(policy: Policy, config: Config) -> Policy:
+    """A policy of `load_base` with a fresh adapter of this config, in place of the former run's.
+
+    Raises UsageError where the config asks for another model or trains all weights.
+    """
+    model = config.model
+    name, adapter, saved = resolve_adapter(model.name, config.adapter)
+    device = pick_device(model.device)
+    is_same = (name, pick_dtype(model.dtype, device), device.type) == (
+        policy.name,
+        policy.dtype,
+        policy.device.type,
+    ) and (model.base_weights == "int8") == policy.is_int8
+    ours = supports_model(policy.model, config.max_sequence_tokens)
+    if not (adapter.rank and is_same and ours == (policy.llama is not None)):
+        raise UsageError(
+            f"the run can't share the loaded {policy.name}: it trains all weights, or another [model]",
+            "share a base among runs that train adapters, load one for each [model]",
+        )
+    policy.add_adapter(adapter, config.train.seed, saved)
     return policy
 
 

@@ -198,3 +198,32 @@ def test_8_bits_without_an_adapter_are_refused(settings: dict[str, Any]) -> None
     with pytest.raises(UsageError, match="nothing to train") as caught:
         train(settings, overrides={"model.base_weights": "int8", "adapter.rank": 0})
     assert "--adapter.rank" in caught.value.remedy
+
+
+@pytest.mark.parametrize("engine", ["native", "hf"])
+def test_runs_over_one_base_equal_runs_that_load_their_own(settings: dict[str, Any], engine: str) -> None:
+    values = settings | ADAPTER | {"rollout.engine": engine, "train.steps": 2}
+    base = api.load_base(RECIPE, values)
+    others = {"train.seed": 1, "adapter.rank": 3, "adapter.targets": ["q_proj", "down_proj"]}
+    for i, changes in enumerate([{}, others, {}]):
+        runs = [
+            api.train(RECIPE, values | changes, task=ToyTask(), run=f"{name}-{i}", quiet=True, base=given)
+            for name, given in (("shared", base), ("own", None))
+        ]
+        shared, own = (load_file(run.path / "adapter" / "adapter_model.safetensors") for run in runs)
+        assert [s["grad_norm"] for s in runs[0].steps] == [s["grad_norm"] for s in runs[1].steps]
+        assert shared.keys() == own.keys()
+        assert all(torch.equal(shared[name], tensor) for name, tensor in own.items())
+        models = [load_file(run.path / "model" / "model.safetensors") for run in runs]
+        assert all(torch.equal(models[0][name], tensor) for name, tensor in models[1].items())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"adapter.rank": 0}, {"model.dtype": "bfloat16"}, {"model.base_weights": "int8"}]
+)
+def test_a_base_is_shared_only_by_runs_of_the_same_model(
+    settings: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    base = api.load_base(RECIPE, settings | ADAPTER)
+    with pytest.raises(UsageError, match="can't share"):
+        api.train(RECIPE, settings | ADAPTER | changes, task=ToyTask(), quiet=True, base=base)

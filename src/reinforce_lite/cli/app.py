@@ -96,7 +96,7 @@ def _train(args: list[str]) -> None:
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
         console = make_console(parsed.as_json)
-        session.train(config, run, None, console, command, START, parsed.permissions)
+        session.train(config, run, None, console, command, START, permissions=parsed.permissions)
     except DoesNotFitError:
         allowed = parsed.permissions.trust_remote_code
         show_plan_after_oom(plan_unchanged(config, trust_remote_code=allowed))

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from reinforce_lite.config import AdapterConfig
@@ -69,6 +70,7 @@ class Adapter:
         self.model, self.config = model, config
         self.layers: dict[str, LowRank] = {}
         self.by_module: dict[nn.Module, LowRank] = {}
+        self._hooks: list[RemovableHandle] = []
         generator = torch.Generator().manual_seed(derive_seed(seed, "adapter"))
         model.requires_grad_(False)
         modules = find_targets(model, config.targets)
@@ -79,8 +81,13 @@ class Adapter:
             a, b = (nn.Parameter(matrix.to(model.device)) for matrix in matrices)
             layer = LowRank(a, b, config.alpha / config.rank)
             self.layers[name] = self.by_module[module] = layer
-            module.register_forward_hook(partial(_add_product, layer))
+            self._hooks.append(module.register_forward_hook(partial(_add_product, layer)))
         self.is_transposed = {type(m) is Conv1D for m in modules.values()} == {True}
+
+    def remove(self) -> None:
+        """Leave the modules as they were, but frozen."""
+        for hook in self._hooks:
+            hook.remove()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names, as PEFT saves them, and matrices."""

@@ -60,6 +60,8 @@ class Policy:
     """Our own forward pass over the model's weights; None: only transformers' modules are exact."""
     adapter: Adapter | None = None
     """What is trained in place of the model's weights."""
+    is_shared: bool = False
+    """Whether other runs will train adapters over the same weights, which therefore stay as they are."""
 
     @property
     def device(self) -> torch.device:
@@ -72,6 +74,11 @@ class Policy:
         """Of the parameters: what the forward pass computes in."""
         dtype: torch.dtype = next(self.model.parameters()).dtype
         return dtype
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether the linear layers are held in 8 bits."""
+        return bool(quantized_scales(self.model))
 
     @property
     def saved_bytes(self) -> int:
@@ -87,8 +94,11 @@ class Policy:
     def add_adapter(self, config: AdapterConfig, seed: int, saved: Path | None = None) -> None:
         """Train an adapter from now on: that of the PEFT folder `saved`, or one that changes nothing yet.
 
-        Raises UsageError for targets that the model does not have, and for a folder of another model's.
+        It replaces an earlier one. Raises UsageError for targets that the model does not have, and for a
+        folder of another model's.
         """
+        if self.adapter:
+            self.adapter.remove()
         self.adapter = Adapter(self.model, config, seed)
         if saved:
             self.adapter.load(saved)

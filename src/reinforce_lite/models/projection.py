@@ -57,7 +57,8 @@ class Projection:
         return tuple(m.bias for m in self.modules if m.bias is not None)
 
     def adapt(self, adapter: Adapter) -> None:
-        """Add the adapter's matrices of these modules, where it has any."""
+        """Add the adapter's matrices of these modules, where it has any, in place of an earlier one's."""
+        self.low_rank, self.a = [], None
         column, row = 0, 0
         for module in self.modules:
             layer, columns = adapter.by_module.get(module), slice(column, column + module.out_features)

@@ -9,6 +9,7 @@ from reinforce_lite.config import Config
 from reinforce_lite.learner.objective import Objective, build_objective, check_group_size
 from reinforce_lite.learner.optimizers import check_optimizer
 from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.planner.plan import check_fits, plan_unchanged
 from reinforce_lite.runlog.run import Run
@@ -47,6 +48,7 @@ def prepare(
     callback: Callback,
     start: float,
     permissions: Permissions = NO_PERMISSIONS,
+    base: Policy | None = None,
 ) -> TrainingContext:
     """Check what can be checked cheaply, load the model, restore the last checkpoint.
 
@@ -60,7 +62,7 @@ def prepare(
     check_optimizer(config.update)
     task = task or load_task(config.task)  # an error in it comes before the model is announced
     callback.phase(f"loading {config.model.name}")
-    pipeline = build_pipeline(config, task, permissions)
+    pipeline = build_pipeline(config, task, permissions, base)
     check_enough_problems(pipeline.problems("train"), config)
     check_same_prompt(pipeline.prompt_builder, run, pipeline.problems("train")[0].question)
     policy = pipeline.policy

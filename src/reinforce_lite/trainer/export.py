@@ -10,7 +10,6 @@ from reinforce_lite.engines.base import OnProgress
 from reinforce_lite.errors import ReinforceLiteError, UsageError, explain_file_errors
 from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.embedded import EMBEDDED_NAME
-from reinforce_lite.models.int8 import quantized_scales
 from reinforce_lite.models.policy import Policy, save_policy
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.runlog.records import Record
@@ -75,8 +74,8 @@ def _save_adapter(policy: Policy, target: Path, card: str) -> None:
 def merge_adapter(pipeline: Pipeline, progress: OnProgress) -> dict[str, int]:
     """Merge the adapter into the policy's weights; how many greedy completions of test problems that changes.
 
-    Rounding alone can change a token, in bfloat16 more often. Over a base in 8 bits nothing is merged and
-    compared here: the device may be too small for that.
+    Rounding alone can change a token, in bfloat16 more often. Nothing is merged and compared over a base in 8
+    bits, since the device may be too small for that, or over one that other runs use too.
     """
     adapter, problems = pipeline.policy.adapter, pipeline.problems("test", MERGE_PROBLEMS)
     assert adapter is not None
@@ -84,7 +83,7 @@ def merge_adapter(pipeline: Pipeline, progress: OnProgress) -> dict[str, int]:
         "rank": adapter.config.rank,
         "parameters": sum(p.numel() for p in pipeline.policy.trained_parameters().values()),
     }
-    if quantized_scales(pipeline.policy.model):
+    if pipeline.policy.is_shared or pipeline.policy.is_int8:
         return size
     before = pipeline.eval_completions(problems, progress)
     release_cached_memory()

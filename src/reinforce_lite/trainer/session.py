@@ -4,15 +4,18 @@ run = train(config, open_run("mine"))
 """
 
 import logging
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.callbacks.trackers import with_trackers
 from reinforce_lite.config import Config
 from reinforce_lite.errors import FileError, StoppedError
+from reinforce_lite.models.policy import Policy
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.trainer.context import prepare
+from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.preflight import check_no_secrets, check_same_config, freeze_date
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.trainer.trainer import Trainer, out_of_memory_error
@@ -22,14 +25,16 @@ from reinforce_lite.utils import clock, memory
 logger = logging.getLogger(__name__)
 
 
-def train(
+def train(  # noqa: PLR0913 -- the last two by name
     config: Config,
     run: Run,
     task: Task | None = None,
     callback: Callback | None = None,
     command: str = "",
     start: float | None = None,
+    *,
     permissions: Permissions = NO_PERMISSIONS,
+    base: Policy | None = None,
 ) -> Run:
     """Train in a run directory, from its latest checkpoint if there is one, to the final step.
 
@@ -51,7 +56,8 @@ def train(
             logger.warning("%s is finished: %d steps are done", run.path, summary["steps"])
         else:
             start = clock.now() if start is None else start
-            _train_listening(config, run, task, callback, command, start, permissions)
+            make_context = partial(prepare, config, run, task, callback, start, permissions, base)
+            _train_listening(make_context, run, callback, command, start)
     except FileError as error:
         error.remedy += f"; then {run.resume_hint}"
         raise
@@ -65,20 +71,14 @@ def train(
 
 
 def _train_listening(
-    config: Config,
-    run: Run,
-    task: Task | None,
-    callback: Callback,
-    command: str,
-    start: float,
-    permissions: Permissions,
+    make_context: Callable[[], TrainingContext], run: Run, callback: Callback, command: str, start: float
 ) -> None:
     signals, trainer = SignalGuard(), None
     with signals.listening():
         try:
             with callback:
                 try:
-                    context = prepare(config, run, task, callback, start, permissions)
+                    context = make_context()
                 finally:
                     signals.check()  # a module that was being imported may have swallowed it, or failed
                 trainer = Trainer(context, callback, signals, command, start)
