@@ -4,7 +4,7 @@ python benchmarks/memory.py           # GPU: a 3B model with random weights unde
 python benchmarks/memory.py --tiny    # a tiny model on a CPU: tries the benchmark itself
 
 On a GPU each part runs under a hard cap of 48, 36 or 24 GB (torch.cuda.set_per_process_memory_fraction) with
-the settings that the plan chooses for it. On a CPU the quickstart runs in three settings, planned with the
+the settings that the plan chooses for it. On a CPU the quickstart runs in five settings, planned with the
 actual length of its prompts; memory is the resident set less that of a process that has only imported torch.
 """
 
@@ -194,6 +194,14 @@ def lines(results: Mapping[str, Figures]) -> list[str]:
 CPU_SETTINGS: dict[str, dict[str, Any]] = {
     "bfloat16_32bit": {"model__dtype": "bfloat16"},
     "float32_32bit": {"model__dtype": "float32"},
+    "float32_adapter": {"model__dtype": "float32", "adapter__rank": 8, "update__learning_rate": 1e-4},
+    "float32_adapter_small": {
+        "model__dtype": "float32",
+        "adapter__rank": 8,
+        "update__learning_rate": 1e-4,
+        "update__micro_batch_tokens": 1024,
+        "rollout__max_num_seqs": 64,
+    },
     "bfloat16_8bit_checkpointing": {
         "model__dtype": "bfloat16",
         "update__optimizer_state": "8-bit",
