@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,12 +49,11 @@ LIMITS = {
     "article": 60,
     "step": 90,
     "generate": 45,
-    "train2": 150,
 }
 """Seconds."""
 CALLS = {
     "all1": ["smoke", "correct", "kernels", "decode", "graph", "update", "optimizer", "cap24"],
-    "all2": ["train", "article", "step", "generate", "train2"],
+    "all2": ["train full rank8", "article", "step", "generate"],
 }
 QWEN_3B: dict[str, Any] = {
     "vocab_size": 151_936,
@@ -862,28 +860,40 @@ def generate() -> None:
     report(tokens_per_second=tokens / (time.perf_counter() - start))
 
 
-def train(seeds: str = "0", *options: str) -> None:
-    """The quickstart with real weights; `seeds` such as 0-2 train concurrently."""
+def train(*settings: str) -> None:
+    """The quickstart with real weights and these settings of RUNS (default: the first).
+
+    Three seeds each, all runs concurrently.
+    """
     start = time.perf_counter()
     _load_embedded_model()
     report(model_seconds=time.perf_counter() - start)
-    first, _, last = seeds.partition("-")
-    if TINY:
-        options = (*options, *["--train.steps", "1", "--rollout.max-new-tokens", "8", "--eval.n", "2"])
-    start = time.perf_counter()
-    KEEP.mkdir(exist_ok=True)
-    runs = {}
-    for seed in range(int(first), int(last or first) + 1):
-        name = f"card-{seed}-{zlib.crc32(PART.encode()):08x}"  # other options, another run
-        shutil.rmtree(KEEP / "runs" / name, ignore_errors=True)
-        command = [sys.executable, "-m", "reinforce_lite", "train", "quickstart", "--run", name]
-        command += ["--train.seed", str(seed), *options]
-        runs[name] = subprocess.Popen(command, cwd=KEEP)
-    failed = [name for name, process in runs.items() if process.wait()]
-    for name in runs.keys() - failed:
-        _report_run(name, KEEP / "runs" / name, time.perf_counter() - start)
+    KEEP.mkdir(parents=True, exist_ok=True)
+    runs = [(setting, seed) for setting in settings or list(RUNS)[:1] for seed in range(2 if TINY else 3)]
+    started = {run: _start_run(*run) for run in runs}
+    failed = [_run_name(*run) for run, process in started.items() if process.wait()]
+    for setting, seed in runs:
+        if _run_name(setting, seed) not in failed:
+            _report_run(setting, seed)
+    for name in failed:
+        print((KEEP / f"{name}.log").read_text()[-1500:], flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
+
+
+RUNS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "rank8": ("--adapter.rank", "8", "--update.learning-rate", "1e-4"),
+    "rank1": ("--adapter.rank", "1", "--update.learning-rate", "1e-4"),
+    "rank32": ("--adapter.rank", "32", "--update.learning-rate", "1e-4"),
+    "rank8-slow": ("--adapter.rank", "8", "--update.learning-rate", "5e-5"),
+    "rank8-fast": ("--adapter.rank", "8", "--update.learning-rate", "2e-4"),
+}
+"""Options of the quickstart by setting."""
+TINY_RUN = (
+    *("--train.steps", "1", "--eval.n", "2", "--eval.validation-n", "2"),
+    *("--rollout.prompts-per-step", "2", "--rollout.group-size", "3", "--rollout.max-new-tokens", "8"),
+)
 
 
 def _load_embedded_model() -> None:
@@ -902,22 +912,41 @@ def _load_embedded_model() -> None:
     embedded.embedded_folder()
 
 
-def _report_run(name: str, run: Path, spent: float) -> None:
-    summary = json.loads((run / "summary.json").read_text())
-    steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
-    names = {"rewards": "reward", "rollout_seconds": "time/rollout", "update_seconds": "time/update"}
-    kept = ("evals", "seconds_per_step", "rollout_tokens_per_second", "train_tokens_per_second", "memory")
-    report(
-        run=name,
-        seconds=spent,
-        **{key: summary.get(key) for key in kept},
-        **{key: [round(line[metric], 3) for line in steps] for key, metric in names.items()},
+def _run_name(setting: str, seed: int) -> str:
+    return f"{setting}-{seed}"
+
+
+def _start_run(setting: str, seed: int) -> "subprocess.Popen[bytes]":
+    name = _run_name(setting, seed)
+    shutil.rmtree(KEEP / "runs" / name, ignore_errors=True)
+    command = [sys.executable, "-m", "reinforce_lite", "train", "quickstart", *RUNS[setting]]
+    command += ["--run", name, "--train.seed", str(seed), *(TINY_RUN if TINY else ())]
+    with (KEEP / f"{name}.log").open("wb") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, cwd=KEEP, stdout=log, stderr=log, env=environment)
+
+
+def _report_run(setting: str, seed: int) -> None:
+    folder = KEEP / "runs" / _run_name(setting, seed)
+    summary = json.loads((folder / "summary.json").read_text())
+    steps, evals = (
+        [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        for name in ("steps.jsonl", "evals.jsonl")
     )
-
-
-def train2() -> None:
-    """Another seed, 80 steps."""
-    train("1", "--train.steps", "80")
+    names = {"step": "step_time", "rollout": "time/rollout", "update": "time/update"}
+    kept = ("self_check", "memory", "adapter", "rollout_tokens_per_second", "train_tokens_per_second")
+    report(
+        setting=setting,
+        seed=seed,
+        seconds=summary["seconds"],
+        before=summary["evals"]["before"],
+        after=summary["evals"]["after"],
+        validation=[(e["step"], e["strict"]) for e in evals if e["split"] == "validation"],
+        rewards=[round(line["reward"], 2) for line in steps],
+        **{f"{key}_seconds": [round(line[name], 3) for line in steps] for key, name in names.items()},
+        logprob_entropy=[round(line["entropy"], 3) for line in steps],
+        **{key: summary.get(key) for key in kept},
+    )
 
 
 TESTS = (

@@ -4,11 +4,14 @@
         policy = load_policy(folder, device="cuda")
         ...
     card.waits     # how often the host waited for the card, by the line of the program that made it wait
+    card.launches  # how many operations were launched on it, by name
     card.fails_at = card.allocations + 9    # memory runs out at the ninth tensor from here
 
 A tensor is on the card if its storage is marked. What Python asks of a tensor's device is answered by the mark,
 and a mode of torch sees every operation, those of a backward pass included: it marks the results, and raises
 where a card would, for operands on two devices. Calls of `torch.cuda` that are not replaced raise too.
+
+A compiled function runs as it is, and counts as one launch. Triton's kernels are not used. Flash attention is computed in float32.
 
 Left out: streams, speed and rounding, and how much memory tensors take.
 """
@@ -92,6 +95,9 @@ class FakeCuda(TorchDispatchMode):
         super().__init__()
         self.free = free
         self.waits = Counter[str]()
+        self.launches = Counter[str]()
+        self.compiled = 0
+        """How many compiled functions are running, one inside another."""
         self.allocations, self.fails_at = 0, 0
 
     def __enter__(self) -> "FakeCuda":
@@ -244,6 +250,7 @@ class FakeCuda(TorchDispatchMode):
             is_available=lambda: True,
             is_current_stream_capturing=lambda: False,
             is_bf16_supported=lambda including_emulation=True: True,
+            get_device_capability=lambda device=None: DEVICE_CAPABILITY,
             get_device_properties=lambda device=None: properties,
             mem_get_info=lambda device=None: (self.free, MEMORY),
             memory_reserved=lambda device=None: 0,

@@ -23,6 +23,7 @@ from reinforce_lite.models.elementwise import (
     swiglu,
     swiglu_backward,
 )
+from reinforce_lite.models.llama_families import SILU
 
 TOKENS = 5
 
@@ -61,8 +62,8 @@ def swiglu_gradient() -> Any:
 
 JOBS: dict[str, tuple[Any, list[Any], Any]] = {
     "rms_norm": (rms_norm, [X, GAIN, 0.1], X / (X.square().mean(-1, keepdim=True) + 0.1).sqrt() * GAIN),
-    "swiglu": (swiglu, [torch.cat([GATE, UP], 1)], GATE / (1 + (-GATE).exp()) * UP),
-    "swiglu_backward": (swiglu_backward, [D, torch.cat([GATE, UP], 1)], swiglu_gradient()),
+    "swiglu": (swiglu, [torch.cat([GATE, UP], 1), SILU], GATE / (1 + (-GATE).exp()) * UP),
+    "swiglu_backward": (swiglu_backward, [D, torch.cat([GATE, UP], 1), SILU], swiglu_gradient()),
     "rotate": (rotate, [HEADS, ANGLES.cos().repeat(1, 2), ANGLES.sin().repeat(1, 2), 2, 4], rotated()),
     "merge": (
         merge,
@@ -150,8 +151,11 @@ SCALED_LOGITS = GATE / 0.7
 LOGPROBS = SCALED_LOGITS.log_softmax(1)
 CHOSEN = torch.nn.functional.one_hot(TOKEN_IDS, 6)
 COMPILED: dict[Any, tuple[list[Any], Any]] = {
-    elementwise._swiglu: JOBS["swiglu"][1:],
-    elementwise._swiglu_backward: JOBS["swiglu_backward"][1:],
+    elementwise._swiglu: ([torch.cat([GATE, UP], 1), SILU.forward], JOBS["swiglu"][2]),
+    elementwise._swiglu_backward: (
+        [D, torch.cat([GATE, UP], 1), SILU.forward, SILU.backward],
+        JOBS["swiglu_backward"][2],
+    ),
     elementwise._rotate_copy: JOBS["rotate"][1:],
     elementwise._merge: JOBS["merge"][1:],
     logprobs._logprobs_and_normalizer: (

@@ -13,8 +13,9 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from reinforce_lite.models.llama_families import Activation
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 def rms_norm_and_inverse(x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """`rms_norm`, and the (..., 1) 1 / sqrt(mean(x^2) + eps) in at least float32."""
     if x.is_cuda:
-        normed, inverse = torch.ops.aten._fused_rms_norm(x, gain.shape, gain, eps)
-        return normed, inverse
+        precise = x.to(gain.dtype)
+        normed, inverse = torch.ops.aten._fused_rms_norm(precise, gain.shape, gain, eps)
+        return normed.to(x.dtype), inverse
     inverse = inverse_rms(x, eps)
     return scale_rows(x, inverse, gain), inverse
 
@@ -40,9 +42,9 @@ def rms_norm_backward(
     d: Tensor, x: Tensor, inverse: Tensor, gain: Tensor, needs_gain: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of x and gain on CUDA, from that of their `rms_norm` and the inverse that it returned."""
-    mask = [True, needs_gain]
-    d_x, d_gain = torch.ops.aten._fused_rms_norm_backward(d, x, gain.shape, inverse, gain, mask)
-    return d_x, d_gain if needs_gain else None
+    mask, inputs = [True, needs_gain], (d.to(gain.dtype), x.to(gain.dtype))
+    d_x, d_gain = torch.ops.aten._fused_rms_norm_backward(*inputs, gain.shape, inverse, gain, mask)
+    return d_x.to(x.dtype), d_gain if needs_gain else None
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -54,42 +56,44 @@ def inverse_rms(x: Tensor, eps: float) -> Tensor:
 
 
 def scale_rows(x: Tensor, factors: Tensor, gain: Tensor) -> Tensor:
-    """gain (factors x), for (..., H) x and (..., 1) factors, rounded to x's dtype after each product."""
-    return (x * factors).to(x.dtype).mul_(gain)
+    """gain (factors x), for (..., H) x and (..., 1) factors, rounded to the gain's dtype in between."""
+    return (x * factors).to(gain.dtype).mul_(gain).to(x.dtype)
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up of (N, 2I) gate and up (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
-    return compile_for_card(_swiglu)(gate_up) if gate_up.is_cuda else _swiglu(gate_up)
+def swiglu(gate_up: Tensor, activation: Activation) -> Tensor:
+    """activation(gate) * up of (N, 2I) gate and up (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
+    return (compile_for_card(_swiglu) if gate_up.is_cuda else _swiglu)(gate_up, activation.forward)
 
 
-def _swiglu(gate_up: Tensor) -> Tensor:
+def _swiglu(gate_up: Tensor, forward: Callable[..., Tensor]) -> Tensor:
     gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
+    return forward(gate).mul_(up)
 
 
-def swiglu_backward(d: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
+def swiglu_backward(d: Tensor, gate_up: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
     """The (N, 2I) gradient of gate and up from that of their `swiglu`, which is returned too.
 
     `d` is lost.
     """
     if gate_up.is_cuda:
-        d_gate_up, product = compile_for_card(_swiglu_backward)(d, gate_up)
+        compiled = compile_for_card(_swiglu_backward)
+        d_gate_up, product = compiled(d, gate_up, activation.forward, activation.backward)
         return d_gate_up, product
     gate, up = gate_up.chunk(2, dim=-1)
-    inner = F.silu(gate)  # (N, I)
+    inner = activation.forward(gate)  # (N, I)
     d_gate_up = torch.empty_like(gate_up)
     d_gate, d_up = d_gate_up.chunk(2, dim=-1)
     torch.mul(d, inner, out=d_up)
-    torch.ops.aten.silu_backward(d.mul_(up), gate, grad_input=d_gate)
+    activation.backward(d.mul_(up), gate, grad_input=d_gate)
     return d_gate_up, inner.mul_(up)
 
 
-def _swiglu_backward(d: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
+def _swiglu_backward(
+    d: Tensor, gate_up: Tensor, forward: Callable[..., Tensor], backward: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor]:
     gate, up = gate_up.chunk(2, dim=-1)
-    inner = F.silu(gate)
-    d_gate = torch.ops.aten.silu_backward(d * up, gate)
-    return torch.cat([d_gate, d * inner], dim=-1), inner * up
+    inner = forward(gate)
+    return torch.cat([backward(d * up, gate), d * inner], dim=-1), inner * up
 
 
 def rotate(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: int) -> Tensor:

@@ -26,7 +26,16 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from reinforce_lite.models.adapter import Adapter
+from reinforce_lite.models.elementwise import (
+    rms_norm,
+    rms_norm_and_inverse,
+    rms_norm_backward,
+    rotate,
+    swiglu,
+    swiglu_backward,
+)
 from reinforce_lite.models.int8 import Int8Linear
+from reinforce_lite.models.llama_families import FAMILIES, Activation, Family, NormNames
 from reinforce_lite.models.projection import Linear, Projection
 
 Attend = Callable[[int, Tensor], Tensor]
@@ -89,21 +98,25 @@ class Norm:
             return weight
         return weight.to(torch.promote_types(weight.dtype, torch.float32)) + self.family.gain_offset
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """The norm of the last dimension, by the module itself where nothing is faster."""
+        normed: Tensor = rms_norm(x, self.gain, self.eps) if x.is_cuda else self.module(x)
+        return normed
+
 
 class Layer:
     """The weights of one transformer layer, in the order of their use."""
 
     def __init__(self, layer: Any, family: Family, eps: float) -> None:
-        def norms(names: NormNames) -> list[Norm | None]:
-            return [Norm(getattr(layer, name), eps, family) if name else None for name in names]
+        def norms(names: NormNames, module: Any = layer) -> list[Norm | None]:
+            return [Norm(m, eps, family) if (m := getattr(module, n, None)) else None for n in names]
 
         attn, mlp = layer.self_attn, layer.mlp
         fused = hasattr(attn, "qkv_proj")  # Phi-3's projections are fused as loaded
         self.attention_norm, self.mlp_norm = norms(family.input_norms)
         self.qkv = Projection([attn.qkv_proj] if fused else [attn.q_proj, attn.k_proj, attn.v_proj])
-        self.q_norm: Any = getattr(attn, "q_norm", None)
-        """Of each head (Qwen3, Gemma 3) or of all heads together (OLMo 2), if any; likewise `k_norm`."""
-        self.k_norm: Any = getattr(attn, "k_norm", None)
+        self.q_norm, self.k_norm = norms(("q_norm", "k_norm"), attn)
+        """Of each head (Qwen3, Gemma 3) or of all heads together (OLMo 2), if any."""
         self.out = Projection([attn.o_proj])
         self.attention_out_norm, self.mlp_out_norm = norms(family.output_norms)
         self.gate_up = Projection([mlp.gate_up_proj] if fused else [mlp.gate_proj, mlp.up_proj])
@@ -134,6 +147,7 @@ class Llama:
         self.embedding_multiplier = family.embedding_multiplier(c)
         self.residual_multiplier = family.residual_multiplier(c)
         self.layers = [Layer(layer, family, c.rms_norm_eps) for layer in self.body.layers]
+        self.norm = Norm(self.body.norm, c.rms_norm_eps, family)
         self.scale: float = self.body.layers[0].self_attn.scaling
         self.device = self.layers[0].qkv.weight.device
 
@@ -168,7 +182,7 @@ class Llama:
             run_layer = partial(checkpoint, self._layer, use_reentrant=False, preserve_rng_state=False)
         for i in range(len(self.layers)):
             x = run_layer(i, x, rotary, attend, linear)
-        return _norm(x, self.body.norm)
+        return self.norm(x)
 
     def embed(self, ids: Tensor) -> Tensor:
         """(N,) token ids to what enters the first layer, (N, H)."""
@@ -184,8 +198,8 @@ class Llama:
     def _layer(self, i: int, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
         layer = self.layers[i]
         qkv = _norm_linear(x, layer.attention_norm, layer.qkv, linear)
-        if layer.q_norm is not None:
-            qkv = self._norm_heads(qkv, layer)
+        if layer.q_norm and layer.k_norm:
+            qkv = self._norm_heads(qkv, layer.q_norm, layer.k_norm)
         if self.rotary[i] is not None:
             heads, angles = self.query_heads + self.kv_heads, rotary[self.rotary[i]]
             qkv = _Rotate.apply(qkv, *angles, heads, self.head_size)  # type: ignore[no-untyped-call]
@@ -193,12 +207,12 @@ class Llama:
         gate_up = _norm_linear(x, layer.mlp_norm, layer.gate_up, linear)
         return self._add(x, _swiglu_down(gate_up, self.activation, layer.down, linear), layer.mlp_out_norm)
 
-    def _norm_heads(self, qkv: Tensor, layer: Layer) -> Tensor:
+    def _norm_heads(self, qkv: Tensor, q_norm: Norm, k_norm: Norm) -> Tensor:
         kv = self.kv_heads * self.head_size
         q, k, v = torch.split(qkv, [self.key_start, kv, kv], dim=1)
         q, k = (
-            norm(t.view(len(t), -1, len(norm.weight))).flatten(1)
-            for t, norm in ((q, layer.q_norm), (k, layer.k_norm))
+            norm(t.reshape(len(t), -1, len(norm.module.weight))).flatten(1)
+            for t, norm in ((q, q_norm), (k, k_norm))
         )
         return torch.cat([q, k, v], dim=1)
 
@@ -209,8 +223,8 @@ class Llama:
 
 def _norm(x: Tensor, norm: Norm) -> Tensor:
     """RMSNorm of (N, H)."""
-    if not torch.is_grad_enabled():
-        return _rms_norm(x, _inverse_rms(x, norm.eps), norm.gain)
+    if x.is_cuda or not torch.is_grad_enabled():
+        return rms_norm(x, norm.gain, norm.eps)
     normed: Tensor = _Norm.apply(x, norm.gain, norm.eps)  # type: ignore[no-untyped-call]
     return normed
 
@@ -220,7 +234,7 @@ def _norm_linear(x: Tensor, norm: Norm | None, projection: Projection, linear: L
     if norm is None:
         return _project(x, projection, linear)
     if not torch.is_grad_enabled():  # `apply` would take a tenth of the time of a decoding step
-        return projection(_rms_norm(x, _inverse_rms(x, norm.eps), norm.gain), linear)
+        return projection(rms_norm(x, norm.gain, norm.eps), linear)
     projected: Tensor = _NormLinear.apply(  # type: ignore[no-untyped-call]
         x, norm.gain, norm.eps, projection, linear, *projection.trained
     )
@@ -238,7 +252,7 @@ def _project(x: Tensor, projection: Projection, linear: Linear) -> Tensor:
 def _swiglu_down(gate_up: Tensor, activation: Activation, projection: Projection, linear: Linear) -> Tensor:
     """(N, 2I) gate and up to (N, H)."""
     if not torch.is_grad_enabled():
-        return projection(_swiglu(gate_up, activation), linear)
+        return projection(swiglu(gate_up, activation), linear)
     projected: Tensor = _SwigluDown.apply(  # type: ignore[no-untyped-call]
         gate_up, activation, projection, linear, *projection.trained
     )
@@ -250,9 +264,9 @@ class _Norm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        inverse = _inverse_rms(x, eps)
+        normed, inverse = rms_norm_and_inverse(x, gain, eps)
         ctx.save_for_backward(x, gain, inverse)
-        return _rms_norm(x, inverse, gain)
+        return normed
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
@@ -329,19 +343,6 @@ class _Project(Function):
         return d_x, None, None, *d_params
 
 
-def _rms_norm(x: Tensor, inverse: Tensor, gain: Tensor) -> Tensor:
-    """RMSNorm(x), rounded where transformers rounds (`Family.float32_gains`)."""
-    return (x * inverse).to(gain.dtype).mul_(gain).to(x.dtype)
-
-
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """(N, 1): 1 / sqrt(mean(x^2) + eps) of (N, H), in at least float32."""
-    norm: Tensor = torch.linalg.vector_norm(
-        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
-    )
-    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-
-
 class _SwigluDown(Function):
     """(silu(gate) * up) W^T, SwiGLU and the down projection, or with another activation a relative of it
     (Shazeer 2020, https://arxiv.org/abs/2002.05202).
@@ -360,26 +361,14 @@ class _SwigluDown(Function):
     ) -> Tensor:
         ctx.save_for_backward(gate_up)
         ctx.activation, ctx.projection = activation, projection
-        return projection(_swiglu(gate_up, activation), linear)
+        return projection(swiglu(gate_up, activation), linear)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        inner = ctx.activation.forward(gate)  # (N, I)
-        d = ctx.projection.input_gradient(grad)  # (N, I), with respect to silu(gate) * up
-        d_gate_up = torch.empty_like(gate_up)
-        d_gate, d_up = d_gate_up.chunk(2, dim=-1)
-        torch.mul(d, inner, out=d_up)
-        d_params = ctx.projection.parameter_gradients(grad, inner.mul_(up))
-        ctx.activation.backward(d.mul_(up), gate, grad_input=d_gate)
-        return d_gate_up, None, None, None, *d_params
-
-
-def _swiglu(gate_up: Tensor, activation: Activation) -> Tensor:
-    """silu(gate) * up of (N, 2I) gate and up, or with another activation."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return activation.forward(gate).mul_(up)
+        d_inner = ctx.projection.input_gradient(grad)  # (N, I)
+        d_gate_up, inner = swiglu_backward(d_inner, gate_up, ctx.activation)
+        return d_gate_up, None, None, None, *ctx.projection.parameter_gradients(grad, inner)
 
 
 class _Rotate(Function):
