@@ -50,8 +50,9 @@ def test_commands_run_in_order(model_folder: Path, in_tmp: Path, capsys: pytest.
     names = set()
     for _, *args in commands("reinforce-lite"):
         names.add(args[0])
-        assert main(small_options(args, model_folder) if args[0] == "train" else args) == 0, args
-    assert names == {"train", "ask", "eval", "report", "plan"}
+        trains = args[0] in ("train", "audit")
+        assert main(small_options(args, model_folder) if trains else args) == 0, args
+    assert names == {"train", "audit", "ask", "eval", "report", "plan"}
     assert "untrained" in capsys.readouterr().out
     assert len(find_run("mine").steps) == MORE_STEPS
     assert find_run("sums").config.task.name == "./my_task.py"
