@@ -91,7 +91,7 @@ def run_card(parts: Sequence[str], out: Path) -> dict[str, list[dict[str, Any]]]
 
 
 def test_card_runs_in_tiny_mode(tmp_path: Path) -> None:
-    figures = run_card(["correct", "kernels", "decode", "graph", "update", "optimizer"], tmp_path)
+    figures = run_card(["correct", "kernels", "decode", "graph", "update"], tmp_path)
     compared = [line for line in figures["correct"] if "path" in line]
     assert len(compared) == COMPARED_POLICIES
     assert all(line["largest_gap"] < 1e-3 for line in compared if line["dtype"] == "float32")
@@ -110,13 +110,13 @@ def test_card_runs_in_tiny_mode(tmp_path: Path) -> None:
     assert step["milliseconds_per_step"] > 0
     assert step["idle_rows"] == 0
     assert figures["update"][0]["of_peak"] > 0
-    assert [line["optimizer_state"] for line in figures["optimizer"]] == ["8-bit", "16-bit", "32-bit"]
 
 
 @pytest.mark.slow
 def test_card_runs_its_other_parts_in_tiny_mode(tmp_path: Path) -> None:
     parts = [
         "smoke",
+        "optimizer",
         "cap24",
         "adapter12",
         "step",

@@ -691,6 +691,7 @@ def _check_flash_kernels() -> None:
 def _time_elementwise() -> None:
     """Each function for a micro-batch of a 3B model: time, and what it reads and writes."""
     from reinforce_lite.models import elementwise, logprobs
+    from reinforce_lite.models.llama_families import SILU
 
     n, heads, d = 64 if TINY else 8000, HEADS.query_heads, HEADS.head_size
     hidden, inner, vocabulary = (64, 96, 256) if TINY else (2048, 11_008, 151_936)
@@ -708,8 +709,8 @@ def _time_elementwise() -> None:
     size = x.element_size()
     jobs: dict[str, tuple[Callable[[], Any], int]] = {
         "rms_norm": (lambda: elementwise.rms_norm(x, gain, 1e-6), 2 * x.numel()),
-        "swiglu": (lambda: elementwise.swiglu(gate_up), 3 * n * inner),
-        "swiglu_backward": (lambda: elementwise.swiglu_backward(d_inner, gate_up), 6 * n * inner),
+        "swiglu": (lambda: elementwise.swiglu(gate_up, SILU), 3 * n * inner),
+        "swiglu_backward": (lambda: elementwise.swiglu_backward(d_inner, gate_up, SILU), 6 * n * inner),
         "rotate": (lambda: elementwise.rotate(qkv, angles, angles, heads + 2, d), 2 * qkv.numel()),
         "merge": (lambda: elementwise.merge(out, lse, out, lse), 3 * out.numel()),
     }

@@ -126,3 +126,29 @@ def test_a_broken_task_ends_with_status_2(
     status = main(["audit", RECIPE, "--task.name", "./task.py", "--model.name", str(model_folder)])
     assert status == 2
     assert "right for 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise ValueError('broken')", "broken"),  # on every text: found by a single call
+        ("return float(completion.removeprefix('<think>probe</think>')[8:9])", "mend"),  # on odd ones
+    ],
+)
+def test_a_reward_that_fails_ends_with_status_2(
+    body: str, words: str, model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("task.py").write_text(
+        "from reinforce_lite import Problem\n\n"
+        "def problems(split):\n    return [Problem(f'{split}-{i}', f'{split} {i}?', '1') for i in range(60)]\n\n"
+        f"def reward(problem, completion):\n    {body}\n"
+    )
+    status = main(["audit", RECIPE, "--task.name", "./task.py", "--model.name", str(model_folder)])
+    assert status == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_nearly_solved_task_is_not_asked_another_way() -> None:
+    way = replace(WAY, name="boxed", options="--task.answer-format boxed")
+    (line,) = give_advice(CONFIG, DATA, [sampled(accuracy=0.95, live=0.05), sampled(way=way, live=0.8)])
+    assert "--task.level 2" in line

@@ -104,6 +104,7 @@ def test_selection_and_refill_resume_as_exactly(settings: dict[str, Any]) -> Non
     resumed = kill_and_resume(adaptive, "resumed", 38)
     assert logs(resumed) == logs(straight)
     asked = [step["questions_asked"] for step in straight.steps]
+    assert straight.summary["samples"] == len(list(straight.read("rollouts"))) == 4 * sum(asked)
     assert {3} < set(asked) <= set(range(3, 7))
     for step in straight.steps:
         lines = [line for line in straight.read("rollouts") if line["step"] == step["step"]]
@@ -113,6 +114,8 @@ def test_selection_and_refill_resume_as_exactly(settings: dict[str, Any]) -> Non
         live = [0 < sum(line["strict"] for line in lines if line["problem_id"] == name) < 4 for name in ids]
         assert step["live_groups"] == sum(live)
         assert sum(live) == 3 or len(ids) == 6
+        trained = {line["problem_id"] for line in lines if line["advantage"]}
+        assert trained == {name for name, is_live in zip(ids, live, strict=True) if is_live}
         assert sum(live[:-1]) < 3  # it stops as soon as it has them
 
 

@@ -58,9 +58,10 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     W is divided by s as rounded to that dtype, so that this rounding adds no error of its own.
     """
-    tiny = torch.finfo(weight.dtype).tiny  # a row of zeros
+    info = torch.finfo(weight.dtype)
+    smallest = info.tiny * info.eps  # above 0, for a row of zeros
     largest = weight.abs().amax(1, keepdim=True).float()  # (outputs, 1)
-    scale = (largest / STEPS).clamp_min(tiny).to(weight.dtype)
+    scale = (largest / STEPS).clamp_min(smallest).to(weight.dtype)
     quantized = (weight.float() / scale.float()).round_().clamp_(-STEPS, STEPS)
     return quantized.to(torch.int8), scale
 

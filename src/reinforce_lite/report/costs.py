@@ -43,10 +43,12 @@ def _facts(data: RunData) -> dict[str, str]:
     """Facts about the run, in words, in the order of the page; unknown ones are omitted."""
     rollout, environment = data.config.get("rollout", {}), data.machine | data.summary
     questions, group_size = rollout.get("prompts_per_step", 0), rollout.get("group_size", 0)
-    completions = questions * group_size * len(data.steps)
-    tokens = sum(step.mean_length * questions * group_size for step in data.steps)
+    sampled = [step.completions(questions, group_size) for step in data.steps]
+    tokens = sum(step.mean_length * n for step, n in zip(data.steps, sampled, strict=True))
     retaken = data.steps_retaken
-    per_step = f"{count(questions, 'question')} with {count(group_size, 'completion')} each"
+    most = questions * rollout.get("refill", 1)
+    up_to = f" (up to {most} with refill)" if most > questions else ""
+    per_step = f"{count(questions, 'question')}{up_to} with {count(group_size, 'completion')} each"
     facts = {
         "model": str(data.config.get("model", {}).get("name", "")),
         "task": data.task,
@@ -54,7 +56,7 @@ def _facts(data: RunData) -> dict[str, str]:
         "objective": str(data.config.get("objective", {}).get("preset", "")),
         "steps": f"{len(data.steps):,}, each of {per_step}",
         "taken again": f"{count(retaken, 'step')}, see rewound.jsonl" if retaken else "",
-        "completions": f"{completions:,} with {count(round(tokens), 'token')} in total",
+        "completions": f"{sum(sampled):,} with {count(round(tokens), 'token')} in total",
         "seed": str(data.config.get("train", {}).get("seed", "")),
         "machine": _machine(environment),
         "self-check": _self_check(environment.get("self_check") or {}),

@@ -70,9 +70,13 @@ class QuestionSelector:
         n = min(wanted - sum(group.is_live for group in groups), self.config.refill * wanted - asked)
         if n <= 0:
             return []
-        if self.config.selection == "shuffle":
-            return epoch_problems(self.problems, self.asked + asked, n, self.seed)
         asked_ids = {group.problem.id for group in groups}
+        if self.config.selection == "shuffle":
+            chosen = epoch_problems(self.problems, self.asked + asked, n, self.seed)
+            if not groups:
+                return chosen
+            new = {p.id: p for p in chosen if p.id not in asked_ids}  # fewer where an epoch begins anew
+            return list(new.values())
         candidates = [p for p in self.problems if p.id not in asked_ids]
         random = Random(derive_seed(self.seed, f"selection {asked}" if asked else "selection", step))
         chances = self.history.signal_chances(candidates, step, self.config.group_size)

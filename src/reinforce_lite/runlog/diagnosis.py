@@ -114,6 +114,10 @@ def _time(steps: list[StepMetrics]) -> str:
 
 
 def _next(run: Run, steps: list[StepMetrics]) -> str:
-    if run.summary.get("stopped") not in ("steps", "hours"):
+    stopped = run.summary.get("stopped")
+    if stopped == "not finite":
+        good = f"the last good weights are in {run.path / 'model'}"
+        return f"Start a new run with a lower update.learning_rate; {good}."
+    if stopped not in ("steps", "hours"):
         return f"If it is not training now, {run.resume_hint}"
     return f"Read completions in {run.path / 'report.html'}; the model is {run.path / 'model'}."

@@ -80,6 +80,10 @@ class StepMetrics:
     micro_batch_tokens: int = _metric("memory/micro_batch_tokens")
     max_num_seqs: int = _metric("memory/max_num_seqs")
 
+    def completions(self, prompts_per_step: int, group_size: int) -> int:
+        """How many were sampled; `prompts_per_step` is for lines of older versions."""
+        return (self.questions_asked or prompts_per_step) * group_size
+
     def to_record(self) -> Record:
         """The line of steps.jsonl."""
         return {key: getattr(self, name) for name, key in KEYS.items()}

@@ -15,15 +15,15 @@ VERDICTS = ("strict", "lenient", "second_opinion")
 def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
     """The part of summary.json that follows from the run's lines; rates are per second of their own phase."""
     steps, evals = run.step_metrics, run.evals
-    samples = config.rollout.prompts_per_step * config.rollout.group_size
-    tokens = sum(s.mean_length * samples for s in steps)
+    samples = [s.completions(config.rollout.prompts_per_step, config.rollout.group_size) for s in steps]
+    tokens = sum(s.mean_length * n for s, n in zip(steps, samples, strict=True))
     trained_tokens = sum(s.update_tokens_per_second * s.update_seconds for s in steps)
     return {
         "recipe": config.recipe,
         "model": config.model.name,
         "task": config.task.name,
         "steps": step,
-        "samples": samples * len(steps),
+        "samples": sum(samples),
         "tokens": round(tokens),
         "seconds_per_step": sum(s.step_time for s in steps) / max(1, len(steps)),
         "rollout_tokens_per_second": tokens / max(1e-9, sum(s.rollout_seconds for s in steps)),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from time import perf_counter
 
+from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.types import AnswerFormat, Problem, Reward
 
 WRITTEN: dict[AnswerFormat, str] = {
@@ -53,6 +54,8 @@ class DataAudit:
     def reason_broken(self) -> str:
         """Why no training can work: golds that are not paid, or a reward for nothing. Empty if it can."""
         name, share = self.easiest
+        if self.golds_paid == 0 and self.faults >= self.problems:
+            return f"the reward failed on {self.faults} calls"
         if share >= PAID_FOR_EVERYTHING:
             return f"{name} is right for {share:.0%} of the problems"
         if self.knows_format and self.golds_paid < 0.5:
@@ -89,7 +92,10 @@ def audit_data(problems: Sequence[Problem], score: Score, formats: Sequence[Answ
 
 def _paid(problems: Sequence[Problem], responses: Sequence[str], score: Score) -> tuple[list[bool], str, int]:
     """Whether each response is right, the first that is not with its reason, and how many calls failed."""
-    rewards = score(list(zip(problems, responses, strict=True)))
+    try:
+        rewards = score(list(zip(problems, responses, strict=True)))
+    except ReinforceLiteError as error:  # it fails too often
+        raise UsageError(error.cause, "mend the reward: it must return a number for any text") from error
     rights = [reward.strict is not None and reward.strict.correct and not fault for reward, fault in rewards]
     wrong = next((i for i, right in enumerate(rights) if not right), None)
     unpaid = ""

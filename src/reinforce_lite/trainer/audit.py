@@ -9,7 +9,7 @@ run does not depend on whether it was audited.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
@@ -21,11 +21,13 @@ from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.rollout.selection import epoch_problems
-from reinforce_lite.tasks import TASK_NAMES, load_task
+from reinforce_lite.tasks import TASK_NAMES, check_task, load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.data_audit import PAID_FOR_NOTHING, WRITTEN, DataAudit, audit_data
+from reinforce_lite.tasks.reward_worker import WorkerTask
 from reinforce_lite.types import NO_PERMISSIONS, AnswerFormat, Group, Permissions
 from reinforce_lite.utils import clock
+from reinforce_lite.utils.memory import limit_fragmentation
 from reinforce_lite.utils.seeding import derive_seed
 
 Forecast = Literal["likely", "slowly", "unlikely", "nothing left"]
@@ -109,14 +111,17 @@ def audit(
 
     Raises UsageError as `train` does.
     """
+    limit_fragmentation()
     end = clock.now() + 60 * minutes
     task = task or load_task(config.task)
-    progress("checking the reward on golds and on texts that solve nothing")
-    data = audit_data(task.problems("train"), Scorer(task).score, readable_formats(config))
-    if data.reason_broken:
-        return Audit(data, (), ())
-    progress(f"loading {config.model.name}")
-    with closing(build_pipeline(config, task, permissions)) as pipeline:
+    with closing(task) if isinstance(task, WorkerTask) else nullcontext():
+        check_task(task)
+        progress("checking the reward on golds and on texts that solve nothing")
+        data = audit_data(task.problems("train"), _probed_scorer(task).score, readable_formats(config))
+        if data.reason_broken:
+            return Audit(data, (), ())
+        progress(f"loading {config.model.name}")
+        pipeline = build_pipeline(config, task, permissions)
         asked: list[tuple[Way, Scorer, list[Group]]] = [
             (way, _scorer(pipeline, way), []) for way in ways_to_ask(config)
         ]
@@ -127,6 +132,13 @@ def audit(
                     groups += _ask(pipeline, way, scorer, number)
     sampled = tuple(summarize(way, groups) for way, _, groups in asked)
     return Audit(data, sampled, tuple(give_advice(config, data, sampled)))
+
+
+def _probed_scorer(task: Task) -> Scorer:
+    """Raises UsageError for a reward that fails on a plain response."""
+    scorer = Scorer(task)
+    scorer.probe(task.problems("train")[0])
+    return scorer
 
 
 def _scorer(pipeline: Pipeline, way: Way) -> Scorer:
@@ -191,7 +203,8 @@ def summarize(way: Way, groups: Sequence[Group]) -> Sampled:
 
 def give_advice(config: Config, data: DataAudit, ways: Sequence[Sampled]) -> list[str]:
     """What to change, the most important first; empty where the recipe is good as it is."""
-    own, best = ways[0], max(ways, key=lambda sampled: sampled.live)
+    own = ways[0]
+    best = own if own.forecast == "nothing left" else max(ways, key=lambda sampled: sampled.live)
     advice = []
     name, share = data.easiest
     if share >= PAID_FOR_NOTHING:
@@ -210,9 +223,10 @@ def give_advice(config: Config, data: DataAudit, ways: Sequence[Sampled]) -> lis
         remedy = f"--task.level {config.task.level - 1}" if easier else "easier problems, or a larger model"
         advice.append(f"too few groups have a signal: {remedy}")
     elif best.forecast == "slowly":
+        larger = max(16, 2 * config.rollout.group_size)
         advice.append(
             "few groups have a signal: "
-            "--rollout.group-size 16 --rollout.selection adaptive --rollout.refill 2"
+            f"--rollout.group-size {larger} --rollout.selection adaptive --rollout.refill 2"
         )
     elif best.forecast == "nothing left":
         harder = config.task.name == "wordmath" and config.task.level < 4

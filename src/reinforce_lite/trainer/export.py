@@ -71,6 +71,11 @@ def _save_adapter(policy: Policy, target: Path, card: str) -> None:
         (temporary / "README.md").write_text(text, encoding="utf-8")
 
 
+def compares_merged(policy: Policy) -> bool:
+    """Whether `merge_adapter` samples: not over a base that others use, or in 8 bits."""
+    return policy.adapter is not None and not (policy.is_shared or policy.is_int8)
+
+
 def merge_adapter(pipeline: Pipeline, progress: OnProgress) -> dict[str, int]:
     """Merge the adapter into the policy's weights; how many greedy completions of test problems that changes.
 
@@ -83,7 +88,7 @@ def merge_adapter(pipeline: Pipeline, progress: OnProgress) -> dict[str, int]:
         "rank": adapter.config.rank,
         "parameters": sum(p.numel() for p in pipeline.policy.trained_parameters().values()),
     }
-    if pipeline.policy.is_shared or pipeline.policy.is_int8:
+    if not compares_merged(pipeline.policy):
         return size
     before = pipeline.eval_completions(problems, progress)
     release_cached_memory()

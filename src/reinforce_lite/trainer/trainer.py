@@ -46,6 +46,7 @@ from reinforce_lite.trainer.context import TrainingContext
 from reinforce_lite.trainer.dry_run import dry_run
 from reinforce_lite.trainer.export import (
     MERGE_PROBLEMS,
+    compares_merged,
     is_best,
     keep_best,
     merge_adapter,
@@ -138,6 +139,8 @@ class Trainer:
         # usable ones (rollout/scoring.py), so it moves no baseline.
         usable = torch.tensor([g.usable for g in groups])
         group_advantages = advantages([g.rewards for g in groups], objective) * usable  # (Q, G)
+        if rollout.refill > 1:  # the step is as large as asked for: other groups are asked in their place
+            group_advantages *= torch.tensor([[g.is_live] for g in groups])
         if group_advantages.any():
             self.callback.phase(UPDATING)
         lengths = [g.lengths for g in groups]
@@ -297,7 +300,8 @@ class Trainer:
         result = evaluate_groups(groups, self.step, split)
         memory.release_cached_memory()
         self.budget.durations[split] = seconds = clock.now() - start
-        if split == "test" and self.pipeline.policy.adapter:  # until then, how long `_merge_adapter` takes
+        if split == "test" and compares_merged(self.pipeline.policy):
+            # until then, how long `_merge_adapter` takes
             self.budget.durations["merge"] = 2 * seconds * min(1.0, MERGE_PROBLEMS / len(problems))
         with self.signals.uninterrupted():
             record = result.to_record()
@@ -372,7 +376,8 @@ class Trainer:
         """Add to summary.json whether the merged model/ writes the same as the adapter."""
         if not self.pipeline.policy.adapter:
             return
-        self.callback.phase(COMPARING_MERGED, 2 * MERGE_PROBLEMS)
+        if compares_merged(self.pipeline.policy):
+            self.callback.phase(COMPARING_MERGED, 2 * MERGE_PROBLEMS)
         adapter = merge_adapter(self.pipeline, self.callback.advance)
         self.run.write_json("summary", self.run.summary | {"adapter": adapter})
 
