@@ -12,7 +12,12 @@ from helpers.plain import (
     reference_logprobs,
 )
 from helpers.tiny import END, make_model
-from reinforce_lite.models.forward import SharedPromptForward, can_share_prompt, common_prefix_length
+from reinforce_lite.models.forward import (
+    SharedPromptForward,
+    build_forward_pass,
+    can_share_prompt,
+    common_prefix_length,
+)
 from reinforce_lite.models.logprobs import token_logprobs
 from reinforce_lite.models.prefix_tree import Branch
 
@@ -91,6 +96,20 @@ def test_can_share_prompt_rejects_sliding_windows() -> None:
     mixed = make_model()
     mixed.config.layer_types = ["full_attention", "sliding_attention"]
     assert not can_share_prompt(mixed)
+
+
+def test_checkpointing_ends_with_its_forward_pass() -> None:
+    """A base that runs share has one pass after another over the same modules."""
+    model = make_model()
+    build_forward_pass(model, None, checkpointing=True)
+    states = build_forward_pass(model, None).states(BRANCHES, None)
+    torch.autograd.backward(states.sum())
+    other = make_model()
+    expected = SharedPromptForward(other).states(BRANCHES, None)
+    torch.autograd.backward(expected.sum())
+    assert torch.equal(states, expected)
+    gradients = [[p.grad for p in m.base_model.parameters()] for m in (model, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_a_dropped_cache_is_noticed() -> None:

@@ -98,7 +98,13 @@ class ForwardPass:
 
 
 def build_forward_pass(model: Any, llama: Llama | None, checkpointing: bool = False) -> ForwardPass:
-    """The fastest forward pass that is exact for this model, with or without activation checkpointing."""
+    """The fastest forward pass that is exact for this model, with or without activation checkpointing.
+
+    The model may have had another one before, whose checkpointing is undone.
+    """
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            vars(layer).pop("forward", None)  # what FullSequenceForward puts over the class's own
     if llama is not None:
         return TreeForward(llama, checkpointing)
     if can_share_prompt(model) and not checkpointing:
