@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from helpers.fake_cuda import FakeCuda
+from reinforce_lite.engines import decode_kernel
 from reinforce_lite.engines.static_cache import BatchSize, StaticCache
 
 ROWS, KV_HEADS, QUERY_HEADS, HEAD_SIZE, SCALE = 4, 2, 6, 16, 0.25
@@ -55,11 +56,21 @@ def test_rows_attend_to_their_tokens_and_to_prefix_and_prompt(
             assert error < bound
 
 
-def run_cache(
-    device: str, queries: Tensor, prefix: Tensor, prompts: dict[int, Tensor], own: list[Tensor]
-) -> list[Tensor]:
-    """The (R, Q x D) attention of each step, on the CPU."""
-    llama: Any = SimpleNamespace(
+def test_running_out_of_memory_is_no_lack_of_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton has no type of error for it."""
+
+    def no_memory(*args: Any) -> None:
+        raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+    monkeypatch.setattr(decode_kernel, "supports", lambda *args: True)
+    monkeypatch.setattr(decode_kernel, "attend_to_cache", no_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        StaticCache(llama_on("cpu"), BatchSize(ROWS, STEPS, 3, PREFIX + 5), torch.float32)
+
+
+def llama_on(device: str) -> Any:
+    """What a cache asks of a model."""
+    return SimpleNamespace(
         kv_heads=KV_HEADS,
         query_heads=QUERY_HEADS,
         head_size=HEAD_SIZE,
@@ -68,7 +79,13 @@ def run_cache(
         layers=[None],
         device=torch.device(device),
     )
-    cache = StaticCache(llama, BatchSize(ROWS, STEPS, 3, PREFIX + 5), queries.dtype)
+
+
+def run_cache(
+    device: str, queries: Tensor, prefix: Tensor, prompts: dict[int, Tensor], own: list[Tensor]
+) -> list[Tensor]:
+    """The (R, Q x D) attention of each step, on the CPU."""
+    cache = StaticCache(llama_on(device), BatchSize(ROWS, STEPS, 3, PREFIX + 5), queries.dtype)
     cache.write_prefix([prefix.to(device).flatten(1)])
     for slot, kv in prompts.items():
         start = cache.slot_start(slot) + PREFIX

@@ -135,15 +135,20 @@ def test_without_a_compiler_a_function_runs_as_it_is(
     ]
 
 
+TRITON_OOM = RuntimeError("Triton Error [CUDA]: out of memory")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), TRITON_OOM])
 def test_running_out_of_memory_is_no_lack_of_a_compiler(
-    fresh_cache: None, monkeypatch: pytest.MonkeyPatch
+    fresh_cache: None, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def no_memory(*args: Any) -> Any:
-        raise torch.OutOfMemoryError
+        raise error
 
     monkeypatch.setattr(torch, "compile", lambda function: no_memory)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)):
         compile_for_card(elementwise._merge)(OUT, LSE, OTHER, OTHER_LSE)
+    assert compile_for_card(elementwise._merge).is_compiled
 
 
 TOKEN_IDS = torch.tensor([3, 0, 5, 3, 1])

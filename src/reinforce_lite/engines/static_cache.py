@@ -22,6 +22,7 @@ from reinforce_lite.engines import decode_kernel
 from reinforce_lite.models import elementwise
 from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.varlen import Segments, attend
+from reinforce_lite.utils.memory import is_out_of_memory
 from reinforce_lite.utils.text import one_line_error
 
 logger = logging.getLogger(__name__)
@@ -123,9 +124,9 @@ class StaticCache:
         width = self.llama.key_start + 2 * self.llama.kv_heads * self.llama.head_size
         try:
             self._attend_by_kernel(0, self.kv.new_zeros(self.rows, width))
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             logger.warning("decoding without our attention kernel: %s", one_line_error(error))
             return False
         return True

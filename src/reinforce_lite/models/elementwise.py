@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from reinforce_lite.models.llama_families import Activation
+from reinforce_lite.utils.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -174,9 +175,9 @@ class CompiledFunction:
                 torch._dynamo.maybe_mark_dynamic(arg, 0)
         try:
             return self.run(*args)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             first_line = next(iter(str(error).splitlines()), "")
             logger.warning("slower without compiled kernels: %s: %s", type(error).__name__, first_line)
             self.run = self.function
