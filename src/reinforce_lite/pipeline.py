@@ -118,7 +118,8 @@ def build_pipeline(
     _check_context(policy, config)
     _warn_of_examples(config)
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
-    engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)
+    rollout = config.rollout
+    engine = make_engine(rollout.engine, policy, rollout.max_num_seqs, rollout.prompts_per_step)
     return Pipeline(config, policy, task, prompt_builder, engine, scorer)
 
 

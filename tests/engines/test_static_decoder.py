@@ -99,6 +99,18 @@ def test_a_decoder_is_made_again_where_it_would_not_do(policy: Policy) -> None:
     assert not decoder.serves(policy, sampling, decoder.size)
 
 
+def test_a_steps_further_rounds_use_the_decoder_of_the_first(policy: Policy) -> None:
+    """And sample the same as if they came first."""
+    engine, sampling = StaticEngine(policy, prompts_per_step=2), Sampling(2, 9)
+    engine.generate(PROMPTS, sampling, 0)
+    decoder = engine._decoder
+    found = engine.generate(PROMPTS[1:], sampling, 1)
+    assert engine._decoder is decoder
+    assert decoder is not None
+    assert decoder.size.rows == 4
+    assert found == StaticEngine(policy, prompts_per_step=2).generate(PROMPTS[1:], sampling, 1)
+
+
 def holds_memory(engine: NativeEngine) -> bool:
     return engine._decoder is not None
 

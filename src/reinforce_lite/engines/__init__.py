@@ -13,13 +13,14 @@ from reinforce_lite.models.policy import Policy
 logger = logging.getLogger(__name__)
 
 
-def make_engine(name: str, policy: Policy, max_num_seqs: int = 256) -> Engine:
+def make_engine(name: str, policy: Policy, max_num_seqs: int = 256, prompts_per_step: int = 1) -> Engine:
     """Build the engine `name` over the policy's own weights; `hf` where `native` does not know the model.
 
-    At most `max_num_seqs` sequences are decoded concurrently; fewer after running out of memory.
+    At most `max_num_seqs` sequences are decoded concurrently; fewer after running out of memory. A step asks
+    up to `prompts_per_step` questions at once.
     """
     if name == "native" and policy.llama is not None:
-        return OOMRetryEngine(NativeEngine(policy, max_num_seqs))
+        return OOMRetryEngine(NativeEngine(policy, max_num_seqs, prompts_per_step))
     if name == "native":
         config = policy.model.config
         window = sliding_window(config) if config.model_type in FAMILIES else None

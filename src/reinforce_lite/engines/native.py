@@ -57,11 +57,16 @@ class NativeEngine:
     """Decodes up to `max_num_seqs` sequences concurrently, with continuous batching.
 
     Only for a policy with `llama`, our own forward pass.
+
+    On a CUDA device a call for groups has room for those of `prompts_per_step` prompts, even if it has fewer:
+    a step's further rounds (`rollout.refill`) then use the same static decoder as its first. That room
+    depends on settings alone, since another number of rows rounds otherwise.
     """
 
-    def __init__(self, policy: Policy, max_num_seqs: int = 256) -> None:
+    def __init__(self, policy: Policy, max_num_seqs: int = 256, prompts_per_step: int = 1) -> None:
         self.policy = policy
         self.max_num_seqs = max_num_seqs
+        self.prompts_per_step = prompts_per_step
         self._decoder: StaticDecoder | None = None
         """Kept from call to call, so that its graph is captured once."""
 
@@ -111,8 +116,9 @@ class NativeEngine:
         """The decoder of the previous call if it does for this one, else another."""
         longest = ceil(max(map(len, prompts)) / PROMPT_WIDTH_STEP) * PROMPT_WIDTH_STEP
         token_bytes = _kv_bytes(self.policy) + STATE_BYTES
+        n = max(len(prompts), self.prompts_per_step if sampling.samples > 1 else 1)
         rows, slots = cache_size(
-            len(prompts), sampling, self.max_num_seqs, longest, token_bytes, _gpu_memory(self.policy.device)
+            n, sampling, self.max_num_seqs, longest, token_bytes, _gpu_memory(self.policy.device)
         )
         size = BatchSize(rows, sampling.max_new_tokens, slots, longest)
         if not (self._decoder and self._decoder.serves(self.policy, sampling, size)):
