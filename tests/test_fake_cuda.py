@@ -13,7 +13,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from helpers.fake_cuda import CUDA, FakeCuda
 from helpers.groups import make_groups, make_weights, save_wide
-from helpers.model_configs import QWEN_3B
+from helpers.model_configs import LONGROPE_CONTEXT, QWEN_3B, make_family
 from helpers.paths import RECIPE
 from helpers.plain import BRANCHES
 from helpers.static import make_decoder
@@ -182,6 +182,18 @@ def test_a_decoding_step_does_not_wait(temperature: float, top_p: float, model_f
             decoder.run(2)
             assert not card.waits
             assert decoder.lengths.tolist() == [3, 5, 1]
+
+
+def test_a_decoding_step_of_longrope_does_not_wait(tmp_path: Path) -> None:
+    make_family("phi3-long").save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with FakeCuda() as card:
+        policy = load_policy(str(tmp_path), "float32", "cuda", max_length=LONGROPE_CONTEXT)
+        with torch.inference_mode():
+            decoder = make_decoder(policy, Sampling(2, 9))
+            card.waits.clear()
+            decoder.run(2)
+            assert not card.waits
 
 
 def test_launches_of_a_decoding_step(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ Shapes: N tokens, H hidden size, Q query heads, K key-value heads, D head size, 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -190,9 +191,15 @@ class Llama:
         return x if self.embedding_multiplier == 1 else x * self.embedding_multiplier
 
     def cos_and_sin(self, x: Tensor, positions: Tensor) -> Rotary:
-        """cos and sin of (N,) positions, in the dtype of x."""
+        """cos and sin of (N,) positions, in the dtype of x.
+
+        Without transformers' decorator, by which LongRoPE reads the longest position on the host to choose
+        its factors, which a CUDA graph can't: `supports_model` accepts only lengths with the short ones.
+        """
         kinds = set(self.rotary) - {None}
-        angles = {kind: self.body.rotary_emb(x, positions[None], *filter(None, [kind])) for kind in kinds}
+        rotary = self.body.rotary_emb
+        find_angles = partial(unwrap(type(rotary).forward), rotary)
+        angles = {kind: find_angles(x, positions[None], *filter(None, [kind])) for kind in kinds}
         return {kind: tuple(t[0].to(x.dtype) for t in cos_sin) for kind, cos_sin in angles.items()}
 
     def _layer(self, i: int, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
