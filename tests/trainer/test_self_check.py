@@ -12,9 +12,14 @@ from torch import Tensor
 from helpers.paths import RECIPE
 from helpers.tiny import ToyTask, make_model, make_tokenizer
 from reinforce_lite import api
+from reinforce_lite.config import Config
 from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models import attention, elementwise, llama
+from reinforce_lite.models.forward import build_forward_pass
+from reinforce_lite.models.policy import load_policy
+from reinforce_lite.trainer.self_check import _remedy
+from reinforce_lite.types import Prompt, Sampling
 
 STEPS = {"train.steps": 1, "rollout.engine": "native", "model.device": "cpu"}
 
@@ -99,3 +104,13 @@ def test_scores_in_bfloat16_are_refused_and_float32_named(
     monkeypatch.setattr(attention, "_use_fused_kernel", lambda q: False)
     monkeypatch.setattr(attention, "_scores", rounded)
     assert "--model.dtype float32" in refusal(name, **{"model.dtype": "bfloat16"}).remedy
+
+
+def test_a_shared_base_keeps_its_dtype(model_folder: Path) -> None:
+    """The search for a remedy leaves it as other runs need it."""
+    policy, sampling = load_policy(str(model_folder), "bfloat16", "cpu"), Sampling(1, 4)
+    policy.is_shared = True
+    forward_pass = build_forward_pass(policy.model, policy.llama)
+    remedy = _remedy(policy, Config(), forward_pass, [Prompt((1, 40))], sampling, engine_alone=False)
+    assert policy.dtype == torch.bfloat16
+    assert "can't train" in remedy

@@ -131,7 +131,8 @@ def _remedy(
     sampling: Sampling,
     engine_alone: bool,
 ) -> str:
-    """The first change of settings with which the check passes. The policy can't be used afterwards.
+    """The first change of settings with which the check passes. The policy can't be used
+    afterwards, except for a base that other runs share.
 
     Another engine is tried only where the engine alone is wrong: it samples other completions, on which a
     wrong update may pass by chance.
@@ -140,7 +141,7 @@ def _remedy(
         engine = make_engine("hf", policy, config.rollout.max_num_seqs)
         if compare_logprobs(policy, engine, forward_pass, prompts, sampling).passed:
             return "they agree with --rollout.engine hf"
-    if policy.dtype != torch.float32:
+    if policy.dtype != torch.float32 and not policy.is_shared:  # other runs go on with a shared base as it is
         policy.model.float()
         policy.llama = policy.llama and Llama(policy.model)
         if policy.llama and policy.adapter:
