@@ -1,5 +1,6 @@
 """What a CUDA graph needs of a decoding step, on a CPU."""
 
+import copy
 import logging
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from helpers.fake_cuda import FakeCuda
 from helpers.groups import make_groups, make_weights
 from helpers.static import StaticEngine, Tape, make_decoder, tensors
-from reinforce_lite.config import UpdateConfig
+from reinforce_lite.config import AdapterConfig, UpdateConfig
 from reinforce_lite.engines import native, static_decoder
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.engines.static_cache import BatchSize
@@ -97,6 +98,15 @@ def test_a_decoder_is_made_again_where_it_would_not_do(policy: Policy) -> None:
         assert not decoder.serves(policy, sampling, size)
     policy.model.lm_head.weight.data = policy.model.lm_head.weight.data.clone()
     assert not decoder.serves(policy, sampling, decoder.size)
+
+
+def test_a_decoder_is_made_again_for_another_adapter(policy: Policy) -> None:
+    """Even at the same addresses: its factor is part of a captured step."""
+    policy.add_adapter(AdapterConfig(rank=2), seed=0)
+    decoder = make_decoder(policy, SAMPLINGS[0])
+    assert decoder.serves(policy, SAMPLINGS[0], decoder.size)
+    policy.adapter = copy.copy(policy.adapter)
+    assert not decoder.serves(policy, SAMPLINGS[0], decoder.size)
 
 
 def test_a_steps_further_rounds_use_the_decoder_of_the_first(policy: Policy) -> None:

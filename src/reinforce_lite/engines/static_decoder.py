@@ -173,10 +173,14 @@ class StaticDecoder:
 
 
 def _settings(policy: Policy, sampling: Sampling) -> tuple[Any, ...]:
-    """What a captured step depends on: settings, and the addresses of all weights."""
+    """What a captured step depends on: settings, an adapter's factor among them, and where all weights are.
+
+    An adapter is compared by identity, and held, so that no later one has its addresses.
+    """
     weights = (*policy.model.parameters(), *policy.trained_parameters().values())
     addresses = tuple(w.data_ptr() for w in weights)
-    return replace(sampling, samples=1, stop=()), policy.eos_token_ids, id(policy.llama), addresses
+    settings = (replace(sampling, samples=1, stop=()), policy.eos_token_ids)
+    return *settings, id(policy.llama), policy.adapter, addresses
 
 
 def capture_graph(step: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
