@@ -147,9 +147,10 @@ def under_a_cap(arguments: argparse.Namespace, gb: int, rank: int = 0) -> Figure
     """The 3B recipe as the plan adapts it to `gb` GB of GPU memory, with an adapter if it has a rank."""
     if not torch.cuda.is_available() and not arguments.tiny:
         return {"skipped": "there is no GPU"}
+    whole = None
     if torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
-        native.CACHE_SHARE *= gb * GB / whole  # as on a GPU of that size
+        native.CACHE_SHARE *= gb * GB / whole  # as on a GPU of that size; the plan multiplies it by `whole` too
         torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - CUDA_CONTEXT) / whole))
     policy = build(arguments)
     new = 4 if arguments.tiny else 512
@@ -159,7 +160,7 @@ def under_a_cap(arguments: argparse.Namespace, gb: int, rank: int = 0) -> Figure
     values |= few | {"update.optimizer_state": "32-bit", "adapter.rank": rank}
     settings = load_config("gsm8k-3b-48gb", values)
     shape = shape_of(policy.model, PROMPT + new)
-    place = Target(policy.device.type, policy.dtype, gb * GB)
+    place = Target(policy.device.type, policy.dtype, gb * GB, installed=whole)
     planned = best_plan(Plan(settings, settings, shape, place))
     check_fits(planned)
     chosen = planned.config
