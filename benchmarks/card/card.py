@@ -43,7 +43,7 @@ LIMITS = {
     "update": 75,
     "optimizer": 75,
     "cap24": 110,
-    "adapter12": 90,
+    "adapter12": 180,
     "tests": 150,
     "train": 240,
     "article": 60,
