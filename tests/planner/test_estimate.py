@@ -18,9 +18,23 @@ from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.models.prefix_attention import PrefixAttention
 from reinforce_lite.models.prefix_tree import Branch, PrefixTree
-from reinforce_lite.planner.estimate import SCHEMES, Target, activation_bytes_per_token, memory_parts
+from reinforce_lite.planner.estimate import (
+    PHASES,
+    ROLLOUT,
+    SCHEMES,
+    Target,
+    activation_bytes_per_token,
+    memory_parts,
+)
 from reinforce_lite.planner.model_shape import read_shape, shape_of
 from reinforce_lite.types import Prompt, Sampling
+
+
+KEPT = [
+    ("native", 32 * 529_920, PHASES),
+    ("native", 32 * 529_920 - 32, (ROLLOUT,)),
+    ("hf", 32 * 529_920, (ROLLOUT,)),
+]
 
 
 def bytes_of(tensors: Any) -> int:
@@ -118,6 +132,21 @@ def test_kv_cache_of_the_hf_engine_by_hand() -> None:
             eval=EvalConfig(n=1, validation_n=1),
         )
         assert parts["KV cache"] == sequences * 16 * (2 * 30 * 3 * 64 * 4)
+
+
+@pytest.mark.parametrize(("engine", "gpu_bytes", "phases"), KEPT)
+def test_a_small_kv_cache_of_a_card_is_held_in_the_update_too(
+    engine: Literal["native", "hf"], gpu_bytes: int, phases: tuple[str, ...]
+) -> None:
+    """Of 2 sequences with 7 tokens each and a prompt of 9: (14 + 9) * 23,040 bytes, which is 529,920."""
+    config = Config(
+        prompt=PromptConfig(max_tokens=9),
+        rollout=RolloutConfig(engine=engine, prompts_per_step=1, group_size=2, max_new_tokens=7),
+        eval=EvalConfig(n=1, validation_n=1),
+    )
+    shape = read_shape(EMBEDDED_NAME, False, 64)
+    parts = memory_parts(config, shape, Target("cuda", torch.bfloat16, gpu_bytes))
+    assert [part.phases for part in parts if part.name.startswith("KV cache")] == [phases]
 
 
 def test_sampling_by_hand() -> None:

@@ -79,10 +79,11 @@ def test_plan_of_qwen_3b_and_of_other_methods(tmp_path: Path, capsys: pytest.Cap
     assert sizes["master weights"] == 12_343_754_752
     assert sizes["KV cache"] == 200 * (512 + 512) * 36_864  # an evaluation's, which is more than a step's
     assert sizes["logit chunk"] == 883 * 151_936 * 10  # 2^27 numbers, in bfloat16 and twice in float32
-    assert chosen_values(plan)["update.micro_batch_tokens"] == 2048
-    assert plan["flags"] == ["--update.micro-batch-tokens 2048"]
+    assert sizes["KV cache, update"] == (80 * 512 + 8 * 512) * 36_864  # less than 64 GB / 32: kept
+    assert chosen_values(plan)["update.micro_batch_tokens"] == 1024
+    assert plan["flags"] == ["--update.micro-batch-tokens 1024"]
     assert (
-        "up to 22 micro-batches per step instead of 3" in plan["chosen"]["update.micro_batch_tokens"]["cost"]
+        "up to 44 micro-batches per step instead of 3" in plan["chosen"]["update.micro_batch_tokens"]["cost"]
     )
     gb = {name: round(scheme["bytes"] / 1e9, 1) for name, scheme in plan["schemes"].items()}
     assert gb["float32, 32-bit"] == 49.4
@@ -240,9 +241,9 @@ def test_plan_gives_up_first_what_costs_least(tmp_path: Path, capsys: pytest.Cap
     assert flags("100") == []
     assert flags("80") == ["micro-batch-tokens 8192"]
     assert flags("70") == ["micro-batch-tokens 4096"]
-    assert flags("61") == ["micro-batch-tokens 1024"]
-    assert flags("60") == ["activation-checkpointing", "micro-batch-tokens 4096"]
-    assert flags("58.5") == ["activation-checkpointing", "micro-batch-tokens 1024"]
+    assert flags("63") == ["micro-batch-tokens 1024"]
+    assert flags("62") == ["activation-checkpointing", "micro-batch-tokens 8192"]
+    assert flags("61") == ["activation-checkpointing", "micro-batch-tokens 4096"]
     assert flags("58") == ["optimizer-state 8-bit", "micro-batch-tokens 8192"]
     assert flags("24") == ["optimizer-state 8-bit", "micro-batch-tokens 1024"]
     assert flags("23") == ["optimizer-state 8-bit", "activation-checkpointing", "micro-batch-tokens 4096"]

@@ -243,8 +243,16 @@ def _rollout(config: Config, shape: ModelShape, target: Target) -> Iterator[Memo
     caches = [_cache(*call, shape, target, config) for call in calls]
     sequences, cache_bytes = max(caches, key=itemgetter(1))
     token_bytes = kv_bytes(shape, target.dtype)
-    text = f"{sequences:,} sequences, {token_bytes:,} bytes per token; freed after the rollout"
-    yield MemoryPart("KV cache", cache_bytes, text, (ROLLOUT,))
+    text = f"{sequences:,} sequences, {token_bytes:,} bytes per token"
+    kept = caches[0][1]  # what the update finds: that of the rollout
+    if not _keeps_cache(kept, config, shape, target):
+        yield MemoryPart("KV cache", cache_bytes, f"{text}; freed after the rollout", (ROLLOUT,))
+    elif kept == cache_bytes:
+        yield MemoryPart("KV cache", cache_bytes, f"{text}; so small that it is kept")
+    else:
+        yield MemoryPart("KV cache", cache_bytes, f"{text}; freed after the evaluation", (ROLLOUT,))
+        text = f"{caches[0][0]:,} sequences, {token_bytes:,} bytes per token; so small that it is kept"
+        yield MemoryPart("KV cache, update", kept, text, UPDATE)
     text = "the logits from which the next tokens are sampled; at most, where all are sorted"
     samples = [n * _logit_bytes(how, target) for (n, _), (_, how) in zip(caches, calls, strict=True)]
     yield MemoryPart("sampling", max(samples) * shape.vocab_size, text, (ROLLOUT,))
@@ -290,6 +298,12 @@ def _cache(
     else:  # every sequence has a copy of its prompt
         sequences = slots = hf.batch_size(prompts, sampling.samples, max_num_seqs)
     return sequences, token_bytes * (slots * prompt_tokens + sequences * sampling.max_new_tokens)
+
+
+def _keeps_cache(cache_bytes: int, config: Config, shape: ModelShape, target: Target) -> bool:
+    """Whether a cache of this size stays on the GPU while the policy is trained (engines/native.py)."""
+    is_static = target.device_type == "cuda" and _uses_native_engine(config, shape)
+    return is_static and cache_bytes <= native.KEPT_SHARE * native.cache_bytes(target.size)
 
 
 def _update(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
