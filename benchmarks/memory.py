@@ -150,7 +150,7 @@ def under_a_cap(arguments: argparse.Namespace, gb: int, rank: int = 0) -> Figure
     whole = None
     if torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
-        native.CACHE_SHARE *= gb * GB / whole  # as on a GPU of that size; the plan multiplies it by `whole` too
+        native.CACHE_SHARE *= gb * GB / whole  # as on a GPU of that size, and as the plan counts
         torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - CUDA_CONTEXT) / whole))
     policy = build(arguments)
     new = 4 if arguments.tiny else 512

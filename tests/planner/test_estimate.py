@@ -29,7 +29,6 @@ from reinforce_lite.planner.estimate import (
 from reinforce_lite.planner.model_shape import read_shape, shape_of
 from reinforce_lite.types import Prompt, Sampling
 
-
 KEPT = [
     ("native", 32 * 529_920, PHASES),
     ("native", 32 * 529_920 - 32, (ROLLOUT,)),
