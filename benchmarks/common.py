@@ -2,7 +2,7 @@
 
 A part is a function that returns its figures. The benchmark starts itself again for each part and reads the
 peak memory of that process from outside. After each part it prints the figures and writes those so far as
-JSON into benchmarks/results/, or $OUT: a machine that is lent by the call may keep nothing else.
+JSON into benchmarks/results/, or $OUT: a machine that is rented by the call may keep nothing else.
 """
 
 import argparse

@@ -3,9 +3,10 @@
 python benchmarks/card/card.py all1 | all2 | PART ...     figures: a JSON line each in $OUT/results.jsonl
 TINY=1 python benchmarks/card/card.py correct kernels decode update optimizer     tries the script on a CPU
 
-For a machine that is lent by the call: `all1` is one call, `all2` the next on the same machine. `prepare.sh`
-collects what such a machine lacks. The most expensive parts come last, and every figure is written as soon as
-it is known. What parts print is in $OUT/log.txt. Arguments of a part are quoted with it: 'train 0-2'.
+For a machine that is rented by the call: `all1` is one call, `all2` the next on the same machine.
+`prepare.sh` collects what such a machine lacks. The most expensive parts come last, and every figure is
+written as soon as it is known. What parts print is in $OUT/log.txt. Arguments of a part are quoted with it:
+'train full rank8'.
 """
 
 import argparse
@@ -229,14 +230,13 @@ def smoke() -> None:
     start = time.perf_counter()
     import transformers
 
-    import reinforce_lite.cli
+    import reinforce_lite.cli  # noqa: F401 -- the time that it takes is reported
     from reinforce_lite.utils.environment import package_versions
 
     report(
         torch=torch.__version__,
         transformers=transformers.__version__,
         import_seconds=round(time.perf_counter() - start, 1),
-        program=reinforce_lite.cli.__file__,
         versions=package_versions(),
         cores=os.cpu_count(),
         gpu=torch.cuda.get_device_name() if CUDA else None,

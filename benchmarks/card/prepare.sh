@@ -1,5 +1,5 @@
 #!/bin/sh
-# Collects in .card/ what a lent GPU machine without a network lacks; run it in the root of the repository.
+# Collects in .card/ what a rented GPU machine without a network lacks; run it in the root of the repository.
 #
 #   .card/whl      wheels for Python 3.12 of the program's dependencies other than torch and transformers, and of the
 #                  program itself: its metadata tell its version

@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from helpers.adapters import adapted
 from helpers.groups import make_groups, make_weights
 from helpers.model_configs import make_family
 from helpers.plain import independent_loss
@@ -25,17 +26,6 @@ from reinforce_lite.models.policy import Policy, load_policy, save_policy
 from reinforce_lite.types import Sampling
 
 TARGETS = [(), ("q_proj", "v_proj"), ("k_proj",), ("down_proj",), ("up_proj", "o_proj")]
-
-
-def adapted(policy: Policy, rank: int = 3, targets: tuple[str, ...] = (), alpha: float = 6.0) -> Policy:
-    """The policy with an adapter whose B is not zero."""
-    policy.add_adapter(AdapterConfig(rank=rank, alpha=alpha, targets=targets), seed=0)
-    assert policy.adapter is not None
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for layer in policy.adapter.layers.values():
-            layer.b.normal_(std=0.1)
-    return policy
 
 
 def peft_model(policy: Policy, folder: Path, trainable: bool = False) -> Any:

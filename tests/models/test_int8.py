@@ -9,25 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from helpers.adapters import adapted
 from helpers.groups import make_groups, make_weights
-from reinforce_lite.config import AdapterConfig, UpdateConfig
+from reinforce_lite.config import UpdateConfig
 from reinforce_lite.engines import make_engine
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.int8 import Int8Linear, dequantize, quantize, quantize_linears
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
 from reinforce_lite.types import Sampling
-
-
-def adapted(policy: Policy, targets: tuple[str, ...] = ()) -> Policy:
-    """The policy with an adapter whose B is not zero."""
-    policy.add_adapter(AdapterConfig(rank=3, alpha=6.0, targets=targets), seed=0)
-    assert policy.adapter is not None
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for layer in policy.adapter.layers.values():
-            layer.b.normal_(std=0.1)
-    return policy
 
 
 def by_hand(weight: Tensor) -> Tensor:

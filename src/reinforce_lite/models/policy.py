@@ -137,23 +137,7 @@ def load_policy(
         ReinforceLiteError: the embedded model can't be fetched.
     """
     target = pick_device(device)
-    with explain_load_errors(name):
-        folder = str(embedded_folder()) if name == EMBEDDED_NAME else local_or_hub_name(name)
-    if Path(folder).is_dir() and not permissions.allow_pickles:
-        _refuse_pickles(Path(folder))
-    opening = nullcontext() if permissions.allow_pickles else no_pickles(name)
-    with quiet_transformers(), explain_load_errors(name), opening:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype="auto",
-            use_safetensors=None if permissions.allow_pickles else True,
-            trust_remote_code=permissions.trust_remote_code,
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=permissions.trust_remote_code)
-    _refuse_missing_weights(info["missing_keys"], name)
-    model = language_model(model, name)
-    _mend_generation_config(model, name)
+    model, tokenizer = _open(name, permissions)
     eos_token_ids = _eos_token_ids(model, tokenizer)
     check_embedding(tokenizer, model.get_input_embeddings().weight.shape[0], eos_token_ids)
     compute, master_weights = pick_dtype(dtype, target), None
@@ -172,6 +156,28 @@ def load_policy(
     model.get_input_embeddings().padding_idx = None
     llama = Llama(model) if supports_model(model, max_length) else None
     return Policy(model, tokenizer, eos_token_ids, name, master_weights, llama)
+
+
+def _open(name: str, permissions: Permissions) -> tuple[Any, Any]:
+    """The causal language model and its tokenizer, as transformers reads them. Raises as `load_policy`."""
+    with explain_load_errors(name):
+        folder = str(embedded_folder()) if name == EMBEDDED_NAME else local_or_hub_name(name)
+    if Path(folder).is_dir() and not permissions.allow_pickles:
+        _refuse_pickles(Path(folder))
+    opening = nullcontext() if permissions.allow_pickles else no_pickles(name)
+    with quiet_transformers(), explain_load_errors(name), opening:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto",
+            use_safetensors=None if permissions.allow_pickles else True,
+            trust_remote_code=permissions.trust_remote_code,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=permissions.trust_remote_code)
+    _refuse_missing_weights(info["missing_keys"], name)
+    model = language_model(model, name)
+    _mend_generation_config(model, name)
+    return model, tokenizer
 
 
 def save_policy(policy: Policy, folder: Path, card: str, miniature: bool = False) -> None:
