@@ -110,7 +110,7 @@ class ReportArgs:
 
 @dataclass(frozen=True)
 class DoctorArgs:
-    """Examine this machine in about a minute, or a run at once."""
+    """Examine this machine, in about a minute, or a run."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")] = ""
     """A name under runs/, or a path; without one, this machine."""

@@ -17,7 +17,7 @@ def make_engine(name: str, policy: Policy, max_num_seqs: int = 256, prompts_per_
     """Build the engine `name` over the policy's own weights; `hf` where `native` does not know the model.
 
     At most `max_num_seqs` sequences are decoded concurrently; fewer after running out of memory. A step asks
-    up to `prompts_per_step` questions at once.
+    up to `prompts_per_step` questions together.
     """
     if name == "native" and policy.llama is not None:
         return OOMRetryEngine(NativeEngine(policy, max_num_seqs, prompts_per_step))
