@@ -3,7 +3,8 @@
     python experiments/adapters.py --parallel 2
 
 An adapter's step is faster. So each run stops where full tuning does, is evaluated on the test problems, and
-continues for as many steps as full tuning's time allows.
+continues for as many steps as full tuning's time allows. Rank 8 also runs at half and twice the learning rate:
+the validation problems choose between the three.
 """
 
 import argparse
@@ -21,25 +22,31 @@ from reinforce_lite.runlog.run import Run
 RANKS = (1, 8, 32)
 SEEDS = range(3)
 LEARNING_RATE = "1e-4"
+OTHER_RATES = ("2e-4", "5e-5")
 STEPS = 24
 """Those of the quickstart."""
 LONGER = 27
 """What an adapter takes in the time of the quickstart's steps (benchmarks/step.py)."""
+
+
+def make_trial(rank: int, learning_rate: str, seed: int) -> Trial:
+    """A run of this file; the name of a setting tells the learning rate where it is not LEARNING_RATE."""
+    setting = f"rank{rank}" if learning_rate == LEARNING_RATE else f"rank{rank}-{learning_rate}"
+    options = ("--rank", str(rank), "--seed", str(seed), "--learning-rate", learning_rate)
+    return Trial(f"{setting}-{seed}", options, "adapters.py")
+
+
 TRIALS = [
-    Trial(
-        f"rank{rank}-{seed}",
-        ("--rank", str(rank), "--seed", str(seed), "--learning-rate", LEARNING_RATE),
-        "adapters.py",
-    )
-    for rank in (8, 1, 32)
+    make_trial(rank, rate, seed)
+    for rank, rate in [(8, LEARNING_RATE), *((8, rate) for rate in OTHER_RATES), (1, LEARNING_RATE), (32, LEARNING_RATE)]
     for seed in SEEDS
 ]
 
 
-def train(rank: int, seed: int, learning_rate: float) -> Record:
+def train(name: str, rank: int, seed: int, learning_rate: float) -> Record:
     """Train to STEPS and evaluate, then to LONGER and evaluate; the record of the whole run."""
     program = [str(Path(sys.executable).with_name("reinforce-lite")), "train"]
-    run = f"adapters-rank{rank}-{seed}"
+    run = f"adapters-{name}"
     options = ("--adapter.rank", str(rank), "--update.learning-rate", str(learning_rate))
     command = [*program, "quickstart", *options, "--train.seed", str(seed), "--run", run, "--resume"]
     for steps in (STEPS, LONGER):
@@ -93,5 +100,6 @@ if __name__ == "__main__":
         parser.add_argument("--learning-rate", type=float, required=True)
         parser.add_argument("--out", type=Path, required=True)
         given = parser.parse_args()
-        record = {"trial": given.out.stem} | train(given.rank, given.seed, given.learning_rate)
+        name = given.out.stem
+        record = {"trial": name} | train(name, given.rank, given.seed, given.learning_rate)
         given.out.write_text(trials.dump_json(record), encoding="utf-8")
