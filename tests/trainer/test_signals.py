@@ -1,6 +1,7 @@
 """Signals during a run: when they raise, and when they wait."""
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -108,6 +109,20 @@ def test_guard_acknowledges_the_first_signal_inside_a_block(caplog: pytest.LogCa
         change()
     assert len(said) == 1
     assert "Ctrl-C again" in said[0]
+
+
+def test_notice_is_out_when_the_guard_stops_listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+
+    def write_slowly(notice: str) -> None:
+        time.sleep(0.2)
+        said.append(notice)
+
+    monkeypatch.setattr(logging.getLogger("reinforce_lite.trainer.signals"), "warning", write_slowly)
+    guard = SignalGuard(notice="stopping")
+    with pytest.raises(Interrupted), guard.listening():
+        send(signal.SIGINT)
+    assert said == ["stopping"]
 
 
 def test_guard_leaves_signals_alone_outside_the_main_thread() -> None:

@@ -35,6 +35,7 @@ class SignalGuard:
     def __init__(self, notice: str = STOPPING, at_once: bool = False) -> None:
         self.notice, self.at_once = notice, at_once
         self._depth = 0
+        self._notifier = threading.Thread(target=logger.warning, args=(notice,))
         self._received: int | None = None
         self._handled = False
 
@@ -49,6 +50,8 @@ class SignalGuard:
         finally:
             for signum, handler in previous.items():
                 signal.signal(signum, handler)
+            if self._notifier.ident:
+                self._notifier.join()
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
@@ -70,12 +73,13 @@ class SignalGuard:
         self._handled = True
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._received is not None or self.at_once:
+        if self._received is None and not self.at_once:
+            self._received = signum
+            # In a thread: here the main thread may be in the middle of writing to the same stream.
+            if self.notice:
+                self._notifier.start()
+        else:
             if os.isatty(1):
                 os.write(1, b"\x1b[?25h")  # show the cursor, which the live display hides
             os._exit(128 + signum)
-        self._received = signum
-        # In a thread: here the main thread may be in the middle of writing to the same stream.
-        if self.notice:
-            threading.Thread(target=logger.warning, args=(self.notice,)).start()
         self.check()
