@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from card.shared import SHAPE, TINY, build, random_groups
 from common import Figures, run
-from gpu import build, groups
 
 from reinforce_lite.config import UpdateConfig, load_config, override_config
 from reinforce_lite.engines import native
@@ -143,20 +143,18 @@ def on_cpu(arguments: argparse.Namespace, **values: Any) -> Figures:
     return figures(measured, planned, empty, empty)
 
 
-def under_a_cap(arguments: argparse.Namespace, gb: int, rank: int = 0) -> Figures:
+def under_a_cap(gb: int, rank: int = 0) -> Figures:
     """The 3B recipe as the plan adapts it to `gb` GB of GPU memory, with an adapter if it has a rank."""
-    if not torch.cuda.is_available() and not arguments.tiny:
-        return {"skipped": "there is no GPU"}
     whole = None
     if torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
         native.CACHE_SHARE *= gb * GB / whole  # as on a GPU of that size, and as the plan counts
         torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - CUDA_CONTEXT) / whole))
-    policy = build(arguments)
-    new = 4 if arguments.tiny else 512
+    policy = build(SHAPE)
+    new = 4 if TINY else 512
     values = {"prompt.max_tokens": PROMPT, "rollout.max_new_tokens": new}
     values |= {"eval.n": 1, "eval.validation_n": 1}
-    few = {"rollout.prompts_per_step": 1} if arguments.tiny else {}
+    few = {"rollout.prompts_per_step": 1} if TINY else {}
     values |= few | {"update.optimizer_state": "32-bit", "adapter.rank": rank}
     settings = load_config("gsm8k-3b-48gb", values)
     shape = shape_of(policy.model, PROMPT + new)
@@ -167,7 +165,7 @@ def under_a_cap(arguments: argparse.Namespace, gb: int, rank: int = 0) -> Figure
     if rank:
         policy.add_adapter(chosen.adapter, seed=0)
     engine = NativeEngine(policy, chosen.rollout.max_num_seqs)
-    asked = groups(chosen.rollout.prompts_per_step, chosen.rollout.group_size, new)
+    asked = random_groups(chosen.rollout.prompts_per_step, chosen.rollout.group_size, PROMPT, new)
     sampling = Sampling(len(asked[0].rollouts), new, new, temperature=0.7, top_p=0.9)
 
     def sample() -> list[Group]:
@@ -213,7 +211,7 @@ CPU_SETTINGS: dict[str, dict[str, Any]] = {
 if __name__ == "__main__":
     cuda = torch.cuda.is_available()
     parts: dict[str, Callable[[argparse.Namespace], Figures]] = (
-        {f"cap_{gb}": lambda a, gb=gb: under_a_cap(a, gb) for gb in (48, 36, 24)}
+        {f"cap_{gb}": lambda a, gb=gb: under_a_cap(gb) for gb in (48, 36, 24)}
         if cuda
         else {name: lambda a, values=values: on_cpu(a, **values) for name, values in CPU_SETTINGS.items()}
         | {"arithmetic": arithmetic}

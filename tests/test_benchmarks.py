@@ -1,13 +1,12 @@
-"""The benchmarks for GPUs run in their tiny mode on a CPU."""
+"""The benchmark for graphics cards runs with a tiny model on a CPU."""
 
+import importlib
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,41 +19,102 @@ from reinforce_lite.models.embedded import cache_folder
 BENCHMARKS = ROOT / "benchmarks"
 COMPARED_POLICIES = 2 * 2 * 2
 """Of `correct`: small and large key biases, two dtypes, the program and transformers' modules."""
+Lines = list[dict[str, Any]]
 
 
 @pytest.fixture
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the modules of the benchmarks importable."""
-    for folder in (BENCHMARKS, BENCHMARKS / "card"):
-        monkeypatch.syspath_prepend(str(folder))
+def run_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], Lines]:
+    """Runs a part of gpu.py in this process, with a tiny model; its figures."""
+    monkeypatch.setenv("TINY", "1")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    shared = importlib.import_module("card.shared")
+    assert shared.TINY
+    monkeypatch.setattr(shared, "OUT", tmp_path)
+
+    def run(module: str, part: str) -> Lines:
+        monkeypatch.setattr(shared, "PART", part)
+        getattr(importlib.import_module(f"card.{module}"), part)()
+        lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+        return [line for line in lines if line["part"] == part]
+
+    return run
 
 
-def test_gpu_benchmark_runs_in_tiny_mode(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny"]
-    environment = os.environ | {"OUT": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "gpu.json").read_text())
-    assert set(results["parts"]) == {"decode", "update", "step", "article"}
-    for name, figures in results["parts"].items():
-        assert "failed" not in figures, done.stderr
-        assert all(value > 0 for value in figures.values()), name
-        assert 0.1 < figures["peak_gb"] < 10
-    step, article = results["parts"]["step"], results["parts"]["article"]
-    assert step["seconds"] == step["rollout"] + step["update"]
-    ratio = article["seconds_per_completion"] / step["seconds_per_completion"]
-    assert results["summary"] == [f"article / step: {ratio:.2f}x"]
+def run_gpu(parts: Sequence[str], out: Path) -> tuple[dict[str, Lines], str]:
+    """gpu.py as a command, with a tiny model: the figures by part, and the table."""
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny", "--out", str(out), *parts]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    table = (out / "table.md").read_text()
+    assert table in done.stdout
+    return {part: [line for line in lines if line["part"] == part] for part in parts}, table
 
 
-@pytest.mark.usefixtures("importable")
+def test_gpu_benchmark_writes_figures_and_a_table(tmp_path: Path) -> None:
+    figures, table = run_gpu(["smoke"], tmp_path)
+    assert f"| torch, transformers | {figures['smoke'][0]['torch']}, " in table
+    assert "| a completion of the article's loop | not measured |" in table
+
+
+def test_gpu_benchmark_compares_with_float64(run_part: Callable[[str, str], Lines]) -> None:
+    lines = run_part("correctness", "correct")
+    compared = [line for line in lines if "path" in line]
+    assert len(compared) == COMPARED_POLICIES
+    assert all(line["largest_gap"] < 1e-3 for line in compared if line["dtype"] == "float32")
+    assert [line["optimizer_state"] for line in lines if line.get("applied")] == ["32-bit", "16-bit", "8-bit"]
+
+
+def test_gpu_benchmark_checks_and_times_kernels(run_part: Callable[[str, str], Lines]) -> None:
+    merged, *times = run_part("kernels", "kernels")
+    assert [line["function"] for line in times if "function" in line] == [
+        *("rms_norm", "swiglu", "swiglu_backward", "rotate", "merge"),
+    ]
+    assert all(merged[name] < 1e-5 for name in ("merged", "d_queries", "d_keys", "d_values"))
+
+
+def test_gpu_benchmark_times_decoding_and_updates(run_part: Callable[[str, str], Lines]) -> None:
+    assert run_part("decoding", "decode")[0]["tokens_per_second"] > 0
+    (step,) = (line for line in run_part("decoding", "graph") if "milliseconds_per_step" in line)
+    assert step["milliseconds_per_step"] > 0
+    assert step["idle_rows"] == 0
+    assert run_part("updating", "update")[0]["of_peak"] > 0
+
+
+def test_gpu_benchmark_compares_a_step_with_the_articles(run_part: Callable[[str, str], Lines]) -> None:
+    first, second = run_part("steps", "step")
+    assert (first["step"], second["step"]) == (1, 2)
+    spent = second["rollout"] + second["gradient"] + second["optimizer"]
+    assert second["seconds_per_completion"] == pytest.approx(spent / 20)  # 2 questions x 10
+    (article,) = run_part("steps", "article")
+    assert article["seconds_per_completion"] == pytest.approx((article["rollout"] + article["update"]) / 10)
+
+
+@pytest.mark.usefixtures("run_part")
 def test_gpu_benchmark_samples_from_narrow_nuclei() -> None:
     """Else every decoding step would sort the whole vocabulary."""
-    policy = __import__("gpu").build(SimpleNamespace(tiny=True))
-    tokens = torch.arange(100, 200)[None]
-    logits = policy.model(tokens).logits[0].detach().float()
+    shared = importlib.import_module("card.shared")
+    model = shared.build_model(shared.SMALL, "float32")
+    logits = model(torch.arange(100, 200)[None]).logits[0].detach()
     assert float(logits.std(1).mean()) == pytest.approx(7, rel=0.1)
     p = (logits / 0.7).softmax(-1).topk(CANDIDATES).values
     assert (p.sum(1) > 0.9).float().mean() > 0.99
+
+
+@pytest.mark.usefixtures("run_part")
+def test_table_of_the_gpu_benchmark_has_the_last_figures() -> None:
+    step = {"part": "graph", "sequences": 160, "milliseconds_per_step": 5.0, "of_floor": 0.5}
+    run = {"part": "train full rank8", "setting": "full", "seconds": 89.0, "before": {"strict": 0.27}}
+    lines = [
+        *(step | {"milliseconds_per_step": 6.1, "of_floor": 0.397}, step),
+        {"part": "graph", "profiled": "graph-160", "launches_per_step": 1.0, "waits_per_step": 0.5},
+        *(run | {"seed": seed, "after": {"strict": strict}} for seed, strict in enumerate((0.725, 0.735))),
+    ]
+    rows = importlib.import_module("card.table").table(lines).splitlines()
+    assert "| a decoding step, 160 sequences | 5.0 ms, 50% of the floor |" in rows
+    assert "| launches of the host in it | 1, waits 0.5 |" in rows
+    assert "| quickstart, real weights, seed 1: strict before, after | 27.0%, 73.5% in 89 s |" in rows
+    assert "| quickstart, real weights, seed 2: strict before, after | not measured |" in rows
 
 
 def test_figures_outlast_a_benchmark_that_is_killed(tmp_path: Path) -> None:
@@ -80,61 +140,22 @@ run("figures", {{"first": first, "second": second}}, lambda results: [])
     assert parts["first"]["seconds"] == 1.5
 
 
-def run_card(parts: Sequence[str], out: Path) -> dict[str, list[dict[str, Any]]]:
-    """The figures of some parts of card.py in its tiny mode, by part."""
-    command = [sys.executable, str(BENCHMARKS / "card" / "card.py"), *parts]
-    environment = os.environ | {"TINY": "1", "OUT": str(out)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    return {part: [line for line in lines if line["part"] == part] for part in parts}
-
-
-def test_card_runs_in_tiny_mode(tmp_path: Path) -> None:
-    figures = run_card(["correct", "kernels", "decode", "graph", "update"], tmp_path)
-    compared = [line for line in figures["correct"] if "path" in line]
-    assert len(compared) == COMPARED_POLICIES
-    assert all(line["largest_gap"] < 1e-3 for line in compared if line["dtype"] == "float32")
-    assert [line["optimizer_state"] for line in figures["correct"] if line.get("applied")] == [
-        "32-bit",
-        "16-bit",
-        "8-bit",
-    ]
-    merged, *times = figures["kernels"]
-    assert [line["function"] for line in times if "function" in line] == [
-        *("rms_norm", "swiglu", "swiglu_backward", "rotate", "merge"),
-    ]
-    assert all(merged[name] < 1e-5 for name in ("merged", "d_queries", "d_keys", "d_values"))
-    assert figures["decode"][0]["tokens_per_second"] > 0
-    (step,) = (line for line in figures["graph"] if "milliseconds_per_step" in line)
-    assert step["milliseconds_per_step"] > 0
-    assert step["idle_rows"] == 0
-    assert figures["update"][0]["of_peak"] > 0
-
-
 @pytest.mark.slow
-def test_card_runs_its_other_parts_in_tiny_mode(tmp_path: Path) -> None:
-    parts = [
-        "smoke",
-        "optimizer",
-        "cap24",
-        "adapter12",
-        "step",
-        "article",
-        "generate",
-        "tests tests/utils/test_tensors.py",
-    ]
-    figures = run_card(parts, tmp_path)
+def test_gpu_benchmark_runs_its_other_parts(tmp_path: Path) -> None:
+    parts = ["optimizer", "cap24", "adapter12", "generate", "vllm", "tests tests/utils/test_tensors.py"]
+    figures, _ = run_gpu(parts, tmp_path)
     assert all(figures.values())
     assert figures[parts[-1]][0]["status"] == 0
 
 
 @pytest.mark.slow
-def test_card_trains_several_seeds_concurrently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_benchmark_trains_several_seeds_concurrently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the real model from the cache; runs go under another home."""
     monkeypatch.setenv("REINFORCE_LITE_CACHE", str(cache_folder()))
     monkeypatch.setenv("HOME", str(tmp_path))
-    (figures,) = run_card(["train full rank8"], tmp_path).values()
+    (figures,) = run_gpu(["train full rank8"], tmp_path)[0].values()
     runs = figures[1:]
     assert [(line["setting"], line["seed"]) for line in runs] == [
         *(("full", 0), ("full", 1), ("rank8", 0), ("rank8", 1)),

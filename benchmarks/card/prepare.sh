@@ -1,6 +1,8 @@
 #!/bin/sh
 # Collects in .card/ what a rented GPU machine without a network lacks; run it in the root of the repository.
 #
+#   sh benchmarks/card/prepare.sh [MODEL.gguf GSM8K]     a 0.5B model and a folder with train.jsonl and test.jsonl
+#
 #   .card/whl      wheels for Python 3.12 of the program's dependencies other than torch and transformers, and of the
 #                  program itself: its metadata tell its version
 #   .card/half1, .card/half2    SmolLM2-135M-Instruct as GGUF (98 MB), one half for each call (56 MiB a call)
@@ -9,9 +11,13 @@
 #   mkdir -p ~/keep && cp .card/half1/half1 ~/keep/ &&
 #   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target ~/site .card/whl/*.whl
 #   export PYTHONPATH=~/site PYTHONUNBUFFERED=1 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True HF_HUB_OFFLINE=1
-#   nvidia-smi -L; python3 benchmarks/card/card.py all1
+#   nvidia-smi -L; python3 benchmarks/gpu.py --out "$OUT" call1
 # Call 2 on the same machine, 360 s at most; it carries .card/half2:
-#   the same export; python3 benchmarks/card/card.py all2
+#   the same export; python3 benchmarks/gpu.py --out "$OUT" call2
+# A 0.5B on GSM8K needs a call for each piece N, which carries .card/0.5b-N, the first also .card/gsm8k:
+#   the same export; python3 benchmarks/gpu.py --out "$OUT" "keep .card/0.5b-N/0.5b-N"
+#   python3 benchmarks/gpu.py --out "$OUT" "keep .card/gsm8k/train.jsonl .card/gsm8k/test.jsonl"    with the first
+#   python3 benchmarks/gpu.py --out "$OUT" gsm8k                                                    with the last
 set -e
 python=${PYTHON:-python3}
 mkdir -p .card/whl .card/half1 .card/half2
@@ -37,4 +43,11 @@ fi
 half=$((($(wc -c <.card/model.gguf) + 1) / 2))
 head -c $half .card/model.gguf >.card/half1/half1
 tail -c +$((half + 1)) .card/model.gguf >.card/half2/half2
+if [ $# = 2 ]; then
+    split -b 60M -d -a 1 "$1" .card/0.5b-
+    for piece in .card/0.5b-?; do
+        mv "$piece" .card/piece && mkdir "$piece" && mv .card/piece "$piece/${piece##*/}"
+    done
+    mkdir -p .card/gsm8k && cp "$2/train.jsonl" "$2/test.jsonl" .card/gsm8k/
+fi
 du -sm .card/*

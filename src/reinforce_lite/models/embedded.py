@@ -116,7 +116,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     into a new model of the same config.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from reinforce_lite.models.loading import quiet_transformers
 
@@ -127,7 +127,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         config = quantized.config.to_dict()
         config.pop("quantization_config", None)
         config["_name_or_path"] = EMBEDDED_NAME
-        plain = LlamaForCausalLM(LlamaConfig(**config))
+        plain = type(quantized)(type(quantized.config)(**config))
         plain.load_state_dict(quantized.state_dict())
         plain.generation_config = quantized.generation_config
         plain.save_pretrained(folder)
