@@ -202,6 +202,7 @@ class FakeCuda(TorchDispatchMode):
             is_cuda=property(is_on_card),
             to=self._replace_to(Tensor.to),
             cpu=lambda tensor: tensor.to(CPU),
+            pin_memory=lambda tensor: tensor,
             tolist=count_tolist,
             numpy=refuse_numpy,
         )
@@ -249,6 +250,7 @@ class FakeCuda(TorchDispatchMode):
             _lazy_init=refuse,
             is_available=lambda: True,
             is_current_stream_capturing=lambda: False,
+            synchronize=lambda device=None: self.wait(),
             is_bf16_supported=lambda including_emulation=True: True,
             get_device_capability=lambda device=None: DEVICE_CAPABILITY,
             get_device_properties=lambda device=None: properties,

@@ -173,13 +173,13 @@ def test_weight_without_gradient_stays() -> None:
 
 
 def run_on_card(
-    compiled: bool, dtype: torch.dtype, steps: int
+    compiled: bool, dtype: torch.dtype, steps: int, config: UpdateConfig = EIGHT
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Counter[str], Counter[str]]:
     """The weights and the optimizer's state after some steps; launches and waits of the last one."""
     with FakeCuda() as card, pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimizers, "_can_compile_update", lambda *_: compiled)
         params = {name: w.detach().to("cuda").requires_grad_() for name, w in weights(dtype).items()}
-        optimizer = make_optimizer(EIGHT, params)
+        optimizer = make_optimizer(config, params)
         for step in range(steps):
             set_gradients(params, step)
             for w in params.values():
@@ -213,6 +213,34 @@ def test_8_bit_moments_on_a_card_follow_the_cpus(compiled: bool, monkeypatch: py
         torch.allclose(t.float(), state[name].float(), rtol=1e-4, atol=1)
         for name, t in optimizer.state_dict().items()
     )
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_offloaded_moments_change_no_result(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, where nothing is random: 9,472 elements pass through the card in parts of 16 blocks."""
+    monkeypatch.setattr(optimizers, "OFFLOADED_BLOCKS", 16)
+    offloaded = EIGHT.model_copy(update={"offload_optimizer": True})
+    expected, state, *_ = run_on_card(compiled, torch.float32, 3)
+    found, state_found, *_ = run_on_card(compiled, torch.float32, 3, offloaded)
+    assert all(torch.equal(found[name], w) for name, w in expected.items())
+    assert state_found.keys() == state.keys()
+    assert all(torch.equal(state_found[name], t) for name, t in state.items())
+
+
+def test_offloaded_moments_are_not_on_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They pass through it in parts of 16 blocks, 37 in three, and the host waits once for the last."""
+    monkeypatch.setattr(optimizers, "OFFLOADED_BLOCKS", 16)
+    offloaded = EIGHT.model_copy(update={"offload_optimizer": True})
+    with FakeCuda():
+        params = {"large": weights(torch.bfloat16)["large"].detach().to("cuda").requires_grad_()}
+        optimizer = make_optimizer(offloaded, params)
+        params["large"].grad = torch.ones_like(params["large"])
+        optimizer.step(1e-3, seed=0)
+        moments = [t for name, t in optimizer.state_dict().items() if name.startswith("exp_avg")]
+        assert len(moments) == 2 * 2  # codes and scales of both
+        assert not any(t.is_cuda for t in moments)
+    *_, launches, _ = run_on_card(True, torch.bfloat16, 2, offloaded)
+    assert launches["_update_blocks"] == 3
 
 
 def test_launches_of_a_step_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:

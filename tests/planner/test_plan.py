@@ -218,15 +218,15 @@ def test_suggested_memory_is_the_smallest_that_holds_the_plan(
 
 
 def test_suggested_model_is_the_largest_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """At 4 bytes and 8 bits: two moments, a scale of 4 bytes for each 256 of them, 6.03125 in all."""
-    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "16"]
+    """With 8-bit moments elsewhere, weights and gradients remain: 4 bytes."""
+    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "13"]
     _, plan, err = plan_json(args, capsys)
-    other_bytes = plan["total_bytes"] - 6.03125 * QWEN_3B_PARAMETERS
-    assert f"a model of about {int((16 * 10**9 - other_bytes) / 6.03125):,} parameters at most" in err
+    other_bytes = plan["total_bytes"] - 4 * QWEN_3B_PARAMETERS
+    assert f"a model of about {int((13 * 10**9 - other_bytes) / 4):,} parameters at most" in err
 
 
 def test_plan_gives_up_first_what_costs_least(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Smaller micro-batches, then activation checkpointing, and 32 bits last."""
+    """Smaller micro-batches, then activation checkpointing, 32 bits, and moments on the card last."""
     args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram"]
 
     def flags(vram: str) -> list[str]:
@@ -247,6 +247,29 @@ def test_plan_gives_up_first_what_costs_least(tmp_path: Path, capsys: pytest.Cap
     assert flags("58") == ["optimizer-state 8-bit", "micro-batch-tokens 8192"]
     assert flags("24") == ["optimizer-state 8-bit", "micro-batch-tokens 1024"]
     assert flags("23") == ["optimizer-state 8-bit", "activation-checkpointing", "micro-batch-tokens 4096"]
+    assert flags("18")[:2] == ["optimizer-state 8-bit", "offload-optimizer"]
+
+
+def test_plan_with_offloaded_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `test_plan_of_qwen_3b_with_8_bit_state` counts leaves the card, but for 2^16 blocks of 256 codes and
+    a scale, for two moments; the machine's own memory holds it beside a file of the model."""
+    args = ["gsm8k-3b-24gb", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "24"]
+    (_, on_card, _), (status, plan, _) = (
+        plan_json([*args, *more], capsys) for more in ([], ["--update.offload-optimizer"])
+    )
+    assert status == 0
+    assert plan["parts"]["optimizer state"]["bytes"] == 2**16 * 2 * (256 + 4)
+    assert plan["host_bytes"] == 5 * 10**9 + 6_275_979_832
+    assert on_card["host_bytes"] == 5 * 10**9
+
+
+@pytest.mark.parametrize("more", [["--update.optimizer-state", "16-bit"], ["--model.device", "cpu"]])
+def test_only_8_bit_moments_of_a_gpu_can_be_offloaded(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["gsm8k-3b-24gb", "--model.name", config_folder(tmp_path, QWEN_3B), "--update.offload-optimizer"]
+    assert main(["plan", *args, *more]) == 2
+    assert "update.offload_optimizer" in capsys.readouterr().err
 
 
 def test_plan_for_this_card_takes_what_other_programs_leave(capsys: pytest.CaptureFixture[str]) -> None:

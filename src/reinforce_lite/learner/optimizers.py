@@ -11,6 +11,9 @@ The arithmetic is torch's and torchao's. torchao's own optimizer compiles it; he
 of large tensors, which needs no compiler and little memory. On a CUDA device it is compiled too and updates
 whole tensors, unless no compiler is found. Tensors too small for 8 bits (norm weights and biases) have
 float32 moments and float32 master weights.
+
+With `update.offload_optimizer` the 8-bit moments stay in the machine's own memory, pinned, and pass through
+the card in parts: 2 bytes of each parameter there and back in every step.
 """
 
 from collections import defaultdict
@@ -39,6 +42,8 @@ QMAP_BYTES = 1024
 """The table of the 256 values that an 8-bit code stands for, float32; one per moment and piece."""
 WORKSPACE_BYTES_PER_ELEMENT = 150
 """Bytes that torchao's arithmetic needs for each element of a piece; measured by benchmarks/memory.py."""
+OFFLOADED_BLOCKS = 2**16
+"""How many blocks of offloaded moments are on the card at a time: 34 MB of both."""
 TRIAL_BLOCKS = 4096
 """With which the compiled update is tried."""
 MOMENTS = (("exp_avg", True), ("exp_avg_sq", False))
@@ -147,8 +152,8 @@ class _Weight:
     pieces: list[_Piece]
     moments: dict[str, Any] = field(default_factory=dict)
 
-    def allocate_state(self) -> None:
-        """Create moments of zero."""
+    def allocate_state(self, offload: bool) -> None:
+        """Create moments of zero, with `offload` in the machine's own memory."""
         from torchao.optim.subclass_8bit import OptimState8bit
 
         if self.pieces[0].is_master or not self.weight.is_cuda:
@@ -156,8 +161,12 @@ class _Weight:
                 piece.allocate_state()
             return
         flat = self.weight.detach().view(-1)
+        device = torch.device("cpu") if offload else flat.device
         for key, signed in MOMENTS:
-            self.moments[key] = OptimState8bit.zeros(flat.shape, signed, BLOCK, flat.device, dtype=flat.dtype)
+            moment = OptimState8bit.zeros(flat.shape, signed, BLOCK, device, dtype=flat.dtype)
+            if offload:
+                moment.codes, moment.scale = moment.codes.pin_memory(), moment.scale.pin_memory()
+            self.moments[key] = moment
         for piece in self.pieces:
             piece.allocate_state_within(self.moments)
 
@@ -176,7 +185,7 @@ class AdamW8bit:
         weights = [w for w in self.weights if w.weight.grad is not None]
         for weight in weights:
             if not weight.pieces[0].state:
-                weight.allocate_state()
+                weight.allocate_state(self.config.offload_optimizer)
             for piece in weight.pieces:
                 piece.state["step"] += 1
         first = self.weights[0].weight
@@ -184,10 +193,12 @@ class AdamW8bit:
         with isolated_rng(first.device, seed):
             if by_weight:
                 self._update_on_card(weights, learning_rate)
-                return
-            for weight in weights:
-                for piece in weight.pieces:
-                    self._update(piece, learning_rate)
+            else:
+                for weight in weights:
+                    for piece in weight.pieces:
+                        self._update(piece, learning_rate)
+            if self.config.offload_optimizer:
+                torch.cuda.synchronize()  # only now are the moments back, for whoever reads them
 
     def _update_on_card(self, weights: Sequence[_Weight], learning_rate: float) -> None:
         """The same in a few launches for each large weight, and for all small ones together."""
@@ -204,13 +215,15 @@ class AdamW8bit:
         from torchao.optim.adam import single_param_adam
 
         assert piece.weight.grad is not None
-        state, elements = piece.state, piece.elements
+        elements = piece.elements
+        moments: list[Any] = [piece.state[key] for key, _ in MOMENTS]
+        is_offloaded = self.config.offload_optimizer and not piece.is_master
+        here = [_on_device(m, elements.device) for m in moments] if is_offloaded else moments
         single_param_adam(
             elements,
             piece.weight.grad.reshape(-1)[piece.part],
-            state["step"],
-            state["exp_avg"],
-            state["exp_avg_sq"],
+            piece.state["step"],
+            *here,
             None,
             learning_rate,
             *self.config.betas,
@@ -219,6 +232,10 @@ class AdamW8bit:
             IS_ADAMW=True,
             BF16_STOCHASTIC_ROUND=elements.dtype == torch.bfloat16,
         )
+        if is_offloaded:
+            for moment, updated in zip(moments, here, strict=True):
+                moment.codes.copy_(updated.codes)
+                moment.scale.copy_(updated.scale)
         if piece.is_master:
             piece.weight.view(-1).copy_(elements)
 
@@ -230,7 +247,7 @@ class AdamW8bit:
         """The inverse of `state_dict`."""
         for weight in self.weights:
             if f"step/{weight.pieces[0].name}" in state:
-                weight.allocate_state()
+                weight.allocate_state(self.config.offload_optimizer)
             for piece in weight.pieces:
                 for name, t in piece.tensors().items():
                     t.copy_(state[name])
@@ -261,19 +278,27 @@ def _update_small(pieces: Sequence[_Piece], factors: Factors, betas: tuple[float
 
 
 def _update_large(weights: Sequence[_Weight], factors: Factors, betas: tuple[float, float]) -> None:
-    """AdamW of 8-bit moments, each weight at a time."""
+    """AdamW of 8-bit moments, each weight at a time; where its moments are not on the card, in parts."""
     if not weights:
         return
     update = elementwise.compile_for_card(_update_blocks)
-    on_card = torch.tensor(factors, pin_memory=True).to(weights[0].weight.device, non_blocking=True)
+    card = weights[0].weight.device
+    on_card = torch.tensor(factors, pin_memory=True).to(card, non_blocking=True)
+    tables = [weights[0].moments[key].qmap.to(card) for key, _ in MOMENTS]
     for w in weights:
         assert w.weight.grad is not None
+        elements, grad = (t.reshape(-1, BLOCK) for t in (w.weight.detach(), w.weight.grad))
         moments = [
             t for key, _ in MOMENTS for t in (w.moments[key].codes.view(-1, BLOCK), w.moments[key].scale)
         ]
-        tables = [w.moments[key].qmap for key, _ in MOMENTS]
-        blocks = (t.reshape(-1, BLOCK) for t in (w.weight.detach(), w.weight.grad))
-        update(*blocks, *moments, *tables, on_card, *betas)
+        at_a_time = len(elements) if moments[0].is_cuda else OFFLOADED_BLOCKS
+        for start in range(0, len(elements), at_a_time):
+            part = slice(start, start + at_a_time)
+            held = [t[part] for t in moments]
+            here = [t.to(card, non_blocking=True) for t in held]
+            update(elements[part], grad[part], *here, *tables, on_card, *betas)
+            if not held[0].is_cuda:
+                torch._foreach_copy_(held, here, non_blocking=True)
 
 
 @cache
@@ -332,6 +357,14 @@ def _split_weight(name: str, weight: Tensor) -> Iterator[_Piece]:
         part = slice(start, start + size)
         yield _Piece(f"{name}/{i}", weight, part, flat[part], is_master=False)
         start += size
+
+
+def _on_device(moment: Any, device: torch.device) -> Any:
+    """A copy of an 8-bit moment on another device."""
+    from torchao.optim.subclass_8bit import OptimState8bit
+
+    parts = (t.to(device) for t in (moment.codes, moment.scale, moment.qmap))
+    return OptimState8bit(*parts, moment.signed, moment.dtype)
 
 
 def is_small(elements: int) -> bool:

@@ -11,7 +11,7 @@ Symbols: H hidden size, I intermediate size, Q query heads, K key-value heads, D
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 
 import torch
@@ -158,6 +158,12 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
             "model.base_weights int8 freezes the weights, so there is nothing to train",
             "add --adapter.rank 16, or remove it",
         )
+    if config.update.offload_optimizer and (state != "8-bit" or target.device_type != "cuda"):
+        raise UsageError(
+            f"update.offload_optimizer moves 8-bit moments off a CUDA device, but this run has {state} state "
+            f"on {target.device_type}",
+            "leave it out, or train all weights on a GPU with --update.optimizer-state 8-bit",
+        )
     if config.adapter.rank:
         if state != "32-bit":
             raise UsageError(
@@ -182,6 +188,9 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
             f"update.optimizer_state {state} needs bfloat16, but this run computes in {target.dtype_name}",
             "choose --update.optimizer-state 32-bit or 8-bit, or --model.dtype bfloat16",
         )
+    if config.update.offload_optimizer:
+        text = f"{scheme.description}, whose moments are not on the GPU"
+        return replace(scheme, optimizer_state=0, description=text)
     return scheme
 
 
@@ -218,7 +227,12 @@ def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterat
         f"AdamW's two moments in {state.removesuffix('-bit')} bits, {scheme.optimizer_state:.4g} bytes "
         "per parameter, and a step count per tensor"
     )
-    yield MemoryPart("optimizer state", moments, text)
+    if config.update.offload_optimizer:
+        passing = optimizers.OFFLOADED_BLOCKS * 2 * (optimizers.BLOCK + 4)
+        text = f"{in_gb(moments)} GB in the machine's own memory, and on the GPU what passes through"
+        yield MemoryPart("optimizer state", passing, text, (OPTIMIZER_STEP,))
+    else:
+        yield MemoryPart("optimizer state", moments, text)
     text = MASTER_WEIGHTS[state] if master_weights else "none: the weights themselves are updated"
     yield MemoryPart("master weights", master_weights, text)
 
@@ -379,12 +393,18 @@ def host_bytes(config: Config, shape: ModelShape, target: Target) -> int:
     """The most tensors of a GPU that are in the machine's own memory together; 0 without a GPU.
 
     That is when a model is saved: a file of it (models/policy.save_policy), or all of it where an adapter is
-    merged. Weights are loaded from mapped files, and checkpoints pass in small pieces.
+    merged; and offloaded moments. Weights are loaded from mapped files, and checkpoints pass in small pieces.
     """
     if target.device_type == "cpu":
         return 0
     model = shape.parameters * target.dtype.itemsize
-    return model if config.adapter.rank else min(model, MODEL_FILE_BYTES)
+    if config.adapter.rank:
+        return model
+    moments = 0
+    if config.update.offload_optimizer:
+        state, itemsize = config.update.optimizer_state, target.dtype.itemsize
+        moments, _ = optimizers.optimizer_state_bytes(state, shape.tensor_sizes, itemsize)
+    return min(model, MODEL_FILE_BYTES) + moments
 
 
 def max_step_tokens(config: Config, shape: ModelShape) -> int:

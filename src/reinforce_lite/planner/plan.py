@@ -4,11 +4,11 @@
 
 A plan needs the recipe and the model's config alone: the task is not loaded, so no user code runs. Planning
 changes nothing: a person passes the suggested settings to `train`, which refuses a recipe that does not fit
-with the same message. Left out on purpose: moving optimizer state off the device (docs/memory.md says why).
+with the same message.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -27,7 +27,7 @@ MEMORY_KEYS = ("update.activation_checkpointing", "update.micro_batch_tokens", "
 """Keys that set how much is held at a time; they change results by rounding alone."""
 ADAPTER_RANK = 16
 """Of the adapter that is suggested where all weights do not fit."""
-PLAN_KEYS = ("update.optimizer_state", *MEMORY_KEYS)
+PLAN_KEYS = ("update.optimizer_state", "update.offload_optimizer", *MEMORY_KEYS)
 """The keys that a plan may choose."""
 SMALLER = 0.75
 """The part of the planned memory to aim at where the plan fits and memory ran out all the same."""
@@ -166,23 +166,30 @@ def best_plan(plan: Plan) -> Plan:
 
     What costs least is given up first.
     """
-    requested = plan.requested.update
-    only_32_bit = plan.requested.adapter.rank > 0 or plan.target.dtype == torch.float16
-    choices: dict[str, Iterable[object]] = {
-        "update.optimizer_state": (
-            requested.optimizer_state,
-            requested.optimizer_state if only_32_bit else "8-bit",
-        ),
-        "update.activation_checkpointing": (requested.activation_checkpointing, True),
-        "update.micro_batch_tokens": _micro_batch_sizes(plan.requested),
-    }
+    update = plan.requested.update
+    checkpointing = dict.fromkeys((update.activation_checkpointing, True))
+    sizes = tuple(_micro_batch_sizes(plan.requested))
     best = plan
-    for values in product(*map(dict.fromkeys, choices.values())):
+    for state, recompute, tokens in product(_optimizer_states(plan), checkpointing, sizes):
         if best.fits:
             break
-        config = override_config(plan.config, dict(zip(choices, values, strict=True)))
-        best = _shrink_rollout(replace(plan, config=config))
+        values = {"update.activation_checkpointing": recompute, "update.micro_batch_tokens": tokens}
+        best = _shrink_rollout(replace(plan, config=override_config(plan.config, state | values)))
     return best
+
+
+def _optimizer_states(plan: Plan) -> Iterator[dict[str, object]]:
+    """What the optimizer may keep, and where, as changes of the config."""
+    yield {}
+    if plan.requested.adapter.rank or plan.target.dtype == torch.float16:
+        return
+    smaller: dict[str, object] = {"update.optimizer_state": "8-bit"}
+    yield smaller
+    host_memory = plan.target.host_memory
+    offloaded = smaller | {"update.offload_optimizer": True}
+    needed = replace(plan, config=override_config(plan.config, offloaded)).host_bytes
+    if plan.target.device_type == "cuda" and (host_memory is None or needed <= host_memory):
+        yield offloaded
 
 
 def plan_after_oom(plan: Plan, usable: int | None) -> Plan:
@@ -263,6 +270,11 @@ def choice_costs(plan: Plan) -> dict[str, str]:
             f"{plan.scheme.total:.4g} bytes per parameter instead of {before_bytes:g} "
             f"({plan.scheme.description}); results differ (docs/memory.md), "
             'and it needs pip install "reinforce-lite[8bit]"'
+        ),
+        "update.offload_optimizer": (
+            "the moments are in the machine's own memory, which then holds up to "
+            f"{estimate.in_gb(plan.host_bytes)} GB of the run; they cross the bus twice in every step, which "
+            "takes about a second for a 3B model (computed, not measured)"
         ),
         "update.activation_checkpointing": (
             "each layer is computed a second time in the backward pass, with the same gradient; the update "
