@@ -45,6 +45,7 @@ def test_precedence_is_overrides_then_file_then_defaults(tmp_path: Path) -> None
         ("[task]\nlevel = 5", "task.level", ""),
         ("[rollout]\ntop_p = 0.0", "rollout.top_p", ""),
         ("[rollout]\nmin_new_tokens = 9\nmax_new_tokens = 8", "min_new_tokens is larger", ""),
+        ("[train]\nsteps = 9\nwarm_start = 9", "warm_start must be smaller than steps", ""),
         ("[objective]\npreset = 'ppo'", "objective.preset", ""),
         ("steps = 7", "there is no key 'steps'", ""),
         ("[train", "not a TOML file", ""),

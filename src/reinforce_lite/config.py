@@ -225,11 +225,20 @@ class TrainConfig(Section):
     """How long, and from which seed."""
 
     steps: Positive = 100
+    warm_start: NotNegative = 0
+    """How many of the steps, the first ones, learn by maximum likelihood from their right completions alone:
+    for tasks that are too hard."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """End within this many hours, evaluated and saved, if that comes before the last step."""
     seed: int = 0
     save_every: Positive = 10
     """Steps between checkpoints."""
+
+    @model_validator(mode="after")
+    def _steps_follow_the_warm_start(self) -> "TrainConfig":
+        if self.warm_start >= self.steps:
+            raise ValueError("warm_start must be smaller than steps")
+        return self
 
 
 class EvalConfig(Section):

@@ -135,6 +135,11 @@ class Group:
         return [not r.fault for r in self.rollouts]
 
     @property
+    def right(self) -> list[bool]:
+        """Whether each completion is right by the strict verdict."""
+        return [r.strict.correct for r in self.rollouts]
+
+    @property
     def success_rate(self) -> float | None:
         """The share of right completions by the strict verdict; None where every reward failed."""
         verdicts = [r.strict.correct for r in self.rollouts if not r.fault]

@@ -145,6 +145,32 @@ def metrics_of(steps: list[dict[str, Any]]) -> list[StepMetrics]:
     ]
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_step_of_the_warm_start_is_not_called_without_signal(terminal: bool, in_tmp: Path) -> None:
+    out = io.StringIO()
+    show: LiveConsole | LineConsole
+    console = Console(file=out, width=160, height=50, force_terminal=terminal)
+    show = LiveConsole(console) if terminal else LineConsole(console)
+    config = resolve_config("quickstart", {"train.steps": 6, "train.warm_start": 2}, None)
+    show.started(config, create_run("a"), 0, "cpu", lambda: 115.0)
+    learned, idle, after = metrics_of(
+        [
+            {"warm_start": True, "frac_reward_zero_std": 1.0},
+            {"warm_start": True, "frac_reward_zero_std": 1.0, "updated": False},
+            {"warm_start": False, "frac_reward_zero_std": 1.0, "updated": False},
+        ]
+    )
+    texts = []
+    for metrics in (learned, idle, after):
+        out.truncate(0)
+        show.stepped(metrics, [])
+        texts.append(drawn(show) if isinstance(show, LiveConsole) else out.getvalue())
+    assert ["warm start" in text for text in texts] == [True, True, False]
+    assert ["no-signal groups 100%" in text for text in texts] == [False, False, True]
+    assert ["no update: no completion was right" in text for text in texts] == [False, True, False]
+    assert "no update: every group had equal rewards" in texts[2]
+
+
 def finished_run(path: Path, **summary: Any) -> Run:
     """A run of 48 test problems, of which 27 are right before and after: 56.25%."""
     tests = [run_files.eval_completions(at, [True] * 27 + [False] * 21) for at in (0, 1)]

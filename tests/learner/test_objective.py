@@ -17,6 +17,7 @@ from reinforce_lite.learner.objective import (
     build_objective,
     check_group_size,
     loss_weights,
+    warm_start_advantages,
 )
 
 
@@ -95,6 +96,16 @@ def test_loss_weights_by_hand() -> None:
     assert one.tolist() == [[2 / 2, 0, 0], [1 / 2, 0, 0]]
     refilled = loss_weights(a, lengths, PRESETS["reinforce-lite"], max_new_tokens=10, questions=1)
     assert refilled.tolist() == [[2 / 30, -1 / 30, 0], [1 / 30, 1 / 30, -2 / 30]]
+
+
+def test_warm_start_counts_each_right_completion_of_a_group_once() -> None:
+    """Another group may repeat it: its question is another one."""
+    right = [[True, False, True, True], [True, True, False, False]]
+    completions = [[(5, 2), (6, 2), (5, 2), (7, 2)], [(5, 2), (9,), (9,), (9,)]]
+    a = warm_start_advantages(right, completions)
+    assert a.tolist() == [[1, 0, 0, 1], [1, 1, 0, 0]]
+    assert a.dtype == torch.float64
+    assert warm_start_advantages([[False] * 2], [[(1,), (2,)]]).tolist() == [[0, 0]]
 
 
 def test_loss_by_hand() -> None:

@@ -45,6 +45,12 @@ def test_missing_or_nan_figures_are_gaps(tmp_path: Path) -> None:
     write_report([run], tmp_path / "report.html")
 
 
+def test_warm_start_has_no_no_signal_groups(tmp_path: Path) -> None:
+    lines = [step(1, warm_start=True, frac_reward_zero_std=1.0), step(2, frac_reward_zero_std=0.5)]
+    run = runs.write(tmp_path / "a", lines)
+    assert build_curves(load_run_data(run))["columns"]["frac_reward_zero_std"] == [None, 0.5]
+
+
 def test_many_steps_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves, "MAX_POINTS", 2)
     run = runs.write(tmp_path / "a", [step(n, reward=float(n)) for n in (1, 2, 3)])

@@ -98,6 +98,13 @@ def test_second_opinion_replaces_a_missing_lenient_verdict(tmp_path: Path) -> No
     assert figures_of(result["sentence"])[-3:] == ["0.0%", "100.0%", "p = 0.016"]
 
 
+def test_warm_start_is_in_the_sentence(tmp_path: Path) -> None:
+    evaluations = [eval_completions(0, ONE_RIGHT), eval_completions(2, SEVEN_RIGHT)]
+    run = runs.write(tmp_path / "a", [step(1, warm_start=True), step(2)], evaluations=evaluations)
+    sentence = summary_of(run)["result"]["sentence"]
+    assert sentence.startswith("After 2 steps (1 of warm start), smollm2-135m solves 87.5% of 8")
+
+
 def test_p_value_is_never_zero() -> None:
     assert format_p(3.2e-80) == "p = 3.2e-80"
     assert format_p(0.0) == "p < 1e-99"

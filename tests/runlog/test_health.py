@@ -26,6 +26,7 @@ def steps(reward: list[float], second: list[float] | None = None, **other: list[
                 "frac_reward_zero_std": other.get("no_signal", [0.5] * len(reward))[i],
                 "completions/clipped_ratio": other.get("clipped", [0.0] * len(reward))[i],
                 "entropy": other.get("entropy", [0.2] * len(reward))[i],
+                "warm_start": other.get("warm_start", [None] * len(reward))[i],
                 "not_finite": other["bad"][i] if "bad" in other else None,
             }
         )
@@ -73,6 +74,15 @@ def test_second_opinion_warning_names_steps_and_figures() -> None:
     text = find_warnings(run)["second_opinion"]
     for figure in ("steps 1 to 20", "from 0.20 to 0.60", "from 30% to 30%"):
         assert figure in text
+
+
+def test_warm_start_is_not_without_signal() -> None:
+    """Its steps do not count; ten of the recipe's do."""
+    lost = {"strict": [0.02] * 30, "no_signal": [0.9] * 30}
+    assert "in 30 steps 90%" in find_warnings(steps([0.02] * 30, **lost))["no_signal"]
+    warm = {"warm_start": [True] * 20 + [False] * 10}
+    assert "in 10 steps 90%" in find_warnings(steps([0.02] * 30, **lost, **warm))["no_signal"]
+    assert find_warnings(steps([0.02] * 29, **lost, **warm)) == {}
 
 
 def test_a_short_run_and_a_task_without_a_second_opinion_say_nothing() -> None:

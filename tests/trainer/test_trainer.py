@@ -119,6 +119,34 @@ def test_selection_and_refill_resume_as_exactly(settings: dict[str, Any]) -> Non
         assert sum(live[:-1]) < 3  # it stops as soon as it has them
 
 
+class DiesAfter(Callback):
+    """Dies when it is told of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, metrics: Any, groups: Any) -> None:
+        if metrics.step == self.step:
+            raise Killed
+
+
+def test_warm_start_resumes_as_exactly(settings: dict[str, Any]) -> None:
+    """From the checkpoint of step 2, in its midst, and from that of step 4, after it."""
+    warm = settings | {"train.warm_start": 3, "train.steps": 6, "eval.n": 1, "eval.validation_n": 1}
+    warm |= {"rollout.selection": "adaptive", "rollout.refill": 2}
+    straight = train(warm, "straight")
+    assert [step["warm_start"] for step in straight.steps] == [True] * 3 + [False] * 3
+    for step in (3, 5):
+        run = create_run(f"killed-{step}")
+        with pytest.raises(Killed):
+            session.train(resolve_config(RECIPE, warm, ToyTask()), run, ToyTask(), DiesAfter(step))
+        resumed = train(warm, run.name, resume=True)
+        assert logs(resumed) == logs(straight)
+        a, b = (load_file(r.path / "checkpoints/step-6/state.safetensors") for r in (straight, resumed))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
 @pytest.mark.parametrize("state", ["16-bit", "8-bit"])
 def test_fewer_bits_resume_as_exactly(model_folder: Path, in_tmp: Path, state: str) -> None:
     """The random rounding too."""

@@ -79,7 +79,7 @@ class LineConsole(Callback):
         self._print(
             f"step {metrics.step}/{self.total_steps}  reward {metrics.reward:.2f}  "
             f"strict {percent(metrics.strict)}  {_unpaid(metrics)}  "
-            f"length {metrics.mean_length:.0f}  no-signal groups {percent(metrics.no_signal_ratio, 0)}  "
+            f"length {metrics.mean_length:.0f}  {_taught(metrics)}  "
             f"{metrics.step_time:.1f} s  {_eta(self.eta())}"
             + ("" if metrics.updated else f"  {_why_not(metrics)}")
             + (f"  loss scale {metrics.loss_scale:,.0f}" if metrics.loss_scale else "")
@@ -207,8 +207,8 @@ class LiveConsole(Callback):
             rows.append((control.replace("_", " "), opinions))
         for label, values in rows:
             table.add_row(f"{label:>32}", f"{values[-1]:.2f}", Text(sparkline(values), style="green"))
-        no_signal = f"no-signal groups {percent(last.no_signal_ratio, 0)} (all rewards of a group are equal)"
-        step = f"{no_signal}; {last.step_time:.1f} s a step"
+        meaning = "only right completions teach" if last.warm_start else "all rewards of a group are equal"
+        step = f"{_taught(last)} ({meaning}); {last.step_time:.1f} s a step"
         table.add_row(f"{'completions':>32}", f"{last.mean_length:.0f} tokens", step)
         if last.loss_scale:
             table.add_row(f"{'loss scale':>32}", f"{last.loss_scale:,.0f}", "halved where float16 overflows")
@@ -284,6 +284,11 @@ def _unpaid(metrics: StepMetrics) -> str:
     return f"lenient {percent(metrics.lenient)}"
 
 
+def _taught(metrics: StepMetrics) -> str:
+    """How much of a step taught nothing; in a warm start that is all but the right completions."""
+    return "warm start" if metrics.warm_start else f"no-signal groups {percent(metrics.no_signal_ratio, 0)}"
+
+
 def _eta(seconds: float) -> str:
     return "" if isnan(seconds) else f"ETA {duration(seconds)}"
 
@@ -291,5 +296,7 @@ def _eta(seconds: float) -> str:
 def _why_not(metrics: StepMetrics) -> str:
     if metrics.not_finite:
         return f"no update: {metrics.not_finite} not finite"
+    if metrics.warm_start:
+        return "no update: no completion was right"
     equal = metrics.no_signal_ratio == 1
     return f"no update: {'every group had equal rewards' if equal else 'nothing to learn from'}"

@@ -31,6 +31,7 @@ from torch import Tensor
 from reinforce_lite.config import Baseline, GradientSamples, LossNormalization, PresetName, Scale
 from reinforce_lite.errors import UsageError
 
+Ids = tuple[int, ...]
 EPSILON = 1e-8
 """Added to a standard deviation. If it is 0, the advantage is huge but finite; `advantage_clip` bounds it."""
 
@@ -106,6 +107,25 @@ def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tens
     if (objective.baseline, objective.scale) != ("none", "none"):
         a = a.masked_fill((r == r[:, :1]).all(dim=1, keepdim=True), 0.0)
     return a
+
+
+def warm_start_advantages(right: Sequence[Sequence[bool]], completions: Sequence[Sequence[Ids]]) -> Tensor:
+    """What takes the place of advantages in a warm start: 1 for right completions, 0 for wrong ones.
+
+    The loss is then a negative log-likelihood, that of what rejection sampling keeps:
+
+        - 1 / normaliser * sum over right completions of sum_t log pi(o_t)
+
+    as in STaR, https://arxiv.org/abs/2203.14465, RAFT, https://arxiv.org/abs/2304.06767, and ReST,
+    https://arxiv.org/abs/2308.08998. It is REINFORCE with rewards of 0 and 1 and no baseline, so no
+    completion is made less likely, and its gradient has the scale of the steps that follow: the optimizer's
+    moments stay valid. A completion that repeats an earlier one of its group gets 0: it teaches nothing new,
+    and would make what is likely already likelier still.
+
+    Takes (Q, G) verdicts and token ids; returns (Q, G) float64.
+    """
+    new = [[ids not in group[:i] for i, ids in enumerate(group)] for group in completions]
+    return torch.tensor(right, dtype=torch.float64) * torch.tensor(new)
 
 
 def _peers(r: Tensor, kind: Literal["leave-one-out", "group"]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
 from reinforce_lite.report.run_data import RunData
 from reinforce_lite.report.serialize import round_float
-from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.records import KEYS, Record, StepMetrics
 
 MAX_POINTS = 1_500
 """More steps than this are drawn as means of neighbouring steps."""
@@ -25,7 +25,7 @@ def build_curves(data: RunData) -> dict[str, Any]:
 
     The time counts steps and evaluations; loading and saving between them are not in the lines.
     """
-    lines, elapsed = [step.to_record() for step in data.steps], _elapsed(data)
+    lines, elapsed = [_line(step) for step in data.steps], _elapsed(data)
     size = -(-len(lines) // MAX_POINTS) or 1
     chunks = [lines[i : i + size] for i in range(0, len(lines), size)]
     steps = [chunk[-1]["step"] for chunk in chunks]
@@ -54,6 +54,11 @@ def charts(curves: Sequence[Record]) -> list[Record]:
     if any(second != lenient for second, lenient in pairs if second):
         return CHARTS
     return [chart | {"lines": {k: v for k, v in chart["lines"].items() if k != SECOND}} for chart in CHARTS]
+
+
+def _line(step: StepMetrics) -> Record:
+    """A step's figures. A warm start has no no-signal groups: each right completion teaches by itself."""
+    return step.to_record() | ({KEYS["no_signal_ratio"]: None} if step.warm_start else {})
 
 
 def _elapsed(data: RunData) -> dict[int, float]:

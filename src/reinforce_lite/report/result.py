@@ -37,9 +37,12 @@ def build_result(data: RunData, history: EvalHistory) -> dict[str, Any]:
     outcomes = Counter(OUTCOMES[b.strict, a.strict] for b, a in pairs)
     changes = {name: outcomes[name] for name in OUTCOMES.values()}
     kind, meaning = _judge(before, after, p, result["other"])
+    warm_steps = sum(bool(s.warm_start) for s in data.steps if s.step <= after["step"])
+    warm_start = f" ({warm_steps} of warm start)" if warm_steps else ""
     head = (
-        f"After {count(after['step'], 'step')}, {data.model} solves {percent(after['strict'])} of "
-        f"{after['n']} test problems, compared with {percent(before['strict'])} before training: "
+        f"After {count(after['step'], 'step')}{warm_start}, {data.model} solves "
+        f"{percent(after['strict'])} of {after['n']} test problems, "
+        f"compared with {percent(before['strict'])} before training: "
     )
     return result | {"kind": kind, "sentence": f"{head}{meaning}.", "p": p, "changes": changes}
 

@@ -32,7 +32,13 @@ def diagnose(run: Run) -> Diagnosis:
     figures = [_progress(run, steps), *_accuracy(run, steps)]
     if steps:
         last = steps[-WINDOW:]
-        figures += [_reward(steps, last), _signal(last), _lengths(last), _entropy(steps, last), _time(steps)]
+        figures += [
+            _reward(steps, last),
+            *_signal(steps),
+            _lengths(last),
+            _entropy(steps, last),
+            _time(steps),
+        ]
         figures.append(f"It has held up to {steps[-1].peak_memory / 1e9:.1f} GB of memory.")
     problems = [f"{text[0].upper()}{text[1:]}." for text in find_warnings(steps).values()]
     if faults := sum(s.reward_faults or 0 for s in steps):
@@ -80,11 +86,17 @@ def _reward(steps: list[StepMetrics], last: list[StepMetrics]) -> str:
     return f"The mean reward went from {first:.2f} over the first {WINDOW} steps to {now:.2f} over the last."
 
 
-def _signal(last: list[StepMetrics]) -> str:
-    silent = fmean(s.no_signal_ratio for s in last)
-    return (
-        f"In {percent(silent, 0)} of the last groups all completions earned the same, which teaches nothing."
-    )
+def _signal(steps: list[StepMetrics]) -> Iterator[str]:
+    if warm := [s for s in steps if s.warm_start]:
+        count, idle = len(warm), sum(not s.updated for s in warm)
+        right = percent(fmean(s.strict for s in warm))
+        yield (
+            f"{count} steps of warm start learned from right completions alone, {right} of those sampled; "
+            f"{idle} of these steps changed nothing."
+        )
+    if last := [s for s in steps if not s.warm_start][-WINDOW:]:
+        silent = percent(fmean(s.no_signal_ratio for s in last), 0)
+        yield f"In {silent} of the last groups all completions earned the same, which teaches nothing."
 
 
 def _lengths(last: list[StepMetrics]) -> str:

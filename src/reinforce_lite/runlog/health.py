@@ -155,9 +155,11 @@ def entropy_warning(steps: Steps) -> str:
 def no_signal_warning(steps: Steps) -> str:
     """Over all steps most groups had no signal, and few completions were right.
 
-    The advice depends on what is seen: a broken model, clipped completions, right ones in another format, or
-    neither.
+    Steps of a warm start do not count: there each right completion teaches by itself. The advice depends on
+    what is seen: a broken model, clipped completions, right ones in another format, or neither.
     """
+    entropies = [s.entropy for s in steps if s.entropy is not None]
+    steps = [s for s in steps if not s.warm_start]
     if len(steps) < WINDOW:
         return ""
     no_signal, right = fmean(s.no_signal_ratio for s in steps), fmean(s.strict for s in steps)
@@ -165,7 +167,6 @@ def no_signal_warning(steps: Steps) -> str:
         return ""
     opinions = [s.second_opinion for s in steps if s.second_opinion is not None]
     second = fmean(opinions) if len(opinions) == len(steps) else 0.0
-    entropies = [s.entropy for s in steps if s.entropy is not None]
     first, later = (entropies[0], fmean(entropies[1:])) if len(entropies) > 1 else (0.0, 0.0)
     if first and not COLLAPSED_ENTROPY * first <= later <= first / COLLAPSED_ENTROPY:
         advice = (

@@ -59,6 +59,8 @@ class StepMetrics:
     loss_scale: float | None = None
     """The factor of the loss in this step's backward pass; only in float16."""
     learning_rate: float
+    warm_start: bool = False
+    """Whether only right completions were learned from (`train.warm_start`)."""
     updated: bool
     """False when there was nothing to learn from, or the gradient or the new weights were not finite."""
     not_finite: NotFinite | None
@@ -122,7 +124,7 @@ class CompletionRecord:
     lenient: bool | None
     second_opinion: bool | None
     advantage: float | None
-    """None in an evaluation."""
+    """In the warm start 1 if it was learned from, else 0; None in an evaluation."""
     tokens: int
     truncated: bool
     reflection: Mapping[str, list[str]]

@@ -22,7 +22,8 @@ def step_metrics(
     """The metrics of one step.
 
     `seconds` are those of its phases: rollout, reward, update. `state` are the fields of StepMetrics that the
-    trainer knows: learning_rate, num_tokens, step_time, peak_memory, micro_batch_tokens, max_num_seqs.
+    trainer knows: warm_start, learning_rate, num_tokens, step_time, peak_memory, micro_batch_tokens,
+    max_num_seqs.
     """
     rollouts = [r for g in groups for r in g.rollouts]
     completions = [r.completion for r in rollouts]

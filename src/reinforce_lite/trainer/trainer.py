@@ -33,7 +33,7 @@ from reinforce_lite.errors import (
     StoppedError,
 )
 from reinforce_lite.evaluation.evaluate import evaluate_groups
-from reinforce_lite.learner.objective import advantages, loss_weights
+from reinforce_lite.learner.objective import advantages, loss_weights, warm_start_advantages
 from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.rollout.collect import sample_completions, score_groups
@@ -133,20 +133,11 @@ class Trainer:
     def _take_step(self, step: int) -> None:
         """One step of the method: sample, reward, compare within the group, update."""
         pipeline, phases = self.pipeline, clock.Clock()
-        objective, updater, rollout = self.context.objective, self.context.updater, self.config.rollout
+        updater, warm_start = self.context.updater, step <= self.config.train.warm_start
         groups = self._sample_groups(step, phases)
-        # Nothing is learned from a completion whose reward failed. Its reward is the mean of the group's
-        # usable ones (rollout/scoring.py), so it moves no baseline.
-        usable = torch.tensor([g.usable for g in groups])
-        group_advantages = advantages([g.rewards for g in groups], objective) * usable  # (Q, G)
-        if rollout.refill > 1:  # the step is as large as asked for: other groups are asked in their place
-            group_advantages *= torch.tensor([[g.is_live] for g in groups])
+        group_advantages, weights = self._weigh(groups, warm_start)
         if group_advantages.any():
             self.callback.phase(UPDATING)
-        lengths = [g.lengths for g in groups]
-        weights = loss_weights(
-            group_advantages, lengths, objective, rollout.max_new_tokens, rollout.prompts_per_step
-        )
         gradient = updater.compute_gradient(groups, weights)
         with self.signals.uninterrupted():
             self.step_is_whole = False
@@ -166,6 +157,7 @@ class Trainer:
                 peak_memory=memory.peak_bytes(pipeline.policy.device),
                 micro_batch_tokens=updater.micro_batch_tokens,
                 max_num_seqs=pipeline.engine.max_num_seqs,
+                warm_start=warm_start,
             )
             if not weights_finite:
                 metrics = replace(metrics, updated=False, not_finite="weights")
@@ -179,6 +171,23 @@ class Trainer:
             if self.streak >= NOT_FINITE_STEPS or not weights_finite:
                 self._go_back_or_stop(metrics)
         memory.release_cached_memory()
+
+    def _weigh(self, groups: Sequence[Group], warm_start: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(Q, G) advantages and loss weights, 0 where nothing is learned."""
+        objective, rollout = self.context.objective, self.config.rollout
+        if warm_start:
+            objective = replace(objective, gradient_samples="all")  # right completions are few
+            ids = [[r.completion.token_ids for r in g.rollouts] for g in groups]
+            group_advantages = warm_start_advantages([g.right for g in groups], ids)
+        else:
+            # Nothing is learned from a completion whose reward failed. Its reward is the mean of the group's
+            # usable ones (rollout/scoring.py), so it moves no baseline.
+            usable = torch.tensor([g.usable for g in groups])
+            group_advantages = advantages([g.rewards for g in groups], objective) * usable
+            if rollout.refill > 1:  # the step is as large as asked for: other groups are asked in their place
+                group_advantages *= torch.tensor([[g.is_live] for g in groups])
+        lengths, size = [g.lengths for g in groups], (rollout.max_new_tokens, rollout.prompts_per_step)
+        return group_advantages, loss_weights(group_advantages, lengths, objective, *size)
 
     def _sample_groups(self, step: int, phases: clock.Clock) -> list[Group]:
         """The step's scored groups; with refill, of further questions until enough have a signal."""
