@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from helpers.paths import RECIPE, ROOT
-from reinforce_lite.config import load_config, override_config
+from reinforce_lite.cli.args import parse_train
+from reinforce_lite.config import config_differences, load_config, override_config
 from reinforce_lite.runlog.run import Run
 
 EXPERIMENTS = ROOT / "experiments"
@@ -26,7 +27,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     for package in ("matplotlib", "scipy"):
         pytest.importorskip(package, reason='needs the extra "experiments"')
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    for name in ["trials", *NAMES]:
+    for name in ["trials", "warm_start", *NAMES]:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(importlib.import_module("trials"), "RESULTS", tmp_path / "results")
     return importlib.import_module
@@ -153,6 +154,47 @@ def test_seeds_name_each_machine_once(load: Any, tmp_path: Path, capsys: Any) ->
     written = (tmp_path / "results" / "seeds.md").read_text()
     assert [line.split(" | ")[0] for line in written.splitlines()[2:5]] == ["| 0", "| 1", "| 2"]
     assert re.findall("Machine: (.)", written) == ["a", "b"]
+
+
+def test_warm_start_changes_nothing_else(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    experiment = load("warm_start")
+    configs = {trial.name: parse_train(list(trial.options))[1] for trial in experiment.TRIALS}
+    assert len(configs) == 9
+    assert {config.train.hours for config in configs.values()} == {1.0}
+    for seed in range(3):
+        recipe, warm, adaptive = (configs[f"{setting}-{seed}"] for setting in experiment.SETTINGS)
+        assert recipe.train.seed == seed
+        assert config_differences(recipe, warm) == ["train.warm_start: 0 -> 30"]
+        assert config_differences(warm, adaptive) == [
+            "rollout.selection: 'shuffle' -> 'adaptive'",
+            "rollout.refill: 1 -> 2",
+        ]
+
+
+def test_warm_start_table_by_hand(load: Any, tmp_path: Path, capsys: Any) -> None:
+    """Of four problems one is right before; after a warm start two more than without, with every seed."""
+    (tmp_path / "results").mkdir()
+    after = {"recipe": ["1000", "0000", "1000"], "warm": ["1110", "1100", "1011"]}
+    records = {
+        f"{setting}-{seed}": {
+            "trial": f"{setting}-{seed}",
+            "seconds": 60.0,
+            "steps": 7,
+            "verdicts": {"ids": [], "0": {"strict": "1000"}, "7": {"strict": bits}},
+            "operations": {"0": {"+": 4}, "7": {"+ -": 3, "*": 1}},
+        }
+        for setting, seeds in after.items()
+        for seed, bits in enumerate(seeds)
+    }
+    load("warm_start").write(records)
+    lines = (tmp_path / "results" / "warm_start.md").read_text().splitlines()
+    assert lines[2].startswith("| the recipe | 0 | 25.0% ")
+    assert lines[5].startswith("| 30 steps of warm start | 0 | 25.0% ")
+    assert lines[5].endswith("| 1.0 | 7 | `+ -` 3, `*` 1 |")
+    assert lines[-1].startswith(
+        "30 steps of warm start, against the recipe (strict, mean over seeds): +50.0 "
+    )
 
 
 def test_gsm8k_has_the_prompt_of_the_kept_run(load: Any) -> None:

@@ -101,7 +101,7 @@ def test_loss_weights_by_hand() -> None:
 def test_warm_start_counts_each_right_completion_of_a_group_once() -> None:
     """Another group may repeat it: its question is another one."""
     right = [[True, False, True, True], [True, True, False, False]]
-    completions = [[(5, 2), (6, 2), (5, 2), (7, 2)], [(5, 2), (9,), (9,), (9,)]]
+    completions: list[list[tuple[int, ...]]] = [[(5, 2), (6, 2), (5, 2), (7, 2)], [(5, 2), (9,), (9,), (9,)]]
     a = warm_start_advantages(right, completions)
     assert a.tolist() == [[1, 0, 0, 1], [1, 1, 0, 0]]
     assert a.dtype == torch.float64

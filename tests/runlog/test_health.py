@@ -78,11 +78,11 @@ def test_second_opinion_warning_names_steps_and_figures() -> None:
 
 def test_warm_start_is_not_without_signal() -> None:
     """Its steps do not count; ten of the recipe's do."""
-    lost = {"strict": [0.02] * 30, "no_signal": [0.9] * 30}
-    assert "in 30 steps 90%" in find_warnings(steps([0.02] * 30, **lost))["no_signal"]
-    warm = {"warm_start": [True] * 20 + [False] * 10}
-    assert "in 10 steps 90%" in find_warnings(steps([0.02] * 30, **lost, **warm))["no_signal"]
-    assert find_warnings(steps([0.02] * 29, **lost, **warm)) == {}
+    lost: dict[str, list[Any]] = {"strict": [0.02] * 30, "no_signal": [0.9] * 30}
+    assert "in 30 steps 90%" in find_warnings(steps([0.02] * 30, None, **lost))["no_signal"]
+    warm = lost | {"warm_start": [True] * 20 + [False] * 10}
+    assert "in 10 steps 90%" in find_warnings(steps([0.02] * 30, None, **warm))["no_signal"]
+    assert find_warnings(steps([0.02] * 29, None, **warm)) == {}
 
 
 def test_a_short_run_and_a_task_without_a_second_opinion_say_nothing() -> None:
