@@ -72,7 +72,7 @@ PLAIN: dict[str, Any] = {"rollout.engine": "native"}
         (PLAIN, 0.7, 5 * 4 * 8),  # questions, completions of each, max_new_tokens
         (PLAIN | {"rollout.temperature": 1.0, "rollout.top_p": 1.0}, 1.0, 5 * 4 * 8),
         (PLAIN | {"objective.preset": "article"}, 1.0, 5 * 4),  # all count, not one per question
-        (PLAIN | {"rollout.refill": 2}, 0.7, 5 * 4 * 8),
+        (PLAIN | {"rollout.refill": 2, "train.seed": 3}, 0.7, 5 * 4 * 8),
     ],
 )
 def test_gradient_is_that_of_the_likelihood_of_right_completions(
@@ -88,6 +88,7 @@ def test_gradient_is_that_of_the_likelihood_of_right_completions(
     used = [line["advantage"] for line in run.read("rollouts") if line["step"] == 1]
     assert sum(used) == sum(len(right_ids(group)) for group in steps.groups[0])
     assert set(used) == {0, 1}
+    assert (len(steps.groups[0]) > 5) == ("rollout.refill" in changes)
 
 
 def test_right_completions_become_likelier(settings: dict[str, Any]) -> None:
