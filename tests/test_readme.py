@@ -44,7 +44,13 @@ def small_options(args: list[str], model: Path) -> list[str]:
     return [*args, *options]
 
 
-def test_commands_run_in_order(model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_run_in_order(
+    model_folder: Path,
+    in_tmp: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REINFORCE_LITE_CACHE", str(in_tmp / "cache"))
     (task,) = [block for block in blocks("python") if "def problems" in block]
     Path("my_task.py").write_text(task)
     names = set()

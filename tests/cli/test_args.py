@@ -41,3 +41,15 @@ def test_task_params_that_cannot_be_read_or_stored_are_refused(
 def test_task_columns_can_name_several_columns_for_the_question() -> None:
     _, config = parse_train(["--task.columns", "question", "{Body} {Question}", "answer", "Answer"])
     assert config.task.columns == {"question": "{Body} {Question}", "answer": "Answer"}
+
+
+def test_worked_examples_are_a_list_in_json(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_train(["--prompt.examples", "[]"])[1].prompt.examples == ()
+    _, config = parse_train(["--prompt.examples", '[{"question": "1 + 1?", "answer": "2\\n"}]'])
+    assert [(e.question, e.answer) for e in config.prompt.examples] == [("1 + 1?", "2\n")]
+    assert parse_train([])[1].prompt.examples == load_config("quickstart").prompt.examples
+    for bad in ("none", '[{"question": "1 + 1?"}]'):
+        with pytest.raises(SystemExit) as caught:
+            parse_train(["--prompt.examples", bad])
+        assert caught.value.code == 2
+        assert "prompt.examples" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 
 from reinforce_lite.config import RolloutConfig
 from reinforce_lite.rollout.selection import (
+    DECAY,
     FLOOR,
     QuestionHistory,
     QuestionSelector,
@@ -137,6 +138,19 @@ def test_a_restored_selector_asks_the_same(selection: str) -> None:
     restored.restore(selector.asked, lines)
     for step in (9, 10):
         assert restored.select(step, []) == selector.select(step, [])
+
+
+def test_an_audits_trials_count_as_those_of_a_step_0() -> None:
+    """2 of 4 right, as above, with what a trial counts after one step."""
+    selector = QuestionSelector(make_problems(2), RolloutConfig(selection="adaptive", group_size=2), 0)
+    selector.restore(0, [], [{"problem_id": "p0", "right": 2, "samples": 4}])
+    known, unknown = selector.history.signal_chances(make_problems(2), step=1, group_size=2)
+    assert unknown == pytest.approx(1 / 4)
+    a, total = 1 / 2 + 2 * DECAY, 1 + 4 * DECAY
+    assert known == pytest.approx(1 - 2 * a * (a + 1) / (total * (total + 1)))
+    shuffled = QuestionSelector(make_problems(20), RolloutConfig(prompts_per_step=4), 0)
+    shuffled.restore(0, [], [{"problem_id": "p0", "right": 2, "samples": 4}])
+    assert shuffled.select(1, []) == epoch_problems(make_problems(20), 0, 4, 0)
 
 
 def test_refill_asks_until_enough_groups_have_a_signal() -> None:

@@ -1,7 +1,7 @@
-"""The forecast and the advice, by hand; a whole audit of the tiny model."""
+"""A whole audit of the tiny model, its rounds, its command."""
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,79 +12,16 @@ from helpers.paths import RECIPE
 from helpers.tiny import ToyTask
 from reinforce_lite.cli.app import main
 from reinforce_lite.config import load_config
-from reinforce_lite.tasks.data_audit import DataAudit
-from reinforce_lite.trainer.audit import Sampled, Way, audit, give_advice, summarize, ways_to_ask
-from reinforce_lite.types import Problem, Reward, Verdict
-
-CONFIG = load_config("quickstart")
-WAY = Way("the recipe", "tags", CONFIG.prompt)
-DATA = DataAudit(200, "<answer>{}</answer>", 1.0, "", {"nothing": 0.0}, 0, True, 0.1)
+from reinforce_lite.rollout.selection import epoch_problems
+from reinforce_lite.tasks import load_task
+from reinforce_lite.trainer import audit as audit_module
+from reinforce_lite.trainer.audit import audit
+from reinforce_lite.types import Problem, Reward
 
 
-def sampled(**changes: Any) -> Sampled:
-    healthy = Sampled(WAY, 16, 0.4, 0.9, 0.6, (0.4, 0.8), 0.0, 0.0, 20.0)
-    return replace(healthy, **changes)
-
-
-def test_summary_by_hand() -> None:
-    found = summarize(WAY, make_groups([[1.0, 0.0, 0.0, 1.0], [0.0] * 4, [1.0] * 4]))
-    assert (found.questions, found.accuracy, found.solved, found.live) == (3, 0.5, 2 / 3, 1 / 3)
-    assert found.mean_tokens == (13 + 13 + 8) / 12
-    assert found.format_failures == 0
-
-
-def test_right_numbers_in_another_format_are_counted() -> None:
-    group = make_groups([[1.0, 0.0, 0.0, 1.0], [0.0] * 4, [0.0] * 4])[0]
-    lenient = [Verdict(right, "7", "") for right in (True, True, False, True)]
-    rollouts = tuple(replace(r, lenient=v) for r, v in zip(group.rollouts, lenient, strict=True))
-    assert summarize(WAY, [replace(group, rollouts=rollouts)]).format_failures == 1 / 4
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "live", "forecast"),
-    [(0.4, 0.6, "likely"), (0.1, 0.15, "slowly"), (0.02, 0.05, "unlikely"), (0.95, 0.3, "nothing left")],
-)
-def test_forecast(accuracy: float, live: float, forecast: str) -> None:
-    assert sampled(accuracy=accuracy, live=live).forecast == forecast
-
-
-def test_a_good_recipe_gets_no_advice() -> None:
-    assert give_advice(CONFIG, DATA, [sampled(), sampled(live=0.65)]) == []
-
-
-@pytest.mark.parametrize(
-    ("data", "own", "words"),
-    [
-        ({}, {"live": 0.0, "accuracy": 0.0}, ["too few groups", "larger model"]),
-        ({}, {"live": 0.15}, ["--rollout.refill 2"]),
-        ({}, {"accuracy": 0.97}, ["--task.level 2"]),
-        ({}, {"truncated": 0.3}, ["30%", "--rollout.max-new-tokens 128"]),
-        ({"unearned": {"the constant 3": 0.4}}, {}, ["the constant 3", "40%"]),
-    ],
-)
-def test_advice(data: dict[str, Any], own: dict[str, Any], words: list[str]) -> None:
-    (line,) = give_advice(CONFIG, replace(DATA, **data), [sampled(**own)])
-    assert all(word in line for word in words)
-
-
-def test_a_much_better_way_to_ask_is_recommended() -> None:
-    way = replace(WAY, name="boxed", options="--task.answer-format boxed")
-    (line,) = give_advice(CONFIG, DATA, [sampled(live=0.3), sampled(way=way, live=0.5)])
-    assert "--task.answer-format boxed" in line
-
-
-def test_ways_of_a_recipe_without_examples_are_options() -> None:
-    gsm8k = load_config("gsm8k-0.5b")
-    ways = ways_to_ask(gsm8k)
-    assert ways[0].prompt == gsm8k.prompt
-    for way in ways[1:]:
-        assert f"--task.answer-format {way.answer_format}" in way.options
-        assert way.prompt.examples == ()
-    assert [w.name for w in ways_to_ask(CONFIG)] == [
-        "the recipe",
-        *(f"{f}, no examples" for f in ("tags", "boxed", "hash")),
-    ]
-    assert len(ways_to_ask(load_config(RECIPE, {"task.name": "gym"}))) == 1
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REINFORCE_LITE_CACHE", str(tmp_path / "cache"))
 
 
 class ToyNumbers(ToyTask):
@@ -99,20 +36,81 @@ def test_a_whole_audit(model_folder: Path) -> None:
     found = audit(config, minutes=0.0, task=ToyNumbers())
     assert found.data.problems == 12
     (own,) = found.ways
-    assert own.questions == 4  # a round
+    assert own.questions == 5  # of a step
+    right = {count.problem_id: (count.right, count.samples) for count in own.counts}
+    assert [*right] == [p.id for p in epoch_problems(ToyNumbers().problems("train"), 0, 5, 0)]
+    assert own.accuracy == sum(n for n, _ in right.values()) / 20
+    assert {samples for _, samples in right.values()} == {4}
     assert audit(config, minutes=0.0, task=ToyNumbers()).ways == found.ways  # the same seed
+
+
+LIVE = {"tags, short": 1, "boxed, step by step": 2, "hash, short": 3, "hash, step by step": 2}
+"""Live groups of a round, of three; the other ways have none."""
+
+
+def test_time_goes_to_the_recipe_and_to_the_better_half_of_the_rest(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With four rounds, of 8 ways besides the recipe's 4 are left in the second, then 2, then 1."""
+
+    def ask(_: object, asked: Any, problems: Sequence[Problem], seed: int, progress: object) -> None:
+        positions = [everything.index(p) for p in problems]
+        told.setdefault(asked.way.name, []).append((positions, seed))
+        live = LIVE.get(asked.way.name, 0)
+        asked.groups += make_groups([[1.0, 0.0, 0.0, 0.0] if i < live else [0.0] * 4 for i in range(3)])
+        asked.rounds += 1
+
+    told: dict[str, list[Any]] = {}
+    config = load_config(RECIPE, {"model.name": str(model_folder), "prompt.max_tokens": 900})
+    everything = epoch_problems(load_task(config.task).problems("train"), 0, 100, config.train.seed)
+    monkeypatch.setattr(audit_module, "_ask", ask)
+    monkeypatch.setattr(audit_module, "MAX_ROUNDS", 4)
+    found = audit(config, minutes=60.0)
+    rounds = {name: len(asked) for name, asked in told.items()}
+    assert (rounds.pop("the recipe"), rounds.pop("hash, short")) == (4, 4)
+    assert rounds.pop("boxed, step by step") == 3  # as good as the next, and before it
+    assert (rounds.pop("hash, step by step"), rounds.pop("tags, short")) == (2, 2)
+    assert [*rounds.values()] == [1] * 4
+    assert [positions for positions, _ in told["the recipe"]] == [
+        [*range(5)], [*range(5, 9)], [*range(9, 13)], [*range(13, 17)]
+    ]  # fmt: skip
+    assert [positions for positions, _ in told["hash, short"]] == [
+        [*range(4 * i, 4 * i + 4)] for i in range(4)
+    ]
+    assert len({seed for _, seed in told["the recipe"]}) == 4
+    assert {sampled.way.name: sampled.live for sampled in found.ways}["boxed, step by step"] == 2 / 3
+    assert found.advice[0].options.startswith("--task.answer-format hash")
+
+
+def test_without_time_each_way_gets_one_round(model_folder: Path) -> None:
+    config = load_config(RECIPE, {"model.name": str(model_folder), "prompt.max_tokens": 900})
+    found = audit(config, minutes=0.0)
+    assert [sampled.questions for sampled in found.ways] == [5, *[4] * 8]
 
 
 def test_the_command(model_folder: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     problems = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(40)]
     Path("sums.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
     options = ["--task.name", "jsonl", "--task.path", "sums.jsonl", "--model.name", str(model_folder)]
-    status = main(["audit", RECIPE, *options, "--prompt.max-tokens", "300", "--minutes", "0", "--json"])
+    options += ["--prompt.max-tokens", "300"]
+    status = main(["audit", RECIPE, *options, "--minutes", "0", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert status == 0
     assert printed["data"]["golds_paid"] == 1
     assert printed["ways"][0]["forecast"] == "unlikely"  # random weights
     assert printed["ways"][0]["way"] == "the recipe"
+    assert printed["questions"][0] == {
+        "problem_id": printed["questions"][0]["problem_id"],
+        "right": 0,
+        "samples": 4,
+    }
+    assert set(printed) == {"data", "ways", "advice", "options", "questions"}
+    assert {"options", "forecast", "questions", "accuracy", "solved", "live", "live_interval"} < set(
+        printed["ways"][0]
+    )
+    assert main(["train", RECIPE, *options, "--train.steps", "1", "--run", "a"]) == 0
+    assert json.loads(Path("runs/a/audit.json").read_text()) == printed
+    assert "are those of the audit" in capsys.readouterr().err
 
 
 def test_a_broken_task_ends_with_status_2(
@@ -146,9 +144,3 @@ def test_a_reward_that_fails_ends_with_status_2(
     status = main(["audit", RECIPE, "--task.name", "./task.py", "--model.name", str(model_folder)])
     assert status == 2
     assert words in capsys.readouterr().err
-
-
-def test_a_nearly_solved_task_is_not_asked_another_way() -> None:
-    way = replace(WAY, name="boxed", options="--task.answer-format boxed")
-    (line,) = give_advice(CONFIG, DATA, [sampled(accuracy=0.95, live=0.05), sampled(way=way, live=0.8)])
-    assert "--task.level 2" in line

@@ -110,7 +110,7 @@ def _audit(args: list[str]) -> None:
 
     parsed, config = parse_audit(args)
     with _imports(parsed.as_json):
-        from reinforce_lite.cli.audit_table import audit_as_json, show_audit
+        from reinforce_lite.cli.audit_table import show_audit
         from reinforce_lite.trainer.audit import audit
 
     def progress(text: str) -> None:
@@ -119,7 +119,7 @@ def _audit(args: list[str]) -> None:
 
     found = audit(config, parsed.minutes, permissions=parsed.permissions, progress=progress)
     if parsed.as_json:
-        _print_json(audit_as_json(found))
+        _print_json(found.to_record())
     else:
         show_audit(found)
     if found.data.reason_broken:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is first imported
 
 import tyro
+from pydantic import TypeAdapter
 from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -20,6 +21,7 @@ from reinforce_lite.config import (
     DEFAULT_RECIPE,
     RENAMED,
     Config,
+    ExampleConfig,
     ModelConfig,
     load_config,
     option_flag,
@@ -192,6 +194,7 @@ def _parse(command: type[Command], base: Config, args: list[str]) -> tuple[Comma
 
 
 _REGISTRY = ConstructorRegistry()
+_EXAMPLES = TypeAdapter(tuple[ExampleConfig, ...])
 
 
 @_REGISTRY.primitive_rule
@@ -209,6 +212,22 @@ def _table_rule(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[s
             for key, value in table.items()
             for word in (key, value if isinstance(value, str) else json.dumps(value))
         ],
+    )
+
+
+@_REGISTRY.primitive_rule
+def _examples_rule(
+    type_info: PrimitiveTypeInfo,
+) -> PrimitiveConstructorSpec[tuple[ExampleConfig, ...]] | None:
+    """Worked examples (prompt.examples) are one JSON list, so that an option can replace or remove them."""
+    if type_info.type != tuple[ExampleConfig, ...]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=lambda words: _EXAMPLES.validate_json(words[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda examples: [_EXAMPLES.dump_json(examples).decode()],
     )
 
 

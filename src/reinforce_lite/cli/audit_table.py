@@ -1,13 +1,11 @@
 """What `audit` prints: the reward, the ways of asking side by side, a forecast, and what to change first."""
 
-from dataclasses import asdict
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 
 from reinforce_lite.tasks.data_audit import DataAudit
-from reinforce_lite.trainer.audit import Audit, Forecast
+from reinforce_lite.trainer.audit import Audit
+from reinforce_lite.trainer.audit_advice import Forecast
 from reinforce_lite.utils.text import harmless, interval, percent
 
 SENTENCES: dict[Forecast, str] = {
@@ -18,18 +16,6 @@ SENTENCES: dict[Forecast, str] = {
 }
 
 
-def audit_as_json(found: Audit) -> dict[str, Any]:
-    """Everything that `show_audit` prints."""
-    ways = [
-        asdict(s) | {"way": s.way.name, "options": s.way.options, "forecast": s.forecast} for s in found.ways
-    ]
-    return {
-        "data": asdict(found.data) | {"broken": found.data.reason_broken},
-        "ways": ways,
-        "advice": found.advice,
-    }
-
-
 def show_audit(found: Audit) -> None:
     """Print it."""
     console = Console(highlight=False, markup=False)
@@ -37,8 +23,8 @@ def show_audit(found: Audit) -> None:
         console.print(harmless(line), soft_wrap=True)
     if not found.ways:
         return
-    table = Table("untrained", title=f"{found.ways[0].questions} training questions", title_justify="left")
-    for name in ("pass@1", "pass@G", "groups with a signal", "format missed", "cut", "tokens"):
+    table = Table("untrained", title="training questions", title_justify="left")
+    for name in ("questions", "pass@1", "pass@G", "groups with a signal", "format missed", "cut", "tokens"):
         table.add_column(name, justify="right")
     for s in found.ways:
         live = f"{percent(s.live, 0)} {interval(s.live_interval)}"
@@ -49,13 +35,15 @@ def show_audit(found: Audit) -> None:
             percent(s.format_failures),
             percent(s.truncated, 0),
         )
-        table.add_row(harmless(s.way.name), *shares, f"{s.mean_tokens:.0f}")
+        table.add_row(harmless(s.way.name), str(s.questions), *shares, f"{s.mean_tokens:.0f}")
     console.print(table)
     own = found.ways[0]
     sentence = SENTENCES[own.forecast].format(live=percent(own.live, 0), accuracy=percent(own.accuracy, 0))
     console.print(sentence, soft_wrap=True)
-    for line in found.advice:
-        console.print(harmless(f"- {line}"), soft_wrap=True)  # options must stay one line
+    for advice in found.advice:
+        console.print(harmless(f"- {advice}"), soft_wrap=True)  # options must stay one line
+    if sum(bool(advice.options) for advice in found.advice) > 1:
+        console.print(harmless(f"all options: {found.options}"), soft_wrap=True)
 
 
 def _data_lines(data: DataAudit) -> list[str]:

@@ -9,8 +9,9 @@ what the policy did on them before:
     chance of a signal = 1 - E[p^G] - E[(1 - p)^G]
 
 m is the mean success of the task, k the weight of that prior: a question that was never asked is judged by
-the task. Each question keeps a floor, so none is forgotten for good. Related: GRESO,
-https://arxiv.org/abs/2506.02177.
+the task. Where the recipe was audited before the run (trainer/audit.py), the audit's trials count as those of
+a step 0: such a run asks other questions than one that was not audited. Each question keeps a floor, so none
+is forgotten for good. Related: GRESO, https://arxiv.org/abs/2506.02177.
 
 Success is correctness, not the spread of a shaped reward, which would be rewarded for being noisy.
 
@@ -53,7 +54,7 @@ class _Record:
 
 
 class QuestionSelector:
-    """Chooses each step's questions. All that it knows comes from the run's lines: a resume rebuilds it."""
+    """Chooses each step's questions. All that it knows comes from the run's files: a resume rebuilds it."""
 
     def __init__(self, problems: Sequence[Problem], config: RolloutConfig, seed: int) -> None:
         self.problems, self.config, self.seed = problems, config, seed
@@ -89,10 +90,17 @@ class QuestionSelector:
             verdicts = [r.strict.correct for r in group.rollouts if not r.fault]
             self.history.add(group.problem.id, step, sum(verdicts), len(verdicts))
 
-    def restore(self, asked: int, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Take in the finished steps of a run: how many questions they asked, and its rollouts.jsonl."""
+    def restore(
+        self, asked: int, lines: Iterable[Mapping[str, Any]], audited: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        """Take in the finished steps of a run: how many questions they asked, and its rollouts.jsonl.
+
+        `audited` are the "questions" of its audit.json: what the untrained model did.
+        """
         self.asked = asked
         if self.config.selection == "adaptive":
+            for count in audited:
+                self.history.add(count["problem_id"], 0, count["right"], count["samples"])
             for line in lines:
                 if not line.get("fault"):
                     self.history.add(line["problem_id"], line["step"], int(line["strict"]), 1)
@@ -127,10 +135,15 @@ class QuestionHistory:
     def signal_chances(self, problems: Sequence[Problem], step: int, group_size: int) -> list[float]:
         """For each problem the chance that its group at `step` has right and wrong completions."""
         counts = [self._records[p.id].at(step) if p.id in self._records else (0.0, 0.0) for p in problems]
-        successes, trials = sum(s for s, _ in counts), sum(n for _, n in counts)
-        mean = (successes + 1) / (trials + 2)  # of the task
-        right, wrong = PRIOR_WEIGHT * mean, PRIOR_WEIGHT * (1 - mean)
-        return [signal_chance(right + s, wrong + n - s, group_size) for s, n in counts]
+        return signal_chances(counts, group_size)
+
+
+def signal_chances(counts: Sequence[tuple[float, float]], group_size: int) -> list[float]:
+    """For each question's successes and trials the chance that a group has right and wrong completions."""
+    successes, trials = sum(s for s, _ in counts), sum(n for _, n in counts)
+    mean = (successes + 1) / (trials + 2)  # of the task
+    right, wrong = PRIOR_WEIGHT * mean, PRIOR_WEIGHT * (1 - mean)
+    return [signal_chance(right + s, wrong + n - s, group_size) for s, n in counts]
 
 
 def signal_chance(right: float, wrong: float, group_size: int) -> float:

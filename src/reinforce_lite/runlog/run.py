@@ -1,7 +1,7 @@
 """The run directory: its name, its lock, its lines. Reports are made from it and from nothing else.
 
     runs/NAME/  config.toml  command.txt  machine.json  first_prompt.json  steps.jsonl
-                rollouts.jsonl  evals.jsonl  eval_rollouts.jsonl  checkpoints/step-N/
+                audit.json  rollouts.jsonl  evals.jsonl  eval_rollouts.jsonl  checkpoints/step-N/
                 model/  best/  adapter/  summary.json  report.html  rewound.jsonl  damaged.jsonl
 
 Lines are appended as they happen, so a killed run has lost nothing that it wrote. A resumed run takes the
@@ -97,6 +97,14 @@ class Run:
         return self._read_json("first_prompt.json")
 
     @property
+    def audit(self) -> Record:
+        """audit.json, what `audit --json` prints; empty if the recipe was not audited before the run.
+
+        Raises UsageError for a damaged file.
+        """
+        return self._read_json("audit.json", "remove it: adaptive selection then goes without it")
+
+    @property
     def before(self) -> Record | None:
         """Test accuracy of the untrained model: strict, lenient, n, intervals; None
         before the run has ended.
@@ -153,26 +161,28 @@ class Run:
         with explain_file_errors("write", self.path / name):
             write_atomically(self.path / name, text)
 
-    def remove_summary(self) -> None:
-        """Remove summary.json: the run is no longer finished."""
-        with explain_file_errors("write", self.path / "summary.json"):
-            (self.path / "summary.json").unlink(missing_ok=True)
+    def remove(self, name: str) -> None:
+        """Remove a file of the run, if it exists."""
+        with explain_file_errors("write", self.path / name):
+            (self.path / name).unlink(missing_ok=True)
 
     def write_config(self, config: Config) -> None:
         """Write config.toml; from then on the run can be resumed."""
         self.write("config.toml", dump_config(config))
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write NAME.json: "summary", "machine" (hardware, versions, the plan's bytes) or "first_prompt"."""
+        """Write NAME.json: "summary", "machine" (hardware, versions, the plan's bytes), "first_prompt" or
+        "audit".
+        """
         self.write(f"{name}.json", _line(mask_all(values), indent=2))
 
-    def _read_json(self, name: str) -> Record:
+    def _read_json(self, name: str, remedy: str = "remove it: a resume writes it again") -> Record:
         file = self.path / name
         try:
             with explain_file_errors("read", file):
                 return dict(json.loads(file.read_bytes())) if file.exists() else {}
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{file} is damaged: {error}", "remove it: a resume writes it again") from error
+            raise UsageError(f"{file} is damaged: {error}", remedy) from error
 
     def first_command(self, command: str = "") -> str:
         """The command that started the run. If it has not started yet, `command` is stored as that one."""

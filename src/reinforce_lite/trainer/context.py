@@ -12,9 +12,11 @@ from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.planner.plan import check_fits, plan_unchanged
+from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.tasks import load_task
 from reinforce_lite.tasks.base import Task
+from reinforce_lite.trainer.audit_cache import KeptAudit, find_audit
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
 from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_prompt
 from reinforce_lite.trainer.self_check import self_check
@@ -39,6 +41,10 @@ class TrainingContext:
     """What machine.json holds."""
     permissions: Permissions
     """To load the model again."""
+    audit: KeptAudit | None
+    """Of this recipe, where the first step is still to come."""
+    audit_record: Record
+    """What audit.json holds; empty if the recipe was not audited before the run was started."""
 
 
 def prepare(
@@ -83,6 +89,17 @@ def prepare(
     durations |= {e["split"]: e["seconds"] for e in run.evals}
     end = None if config.train.hours is None else start + 3600 * config.train.hours
     budget = TimeBudget(end, durations, [s.step_time for s in run.step_metrics])
+    audit = None if progress.step else find_audit(pipeline, checkpointer.data, checkpointer.reward_sources)
     return TrainingContext(
-        run, pipeline, objective, updater, checkpointer, progress, budget, machine, permissions
+        run,
+        pipeline,
+        objective,
+        updater,
+        checkpointer,
+        progress,
+        budget,
+        machine,
+        permissions,
+        audit=audit,
+        audit_record=run.audit if run.started else audit.record if audit else {},
     )

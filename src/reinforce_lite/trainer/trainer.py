@@ -59,7 +59,7 @@ from reinforce_lite.trainer.preflight import (
     describe_prompt,
 )
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
-from reinforce_lite.types import Group, Split
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Split
 from reinforce_lite.utils import clock, memory
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.seeding import derive_seed
@@ -92,6 +92,10 @@ class Trainer:
         self.step_is_whole = True
         """Weights and optimizer are those after `step`: False while a step changes them."""
         self.went_back = False
+        self.audit = context.audit
+        """Completions of the first step; None once they were taken."""
+        self.saved_seconds = 0.0
+        """What a step took less for them than others take."""
 
     def train(self) -> None:
         """The loop, and what happens when it is cut short. Raises StoppedError after a signal."""
@@ -165,7 +169,8 @@ class Trainer:
             self.run.append("steps", metrics.to_record())
             self.selector.record(step, groups)
             self.step, self.step_is_whole = step, weights_finite
-            self.budget.steps.append(metrics.step_time)
+            self.budget.steps.append(metrics.step_time + self.saved_seconds)
+            self.saved_seconds = 0.0
             self.callback.stepped(metrics, groups)
             self.streak = self.streak + 1 if metrics.not_finite else 0
             if self.streak >= NOT_FINITE_STEPS or not weights_finite:
@@ -191,21 +196,30 @@ class Trainer:
 
     def _sample_groups(self, step: int, phases: clock.Clock) -> list[Group]:
         """The step's scored groups; with refill, of further questions until enough have a signal."""
-        pipeline, sampling = self.pipeline, self.pipeline.sampling()
         groups: list[Group] = []
         while problems := self.selector.select(step, groups):
             purpose = f"rollout after {len(groups)} questions" if groups else "rollout"
-            seed = derive_seed(self.config.train.seed, purpose, step)
-            self.callback.phase(SAMPLING, len(problems) * sampling.samples)
-            sampled = sample_completions(
-                problems, pipeline.prompt_builder, pipeline.engine, sampling, seed, self.callback.advance
-            )
+            sampled = self._sample(problems, derive_seed(self.config.train.seed, purpose, step))
             memory.release_cached_memory()
             phases.lap("rollout")
-            groups += score_groups(problems, sampled, pipeline.scorer)
+            groups += score_groups(problems, sampled, self.pipeline.scorer)
             self.signals.check()
             phases.lap("reward")
         return groups
+
+    def _sample(self, problems: Sequence[Problem], seed: int) -> list[tuple[Prompt, list[Completion]]]:
+        """The prompts and completions of these problems: the audit's if it sampled them with this seed."""
+        pipeline, sampling = self.pipeline, self.pipeline.sampling()
+        audit, self.audit = self.audit, None
+        if audit and (completions := audit.completions_of(problems, seed)):
+            logger.warning("the completions of step 1 are those of the audit, and are not sampled again")
+            self.saved_seconds = audit.seconds
+            prompts = [pipeline.prompt_builder(problem.question) for problem in problems]
+            return list(zip(prompts, completions, strict=True))
+        self.callback.phase(SAMPLING, len(problems) * sampling.samples)
+        return sample_completions(
+            problems, pipeline.prompt_builder, pipeline.engine, sampling, seed, self.callback.advance
+        )
 
     def _go_back_or_stop(self, metrics: StepMetrics) -> None:
         """Weights that are not finite, or several such steps: back to the last checkpoint once, then stop.
@@ -240,7 +254,8 @@ class Trainer:
         rollout, problems = self.config.rollout, self.pipeline.problems("train")
         self.selector = QuestionSelector(problems, rollout, self.config.train.seed)
         asked = sum(s.questions_asked or rollout.prompts_per_step for s in steps)
-        self.selector.restore(asked, self.run.read("rollouts"))
+        audited = self.context.audit_record.get("questions", ())
+        self.selector.restore(asked, self.run.read("rollouts"), audited)
 
     def _start(self) -> None:
         """Everything before the first step; once config.toml is written the run can be resumed."""
@@ -250,16 +265,25 @@ class Trainer:
         )
         trial_save(self.run, self.pipeline)
         keep_best(self.run, self.step)
-        self.run.remove_summary()
+        self.run.remove("summary.json")  # the run is no longer finished
         if self.step == 0:
             self._dry_run()
         self.run.first_command(self.command)
         first = self.pipeline.problems("train")[0].question
         self.run.write_json("first_prompt", describe_prompt(self.pipeline.prompt_builder, first))
         self.run.write_json("machine", self.context.machine)
+        if not self.run.started:
+            self._write_audit()
         self.run.write_config(self.config)
         if self.step:
             self._report()  # measures how long a report takes
+
+    def _write_audit(self) -> None:
+        """What a resume restores the prior of adaptive selection from, when the cache may be gone."""
+        if self.context.audit_record:
+            self.run.write_json("audit", self.context.audit_record)
+        else:
+            self.run.remove("audit.json")  # of a run that was killed before it was started
 
     def _dry_run(self) -> None:
         """Not with little time left, nor on a CPU where the plan needs less than half of the free memory."""

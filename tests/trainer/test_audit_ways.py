@@ -1,0 +1,44 @@
+"""The ways of asking, and that their options lead to them."""
+
+import shlex
+
+import pytest
+
+from helpers.paths import RECIPE
+from reinforce_lite.cli.args import parse_train
+from reinforce_lite.config import load_config
+from reinforce_lite.trainer.audit_ways import ways_to_ask
+
+OTHERS = [f"{f}, {style}" for f in ("tags", "boxed", "hash") for style in ("short", "step by step")]
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "gsm8k-0.5b", "gsm8k-3b-24gb"])
+def test_pasted_options_lead_from_the_recipe_to_the_way(recipe: str) -> None:
+    own, *others = ways_to_ask(load_config(recipe))
+    assert (own.prompt, own.options) == (load_config(recipe).prompt, "")
+    for way in others:
+        _, config = parse_train([recipe, *shlex.split(way.options)])
+        assert (config.task.answer_format, config.prompt) == (way.answer_format, way.prompt)
+    assert len({(way.answer_format, way.prompt.model_dump_json()) for way in others}) == len(others)
+
+
+def test_examples_are_shown_where_they_have_the_format() -> None:
+    quickstart = load_config("quickstart")
+    shown = {way.name: way.prompt.examples for way in ways_to_ask(quickstart)}
+    with_examples = ["the recipe", "tags, short, the examples", "tags, step by step, the examples"]
+    assert sorted(shown) == sorted([*OTHERS, *with_examples])
+    assert {n for n, examples in shown.items() if examples == quickstart.prompt.examples} == {*with_examples}
+    assert all(shown[name] == () for name in OTHERS)
+
+
+def test_the_recipes_own_way_is_not_tried_twice() -> None:
+    plain = load_config("gsm8k-0.5b", {"prompt.instruction": "Give the final number within \\boxed{}."})
+    assert [way.name for way in ways_to_ask(plain)] == [
+        "the recipe",
+        *(name for name in OTHERS if name != "boxed, short"),
+    ]
+
+
+def test_other_tasks_are_asked_as_their_recipe_says() -> None:
+    for name in ("gym", "./my_task.py"):
+        assert len(ways_to_ask(load_config(RECIPE, {"task.name": name}))) == 1
