@@ -44,7 +44,7 @@ def test_a_whole_audit(model_folder: Path) -> None:
     assert audit(config, minutes=0.0, task=ToyNumbers()).ways == found.ways  # the same seed
 
 
-LIVE = {"tags, short": 1, "boxed, step by step": 2, "hash, short": 3, "hash, step by step": 2}
+LIVE = {"tags, short": 1, "boxed, steps": 2, "hash, short": 3, "hash, steps": 2}
 """Live groups of a round, of three; the other ways have none."""
 
 
@@ -68,8 +68,8 @@ def test_time_goes_to_the_recipe_and_to_the_better_half_of_the_rest(
     found = audit(config, minutes=60.0)
     rounds = {name: len(asked) for name, asked in told.items()}
     assert (rounds.pop("the recipe"), rounds.pop("hash, short")) == (4, 4)
-    assert rounds.pop("boxed, step by step") == 3  # as good as the next, and before it
-    assert (rounds.pop("hash, step by step"), rounds.pop("tags, short")) == (2, 2)
+    assert rounds.pop("boxed, steps") == 3  # as good as the next, and before it
+    assert (rounds.pop("hash, steps"), rounds.pop("tags, short")) == (2, 2)
     assert [*rounds.values()] == [1] * 4
     assert [positions for positions, _ in told["the recipe"]] == [
         [*range(5)], [*range(5, 9)], [*range(9, 13)], [*range(13, 17)]
@@ -78,7 +78,7 @@ def test_time_goes_to_the_recipe_and_to_the_better_half_of_the_rest(
         [*range(4 * i, 4 * i + 4)] for i in range(4)
     ]
     assert len({seed for _, seed in told["the recipe"]}) == 4
-    assert {sampled.way.name: sampled.live for sampled in found.ways}["boxed, step by step"] == 2 / 3
+    assert {sampled.way.name: sampled.live for sampled in found.ways}["boxed, steps"] == 2 / 3
     assert found.advice[0].options.startswith("--task.answer-format hash")
 
 

@@ -9,7 +9,7 @@ from reinforce_lite.cli.args import parse_train
 from reinforce_lite.config import load_config
 from reinforce_lite.trainer.audit_ways import ways_to_ask
 
-OTHERS = [f"{f}, {style}" for f in ("tags", "boxed", "hash") for style in ("short", "step by step")]
+OTHERS = [f"{f}, {style}" for f in ("tags", "boxed", "hash") for style in ("short", "steps")]
 
 
 @pytest.mark.parametrize("recipe", ["quickstart", "gsm8k-0.5b", "gsm8k-3b-24gb"])
@@ -25,7 +25,7 @@ def test_pasted_options_lead_from_the_recipe_to_the_way(recipe: str) -> None:
 def test_examples_are_shown_where_they_have_the_format() -> None:
     quickstart = load_config("quickstart")
     shown = {way.name: way.prompt.examples for way in ways_to_ask(quickstart)}
-    with_examples = ["the recipe", "tags, short, the examples", "tags, step by step, the examples"]
+    with_examples = ["the recipe", "tags, short, examples", "tags, steps, examples"]
     assert sorted(shown) == sorted([*OTHERS, *with_examples])
     assert {n for n, examples in shown.items() if examples == quickstart.prompt.examples} == {*with_examples}
     assert all(shown[name] == () for name in OTHERS)

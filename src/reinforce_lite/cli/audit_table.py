@@ -23,8 +23,9 @@ def show_audit(found: Audit) -> None:
         console.print(harmless(line), soft_wrap=True)
     if not found.ways:
         return
-    table = Table("untrained", title="training questions", title_justify="left")
-    for name in ("questions", "pass@1", "pass@G", "groups with a signal", "format missed", "cut", "tokens"):
+    table = Table(title="training questions", title_justify="left")
+    table.add_column("untrained", no_wrap=True)
+    for name in ("asked", "pass@1", "pass@G", "groups with a signal", "format missed", "cut", "tokens"):
         table.add_column(name, justify="right")
     for s in found.ways:
         live = f"{percent(s.live, 0)} {interval(s.live_interval)}"

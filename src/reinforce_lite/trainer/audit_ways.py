@@ -19,15 +19,15 @@ from reinforce_lite.types import AnswerFormat
 INSTRUCTIONS: dict[AnswerFormat, dict[str, str]] = {
     "tags": {
         "short": "Give the final number in <answer> </answer> tags.",
-        "step by step": PromptConfig().instruction,
+        "steps": PromptConfig().instruction,
     },
     "boxed": {
         "short": "Give the final number within \\boxed{}.",
-        "step by step": "Reason step by step, and put your final number within \\boxed{}.",
+        "steps": "Reason step by step, and put your final number within \\boxed{}.",
     },
     "hash": {
         "short": "Give the final number on a line of its own after ####.",
-        "step by step": "Reason step by step, and give the final number on a line of its own after ####.",
+        "steps": "Reason step by step, and give the final number on a line of its own after ####.",
     },
 }
 """How each format is asked for."""
@@ -68,7 +68,7 @@ def _ways_of_format(config: Config, answer_format: AnswerFormat) -> Iterator[Way
         for style, instruction in INSTRUCTIONS[answer_format].items():
             changes = {"instruction": instruction, "examples": shown, "prefill": ""}
             prompt = config.prompt.model_copy(update=changes)
-            name = f"{answer_format}, {style}{', the examples' if shown else ''}"
+            name = f"{answer_format}, {style}{', examples' if shown else ''}"
             yield Way(name, answer_format, prompt, _options(config, answer_format, prompt))
 
 
