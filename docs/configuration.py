@@ -20,8 +20,8 @@ HEAD = """# Configuration
 A recipe is a TOML file with one table per section. The command line wins over the recipe, the recipe over the
 defaults below. On the command line a key is `--section.key VALUE` in kebab case (`--train.save-every 5`), a
 boolean `--section.key` or `--section.no-key`; in Python it is `{"section.key": value}`. `prompt.examples`
-is a JSON list there; `--prompt.examples '[]'` removes them. An unknown key is an error that names the nearest known one. Where the default is
-empty the key is not set; in `[objective]` the preset decides.
+is a JSON list there; `--prompt.examples '[]'` removes them. An unknown key is an error that names the nearest
+known one. Where the default is empty the key is not set; in `[objective]` the preset decides.
 
 `reinforce-lite train RECIPE --help` prints the same keys with that recipe's values.
 """

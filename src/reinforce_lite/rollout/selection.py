@@ -150,7 +150,7 @@ def signal_chance(right: float, wrong: float, group_size: int) -> float:
     """The chance that of `group_size` completions some are right and some wrong, if p ~ Beta(right, wrong).
 
     >>> signal_chance(1.0, 1.0, 2)  # p uniform: 1 - 1/3 - 1/3
-    0.33333333333333337
+    0.3333333333333334
     """
     total = right + wrong
     all_right = prod((right + i) / (total + i) for i in range(group_size))

@@ -126,10 +126,7 @@ def _file(pipeline: Pipeline, data: str, reward: Mapping[str, str]) -> Path:
         "config": config.model_dump(
             mode="json",
             include={"model": True, "adapter": True, "task": True, "prompt": True, "rollout": True},
-            exclude={
-                "prompt": {"date"},
-                "rollout": ANY_SELECTION,
-            },  # the prompts hold the date that they print
+            exclude={"prompt": {"date"}, "rollout": ANY_SELECTION},  # "prompts" have the date that is printed
         ),
         "longest": config.max_sequence_tokens,  # decides on the forward pass
         "seed": seed,
