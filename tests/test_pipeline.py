@@ -32,6 +32,11 @@ def test_stops_are_those_of_the_answer_format_unless_given(
     settings: dict[str, Any], overrides: dict[str, Any], stop: tuple[str, ...]
 ) -> None:
     pipeline = built(settings, **overrides)
+    assert [sampling.stop for sampling in (pipeline.sampling(), *eval_samplings(pipeline))] == [stop] * 3
+
+
+def eval_samplings(pipeline: Pipeline) -> list[Sampling]:
+    """How a greedy evaluation samples, and one of four samples."""
     seen: list[Sampling] = []
 
     class Recording(ScriptedEngine):
@@ -42,7 +47,14 @@ def test_stops_are_those_of_the_answer_format_unless_given(
     pipeline.engine = Recording(pipeline.policy.tokenizer, END, lambda prompt, sample: "7")
     pipeline.eval_groups(pipeline.problems("test", 1))
     pipeline.eval_groups(pipeline.problems("test", 1), samples=4)
-    assert [sampling.stop for sampling in (pipeline.sampling(), *seen)] == [stop] * 3
+    return seen
+
+
+def test_repetition_detection_can_be_switched_off(settings: dict[str, Any]) -> None:
+    """In training and evaluations alike."""
+    assert built(settings).sampling().repetition_detection
+    off = built(settings, **{"rollout.repetition_detection": False})
+    assert not any(sampling.repetition_detection for sampling in (off.sampling(), *eval_samplings(off)))
 
 
 def test_a_task_of_your_own_has_no_stop_by_default(settings: dict[str, Any]) -> None:

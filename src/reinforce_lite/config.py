@@ -170,6 +170,9 @@ class RolloutConfig(Section):
     """Strings that end a completion, and are kept. By default those of task.answer_format: `</answer>` for
     tags, the end of the line for hash (written `####...` and a line break), none for boxed. With an empty
     list, and by default for a task of your own, the model alone ends it."""
+    repetition_detection: bool = True
+    """End a completion where its last 64 tokens are a pattern of at most 16 tokens again and again, also in
+    evaluations; it counts as truncated. Not for tasks whose right answers repeat so, such as large grids."""
 
     @model_validator(mode="after")
     def _min_below_max(self) -> "RolloutConfig":

@@ -68,8 +68,16 @@ class Pipeline:
 
     def sampling(self) -> Sampling:
         """How a group is sampled in training."""
-        r, stop = self.config.rollout, stop_strings(self.config)
-        return Sampling(r.group_size, r.max_new_tokens, r.min_new_tokens, r.temperature, r.top_p, stop)
+        r = self.config.rollout
+        return Sampling(
+            samples=r.group_size,
+            max_new_tokens=r.max_new_tokens,
+            min_new_tokens=r.min_new_tokens,
+            temperature=r.temperature,
+            top_p=r.top_p,
+            stop=stop_strings(self.config),
+            repetition_detection=r.repetition_detection,
+        )
 
     def eval_groups(
         self, problems: Sequence[Problem], progress: OnProgress = ignore_progress, samples: int = 1
@@ -82,13 +90,14 @@ class Pipeline:
     ) -> list[tuple[Prompt, list[Completion]]]:
         """Each problem's prompt and its completions, as an evaluation samples them.
 
-        One sample is greedy; several are drawn at the rollout's temperature and top-p.
+        One sample is greedy; several are drawn at the rollout's temperature and top-p. They end where those
+        of training end.
         """
         seed, rollout = derive_seed(self.config.train.seed, "evaluation"), self.config.rollout
         limit = self.config.eval.max_new_tokens or rollout.max_new_tokens
-        sampling = Sampling(samples, limit, temperature=0.0, stop=stop_strings(self.config))
-        if samples > 1:
-            sampling = replace(sampling, temperature=rollout.temperature, top_p=rollout.top_p)
+        sampling = replace(self.sampling(), samples=samples, max_new_tokens=limit, min_new_tokens=0)
+        if samples == 1:
+            sampling = replace(sampling, temperature=0.0, top_p=1.0)
         return sample_completions(problems, self.prompt_builder, self.engine, sampling, seed, progress)
 
 

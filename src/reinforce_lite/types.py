@@ -66,9 +66,11 @@ class Completion:
     text: str
     """The decoded ids, without the end-of-sequence token and what follows a stop in the last token."""
     truncated: bool
-    """Cut at max_new_tokens, before an end-of-sequence token or a stop."""
+    """Cut before an end-of-sequence token or a stop: at max_new_tokens, or where it repeats itself."""
     logprobs: tuple[float, ...]
     """One per token, in nats: log pi at temperature 1, without top-p."""
+    repetitive: bool = False
+    """Truncated, and the last tokens repeat themselves; see `engines.ending`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +168,5 @@ class Sampling:
     """Sample from the smallest set of tokens whose probability at `temperature` reaches this; in (0, 1]."""
     stop: tuple[str, ...] = ()
     """A completion ends where its text reaches one of these, which is kept; see `tasks.stopping`."""
+    repetition_detection: bool = False
+    """A completion ends, as truncated, where it repeats itself; see `engines.ending`."""

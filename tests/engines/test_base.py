@@ -136,6 +136,29 @@ def test_a_stop_ends_a_completion_in_any_batch(policy: Policy, make_engine: Any)
     assert ended > 10
 
 
+def test_a_repetition_ends_a_completion_in_any_batch(policy: Policy, make_engine: Any) -> None:
+    """Against the same completions at full length, cut by hand where 64 equal tokens are seen."""
+    policy.model.lm_head.bias = torch.nn.Parameter(
+        torch.zeros(VOCABULARY).index_fill(0, torch.tensor([70]), 11.0)
+    )
+    free = Sampling(samples=6, max_new_tokens=110, min_new_tokens=110)  # no EOS token
+    engine = make_engine(policy, max_num_seqs=12)
+    whole = engine.generate(PROMPTS, free, seed=8)
+    cut = engine.generate(PROMPTS, replace(free, repetition_detection=True), seed=8)
+    lengths = []
+    for full, found in zip(chain(*whole), chain(*cut), strict=True):
+        ids = full.token_ids
+        looks = [n for n in range(64, len(ids) + 1, 16) if len(set(ids[n - 64 : n])) == 1]
+        length = looks[0] if looks else len(ids)
+        assert found.token_ids == ids[:length]
+        assert found.logprobs == pytest.approx(full.logprobs[:length], abs=1e-4)
+        assert found.text == policy.tokenizer.decode(ids[:length])
+        assert found.truncated
+        assert found.repetitive or not looks
+        lengths.append(length)
+    assert len(set(lengths)) > 2
+
+
 def test_text_omits_only_eos(policy: Policy, make_engine: Any) -> None:
     for group in make_engine(policy).generate(PROMPTS, Sampling(30, max_new_tokens=5), seed=7):
         for c in group:

@@ -92,7 +92,7 @@ def test_idle_and_flagged_rows_keep_their_state(policy: Policy, monkeypatch: pyt
 def test_a_decoder_is_made_again_where_it_would_not_do(policy: Policy) -> None:
     sampling = Sampling(2, 9, 0, 0.9, 0.95)
     decoder = make_decoder(policy, sampling)
-    assert decoder.serves(policy, Sampling(5, 9, 0, 0.9, 0.95, ("x",)), BatchSize(3, 9, 1, 5))
+    assert decoder.serves(policy, Sampling(5, 9, 0, 0.9, 0.95, ("x",), True), BatchSize(3, 9, 1, 5))
     assert not decoder.serves(policy, Sampling(2, 9, 0, 0.8, 0.95), decoder.size)
     for size in (BatchSize(2, 9, 2, 8), BatchSize(3, 8, 2, 8), BatchSize(3, 9, 3, 8), BatchSize(3, 9, 2, 9)):
         assert not decoder.serves(policy, sampling, size)

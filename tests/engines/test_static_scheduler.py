@@ -3,6 +3,7 @@
 from itertools import chain
 
 import pytest
+import torch
 
 from helpers.static import StaticEngine
 from reinforce_lite.engines import sampler, static_scheduler
@@ -65,6 +66,14 @@ def test_rows_with_a_wide_nucleus_are_drawn_from_all_tokens(
     monkeypatch.setattr(static_scheduler, "append_tokens", count)
     assert_equal(StaticEngine(ending_policy).generate(PROMPTS, sampling, 3), expected)
     assert sum(drawn) > 2 * len(PROMPTS) * sampling.samples  # the first tokens, and as many others
+
+
+def test_repetitions_end_where_the_dynamic_batchs_do(policy: Policy) -> None:
+    policy.model.lm_head.bias = torch.nn.Parameter(torch.zeros(259).index_fill(0, torch.tensor([70]), 11.0))
+    sampling = Sampling(3, 110, repetition_detection=True)
+    expected = NativeEngine(policy, 5).generate(PROMPTS, sampling, 3)
+    assert_equal(StaticEngine(policy, 5).generate(PROMPTS, sampling, 3), expected)
+    assert len({len(c.token_ids) for c in chain(*expected)}) > 2
 
 
 @pytest.mark.parametrize("steps", [1, 3])

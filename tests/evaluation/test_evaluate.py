@@ -1,6 +1,7 @@
 """The figures of an evaluation, by hand."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,14 +71,14 @@ def test_second_opinion_is_averaged_where_there_is_one() -> None:
 def test_evaluation_is_greedy_for_one_sample_and_samples_as_in_training_for_several(
     settings: dict[str, Any],
 ) -> None:
-    config = load_config(RECIPE, settings | {"eval.max_new_tokens": 5})
+    config = load_config(RECIPE, settings | {"eval.max_new_tokens": 5, "rollout.min_new_tokens": 2})
     pipeline = build_pipeline(config, ToyTask())
     pipeline.engine = engine = ScriptedEngine(make_tokenizer(), END, lambda prompt, sample: "x")
     problems = pipeline.problems("test", 2)
     assert [len(g.rollouts) for g in pipeline.eval_groups(problems)] == [1, 1]
     assert [len(g.rollouts) for g in pipeline.eval_groups(problems, samples=8)] == [8, 8]
     (_, greedy, greedy_seed), (_, sampled, sampled_seed) = engine.calls
-    stop = ("</answer>",)
-    assert greedy == Sampling(samples=1, max_new_tokens=5, temperature=0.0, stop=stop)
-    assert sampled == Sampling(samples=8, max_new_tokens=5, temperature=0.7, top_p=0.9, stop=stop)
+    greedily = Sampling(1, 5, temperature=0.0, stop=("</answer>",), repetition_detection=True)
+    assert greedy == greedily
+    assert sampled == replace(greedily, samples=8, temperature=0.7, top_p=0.9)
     assert greedy_seed == sampled_seed == derive_seed(0, "evaluation")

@@ -1,6 +1,7 @@
 """Why responses are wrong: counted by hand, and as the terminal shows it."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -52,6 +53,19 @@ def test_common_failures_counts_reasons_the_most_common_first() -> None:
         Failure("no answer block outside the thinking", 1, 1 / 8, QUESTION, "72", "so 72"),
     ]
     assert common_failures([make_group(RIGHT)]) == []
+
+
+def test_a_repetition_before_an_answer_is_a_reason_of_its_own() -> None:
+    groups = []
+    for text in ("and again and again", OTHER):
+        group = make_group(text, truncated=(text,))
+        (rollout,) = group.rollouts
+        repeated = replace(rollout, completion=replace(rollout.completion, repetitive=True))
+        groups.append(replace(group, rollouts=(repeated,)))
+    assert [f.reason for f in common_failures(groups)] == [
+        "repeated itself before an answer",
+        "another number",
+    ]
 
 
 def render(groups: list[Group]) -> str:

@@ -25,6 +25,12 @@ def test_a_healthy_run(tmp_path: Path) -> None:
     assert diagnosis.problems == []
 
 
+def test_completions_that_repeat_themselves_are_told_from_those_at_the_limit(tmp_path: Path) -> None:
+    shares = {"completions/clipped_ratio": 0.5, "completions/repetition_ratio": 0.2}
+    text = " ".join(diagnose(write(tmp_path / "a", 20, **shares)).figures)
+    assert "30% are cut at the limit, 20% where they repeat themselves" in text
+
+
 def test_a_run_without_signal_is_told_so_by_the_rules_of_health(tmp_path: Path) -> None:
     run = write(tmp_path / "a", 12, frac_reward_zero_std=0.9, **{"accuracy/strict": 0.02})
     (problem,) = diagnose(run).problems

@@ -25,6 +25,7 @@ def steps(reward: list[float], second: list[float] | None = None, **other: list[
                 "accuracy/strict": other.get("strict", [0.5] * len(reward))[i],
                 "frac_reward_zero_std": other.get("no_signal", [0.5] * len(reward))[i],
                 "completions/clipped_ratio": other.get("clipped", [0.0] * len(reward))[i],
+                "completions/repetition_ratio": other["again"][i] if "again" in other else None,
                 "entropy": other.get("entropy", [0.2] * len(reward))[i],
                 "warm_start": other.get("warm_start", [None] * len(reward))[i],
                 "not_finite": other["bad"][i] if "bad" in other else None,
@@ -188,6 +189,24 @@ def test_no_signal_warning_advises_by_what_is_seen(second: float | None, clipped
     for figure in ("in 10 steps", "90% of the groups", "2% of the completions", advice):
         assert figure in text
     assert ("prompt.examples" in text) == ("right number" in advice)
+
+
+@pytest.mark.parametrize(
+    ("clipped", "again", "advice"),
+    [
+        (0.6, 0.5, "most completions repeat themselves"),
+        (0.6, 0.4, "larger model"),  # neither is most
+        (0.9, 0.4, "rollout.max_new_tokens"),
+    ],
+)
+def test_no_signal_warning_tells_repetitions_from_the_limit(
+    clipped: float, again: float, advice: str
+) -> None:
+    few = [0.02] * 10
+    seen = steps(few, strict=few, no_signal=[0.9] * 10, clipped=[clipped] * 10, again=[again] * 10)
+    text = find_warnings(seen)["no_signal"]
+    assert advice in text
+    assert ("repeat" in text) == ("repeat" in advice)
 
 
 HOPELESS: dict[str, list[Any]] = {"no_signal": [1.0] * 20, "strict": [0.0] * 20, "clipped": [1.0] * 20}

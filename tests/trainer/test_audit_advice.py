@@ -55,6 +55,14 @@ def test_right_numbers_in_another_format_are_counted() -> None:
     assert summarize(WAY, [replace(group, rollouts=rollouts)]).format_failures == 1 / 4
 
 
+def test_a_higher_limit_does_not_help_completions_that_repeat_themselves() -> None:
+    group = make_groups([[0.0] * 4, [0.0] * 4, [0.0] * 4])[0]
+    cut = [replace(r, completion=replace(r.completion, truncated=True)) for r in group.rollouts[:3]]
+    again = replace(cut[0], completion=replace(cut[0].completion, repetitive=True))
+    rollouts = (again, *cut[1:], group.rollouts[3])
+    assert summarize(WAY, [replace(group, rollouts=rollouts)]).truncated == 2 / 4
+
+
 @pytest.mark.parametrize(
     ("accuracy", "live", "forecast"),
     [(0.4, 0.6, "likely"), (0.1, 0.15, "slowly"), (0.02, 0.05, "unlikely"), (0.95, 0.3, "nothing left")],

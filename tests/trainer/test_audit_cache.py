@@ -187,7 +187,7 @@ def test_other_weights_data_rewards_versions_and_threads_are_another_audit(
 def test_what_is_kept_is_read_back_exactly(settings: dict[str, Any], cache: Path) -> None:
     """Floats that need all their digits, and half a character."""
     pipeline = make_pipeline(settings)
-    completion = Completion((5, 2), "half \ud83d ünd\u2028", True, (-0.1 - 2**-55, -1e-300))
+    completion = Completion((5, 2), "half \ud83d ünd\u2028", True, (-0.1 - 2**-55, -1e-300), True)
     kept = KeptAudit({"ways": []}, 7, ("p",), ((completion,),), 0.25)
     keep_audit(kept, pipeline, *about(pipeline))
     assert find(pipeline) == kept

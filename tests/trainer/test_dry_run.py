@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.paths import RECIPE
-from helpers.tiny import ToyTask
+from helpers.tiny import END, ToyTask
 from reinforce_lite import api
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import Callback
@@ -18,6 +18,7 @@ from reinforce_lite.cli.app import main
 from reinforce_lite.config import PresetName
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.engines.oom_retry import OOMRetryEngine
+from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner.objective import PRESETS, advantages
 from reinforce_lite.learner.updater import Updater
@@ -27,7 +28,7 @@ from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import create_run
 from reinforce_lite.trainer import session, trainer
 from reinforce_lite.trainer.checkpoint import latest_checkpoint
-from reinforce_lite.trainer.dry_run import dry_run, groups_that_fill
+from reinforce_lite.trainer.dry_run import dry_run, full_length_groups, groups_that_fill
 from reinforce_lite.types import Group, Problem, Prompt, Sampling
 
 pytestmark = pytest.mark.usefixtures("no_spare_memory")
@@ -69,6 +70,13 @@ def test_it_is_the_largest_step(settings: dict[str, Any], preset: PresetName, le
     assert {len(r.completion.token_ids) for g in groups for r in g.rollouts} == {limit}
     assert [int((row != 0).sum()) for row in weights] == [learned_from] * 5
     assert not any(name.startswith("exp_avg/") for name in updater.state_dict())
+
+
+def test_a_completion_that_repeats_itself_is_of_full_length_too(settings: dict[str, Any]) -> None:
+    pipeline = built(settings | {"rollout.max_new_tokens": 90}, ToyTask())
+    pipeline.engine = ScriptedEngine(pipeline.policy.tokenizer, END, lambda prompt, sample: "a" * 100)
+    groups = full_length_groups(pipeline, pipeline.problems("train", 2))
+    assert [g.lengths for g in groups] == [[90] * 4] * 2
 
 
 def test_it_learns_from_two_full_micro_batches_by_hand(settings: dict[str, Any]) -> None:

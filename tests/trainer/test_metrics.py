@@ -31,7 +31,7 @@ def every(completion: Completion) -> list[Group]:
     ("completion", "length", "clipped"),
     [
         (Completion((2,), "", False, (-0.5,)), 1.0, 0.0),
-        (Completion((7,) * 64, "a" * 64, True, (-0.5,) * 64), 64.0, 1.0),
+        (Completion((7,) * 64, "a" * 64, True, (-0.5,) * 64, repetitive=True), 64.0, 1.0),
     ],
 )
 def test_a_step_whose_completions_all_end_at_once_or_never(
@@ -39,6 +39,7 @@ def test_a_step_whose_completions_all_end_at_once_or_never(
 ) -> None:
     step = metrics(every(completion))
     assert (step.mean_length, step.clipped_ratio, step.entropy) == (length, clipped, 0.5)
+    assert step.repetition_ratio == clipped
     assert (step.reward_std, step.no_signal_ratio, step.not_finite) == (0.0, 1.0, None)
 
 

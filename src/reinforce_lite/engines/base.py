@@ -30,7 +30,8 @@ class Engine(Protocol):
     ) -> list[list[Completion]]:
         """Sample `sampling.samples` completions for each prompt, in the order of the prompts.
 
-        A completion ends with an EOS token, or where its text reaches one of `sampling.stop` (`ending.py`).
+        A completion ends with an EOS token, where its text reaches one of `sampling.stop`, or where it
+        repeats itself (`ending.py`).
         The same weights, prompts, sampling and seed give the same completions.
         """
         ...

@@ -62,7 +62,7 @@ class HFEngine:
         """All samples of the first prompt, then those of the next."""
         policy = self.policy
         ids, mask = _pad_left([p.token_ids for p in prompts], policy.device)  # (prompts, P)
-        ending = Ending(policy.eos_token_ids, policy.decode, sampling.stop)
+        ending = Ending(policy.eos_token_ids, policy.decode, sampling.stop, sampling.repetition_detection)
         eos_token_ids = torch.tensor(sorted(policy.eos_token_ids), device=ids.device)
         recorder = _LogprobRecorder(eos_token_ids, ids.shape[1], sampling.min_new_tokens)
         with torch.inference_mode(), quiet_transformers(), _default_generation_config(policy.model):
@@ -79,7 +79,7 @@ class HFEngine:
 
 
 class _EndingCriteria(StoppingCriteria):  # type: ignore[misc]
-    """Ends a sequence at its EOS token or stop; `generate` then fills it with padding."""
+    """Ends a sequence as `Ending` says; `generate` then fills it with padding."""
 
     def __init__(self, ending: Ending, prompt_length: int) -> None:
         self.ending, self.prompt_length = ending, prompt_length

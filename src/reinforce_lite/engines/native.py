@@ -81,7 +81,8 @@ class NativeEngine:
         assert self.policy.llama is not None, "the native engine does not support this model"
         self.policy.llama.check_fused()
         groups = draw_uniforms(prompts, sampling, seed)
-        ending = Ending(self.policy.eos_token_ids, self.policy.decode, sampling.stop)
+        eos_token_ids, decode = self.policy.eos_token_ids, self.policy.decode
+        ending = Ending(eos_token_ids, decode, sampling.stop, sampling.repetition_detection)
         if self._is_static():
             self._decode_static(groups, sampling, ending, progress)
         else:

@@ -38,7 +38,6 @@ class ScriptedEngine:
     def _complete(self, prompt: Prompt, sample: int, sampling: Sampling) -> Completion:
         text = self.reply(self.tokenizer.decode(prompt.token_ids), sample)
         ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id]
-        ending = Ending(
-            frozenset({self.eos_token_id}), partial(decode_exactly, self.tokenizer), sampling.stop
-        )
+        eos_token_ids, decode = frozenset({self.eos_token_id}), partial(decode_exactly, self.tokenizer)
+        ending = Ending(eos_token_ids, decode, sampling.stop, sampling.repetition_detection)
         return ending.completion(ending.cut(ids[: sampling.max_new_tokens]), [0.0] * len(ids))

@@ -179,7 +179,7 @@ def _settings(policy: Policy, sampling: Sampling) -> tuple[Any, ...]:
     """
     weights = (*policy.model.parameters(), *policy.trained_parameters().values())
     addresses = tuple(w.data_ptr() for w in weights)
-    settings = (replace(sampling, samples=1, stop=()), policy.eos_token_ids)
+    settings = (replace(sampling, samples=1, stop=(), repetition_detection=False), policy.eos_token_ids)
     return *settings, id(policy.llama), policy.adapter, addresses
 
 

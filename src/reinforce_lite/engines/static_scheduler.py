@@ -1,8 +1,8 @@
 """Continuous batching over a static decoder: the host looks every LOOK_EVERY steps.
 
-Then it ends the sequences whose text has reached a stop, draws for the rows that need it, and admits waiting
-sequences into idle rows. A sequence that ended between two looks is cut there, so a completion does not
-depend on when the host looks.
+Then it ends the sequences that have reached a stop or repeat themselves, draws for the rows that need it, and
+admits waiting sequences into idle rows. A sequence that ended between two looks is cut there, so a completion
+does not depend on when the host looks.
 """
 
 from collections import deque
@@ -115,7 +115,7 @@ class StaticScheduler:
             elif is_wide:
                 flagged.append(row)
         if ended:
-            self.decoder.finish(ended)  # the device knows nothing of stops
+            self.decoder.finish(ended)  # the device knows of EOS tokens alone
         if flagged:
             self._draw(flagged, self.decoder.states[flagged])
 

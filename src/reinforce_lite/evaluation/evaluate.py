@@ -33,7 +33,7 @@ class Evaluation:
     """Mean."""
     mean_tokens: float
     truncated: float
-    """The share of completions cut at the token limit."""
+    """The share of completions cut at the token limit, or where they repeat themselves."""
     reflection: Mapping[str, float]
     """For each keyword list of `reflection.py`, the share of completions with a hit."""
     pass_at: Mapping[int, float]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from reinforce_lite.types import Group
 
 TRUNCATED = "cut at the limit before an answer"
+REPETITIVE = "repeated itself before an answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,9 @@ def common_failures(groups: Sequence[Group]) -> list[Failure]:
         for rollout in group.rollouts:
             if not rollout.strict.correct:
                 completion, problem = rollout.completion, group.problem
-                truncated = completion.truncated and rollout.strict.answer is None
-                reason = TRUNCATED if truncated else rollout.strict.reason
+                reason = rollout.strict.reason
+                if completion.truncated and rollout.strict.answer is None:
+                    reason = REPETITIVE if completion.repetitive else TRUNCATED
                 wrong.setdefault(reason, []).append((problem.question, problem.gold, completion.text))
     n = sum(len(group.rollouts) for group in groups)
     failures = [Failure(reason, len(found), len(found) / n, *found[0]) for reason, found in wrong.items()]

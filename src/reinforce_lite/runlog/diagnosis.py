@@ -101,7 +101,9 @@ def _signal(steps: list[StepMetrics]) -> Iterator[str]:
 
 def _lengths(last: list[StepMetrics]) -> str:
     tokens, cut = fmean(s.mean_length for s in last), fmean(s.clipped_ratio for s in last)
-    return f"A completion has {tokens:.0f} tokens; {percent(cut, 0)} are cut at the limit."
+    again = fmean(s.repetition_ratio or 0.0 for s in last)
+    why = f", {percent(again, 0)} where they repeat themselves" if again else ""
+    return f"A completion has {tokens:.0f} tokens; {percent(cut - again, 0)} are cut at the limit{why}."
 
 
 def _entropy(steps: list[StepMetrics], last: list[StepMetrics]) -> str:

@@ -156,7 +156,8 @@ def no_signal_warning(steps: Steps) -> str:
     """Over all steps most groups had no signal, and few completions were right.
 
     Steps of a warm start do not count: there each right completion teaches by itself. The advice depends on
-    what is seen: a broken model, clipped completions, right ones in another format, or neither.
+    what is seen: a broken model, completions that repeat themselves or are cut at the limit, right ones in
+    another format, or none of these.
     """
     entropies = [s.entropy for s in steps if s.entropy is not None]
     steps = [s for s in steps if not s.warm_start]
@@ -167,13 +168,19 @@ def no_signal_warning(steps: Steps) -> str:
         return ""
     opinions = [s.second_opinion for s in steps if s.second_opinion is not None]
     second = fmean(opinions) if len(opinions) == len(steps) else 0.0
+    repetitive = fmean(s.repetition_ratio or 0.0 for s in steps)
     first, later = (entropies[0], fmean(entropies[1:])) if len(entropies) > 1 else (0.0, 0.0)
     if first and not COLLAPSED_ENTROPY * first <= later <= first / COLLAPSED_ENTROPY:
         advice = (
             f"since the first step the entropy went from {first:.3f} to {later:.3f} nats per token, so the "
             "updates broke the model; lower update.learning_rate"
         )
-    elif fmean(s.clipped_ratio for s in steps) >= MOSTLY_CLIPPED:
+    elif repetitive >= MOSTLY_CLIPPED:
+        advice = (
+            "most completions repeat themselves; try worked examples, a higher rollout.temperature or a "
+            "larger model"
+        )
+    elif fmean(s.clipped_ratio for s in steps) - repetitive >= MOSTLY_CLIPPED:
         advice = "most completions are cut at the limit; try a higher rollout.max_new_tokens"
     elif second >= RARELY_RIGHT:
         advice = f"{percent(second, 0)} have the right number without asking for the format: {SHOW_FORMAT}"

@@ -48,7 +48,9 @@ class StepMetrics:
     mean_length: float = _metric("completions/mean_length")
     """Tokens per completion, the end token included."""
     clipped_ratio: float = _metric("completions/clipped_ratio")
-    """Share of completions cut at the limit."""
+    """Share of completions cut: at the limit, or where they repeat themselves."""
+    repetition_ratio: float | None = _metric("completions/repetition_ratio")
+    """The part of them that repeats itself."""
     entropy: float | None
     """Mean of -log pi (at temperature 1) over the sampled tokens, in nats per token: an estimate that lies
     below the policy's entropy when sampling is cooler than 1 or cut by top-p. None if it is not finite, as

@@ -60,6 +60,7 @@ class Sampled:
     format_failures: float
     """Share of completions with the right number but not in the format."""
     truncated: float
+    """Share of completions cut at the limit, without those that repeat themselves."""
     mean_tokens: float
     right: int
     """Right completions."""
@@ -105,7 +106,7 @@ def summarize(way: Way, groups: Sequence[Group]) -> Sampled:
         live=live / len(groups),
         live_interval=wilson_interval(live, len(groups)),
         format_failures=fmean(missed),
-        truncated=fmean(r.completion.truncated for r in rollouts),
+        truncated=fmean(r.completion.truncated and not r.completion.repetitive for r in rollouts),
         mean_tokens=fmean(len(r.completion.token_ids) for r in rollouts),
         right=len(right_lengths),
         longest_right=max(right_lengths, default=0),

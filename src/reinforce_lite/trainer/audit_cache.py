@@ -105,7 +105,8 @@ def _read(content: bytes) -> KeptAudit:
     values = json.loads(text)
     completions = tuple(
         tuple(
-            Completion(tuple(c["token_ids"]), c["text"], c["truncated"], tuple(c["logprobs"])) for c in group
+            Completion(**c | {"token_ids": tuple(c["token_ids"]), "logprobs": tuple(c["logprobs"])})
+            for c in group
         )
         for group in values["completions"]
     )

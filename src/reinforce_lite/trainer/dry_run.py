@@ -55,7 +55,8 @@ def longest_problems(pipeline: Pipeline) -> list[Problem]:
 
 def full_length_groups(pipeline: Pipeline, problems: Sequence[Problem]) -> list[Group]:
     """Completions of full length of these problems, not judged."""
-    sampling = replace(pipeline.sampling(), min_new_tokens=pipeline.config.rollout.max_new_tokens, stop=())
+    longest = pipeline.config.rollout.max_new_tokens
+    sampling = replace(pipeline.sampling(), min_new_tokens=longest, stop=(), repetition_detection=False)
     sampled = sample_completions(problems, pipeline.prompt_builder, pipeline.engine, sampling, seed=0)
     return [
         Group(problem, prompt, tuple(Rollout(c, "", 0.0, UNJUDGED, None) for c in completions))

@@ -50,6 +50,7 @@ def step_metrics(
         second_opinion=fmean(second) if second else None,
         mean_length=sampled / len(completions),
         clipped_ratio=fmean(c.truncated for c in completions),
+        repetition_ratio=fmean(c.repetitive for c in completions),
         entropy=entropy,
         loss=finite_or_none(gradient.loss),
         grad_norm=finite_or_none(gradient.norm),

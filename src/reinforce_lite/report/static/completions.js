@@ -25,7 +25,7 @@ function cardOf(c, label, dimmed) {
   facts.push(count(c.tokens, "token"));
   return el("div", { class: `card ${kind}${dimmed ? " dimmed" : ""}` },
     el("p", { class: "verdict" }, el("b", { title }, verdict), label ? el("span", { class: "label" }, label) : "",
-      tag(c.truncated && "truncated", "It reached the token limit before its end"), tag(c.fault && "reward failed"),
+      tag(c.truncated && "truncated", "Cut at the token limit, or where it repeats itself"), tag(c.fault && "reward failed"),
       tag(secondOpinionOf(c), "Whether it is right by the lenient verdict, which asks for no format")),
     el("p", { class: "why" }, ...extractedOf(c), ...(c.strict ? [] : [" · ", ...visible(c.reason)])),
     el("pre", { class: "text", tabindex: 0, dir: "auto" }, ...marked(c.text, wordsOf(c.hits))),
