@@ -3,8 +3,8 @@
     python experiments/adapters.py --parallel 2
 
 An adapter's step is faster. So each run stops where full tuning does, is evaluated on the test problems, and
-continues for as many steps as full tuning's time allows. Rank 8 also runs at half and twice the learning rate:
-the validation problems choose between the three.
+continues for as many steps as full tuning's time allows. Rank 8 also runs at half and at twice the learning
+rate: the validation problems choose between the three.
 """
 
 import argparse
@@ -38,7 +38,12 @@ def make_trial(rank: int, learning_rate: str, seed: int) -> Trial:
 
 TRIALS = [
     make_trial(rank, rate, seed)
-    for rank, rate in [(8, LEARNING_RATE), *((8, rate) for rate in OTHER_RATES), (1, LEARNING_RATE), (32, LEARNING_RATE)]
+    for rank, rate in [
+        (8, LEARNING_RATE),
+        *((8, rate) for rate in OTHER_RATES),
+        (1, LEARNING_RATE),
+        (32, LEARNING_RATE),
+    ]
     for seed in SEEDS
 ]
 
@@ -52,6 +57,12 @@ def train(name: str, rank: int, seed: int, learning_rate: float) -> Record:
     for steps in (STEPS, LONGER):
         subprocess.run([*command, "--train.steps", str(steps)], check=True)
     return trials.record_run(Run(Path("runs") / run))
+
+
+def validation(run: Record, step: int) -> float:
+    """Strict accuracy on the validation problems after a step."""
+    (strict,) = {e["strict"] for e in run["evals"] if e["split"] == "validation" and e["step"] == step}
+    return float(strict)
 
 
 def write(records: Mapping[str, Record]) -> None:
@@ -85,7 +96,15 @@ def write(records: Mapping[str, Record]) -> None:
         header = ["trained", "steps", *(f"strict, seed {s}" for s in SEEDS)]
         header += ["mean", "lenient, mean", "strict against all weights, points"]
         parts.append(f"At {title}:\n\n" + trials.table(header, rows))
-    runs = [run for group in groups.values() for run in group]
+    rates = {LEARNING_RATE: "rank8"} | {rate: f"rank8-{rate}" for rate in OTHER_RATES}
+    header = ["learning rate of rank 8", *(f"seed {s}" for s in SEEDS), "mean"]
+    rows = []
+    for rate, setting in sorted(rates.items(), key=lambda item: float(item[0])):
+        strict = [validation(run, STEPS) for run in by_setting.get(setting, [])]
+        if len(strict) == len(SEEDS):
+            rows.append([rate, *(f"{value:.1%}" for value in strict), f"{fmean(strict):.1%}"])
+    parts.append(f"Strict on the validation problems after {STEPS} steps:\n\n" + trials.table(header, rows))
+    runs = [run for group in by_setting.values() for run in group]
     machines = [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in [*full, *runs]})]
     trials.write_page("adapters", *parts, *machines)
 

@@ -64,6 +64,8 @@ CURVES = [
     "reflection/list_b",
     "reflection/list_c",
     "step_time",
+    "questions_asked",
+    "live_groups",
 ]
 KINDS = ("strict", "lenient")
 """The verdicts that a record has for each completion."""
