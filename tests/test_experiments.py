@@ -88,19 +88,12 @@ def test_trial_after_another_starts_from_its_model(
     second = trials.Trial("second-0", options[:-2], after="first-0")
     assert not trials.run_trials("tried", [second], 1.0, 1, trials.record_run)
     assert "second-0 needs runs/tried-first-0/model, the model of first-0" in capsys.readouterr().out
-    assert trials.run_trials("tried", [first], 1.0, 1, trials.record_run)  # as with --only
-    assert trials.run_trials("tried", [second, first], 1.0, 2, trials.record_run)
+    assert trials.run_trials("tried", [second, first], 1.0, 2, trials.record_run)  # waits for the first
     resumed = Run(Path("runs/tried-second-0"))
     assert Path(resumed.config.model.name).samefile("runs/tried-first-0/model")
     assert resumed.summary["stopped"] == "steps"
     assert not (resumed.path / "model").exists()
     assert trials.read_records("tried", [second])["second-0"]["after"] == "first-0"
-
-
-def test_trial_waits_for_the_one_before(trials: ModuleType, options: tuple[str, ...]) -> None:
-    second = trials.Trial("second-0", options[:-2], after="first-0")
-    first = trials.Trial("first-0", options, leaves_model=True)
-    assert trials.run_trials("tried", [second, first], 1.0, 2, trials.record_run)
 
 
 def test_failed_trial_is_named(trials: ModuleType, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:

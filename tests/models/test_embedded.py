@@ -140,7 +140,7 @@ def test_native_engine_matches_transformers(real_model: Path) -> None:
 
 
 def test_two_quickstart_steps_write_varied_completions_in_the_format(real_model: Path, in_tmp: Path) -> None:
-    small = {"train.steps": 2, "rollout.prompts_per_step": 3, "eval.n": 12, "eval.validation_n": 4}
+    small = {"train.steps": 2, "rollout.prompts_per_step": 3, "eval.n": 2, "eval.validation_n": 2}
     run = rl.train("quickstart", small, run="a", quiet=True)
     assert [step["step"] for step in run.steps] == [1, 2]
     assert any(step["updated"] for step in run.steps)
