@@ -27,7 +27,7 @@ from trl_setup import make_inputs, make_trainer
 
 import reinforce_lite as rl
 from reinforce_lite.learner import objective
-from reinforce_lite.learner.objective import build_objective
+from reinforce_lite.learner.presets import build_objective
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.types import Problem

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reinforce_lite.config import Config
-from reinforce_lite.learner.objective import PRESETS, Objective
+from reinforce_lite.learner.presets import PRESETS, Objective
 
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
@@ -26,7 +26,7 @@ known one. Where the default is empty the key is not set; in `[objective]` the p
 `reinforce-lite train RECIPE --help` prints the same keys with that recipe's values.
 """
 PRESET_TABLE = """
-Each preset is a row of data in [`learner/objective.py`](../src/reinforce_lite/learner/objective.py); another
+Each preset is a row of data in [`learner/presets.py`](../src/reinforce_lite/learner/presets.py); another
 key of the section replaces that part of it. `reinforce-lite` is this project's method and `article` its first
 implementation, `rloo` is [Ahmadian et al. 2024](https://arxiv.org/abs/2402.14740) without the KL term, `grpo`
 [Shao et al. 2024](https://arxiv.org/abs/2402.03300) without the ratio and the KL term, `dr-grpo`

@@ -18,7 +18,8 @@ from helpers.plain import COMPLETIONS, PROMPT, sequence_logprobs
 from helpers.tiny import ToyTask
 from reinforce_lite.cli.app import main
 from reinforce_lite.config import TaskConfig, load_config
-from reinforce_lite.learner.objective import PRESETS, advantages
+from reinforce_lite.learner.objective import advantages
+from reinforce_lite.learner.presets import PRESETS
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.tasks import check_task, load_task
 from reinforce_lite.tasks.base import Task

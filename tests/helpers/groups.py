@@ -7,7 +7,8 @@ from torch import Tensor
 
 from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.config import PresetName
-from reinforce_lite.learner.objective import PRESETS, advantages, loss_weights
+from reinforce_lite.learner.objective import advantages, loss_weights
+from reinforce_lite.learner.presets import PRESETS
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 
 LENGTHS = [[3, 5, 1, 4], [2, 2, 6, 3], [4, 1, 1, 2]]

@@ -11,14 +11,12 @@ from reinforce_lite.config import PresetName
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner.loss import reinforce_loss
 from reinforce_lite.learner.objective import (
-    PRESETS,
-    Objective,
     advantages,
-    build_objective,
     check_group_size,
     loss_weights,
     warm_start_advantages,
 )
+from reinforce_lite.learner.presets import PRESETS, Objective, build_objective
 
 
 def test_presets_are_those_of_the_config() -> None:

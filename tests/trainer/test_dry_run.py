@@ -20,7 +20,8 @@ from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.engines.oom_retry import OOMRetryEngine
 from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.errors import DoesNotFitError
-from reinforce_lite.learner.objective import PRESETS, advantages
+from reinforce_lite.learner.objective import advantages
+from reinforce_lite.learner.presets import PRESETS
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline

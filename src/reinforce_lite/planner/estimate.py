@@ -21,7 +21,7 @@ from reinforce_lite.engines import hf, native
 from reinforce_lite.engines.packed_linear import can_pack
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner import optimizers
-from reinforce_lite.learner.objective import build_objective
+from reinforce_lite.learner.presets import build_objective
 from reinforce_lite.models import attention
 from reinforce_lite.models.logprobs import tokens_per_chunk
 from reinforce_lite.models.policy import MODEL_FILE_BYTES

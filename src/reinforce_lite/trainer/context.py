@@ -6,8 +6,9 @@ from typing import Any
 
 from reinforce_lite.callbacks.base import SELF_CHECK, Callback
 from reinforce_lite.config import Config
-from reinforce_lite.learner.objective import Objective, build_objective, check_group_size
+from reinforce_lite.learner.objective import check_group_size
 from reinforce_lite.learner.optimizers import check_optimizer
+from reinforce_lite.learner.presets import Objective, build_objective
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline

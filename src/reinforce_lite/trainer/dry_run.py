@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from reinforce_lite.learner.objective import Objective, loss_weights
+from reinforce_lite.learner.objective import loss_weights
+from reinforce_lite.learner.presets import Objective
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.rollout.collect import sample_completions

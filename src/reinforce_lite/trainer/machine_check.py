@@ -13,7 +13,8 @@ import torch
 from packaging.requirements import Requirement
 
 from reinforce_lite.config import DEFAULT_RECIPE, Config, load_config
-from reinforce_lite.learner.objective import build_objective, loss_weights
+from reinforce_lite.learner.objective import loss_weights
+from reinforce_lite.learner.presets import build_objective
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.planner.plan import plan_unchanged
