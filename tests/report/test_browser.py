@@ -7,7 +7,7 @@ REINFORCE_LITE_BROWSER=required says that a missing browser is a failure, as .ci
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,7 +19,10 @@ from helpers.paths import RECIPE
 from helpers.run_files import HOSTILE, completion, eval_completions, hostile, step
 from helpers.tiny import ToyTask
 from reinforce_lite import api
+from reinforce_lite.learner.objective import advantages
+from reinforce_lite.learner.presets import PRESETS
 from reinforce_lite.report.write import write_report
+from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -228,6 +231,177 @@ def test_chart_shows_values_at_the_cursor(show: OpenReport, tmp_path: Path) -> N
     assert view.text("#at") == "at 16 s"  # step 1: its 10 s, after two evaluations of 3 s
 
 
+def test_difficulty_is_stacked(show: OpenReport, tmp_path: Path) -> None:
+    """A quarter, then half of the questions have none right; a quarter, then none, up to a third. The picture is 160
+    high from y = 168 upwards, and the steps 1 and 2 of 2 are at x = 218 and x = 390."""
+    keys = [f"questions/{name}_right" for name in ("none", "few", "some", "most", "all")]
+    shares = [(0.25, 0.25, 0, 0, 0.5), (0.5, 0, 0, 0, 0.5)]
+    lines = [step(n, **dict(zip(keys, share, strict=True))) for n, share in enumerate(shares, 1)]
+    view = show(runs.write(tmp_path / "a", lines))
+    chart = view.page.locator("#charts .chart", has_text="Questions by difficulty")
+    assert chart.locator("path.area").count() == 5
+    few = "M218.0 128.0L390.0 88.0L390.0 88.0L218.0 88.0Z"
+    assert chart.locator("path.area").nth(1).get_attribute("d") == few
+    every = "M218.0 88.0L390.0 88.0L390.0 8.0L218.0 8.0Z"
+    assert chart.locator("path.area").nth(4).get_attribute("d") == every
+    assert "none right 50.0%" in chart.inner_text()
+
+
+def test_audit_is_shown_where_there_is_one(show: OpenReport, tmp_path: Path) -> None:
+    audit: Record = {
+        "ways": [
+            {"way": "the recipe", "questions": 3, "accuracy": 0.5, "live": 0.25, "live_interval": [0.1, 0.5]},
+            {"way": HOSTILE.replace("\ud83d", "")},
+        ],
+        "questions": [{"problem_id": str(i), "right": n, "samples": 2} for i, n in enumerate((0, 1, 1))],
+        "advice": ["easier problems"],
+    }
+    with_audit = two_steps(tmp_path / "mine")
+    with_audit.write_json("audit", audit)
+    view = show(with_audit, three_steps(tmp_path / "other"))
+    assert view.page.locator("#audit-told dt").all_inner_texts() == ["forecast", "outcome", "advice"]
+    row = view.page.locator("#audit-ways tbody tr").first.locator("th, td").all_inner_texts()
+    assert [re.sub(r"\s+", " ", cell) for cell in row] == [
+        *("the recipe", "3", "50.0%", "–", "25.0% (10–50%)", "–", "–", "–"),
+    ]
+    heights = [
+        float(bar.get_attribute("height") or 0) for bar in view.page.locator("#audit-rates rect").all()
+    ]
+    assert heights == [74, 148, 0]  # one question with none of two right, two with one
+    view.page.select_option("#run", "1")
+    assert not view.page.locator("#audit").is_visible()
+    assert not view.page.locator("nav >> text=Audit").is_visible()
+
+
+def with_objective(path: Path, preset: str, group: list[Record], refill: int = 1) -> Run:
+    """A run of one step with one group."""
+    run = runs.write(path, [step(1)], group)
+    config = (path / "config.toml").read_text(encoding="utf-8")
+    config = config.replace("[objective]", f"refill = {refill}\n[objective]").replace(
+        "reinforce-lite", preset
+    )
+    (path / "config.toml").write_text(config, encoding="utf-8")
+    return run
+
+
+def rewarded(rewards: Sequence[float], recorded: Sequence[float], **changes: Any) -> list[Record]:
+    """A group with these rewards and recorded advantages."""
+    return [
+        completion(1, "p", reward > 0, i, reward=reward, advantage=advantage, **changes)
+        for i, (reward, advantage) in enumerate(zip(rewards, recorded, strict=True))
+    ]
+
+
+# The first completion's: rewards, its recorded advantage, and its origin, worked out by hand.
+ORIGINS: list[tuple[str, list[float], float, str]] = [
+    # others: 1, 0, 0, with mean 1/3 and deviation sqrt(1/3)
+    (
+        "reinforce-lite",
+        [1, 1, 0, 0],
+        2 / 3**0.5,
+        "reward 1 − others’ mean 0.333 = 0.667\n÷ others’ deviation 0.577 = 1.15",
+    ),
+    (
+        "reinforce-lite",
+        [1, 0, 0, 0],
+        2,
+        "reward 1 − others’ mean 0 = 1\n÷ others’ deviation 0 (+ 1e-8) = 100,000,000\nclipped to ±2 = 2",
+    ),
+    # others: 1 and eight of -1, with mean -7/9 and deviation 2/3
+    (
+        "article",
+        [-1, 1, -1, -1, -1, -1, -1, -1, -1, -1],
+        -1 / 3,
+        "reward -1 − others’ mean -0.778 = -0.222\n÷ others’ deviation 0.667 = -0.333",
+    ),
+    ("rloo", [0, 1, 0, 0], -1 / 3, "reward 0 − others’ mean 0.333 = -0.333"),
+    # all: mean 1/4, deviation 1/2
+    ("grpo", [1, 0, 0, 0], 1.5, "reward 1 − group’s mean 0.25 = 0.75\n÷ group’s deviation 0.5 = 1.5"),
+    ("dr-grpo", [1, 0, 0, 0], 0.75, "reward 1 − group’s mean 0.25 = 0.75"),
+    ("monte-carlo", [1, 1, 1], 1, "no baseline: reward = 1"),
+]
+
+
+def test_origin_of_an_advantage_is_shown_to_mouse_and_keyboard(show: OpenReport, tmp_path: Path) -> None:
+    shown = [
+        with_objective(tmp_path / str(n), preset, rewarded(rewards, [recorded, *rewards[1:]]))
+        for n, (preset, rewards, recorded, _) in enumerate(ORIGINS)
+    ]
+    view = show(*shown)
+    for n, (*_, origin) in enumerate(ORIGINS):
+        view.page.select_option("#run", str(n))
+        view.page.mouse.move(0, 0)
+        advantage = view.page.locator("#groups .advantage").first
+        assert not advantage.locator(".origin").is_visible()
+        advantage.hover() if n % 2 else advantage.focus()
+        assert advantage.locator(".origin").is_visible()
+        assert advantage.locator(".origin").inner_text().replace("\xa0", " ") == origin
+
+
+def test_origin_of_an_advantage_that_is_zero(show: OpenReport, tmp_path: Path) -> None:
+    """A reward that failed has the mean of the others'. With refill a group of which none is right is not used."""
+    failed = rewarded([0.5, 0, 1], [0, -(0.75**0.5), 0.75**0.5])
+    failed[0]["fault"] = "ValueError: no"
+    all_wrong = [line | {"strict": False} for line in rewarded([0.1, 0.2, 0.6], [0] * 3)]
+    all_right = rewarded([0.5, 1, 0.75], [0] * 3)
+    all_right[2] |= {"strict": False, "fault": "ValueError: no"}
+    no_mix = ["not counted: with rollout.refill a group needs right and wrong completions"]
+    cases = [
+        (rewarded([0.7] * 3, [0] * 3), 1, ["no signal: all rewards of the group are equal"]),
+        (failed, 1, ["not counted: its reward failed"]),
+        (all_wrong, 2, no_mix),
+        (all_right, 2, no_mix),
+        (rewarded([0, 0], [-1, -1]), 1, []),  # the log lost the line of the right completion
+    ]
+    shown = [
+        with_objective(tmp_path / str(n), "reinforce-lite", group, refill)
+        for n, (group, refill, _) in enumerate(cases)
+    ]
+    view = show(*shown)
+    for n, (_, _, origin) in enumerate(cases):
+        view.page.select_option("#run", str(n))
+        assert view.page.locator("#groups .card").first.locator(".origin").all_text_contents() == origin
+
+
+def test_origin_of_an_advantage_in_a_warm_start(show: OpenReport, tmp_path: Path) -> None:
+    """Of two equal right completions the second is not counted. The warm start ends after step 1."""
+    group = rewarded([1, 1, 0], [1, 0, 0]) + [line | {"step": 2} for line in rewarded([1, 1, 1], [0] * 3)]
+    run = with_objective(tmp_path / "a", "reinforce-lite", group)
+    with (run.path / "config.toml").open("a", encoding="utf-8") as file:
+        file.write("warm_start = 1\n")
+    view = show(run)
+    equal = "no signal: all rewards of the group are equal"
+    assert view.page.locator("#groups .origin").all_text_contents() == [
+        "warm start: 1 for each right completion",
+        "warm start: not counted, since it repeats a completion of its group",
+        "warm start: 0 for each wrong completion",
+        *(equal, equal, equal),
+    ]
+
+
+def test_origins_lead_to_the_advantages_that_training_takes(show: OpenReport, tmp_path: Path) -> None:
+    """Graded rewards, by every preset: the last number of each origin is the recorded advantage.
+
+    The page rounds rewards to five digits, which the second group's differ by.
+    """
+    groups = ([0.123456, 0.7, 0.7, -0.25, 1.0, 0.98], [0.500014, 0.5, 0.5])
+    recorded = {
+        name: [advantages([rewards], objective)[0].tolist() for rewards in groups]
+        for name, objective in PRESETS.items()
+    }
+    view = show(
+        *(
+            with_objective(tmp_path / name, name, [*rewarded(groups[0], first), *rewarded(groups[1], second)])
+            for name, (first, second) in recorded.items()
+        )
+    )
+    for n, (name, expected) in enumerate(recorded.items()):
+        view.page.select_option("#run", str(n))
+        origins = view.page.locator("#groups .origin").all_text_contents()
+        ends = [float(origin.rpartition("\xa0")[2]) for origin in origins]
+        assert ends == pytest.approx([*expected[0], *expected[1]], rel=0.01), name
+
+
 def test_smoothing_keeps_the_raw_line(show: OpenReport, tmp_path: Path) -> None:
     run = runs.write(tmp_path / "a", [step(n, reward=float(n % 2)) for n in range(1, 41)])
     view = show(run)
@@ -364,6 +538,8 @@ def test_page_of_a_real_run(show: OpenReport, in_tmp: Path, model_folder: Path) 
     after = run.summary["evals"]["after"]["strict"]
     assert f"After 10 steps, tiny solves {after:.1%} of 6 test problems" in view.text("h1")
     assert view.text("#groups-count") == "200 completions of 50 questions match"
+    origins = "current.groups.flatMap((group) => group.completions.map((c) => originOf(c, group)))"
+    assert [bool(origin) for origin in view.page.evaluate(origins)] == [True] * 200
     assert view.page.locator("#charts .chart").count() == 11
     assert re.sub("[✓✗] ", "", view.text("#questions .head >> nth=0")) == (
         "validation · untrained  after step 3  after step 6  after step 9  after step 10"

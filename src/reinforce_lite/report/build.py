@@ -6,7 +6,9 @@ ones. So a report needs little memory, however long the run.
 
 from typing import NamedTuple
 
+from reinforce_lite.learner.presets import EPSILON, build_objective
 from reinforce_lite.report import serialize
+from reinforce_lite.report.audit import build_audit
 from reinforce_lite.report.costs import build_costs
 from reinforce_lite.report.curves import build_curves
 from reinforce_lite.report.eval_history import EvalHistory, ProblemKey
@@ -52,6 +54,7 @@ def build_report(run: Run, n_runs: int = 1) -> RunReport:
         "model": data.model,
         "task": data.task,
         "result": result,
+        "audit": build_audit(data, result),
         "warnings": list(find_warnings(data.steps).values()),
         "reflection": build_reflection(data, history, training),
         "costs": build_costs(data),
@@ -61,6 +64,7 @@ def build_report(run: Run, n_runs: int = 1) -> RunReport:
     details: Record = {
         "curves": build_curves(data),
         "excerpts": excerpts.select(),
+        "objective": _objective(data),
         "groups": groups,
         "eval_history": questions,
     }
@@ -95,6 +99,22 @@ def _example(kind: str, questions: list[Record]) -> Record | None:
     return min(
         examples, key=lambda e: len(e["question"] + e["before"]["text"] + e["after"]["text"]), default=None
     )
+
+
+def _objective(data: RunData) -> Record | None:
+    """What turns a group's rewards into advantages; None for the config of another version."""
+    try:
+        objective = build_objective(**data.config["objective"])
+    except (KeyError, TypeError):
+        return None
+    return {
+        "baseline": objective.baseline,
+        "scale": objective.scale,
+        "clip": objective.advantage_clip,
+        "epsilon": EPSILON,
+        "refill": data.config.get("rollout", {}).get("refill", 1) > 1,
+        "warm_start": data.config.get("train", {}).get("warm_start", 0),
+    }
 
 
 def _group(group: list[Record]) -> Record:

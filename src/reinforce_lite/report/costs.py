@@ -55,6 +55,7 @@ def _facts(data: RunData) -> dict[str, str]:
         "recipe": str(data.config.get("recipe", "")),
         "objective": str(data.config.get("objective", {}).get("preset", "")),
         "steps": f"{len(data.steps):,}, each of {per_step}",
+        "selection": str(rollout.get("selection", "")),
         "taken again": f"{count(retaken, 'step')}, see rewound.jsonl" if retaken else "",
         "completions": f"{sum(sampled):,} with {count(round(tokens), 'token')} in total",
         "seed": str(data.config.get("train", {}).get("seed", "")),

@@ -21,9 +21,18 @@ from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.secrets import mask_all
 from reinforce_lite.utils.text import harmless, interval, percent
 
-SUMMARY_KEYS = ("name", "reflection", "costs", "completions")
+SUMMARY_KEYS = ("name", "audit", "reflection", "costs", "completions")
 """What the scripts read of a run's summary; the template reads the rest."""
-SCRIPTS = ("dom.js", "chart.js", "curves.js", "completions.js", "reflection.js", "costs.js", "main.js")
+SCRIPTS = (
+    "dom.js",
+    "chart.js",
+    "curves.js",
+    "audit.js",
+    "completions.js",
+    "reflection.js",
+    "costs.js",
+    "main.js",
+)
 
 
 def render(reports: Sequence[RunReport]) -> str:

@@ -26,6 +26,8 @@ class RunData:
     """Empty until the run ends."""
     machine: Record
     """machine.json, written when the run starts; empty for runs that have none."""
+    audit: Record
+    """audit.json, written when the run starts; empty for runs that were not audited."""
     steps_retaken: int = 0
     """Steps that were taken again, after a resume from a checkpoint before them or after going back to it."""
 
@@ -55,11 +57,15 @@ def load_run_data(run: Run) -> RunData:
     with explain_file_errors("read", file):
         config = tomllib.loads(file.read_text(encoding="utf-8"))
     evals = sorted(run.evals, key=lambda e: e["step"])
-    machine: Record = {}
-    with contextlib.suppress(OSError, ValueError, TypeError):  # missing, truncated, or not an object
-        machine = dict(json.loads((run.path / "machine.json").read_text(encoding="utf-8")))
     retaken = sum(line["file"] == "steps.jsonl" for line in run.read("rewound"))
-    return RunData(run, config, run.step_metrics, evals, run.summary, machine, retaken)
+    machine, audit = _read_object(run, "machine"), _read_object(run, "audit")
+    return RunData(run, config, run.step_metrics, evals, run.summary, machine, audit, retaken)
+
+
+def _read_object(run: Run, name: str) -> Record:
+    with contextlib.suppress(OSError, ValueError, TypeError):  # missing, truncated, or not an object
+        return dict(json.loads((run.path / f"{name}.json").read_text(encoding="utf-8")))
+    return {}
 
 
 def iter_groups(run: Run) -> Iterator[list[Record]]:

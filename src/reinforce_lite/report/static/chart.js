@@ -4,10 +4,10 @@
 const WIDTH = 400, HEIGHT = 190, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 22;
 const charts = new Set();
 
-// {title, unit, span: [from, to], clock: bool, lines: [{label, x, y}], points: [{label, x, y, low, high}], reference, hint}
+// {title, unit, stacked, span: [from, to], clock: bool, lines: [{label, x, y}], points: [{label, x, y, low, high}], reference, hint}
 function chart(spec, smoothing) {
   const values = spec.lines.flatMap((l) => l.y).concat((spec.points || []).flatMap((p) => [p.high, p.y]));
-  const scale = axis(values.concat([spec.reference, 0]).filter((v) => v !== null && v !== undefined), spec.unit);
+  const scale = axis(values.concat([spec.reference, spec.stacked ? 1 : 0]).filter((v) => v !== null && v !== undefined), spec.unit);
   const [from, to] = spec.span;
   const atX = (x) => LEFT + ((x - from) / (to - from || 1)) * (WIDTH - LEFT - RIGHT);
   const atY = (y) => HEIGHT - BOTTOM - ((y - scale.low) / (scale.high - scale.low)) * (HEIGHT - TOP - BOTTOM);
@@ -15,7 +15,7 @@ function chart(spec, smoothing) {
   const cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", tabindex: 0, "aria-label": spec.title },
     ...grid(scale, spec, atY), ...ticksBelow(spec, atX), referenceLine(spec, atY),
-    ...lines.flatMap((line, i) => curve(line, i, atX, atY)),
+    ...lines.flatMap((line, i) => (spec.stacked ? area(lines, i, atX, atY) : curve(line, i, atX, atY))),
     ...(spec.points || []).flatMap((p) => point(p, atX, atY)), cursor);
   const legend = el("p", { class: "legend" });
   const node = el("figure", { class: "chart" },
@@ -70,6 +70,15 @@ function curve(line, i, atX, atY) {
   return line.smooth ? [draw(line.y, "raw"), draw(line.smooth, "line")] : [draw(line.y, "line")];
 }
 
+// The band of a line between the sum of the lines before it and that sum with it.
+function area(lines, i, atX, atY) {
+  const sum = (n) => lines[0].x.map((x, at) => {
+    const y = lines.slice(0, n).reduce((total, line) => total + ((line.smooth ?? line.y)[at] ?? 0), 0);
+    return `${atX(x).toFixed(1)} ${atY(y).toFixed(1)}`;
+  });
+  return svg("path", { class: `area d${i}`, d: `M${[...sum(i), ...sum(i + 1).reverse()].join("L")}Z` });
+}
+
 function path(x, y, atX, atY) {
   let d = "", pen = false;
   for (let i = 0; i < y.length; i++) {
@@ -107,7 +116,7 @@ function readings(spec, lines, x) {
     const at = x === null ? line.y.length - 1 : x > line.x.at(-1) ? line.y.length : nearest(line.x, x);
     const known = line.y[at] !== null && line.y[at] !== undefined;
     const smoothed = line.smooth && known ? el("small", {}, ` ≈ ${inUnit(line.smooth[at], spec.unit)}`) : "";
-    return el("span", {}, el("i", { class: `key s${i % 6}` }), line.label + " ", el("b", {}, inUnit(line.y[at], spec.unit)), smoothed);
+    return el("span", {}, el("i", { class: spec.stacked ? `key block d${i}` : `key s${i % 6}` }), line.label + " ", el("b", {}, inUnit(line.y[at], spec.unit)), smoothed);
   });
   const points = spec.points || [];
   if (points.length) {

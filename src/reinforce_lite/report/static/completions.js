@@ -16,12 +16,61 @@ function secondOpinionOf(c) {
 const tag = (text, title) => (text ? el("span", { class: "tag", title }, text) : "");
 const extractedOf = (c) => ["extracted answer ", c.extracted === null ? "none" : el("code", {}, ...visible(c.extracted))];
 
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const same = (values) => values.every((value) => value === values[0]);
+function deviation(values) {
+  const m = mean(values);
+  return same(values) ? 0 : Math.sqrt(values.reduce((sum, value) => sum + (value - m) ** 2, 0) / (values.length - 1));
+}
+
+// What a completion's advantage came from, in lines: clip((reward - baseline) / scale), as learner/objective.py has it.
+// Null where this does not give the recorded advantage: the log lost a line of the group, or another version wrote it.
+function originOf(c, { step, completions: group }) {
+  if (!current.objective || c.advantage === null) return null;
+  const { baseline, scale, clip, epsilon, refill, warm_start: warmSteps } = current.objective;
+  if (step <= warmSteps) return [c.advantage ? "warm start: 1 for each right completion"
+    : c.strict ? "warm start: not counted, since it repeats a completion of its group" : "warm start: 0 for each wrong completion"];
+  const rewards = group.map((other) => other.reward);
+  const zero = c.fault ? "not counted: its reward failed"
+    : (baseline !== "none" || scale !== "none") && same(rewards) ? "no signal: all rewards of the group are equal"
+    : refill && same(group.filter((other) => !other.fault).map((other) => other.strict))
+      ? "not counted: with rollout.refill a group needs right and wrong completions" : null;
+  if (zero) return c.advantage === 0 ? [zero] : null;
+  const peers = { group: ["group’s", rewards],
+    "leave-one-out": ["others’", group.filter((other) => other !== c).map((other) => other.reward)] };
+  const lines = [];
+  let value = c.reward, error = 1e-4 * Math.max(...rewards.map(Math.abs)); // the page's rewards have five digits
+  if (baseline === "none") lines.push(["no baseline: reward", value]);
+  else {
+    const [whose, compared] = peers[baseline];
+    lines.push([`reward ${number(value)} − ${whose} mean ${number(mean(compared))}`, value -= mean(compared)]);
+  }
+  if (scale !== "none") {
+    const [whose, compared] = peers[scale], s = deviation(compared);
+    error /= s + epsilon;
+    lines.push([`÷ ${whose} deviation ${number(s)}${s ? "" : ` (+ ${epsilon})`}`, value /= s + epsilon]);
+  }
+  if (clip !== null && Math.abs(value) > clip) {
+    error = 0;
+    lines.push([`clipped to ±${clip}`, value = Math.sign(value) * clip]);
+  }
+  if (!(Math.abs(value - c.advantage) <= error + 1e-4 * Math.abs(value))) return null;
+  lines.at(-1)[1] = c.advantage;
+  return lines.map(([text, result]) => `${text} =\u00a0${number(result)}`);
+}
+
+function advantageOf(c, group) {
+  const text = `advantage ${c.advantage > 0 ? "+" : ""}${number(c.advantage)}`, lines = originOf(c, group);
+  if (!lines) return text;
+  return el("span", { class: "advantage", tabindex: 0 }, text, el("span", { class: "origin", role: "tooltip" }, lines.join("\n")));
+}
+
 // One completion as a card; dimmed if it does not match the filter and is shown only for comparison.
-function cardOf(c, label, dimmed) {
+function cardOf(c, label, dimmed, group) {
   const [kind, verdict, title] = verdictOf(c);
   const facts = [];
-  if (c.reward !== null) facts.push(`reward ${number(c.reward)}`);
-  if (c.advantage !== null) facts.push(`advantage ${c.advantage > 0 ? "+" : ""}${number(c.advantage)}`);
+  if (c.reward !== null) facts.push(`reward ${number(c.reward)}`, " · ");
+  if (c.advantage !== null) facts.push(advantageOf(c, group), " · ");
   facts.push(count(c.tokens, "token"));
   return el("div", { class: `card ${kind}${dimmed ? " dimmed" : ""}` },
     el("p", { class: "verdict" }, el("b", { title }, verdict), label ? el("span", { class: "label" }, label) : "",
@@ -29,7 +78,7 @@ function cardOf(c, label, dimmed) {
       tag(secondOpinionOf(c), "Whether it is right by the lenient verdict, which asks for no format")),
     el("p", { class: "why" }, ...extractedOf(c), ...(c.strict ? [] : [" · ", ...visible(c.reason)])),
     el("pre", { class: "text", tabindex: 0, dir: "auto" }, ...marked(c.text, wordsOf(c.hits))),
-    el("p", { class: "facts" }, facts.join(" · "), c.fault ? " · " : "", ...(c.fault ? visible(c.fault) : [])));
+    el("p", { class: "facts" }, ...facts, c.fault ? " · " : "", ...(c.fault ? visible(c.fault) : [])));
 }
 
 function questionOf(item, head) {
@@ -90,7 +139,7 @@ const groupList = new List("groups", (group) => {
   const right = group.completions.filter((c) => c.strict).length;
   return el("article", { class: "group" },
     ...questionOf(group, `step ${group.step} · ${right} of ${group.completions.length} right`),
-    el("div", { class: "cards" }, ...group.completions.map((c) => cardOf(c, "", !matching.has(c)))));
+    el("div", { class: "cards" }, ...group.completions.map((c) => cardOf(c, "", !matching.has(c), group))));
 });
 
 const OUTCOMES = { gained: [false, true], lost: [true, false], still_right: [true, true], still_wrong: [false, false] };

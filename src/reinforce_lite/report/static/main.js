@@ -4,6 +4,7 @@ let current = data.runs[0];
 
 function showRun() {
   if (several) current = data.runs[Number(byId("run").value)];
+  showAudit();
   showCompletions();
   showReflection();
   showCosts();
