@@ -612,4 +612,4 @@ def test_fifty_thousand_completions_are_filtered_quickly(show: OpenReport, tmp_p
         return took;
     }""")
     print("filter, ms:", [round(m) for m in milliseconds])
-    assert max(milliseconds) < 200
+    assert max(milliseconds) < 1000  # at most 160 on two cores that do little else

@@ -91,7 +91,7 @@ def test_refusal_names_what_computes_or_runs(answer: str, scorer: str, reason: s
     "piece", ["9,", "1e", "1,1e", "[", "((1)", "1_", "nan", "inf", "e+", "<", "\n", "1+", "R9 "]
 )
 def test_refusal_is_quick_for_any_text(piece: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     refusal((piece * 10_000)[:10_000], "rubiks_cube")
     refusal(piece * 300_000, "rubiks_cube")
-    assert time.monotonic() - start < 1  # 0.1 s unless the machine is busy
+    assert time.process_time() - start < 1  # 0.1 s
