@@ -18,7 +18,9 @@ from reinforce_lite.runlog.run import Run
 
 EXPERIMENTS = ROOT / "experiments"
 RECORDS = ROOT / "docs" / "results"
-NAMES = ["seeds", "quickstart", "parts", "word_problems", "against_trl", "gsm8k"]
+NAMES = ["seeds", "quickstart", "adapters", "parts", "word_problems", "against_trl", "gsm8k"]
+COMPARED = {"adapters": "seeds"}
+"""Whose records a table has too."""
 
 
 @pytest.fixture
@@ -41,7 +43,8 @@ def trials(load: Any) -> ModuleType:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_come_from_the_records(name: str, load: Any, tmp_path: Path, capsys: Any) -> None:
-    shutil.copytree(RECORDS / name, tmp_path / "results" / name)
+    for records in {name, COMPARED.get(name, name)}:
+        shutil.copytree(RECORDS / records, tmp_path / "results" / records)
     experiment = load(name)
     experiment.write(load("trials").read_records(name, experiment.TRIALS))
     written = {file.name: file.read_text() for file in (tmp_path / "results").glob("*.md")}
