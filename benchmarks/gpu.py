@@ -6,9 +6,9 @@ python benchmarks/gpu.py --table               # the table of the figures so far
 python benchmarks/gpu.py --tiny correct graph  # a tiny model, on a CPU too: tries the benchmark itself
 
 Each part runs in a process of its own with its own time limit. Its figures go to results.jsonl in --out as
-soon as they are known, the output to log.txt, and at the end table.md has a row for every figure: what was
-not measured says so. Weights are random with Qwen2.5-3B's shape, except in `train` and `gsm8k`. vLLM runs
-where it is installed.
+soon as they are known, the output to log.txt, and at the end table.md has a row for each of the main figures:
+what was not measured says so. Weights are random with Qwen2.5-3B's shape, except in `train` and `gsm8k`. vLLM
+runs where it is installed.
 
 A machine that is rented by the call and has no network runs `call1`, then `call2`; card/prepare.sh collects
 what it lacks.
@@ -24,6 +24,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 PARTS = {
@@ -103,6 +105,8 @@ def main() -> None:
     parts = parts or [part for part in PARTS if part not in NEEDS_MORE]
     if unknown := [part for part in parts if shlex.split(part)[0] not in PARTS]:
         parser.error(f"unknown part {unknown[0]!r}: choose from {', '.join(PARTS)}")
+    if not (arguments.tiny or arguments.table or torch.cuda.is_available()):
+        parser.error("there is no GPU: --tiny tries the benchmark on a CPU")
     arguments.out.mkdir(parents=True, exist_ok=True)
     succeeded = arguments.table or run_parts(parts, arguments.out.resolve(), arguments.tiny)
     table = importlib.import_module("card.table").write(arguments.out)

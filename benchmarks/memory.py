@@ -9,6 +9,7 @@ actual length of its prompts; memory is the resident set less that of a process 
 """
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+if "--tiny" in sys.argv:
+    os.environ["TINY"] = "1"  # read when card.shared is imported
 
 import torch
 from card.shared import SHAPE, TINY, build, random_groups

@@ -44,7 +44,7 @@ half=$((($(wc -c <.card/model.gguf) + 1) / 2))
 head -c $half .card/model.gguf >.card/half1/half1
 tail -c +$((half + 1)) .card/model.gguf >.card/half2/half2
 if [ $# = 2 ]; then
-    split -b 60M -d -a 1 "$1" .card/0.5b-
+    split -b 50M -d -a 1 "$1" .card/0.5b-
     for piece in .card/0.5b-?; do
         mv "$piece" .card/piece && mkdir "$piece" && mv .card/piece "$piece/${piece##*/}"
     done

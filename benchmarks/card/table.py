@@ -69,12 +69,12 @@ ROWS: Sequence[tuple[str, str, Mapping[str, Any], Callable[[Line], str]]] = [
     ),
     *(
         (
-            f"optimizer step, {state} state",
+            f"optimizer step, {state} state{', offloaded' if offload else ''}",
             "optimizer",
-            {"optimizer_state": state},
+            {"optimizer_state": state, "offload": offload},
             lambda x: f"{x['step_seconds']:.3f} s",
         )
-        for state in ("8-bit", "16-bit", "32-bit")
+        for state, offload in (("8-bit", False), ("8-bit", True), ("16-bit", False), ("32-bit", False))
     ),
     (
         "a whole step, 160 completions of 250 tokens: rollout, gradient, optimizer",
@@ -106,6 +106,7 @@ ROWS: Sequence[tuple[str, str, Mapping[str, Any], Callable[[Line], str]]] = [
         for label, part, setting, seeds in (
             ("quickstart, real weights", "train", "full", 3),
             ("quickstart, adapter of rank 8", "train", "rank8", 3),
+            ("quickstart, adapter of rank 8 at 2e-4", "train", "rank8-fast", 3),
             ("a real 0.5B on GSM8K", "gsm8k", "gsm8k", 1),
         )
         for seed in range(seeds)

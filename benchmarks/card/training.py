@@ -88,7 +88,7 @@ def keep(*files: str) -> None:
 def gsm8k(*options: str) -> None:
     """A 0.5B on GSM8K for as long as the part may take, with these options of `train`.
 
-    The model is the recipe's. Where `keep` left a GGUF file in pieces 0.5b-1, 0.5b-2, … it is that one, and
+    The model is the recipe's. Where `keep` left a GGUF file in pieces 0.5b-0, 0.5b-1, … it is that one, and
     the data are the folder gsm8k, if it was kept (as train.jsonl and test.jsonl).
     """
     start = time.perf_counter()

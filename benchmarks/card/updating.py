@@ -116,16 +116,18 @@ def _time_phases(updater: Any, groups: Sequence[Any]) -> None:
 
 def optimizer() -> None:
     """One optimizer step of a 3B model with each state, and what surrounds it."""
-    for state in ("8-bit", "16-bit", "32-bit"):
-        _time_optimizer(state)
+    for state, offload in (("8-bit", False), ("8-bit", True), ("16-bit", False), ("32-bit", False)):
+        _time_optimizer(state, offload)
         if CUDA:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
 
-def _time_optimizer(state: str) -> None:
+def _time_optimizer(state: str, offload: bool) -> None:
 
-    updater = Updater(build(SHAPE), UpdateConfig(optimizer_state=state), TEMPERATURE, 0)
+    updater = Updater(
+        build(SHAPE), UpdateConfig(optimizer_state=state, offload_optimizer=offload), TEMPERATURE, 0
+    )
     start = time.perf_counter()
     updater.allocate_optimizer_state()
     synchronize()
@@ -146,6 +148,7 @@ def _time_optimizer(state: str) -> None:
     setting = seconds(set_gradients, 3, 1)
     report(
         optimizer_state=state,
+        offload=offload,
         first_seconds=first_seconds,
         step_seconds=seconds(step, 3, 1) - setting,
         norm_clip_step_sync_seconds=seconds(apply, 3, 1) - setting,

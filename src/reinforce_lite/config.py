@@ -171,8 +171,8 @@ class RolloutConfig(Section):
     tags, the end of the line for hash (written `####...` and a line break), none for boxed. With an empty
     list, and by default for a task of your own, the model alone ends it."""
     repetition_detection: bool = True
-    """End a completion where its last 64 tokens are a pattern of at most 16 tokens again and again, also in
-    evaluations; it counts as truncated. Not for tasks whose right answers repeat so, such as large grids."""
+    """End a completion once its last 64 tokens repeat a pattern of at most 16, in evaluations too; it counts
+    as truncated. Switch it off for tasks whose right answers repeat like this, such as large grids."""
 
     @model_validator(mode="after")
     def _min_below_max(self) -> "RolloutConfig":
@@ -220,8 +220,8 @@ class UpdateConfig(Section):
     moments, and the policy's own weights stochastically rounded (needs torchao). 16-bit: everything in
     bfloat16, as in the first implementation; small updates are lost to rounding."""
     offload_optimizer: bool = False
-    """Keep 8-bit moments in the machine's own memory, for a card that is still too small: 2 bytes per
-    parameter less on it, which cross the bus twice in every step."""
+    """Keep 8-bit moments in the machine's own memory, for a card that is still too small. This saves 2 bytes
+    per parameter on the card; they cross the bus twice in every step."""
 
 
 class TrainConfig(Section):
@@ -229,8 +229,8 @@ class TrainConfig(Section):
 
     steps: Positive = 100
     warm_start: NotNegative = 0
-    """How many of the steps, the first ones, learn by maximum likelihood from their right completions alone:
-    for tasks that are too hard."""
+    """The number of steps at the start that learn from their right completions alone, by maximum likelihood.
+    For tasks that are too hard."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """End within this many hours, evaluated and saved, if that comes before the last step."""
     seed: int = 0

@@ -1,6 +1,7 @@
 """Plans of recipes against literals worked out by hand, and what `plan` and `train` say of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from helpers.tiny import make_model
 from reinforce_lite.cli.app import main
 from reinforce_lite.cli.plan_table import show_plan_after_oom
 from reinforce_lite.config import load_config, override_config
+from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.models.policy import load_policy
 from reinforce_lite.planner.estimate import Target
 from reinforce_lite.planner.model_shape import read_shape, shape_of
-from reinforce_lite.planner.plan import Plan, choice_costs, plan_after_oom, plan_unchanged
+from reinforce_lite.planner.plan import Plan, check_fits, choice_costs, plan_after_oom, plan_unchanged
 from reinforce_lite.utils import memory
 
 TASK_THAT_MUST_NOT_RUN = """
@@ -251,16 +253,33 @@ def test_plan_gives_up_first_what_costs_least(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_plan_with_offloaded_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What `test_plan_of_qwen_3b_with_8_bit_state` counts leaves the card, but for 2^16 blocks of 256 codes and
-    a scale, for two moments; the machine's own memory holds it beside a file of the model."""
+    """On the card are 2^16 blocks of 256 codes and a scale, for two moments. The machine's own memory holds all of
+    them beside a file of the model, each tensor rounded up to a power of two: in each of 36 layers two of 2^22
+    codes and 2^16 bytes of scales, two of 2^19, three of 22,544,384, and the embedding's 311,164,928."""
     args = ["gsm8k-3b-24gb", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "24"]
     (_, on_card, _), (status, plan, _) = (
         plan_json([*args, *more], capsys) for more in ([], ["--update.offload-optimizer"])
     )
     assert status == 0
     assert plan["parts"]["optimizer state"]["bytes"] == 2**16 * 2 * (256 + 4)
-    assert plan["host_bytes"] == 5 * 10**9 + 6_275_979_832
+    layer = 2 * (2**22 + 2**16) + 2 * (2**19 + 2**13) + 3 * (2**25 + 2**19)
+    assert plan["host_bytes"] == 5 * 10**9 + 2 * (36 * layer + 2**29 + 2**23)
     assert on_card["host_bytes"] == 5 * 10**9
+
+
+def test_too_little_memory_for_offloaded_moments_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["gsm8k-3b-24gb", "--model.name", config_folder(tmp_path, QWEN_3B), "--update.offload-optimizer"]
+    status, _, err = plan_json([*args, "--vram", "12"], capsys)
+    assert status == 3
+    option = "--adapter.rank 16 --update.optimizer-state 32-bit --update.no-offload-optimizer"
+    assert option in " ".join(err.split())
+    assert main(["plan", *args[:-1], *option.split(), "--vram", "12"]) == 0
+    plan = plan_unchanged(load_config(args[0], {"model.name": args[2], "update.offload_optimizer": True}), 80)
+    with pytest.raises(DoesNotFitError, match="offloaded moments and saving the model take 14") as refused:
+        check_fits(replace(plan, target=replace(plan.target, host_memory=9 * 10**9)))
+    assert "leave out --update.offload-optimizer" in refused.value.remedy
 
 
 @pytest.mark.parametrize("more", [["--update.optimizer-state", "16-bit"], ["--model.device", "cpu"]])

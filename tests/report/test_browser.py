@@ -374,7 +374,7 @@ def test_origin_of_an_advantage_in_a_warm_start(show: OpenReport, tmp_path: Path
     assert view.page.locator("#groups .origin").all_text_contents() == [
         "warm start: 1 for each right completion",
         "warm start: not counted, since it repeats a completion of its group",
-        "warm start: 0 for each wrong completion",
+        "warm start: 0 for all other completions",
         *(equal, equal, equal),
     ]
 

@@ -42,7 +42,10 @@ def test_warm_start_is_told_by_itself(tmp_path: Path) -> None:
     lines = [runs.step(n, warm_start=n < 5, updated=n != 2, frac_reward_zero_std=0.9) for n in range(1, 7)]
     run = runs.write(tmp_path / "a", lines, [runs.completion(n, "p") for n in range(1, 7)])
     text = " ".join(diagnose(run).figures)
-    assert "4 steps of warm start learned from right completions alone, 50.0% of those sampled; 1 of" in text
+    assert (
+        "4 of the steps were a warm start, which learns from right completions alone (50.0% of those sampled); 1 of"
+        in text
+    )
     assert "In 90% of the last groups" in text
     only_warm = runs.write(tmp_path / "b", lines[:3], [runs.completion(n, "p") for n in range(1, 4)])
     assert "last groups" not in " ".join(diagnose(only_warm).figures)

@@ -120,6 +120,15 @@ def test_advice(
     assert now == {key: value for key, value in changed.items() if value}
 
 
+def test_what_a_recipe_does_already_is_not_recommended() -> None:
+    few = sampled(live=0.15, counts=NEVER)
+    more = {"rollout.selection": "adaptive", "rollout.refill": 4}
+    (advice,) = give_advice(load_config("quickstart", more), DATA, [few])
+    assert (advice.options, "larger model" in advice.reason) == ("", True)
+    (advice,) = give_advice(load_config("quickstart", {"rollout.refill": 4}), DATA, [few])
+    assert advice.options == "--rollout.selection adaptive"
+
+
 def test_an_easier_level_is_recommended_where_nothing_is_right() -> None:
     level3 = load_config("quickstart", {"task.level": 3})
     (advice,) = give_advice(level3, DATA, [sampled(live=0.0, accuracy=0.0)])

@@ -17,6 +17,15 @@ def test_laps_are_the_seconds_between_them(monkeypatch: pytest.MonkeyPatch) -> N
     assert step.total == 10.0
 
 
+def test_work_done_before_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "now", iter([10.0, 12.0, 13.0]).__next__)
+    phases = clock.Clock()
+    phases.add("rollout", 5.0)
+    phases.lap("rollout")
+    assert phases.laps == {"rollout": 7.0}
+    assert phases.total == 8.0
+
+
 def test_now_does_not_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 0.0)  # a wall clock that is set back
     first = clock.now()

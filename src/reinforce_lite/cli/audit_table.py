@@ -25,7 +25,15 @@ def show_audit(found: Audit) -> None:
         return
     table = Table(title="training questions", title_justify="left")
     table.add_column("untrained", no_wrap=True)
-    for name in ("asked", "pass@1", "pass@G", "groups with a signal", "format missed", "cut", "tokens"):
+    for name in (
+        "asked",
+        "pass@1",
+        "pass@G",
+        "groups with a signal",
+        "format missed",
+        "cut at limit",
+        "tokens",
+    ):
         table.add_column(name, justify="right")
     for s in found.ways:
         live = f"{percent(s.live, 0)} {interval(s.live_interval)}"

@@ -66,7 +66,7 @@ class Ending:
         text = self.decode(ids[:-1] if ids[-1] in self.eos_token_ids else ids)
         text = text[: stop_end(text, self.stops)]
         truncated = not (self._can_complete(ids[-1]) and self._is_complete(ids))
-        repetitive = truncated and is_repetitive(ids, len(ids))
+        repetitive = self.repetition_detection and truncated and is_repetitive(ids, len(ids))
         return Completion(ids, text, truncated, tuple(logprobs[: len(ids)]), repetitive)
 
     def _can_complete(self, token: int) -> bool:

@@ -197,7 +197,7 @@ class AdamW8bit:
                 for weight in weights:
                     for piece in weight.pieces:
                         self._update(piece, learning_rate)
-            if self.config.offload_optimizer:
+            if self.config.offload_optimizer and first.is_cuda:
                 torch.cuda.synchronize()  # only now are the moments back, for whoever reads them
 
     def _update_on_card(self, weights: Sequence[_Weight], learning_rate: float) -> None:
@@ -299,6 +299,7 @@ def _update_large(weights: Sequence[_Weight], factors: Factors, betas: tuple[flo
             update(elements[part], grad[part], *here, *tables, on_card, *betas)
             if not held[0].is_cuda:
                 torch._foreach_copy_(held, here, non_blocking=True)
+            del here  # before the next part is copied
 
 
 @cache
@@ -391,6 +392,12 @@ def optimizer_state_bytes(state: str, sizes: Sequence[int], itemsize: int) -> tu
         for n in sizes
     )
     return moments, 4 * sum(n for n in sizes if is_small(n))
+
+
+def pinned_bytes(sizes: Sequence[int]) -> int:
+    """Bytes of offloaded moments of tensors with `sizes` elements: torch pins memory by powers of two."""
+    parts = [part for n in sizes if not is_small(n) for part in (n, 4 * n // BLOCK)]
+    return 2 * sum(1 << (part - 1).bit_length() for part in parts)
 
 
 def _plain_tensors(value: Tensor) -> list[tuple[str, Tensor]]:

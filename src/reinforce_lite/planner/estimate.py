@@ -400,10 +400,7 @@ def host_bytes(config: Config, shape: ModelShape, target: Target) -> int:
     model = shape.parameters * target.dtype.itemsize
     if config.adapter.rank:
         return model
-    moments = 0
-    if config.update.offload_optimizer:
-        state, itemsize = config.update.optimizer_state, target.dtype.itemsize
-        moments, _ = optimizers.optimizer_state_bytes(state, shape.tensor_sizes, itemsize)
+    moments = optimizers.pinned_bytes(shape.tensor_sizes) if config.update.offload_optimizer else 0
     return min(model, MODEL_FILE_BYTES) + moments
 
 

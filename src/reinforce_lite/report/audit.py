@@ -34,7 +34,9 @@ def build_audit(data: RunData, result: Record) -> dict[str, Any] | None:
         "forecast": _forecast(ways[0]),
         "outcome": _outcome(data, result),
         "ways": [{key: way.get(key) for key in ("way", *FIGURES)} for way in ways],
-        "pass_rates": _pass_rates(data.audit.get("questions", [])),
+        "pass_rates": _pass_rates(
+            data.audit.get("questions", []), data.config.get("rollout", {}).get("group_size", 0)
+        ),
         "advice": data.audit.get("advice", []),
     }
 
@@ -45,8 +47,8 @@ def _forecast(own: Record) -> str:
     right, live = percent(own.get("accuracy")), percent(own.get("live"), 0)
     bounds = f" {interval(own['live_interval'])}" if own.get("live_interval") else ""
     return (
-        f"{words}: asked {own.get('questions', '–')} training questions, the untrained model is right in "
-        f"{right} of its completions, and {live}{bounds} of the groups have a signal."
+        f"{words}: on {own.get('questions', '–')} training questions {right} of the untrained model's "
+        f"completions are right, and {live}{bounds} of the groups have a signal."
     )
 
 
@@ -62,12 +64,13 @@ def _outcome(data: RunData, result: Record) -> str:
     if not asked:
         return outcome
     adaptive = data.config.get("rollout", {}).get("selection") == "adaptive"
-    groups = f"{asked:,} groups of adaptive selection" if adaptive else f"{asked:,} groups"
+    groups = f"{asked:,} groups chosen by adaptive selection" if adaptive else f"{asked:,} groups"
     return f"In {count(data.step, 'step')}, {percent(live / asked, 0)} of {groups} had a signal. {outcome}"
 
 
-def _pass_rates(questions: Sequence[Record]) -> list[int]:
-    """Empty without questions. Where rewards failed, a question has fewer samples; its share counts."""
-    size = max((q["samples"] for q in questions), default=-1)
-    right = Counter(round(size * q["right"] / q["samples"]) for q in questions if q["samples"])
-    return [right[i] for i in range(size + 1)]
+def _pass_rates(questions: Sequence[Record], group_size: int) -> list[int]:
+    """Empty without questions. Of a question with other samples than a group has, the share counts: rewards
+    failed, or it was asked twice.
+    """
+    right = Counter(round(group_size * q["right"] / q["samples"]) for q in questions if q["samples"])
+    return [right[i] for i in range(group_size + 1)] if questions else []

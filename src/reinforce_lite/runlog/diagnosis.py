@@ -91,8 +91,8 @@ def _signal(steps: list[StepMetrics]) -> Iterator[str]:
         count, idle = len(warm), sum(not s.updated for s in warm)
         right = percent(fmean(s.strict for s in warm))
         yield (
-            f"{count} steps of warm start learned from right completions alone, {right} of those sampled; "
-            f"{idle} of these steps changed nothing."
+            f"{count} of the steps were a warm start, which learns from right completions alone ({right} of "
+            f"those sampled); {idle} of them changed nothing."
         )
     if last := [s for s in steps if not s.warm_start][-WINDOW:]:
         silent = percent(fmean(s.no_signal_ratio for s in last), 0)

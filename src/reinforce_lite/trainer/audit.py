@@ -26,7 +26,7 @@ from reinforce_lite.tasks.reward_worker import WorkerTask
 from reinforce_lite.trainer.audit_advice import Advice, Sampled, give_advice, summarize
 from reinforce_lite.trainer.audit_cache import KeptAudit, first_step, keep_audit
 from reinforce_lite.trainer.audit_ways import Way, readable_formats, ways_to_ask
-from reinforce_lite.types import NO_PERMISSIONS, Group, Permissions, Problem
+from reinforce_lite.types import NO_PERMISSIONS, AnswerFormat, Group, Permissions, Problem
 from reinforce_lite.utils import clock
 from reinforce_lite.utils.memory import limit_fragmentation
 from reinforce_lite.utils.seeding import derive_seed
@@ -77,6 +77,7 @@ class _Asked:
     scorer: Scorer
     groups: list[Group] = field(default_factory=list)
     rounds: int = 0
+    sampling_seconds: float = 0.0
 
     @property
     def promise(self) -> tuple[float, float]:
@@ -107,13 +108,14 @@ def audit(
             return Audit(data, (), ())
         progress(f"loading {config.model.name}")
         pipeline = build_pipeline(config, task, permissions)
-        asked = [_Asked(way, _scorer(pipeline, way)) for way in ways_to_ask(config)]
-        start = clock.now()
+        ways = ways_to_ask(config)
+        scorers = {name: _scorer(pipeline, name) for name in {way.answer_format for way in ways}}
+        asked = [_Asked(way, scorers[way.answer_format]) for way in ways]
         _ask(pipeline, asked[0], *first_step(pipeline), progress)
-        seconds = clock.now() - start
+        seconds = asked[0].sampling_seconds
         _ask_in_rounds(pipeline, asked, end, progress)
-        ways = tuple(summarize(a.way, a.groups) for a in asked)
-        found = Audit(data, ways, tuple(give_advice(config, data, ways)))
+        sampled = tuple(summarize(a.way, a.groups) for a in asked)
+        found = Audit(data, sampled, tuple(give_advice(config, data, sampled)))
         _keep(found, pipeline, asked[0].groups, seconds)
     return found
 
@@ -125,12 +127,12 @@ def _probed_scorer(task: Task) -> Scorer:
     return scorer
 
 
-def _scorer(pipeline: Pipeline, way: Way) -> Scorer:
-    """The reward that reads answers in the way's format."""
+def _scorer(pipeline: Pipeline, answer_format: AnswerFormat) -> Scorer:
+    """The reward that reads answers in a format."""
     config = pipeline.config.task
-    if way.answer_format == config.answer_format:
+    if answer_format == config.answer_format:
         return pipeline.scorer
-    return Scorer(load_task(config.model_copy(update={"answer_format": way.answer_format})))
+    return Scorer(load_task(config.model_copy(update={"answer_format": answer_format})))
 
 
 def _ask_in_rounds(
@@ -165,7 +167,9 @@ def _ask(
     config = override_config(pipeline.config, {"task.answer_format": way.answer_format})
     sampling = replace(pipeline.sampling(), stop=stop_strings(config))
     builder = PromptBuilder(pipeline.policy.tokenizer, way.prompt)
+    start = clock.now()
     sampled = sample_completions(problems, builder, pipeline.engine, sampling, seed)
+    asked.sampling_seconds += clock.now() - start
     asked.groups += score_groups(problems, sampled, asked.scorer)
     asked.rounds += 1
 

@@ -33,6 +33,9 @@ MUCH_SHORTER, ROOM, LIMIT_STEP = 0.5, 1.5, 16
 been right. The lower limit that is then recommended is that length times ROOM, in steps of LIMIT_STEP."""
 GROUP_SIZES = (16, 32)
 """That are recommended where few groups are live."""
+REFILL = 2
+"""As are these times the step's questions."""
+EASIER = "easier problems, or a larger model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +167,16 @@ def _about_signal(config: Config, best: Sampled) -> list[Advice]:
     if best.forecast == "slowly":
         larger = [g for g in GROUP_SIZES if g > group_size and expected_live(best.counts, g) >= LEARNS]
         options: dict[str, object] = {"rollout.group_size": larger[0]} if larger else {}
-        options |= {"rollout.selection": "adaptive", "rollout.refill": 2}
-        return [Advice("few groups have a signal", option_text(options))]
+        if config.rollout.selection != "adaptive":
+            options["rollout.selection"] = "adaptive"
+        if config.rollout.refill < REFILL:
+            options["rollout.refill"] = REFILL
+        reason = "few groups have a signal"
+        return [Advice(reason if options else f"{reason}: {EASIER}", option_text(options))]
     if best.forecast == "unlikely":
         if task.name == "wordmath" and task.level > 1:
             return [Advice("too few groups have a signal", option_text({"task.level": task.level - 1}))]
-        return [Advice("too few groups have a signal: easier problems, or a larger model")]
+        return [Advice(f"too few groups have a signal: {EASIER}")]
     if best.forecast == "nothing left":
         if task.name == "wordmath" and task.level < 4:
             return [Advice("the model solves nearly all", option_text({"task.level": task.level + 1}))]

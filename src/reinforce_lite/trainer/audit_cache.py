@@ -1,4 +1,4 @@
-"""Keep an audit for the run that follows, so that nothing is sampled twice.
+"""Keep an audit for the run that follows, which then need not sample its first step again.
 
     CACHE/audits/KEY.json     the SHA-256 of what follows, and the audit as JSON
 
@@ -51,7 +51,7 @@ class KeptAudit:
     completions: tuple[tuple[Completion, ...], ...]
     """Of each problem."""
     seconds: float
-    """That a run saves, about."""
+    """That sampling them took."""
 
     def completions_of(self, problems: Sequence[Problem], seed: int) -> list[list[Completion]] | None:
         """The completions that sampling would give; None for other problems or another seed."""
@@ -73,7 +73,7 @@ def keep_audit(kept: KeptAudit, pipeline: Pipeline, data: str, reward: Mapping[s
     try:
         text = json.dumps(asdict(kept), allow_nan=False).encode()
         if mask_all(values := json.loads(text)) != values:
-            raise ValueError("they hold a secret of the environment")
+            raise ValueError("they contain a secret from an environment variable")
         _folder().mkdir(parents=True, exist_ok=True)
         clean_leftovers(_folder())
         write_atomically(
@@ -101,7 +101,7 @@ def _read(content: bytes) -> KeptAudit:
     """Raises ValueError, KeyError or TypeError for content that `keep_audit` did not write."""
     digest, _, text = content.partition(b"\n")
     if hashlib.sha256(text).hexdigest().encode() != digest:
-        raise ValueError("it is not as it was written")
+        raise ValueError("its checksum does not match")
     values = json.loads(text)
     completions = tuple(
         tuple(

@@ -94,8 +94,6 @@ class Trainer:
         self.went_back = False
         self.audit = context.audit
         """Completions of the first step; None once they were taken."""
-        self.saved_seconds = 0.0
-        """What a step took less for them than others take."""
 
     def train(self) -> None:
         """The loop, and what happens when it is cut short. Raises StoppedError after a signal."""
@@ -169,8 +167,7 @@ class Trainer:
             self.run.append("steps", metrics.to_record())
             self.selector.record(step, groups)
             self.step, self.step_is_whole = step, weights_finite
-            self.budget.steps.append(metrics.step_time + self.saved_seconds)
-            self.saved_seconds = 0.0
+            self.budget.steps.append(metrics.step_time)
             self.callback.stepped(metrics, groups)
             self.streak = self.streak + 1 if metrics.not_finite else 0
             if self.streak >= NOT_FINITE_STEPS or not weights_finite:
@@ -199,7 +196,7 @@ class Trainer:
         groups: list[Group] = []
         while problems := self.selector.select(step, groups):
             purpose = f"rollout after {len(groups)} questions" if groups else "rollout"
-            sampled = self._sample(problems, derive_seed(self.config.train.seed, purpose, step))
+            sampled = self._sample(problems, derive_seed(self.config.train.seed, purpose, step), phases)
             memory.release_cached_memory()
             phases.lap("rollout")
             groups += score_groups(problems, sampled, self.pipeline.scorer)
@@ -207,13 +204,15 @@ class Trainer:
             phases.lap("reward")
         return groups
 
-    def _sample(self, problems: Sequence[Problem], seed: int) -> list[tuple[Prompt, list[Completion]]]:
+    def _sample(
+        self, problems: Sequence[Problem], seed: int, phases: clock.Clock
+    ) -> list[tuple[Prompt, list[Completion]]]:
         """The prompts and completions of these problems: the audit's if it sampled them with this seed."""
         pipeline, sampling = self.pipeline, self.pipeline.sampling()
         audit, self.audit = self.audit, None
         if audit and (completions := audit.completions_of(problems, seed)):
             logger.warning("the completions of step 1 are those of the audit, and are not sampled again")
-            self.saved_seconds = audit.seconds
+            phases.add("rollout", audit.seconds)
             prompts = [pipeline.prompt_builder(problem.question) for problem in problems]
             return list(zip(prompts, completions, strict=True))
         self.callback.phase(SAMPLING, len(problems) * sampling.samples)

@@ -14,6 +14,8 @@ class Clock:
     def __init__(self) -> None:
         self.start = self.last = now()
         self.laps: dict[str, float] = {}
+        self.earlier = 0.0
+        """Seconds of work that was done before."""
 
     def lap(self, name: str) -> None:
         """End a phase: add the seconds since the phase before to those under its name."""
@@ -21,7 +23,12 @@ class Clock:
         self.laps[name] = self.laps.get(name, 0.0) + time_now - self.last
         self.last = time_now
 
+    def add(self, name: str, seconds: float) -> None:
+        """Count work of a phase that was done before the clock was created."""
+        self.laps[name] = self.laps.get(name, 0.0) + seconds
+        self.earlier += seconds
+
     @property
     def total(self) -> float:
-        """Seconds since the clock was created."""
-        return now() - self.start
+        """Seconds since the clock was created, and of work done before."""
+        return now() - self.start + self.earlier

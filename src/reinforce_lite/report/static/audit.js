@@ -1,12 +1,12 @@
 // The audit: forecast and outcome, the ways of asking side by side, the pass rates of the questions.
 
 const WAY_COLUMNS = [
-  ["questions", "Asked this way; ways that did better were asked more", (way) => [number(way.questions)]],
+  ["questions", "Questions asked this way: the recipe in every round, other ways as long as they did well", (way) => [number(way.questions)]],
   ["pass@1", "Right completions", (way) => [percent(way.accuracy)]],
   ["pass@G", "Questions with a right completion among the G of their group", (way) => [percent(way.solved)]],
   ["with a signal", "Groups with right and wrong completions, with a 95% interval", (way) => [percent(way.live), " ", range(way.live_interval)]],
   ["format missed", "Completions with the right number, but not in the format", (way) => [percent(way.format_failures)]],
-  ["truncated", "Completions that reached the token limit before their end", (way) => [percent(way.truncated)]],
+  ["truncated", "Completions cut at the token limit, without those that repeat themselves", (way) => [percent(way.truncated)]],
   ["tokens", "Mean length of a completion", (way) => [number(way.mean_tokens)]],
 ];
 

@@ -29,7 +29,7 @@ function originOf(c, { step, completions: group }) {
   if (!current.objective || c.advantage === null) return null;
   const { baseline, scale, clip, epsilon, refill, warm_start: warmSteps } = current.objective;
   if (step <= warmSteps) return [c.advantage ? "warm start: 1 for each right completion"
-    : c.strict ? "warm start: not counted, since it repeats a completion of its group" : "warm start: 0 for each wrong completion"];
+    : c.strict ? "warm start: not counted, since it repeats a completion of its group" : "warm start: 0 for all other completions"];
   const rewards = group.map((other) => other.reward);
   const zero = c.fault ? "not counted: its reward failed"
     : (baseline !== "none" || scale !== "none") && same(rewards) ? "no signal: all rewards of the group are equal"
