@@ -6,6 +6,7 @@ known one. Recipes are TOML files with one table per section; `recipes/` holds t
 
 import datetime
 import logging
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -362,6 +363,18 @@ def option_flag(dotted: str) -> str:
     '--train.save-every'
     """
     return f"--{dotted.replace('_', '-')}"
+
+
+def option_text(dotted: str, value: object) -> str:
+    """A key and its value as an option to paste into a shell.
+
+    >>> option_text("prompt.prefill", ""), option_text("update.offload_optimizer", False)
+    ("--prompt.prefill ''", '--update.no-offload-optimizer')
+    """
+    if isinstance(value, bool):
+        section, _, name = dotted.partition(".")
+        return option_flag(dotted if value else f"{section}.no-{name}")
+    return f"{option_flag(dotted)} {shlex.quote(str(value))}"
 
 
 def config_differences(old: Config, new: Config, ignored: frozenset[str] = frozenset()) -> list[str]:

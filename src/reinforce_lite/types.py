@@ -142,6 +142,11 @@ class Group:
         return [r.strict.correct for r in self.rollouts]
 
     @property
+    def verdicts(self) -> list[bool]:
+        """`right`, without completions whose reward failed."""
+        return [r.strict.correct for r in self.rollouts if not r.fault]
+
+    @property
     def success_rate(self) -> float | None:
         """The share of right completions by the strict verdict; None where every reward failed."""
         verdicts = [r.strict.correct for r in self.rollouts if not r.fault]

@@ -196,6 +196,16 @@ def test_the_end_in_a_log_has_no_padding_and_repeats_no_warning(tmp_path: Path) 
     assert any("56.3%" in line for line in lines)  # half of 0.1 is rounded up, as in the report
 
 
+def test_the_example_question_is_one_that_the_model_learned(tmp_path: Path) -> None:
+    """Of three: solved already, learned, and not solved; without one, the first."""
+    before, after = [True, False, False], [True, True, False]
+    for name, last, wanted in (("a", after, 1), ("b", before, 0)):
+        evaluations = [run_files.eval_completions(n, right) for n, right in ((0, before), (1, last))]
+        run = run_files.write(tmp_path / name, [run_files.step(1)], evaluations=evaluations)
+        questions = [line["question"] for line in run.read("eval_rollouts")]
+        assert final_summary._example_question(run) == questions[wanted]
+
+
 def test_what_to_try_next_fits_the_run(tmp_path: Path) -> None:
     plain = final_summary.next_commands(finished_run(tmp_path / "a")).plain
     assert "--train.steps 2" in plain

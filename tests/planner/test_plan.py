@@ -267,6 +267,17 @@ def test_plan_with_offloaded_moments(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert on_card["host_bytes"] == 5 * 10**9
 
 
+def test_scores_count_where_attention_may_be_written_out() -> None:
+    """On a card in float16: up to four tensors of 2^26 float32 scores (models/varlen.py); none in bfloat16."""
+    sizes = {}
+    for dtype in ("float16", "bfloat16"):
+        planned = plan_unchanged(
+            load_config("quickstart", {"model.dtype": dtype, "update.micro_batch_tokens": 700}), 16
+        )
+        (sizes[dtype],) = (part.bytes for part in planned.parts if part.name == "largest temporary")
+    assert sizes["float16"] > 4 * 4 * 2**26 > sizes["bfloat16"]
+
+
 def test_too_little_memory_for_offloaded_moments_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

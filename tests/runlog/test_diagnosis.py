@@ -19,7 +19,7 @@ def test_a_healthy_run(tmp_path: Path) -> None:
     assert "20 of 20 steps" in text
     assert "from 0.50 over the first 10 steps to 0.50" in text
     assert "25% of the last groups" in text
-    assert "20 tokens; 0% are cut" in text
+    assert "20 tokens on average; 0% are cut" in text
     assert "40% sampling, 50% updating, 10% in the reward" in text
     assert "3.0 GB" in text
     assert diagnosis.problems == []

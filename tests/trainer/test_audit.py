@@ -130,7 +130,10 @@ def test_a_broken_task_ends_with_status_2(
     ("body", "words"),
     [
         ("raise ValueError('broken')", "broken"),  # on every text: found by a single call
-        ("return float(completion.removeprefix('<think>probe</think>')[8:9])", "mend"),  # on odd ones
+        (
+            "return float(completion.removeprefix('<think>probe</think>')[8:9])",
+            "fix the reward",
+        ),  # on odd ones
     ],
 )
 def test_a_reward_that_fails_ends_with_status_2(

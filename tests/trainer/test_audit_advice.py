@@ -138,7 +138,7 @@ def test_an_easier_level_is_recommended_where_nothing_is_right() -> None:
 def test_a_clearly_better_way_to_ask_is_recommended() -> None:
     way = replace(WAY, name="boxed", options="--task.answer-format boxed")
     (advice,) = give_advice(CONFIG, DATA, [sampled(live=0.3), sampled(way=way, live=0.5)])
-    assert str(advice) == "ask another way: --task.answer-format boxed"
+    assert str(advice) == "ask with another prompt: --task.answer-format boxed"
     unclear = sampled(way=way, live=0.5, live_interval=(0.25, 0.75))
     assert give_advice(CONFIG, DATA, [sampled(live=0.3), unclear]) == []
 

@@ -1,5 +1,6 @@
 """What a person sees when a run has ended: accuracy before and after, all files, what to try next."""
 
+from itertools import chain
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -62,12 +63,20 @@ def next_commands(run: Run) -> Text:
 
 
 def _example_question(run: Run) -> str:
-    """The first test question that is one short, plain line."""
-    questions = (record["question"] for record in run.read("eval_rollouts") if record["split"] == "test")
-    plain = (
-        q for q in questions if q.isprintable() and len(q) <= MAX_QUESTION and not set(q) & set('"`$\\!')
-    )
-    return next(plain, "your question")
+    """A short, plain test question: the first that only the trained model solved, or else the first."""
+    lines = [
+        record
+        for record in run.read("eval_rollouts")
+        if record["split"] == "test" and _is_plain(record["question"])
+    ]
+    wrong = {record["problem_id"] for record in lines if record["step"] == 0 and not record["strict"]}
+    learned = (r for r in lines if r["step"] > 0 and r["strict"] and r["problem_id"] in wrong)
+    first = next(chain(learned, lines), None)
+    return str(first["question"]) if first else "your question"
+
+
+def _is_plain(question: str) -> bool:
+    return question.isprintable() and len(question) <= MAX_QUESTION and not set(question) & set('"`$\\!')
 
 
 def before_after_table(evals: dict[str, Any]) -> Table:

@@ -123,7 +123,7 @@ def _audit(args: list[str]) -> None:
     else:
         show_audit(found)
     if found.data.reason_broken:
-        raise UsageError(f"the task is broken: {found.data.reason_broken}", "mend its reward or its golds")
+        raise UsageError(f"the task is broken: {found.data.reason_broken}", "fix its reward or its golds")
 
 
 def _eval(args: list[str]) -> None:

@@ -1,5 +1,6 @@
 """What `audit` prints: the reward, the ways of asking side by side, a forecast, and what to change first."""
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -23,18 +24,10 @@ def show_audit(found: Audit) -> None:
         console.print(harmless(line), soft_wrap=True)
     if not found.ways:
         return
-    table = Table(title="training questions", title_justify="left")
-    table.add_column("untrained", no_wrap=True)
-    for name in (
-        "asked",
-        "pass@1",
-        "pass@G",
-        "groups with a signal",
-        "format missed",
-        "cut at limit",
-        "tokens",
-    ):
-        table.add_column(name, justify="right")
+    table = Table(title="training questions", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("untrained", min_width=9)
+    for name in ("asked", "pass@1", "pass@G", "live groups", "format\nmissed", "cut at\nlimit", "tokens"):
+        table.add_column(name, justify="right", no_wrap=True)  # only the way's name gives way
     for s in found.ways:
         live = f"{percent(s.live, 0)} {interval(s.live_interval)}"
         shares = (
@@ -58,12 +51,12 @@ def show_audit(found: Audit) -> None:
 def _data_lines(data: DataAudit) -> list[str]:
     name, share = data.easiest
     lines = [
-        f"reward: {percent(data.golds_paid, 0)} of {data.problems} golds are right when written as "
+        f"reward: {percent(data.golds_paid, 0)} of {data.problems} golds are graded right when written as "
         f"{data.written.format('GOLD')}; {data.milliseconds:.1f} ms a call",
         f"without solving anything, {name} earns most: right for {percent(share, 0)} of the problems",
     ]
     if data.unpaid:
-        lines.insert(1, f"the first gold that is not right: {data.unpaid}")
+        lines.insert(1, f"the first gold that is graded wrong: {data.unpaid}")
     if data.faults:
         lines.append(f"the reward failed on {data.faults} calls")
     return lines

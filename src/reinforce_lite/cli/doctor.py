@@ -50,11 +50,9 @@ def _machine_rows(check: MachineCheck) -> Iterator[tuple[str, str]]:
         extras = ",".join(missing)
         yield "", f'not installed: {", ".join(missing)} (pip install "reinforce-lite[{extras}]")'
     yield (
-        "self-test",
-        (
-            f"log-probabilities equal plain transformers' to {found.max_gap:.1g} nats "
-            f"(up to {found.bound:g} is rounding)"
-        ),
+        "self-check",
+        f"log-probabilities are within {found.max_gap:.1g} nats of plain transformers' "
+        f"(up to {found.bound:g} is rounding)",
     )
     speeds = (check.rollout_tokens_per_second, check.update_tokens_per_second)
     yield "speed", f"sampling {speeds[0]:,.0f} tokens/s, update {speeds[1]:,.0f} tokens/s"

@@ -79,7 +79,9 @@ def show_plan(plan: Plan, to_error: bool = False, verdict: str = "") -> None:
     console.print(_grid((part.name, part.description) for part in plan.parts))
     if plan.host_bytes:
         there = "" if target.host_memory is None else f", of {in_gb(target.host_memory)} GB"
-        console.print(f"\nThe machine's own memory: {in_gb(plan.host_bytes)} GB to save the model{there}.")
+        moments = "for offloaded moments and " if plan.config.update.offload_optimizer else ""
+        size = f"{in_gb(plan.host_bytes)} GB {moments}to save the model"
+        console.print(f"\nThe machine's own memory: {size}{there}.")
     console.print("\nTraining state of other methods; their activations and caches come on top:")
     console.print(
         _grid((name, f"{s.total:g} bytes/parameter", s.description) for name, s in OTHER_METHODS.items())

@@ -2,7 +2,7 @@
 
 FlashAttention computes tiles of 128 queries, but in a decoding step a key-value head has only the M that
 share it: most of its work is padding, and around it keys are written, queries copied and two parts merged.
-This kernel does all of that, with tiles of 16 queries. As there (Dao 2023,
+This kernel does all of that, with tiles of 16 queries. As in FlashAttention (Dao 2023,
 https://arxiv.org/abs/2307.08691), the softmax is kept up to date block by block of keys, in float32.
 
 Where it can't be used, `static_cache.py` takes FlashAttention. Triton comes with torch on Linux.
@@ -23,10 +23,9 @@ except ImportError:
     triton, tl = None, SimpleNamespace(constexpr=Any)
 
 BLOCK_M, BLOCK_N = 16, 64
-"""Queries and keys of a tile; a product has at least 16 rows."""
-
-
+"""Queries and keys of a tile; tl.dot needs at least 16 rows."""
 LOG2_E = 1.4426950408889634
+"""Turns the scale of exp into that of exp2."""
 
 
 def supports(kv: Tensor, group: int) -> bool:
@@ -77,7 +76,7 @@ def _attend(  # noqa: PLR0913, PLR0917
     block_m: tl.constexpr,
     block_n: tl.constexpr,
 ) -> None:
-    """One program for each sequence and key-value head. `scale` is for powers of 2."""
+    """One program for each sequence and key-value head. `scale` includes log2(e), for exp2."""
     row, head = tl.program_id(0), tl.program_id(1)
     m, n, d = tl.arange(0, block_m), tl.arange(0, block_n), tl.arange(0, head_size)
     columns = (head * group + m)[:, None] * head_size + d[None, :]
@@ -88,7 +87,7 @@ def _attend(  # noqa: PLR0913, PLR0917
     new_place = kv + tl.load(write_at + row) * (2 * kv_heads * head_size) + head * head_size + d
     tl.store(new_place, new_key)
     tl.store(new_place + kv_heads * head_size, new_value)
-    # The softmax starts with the new token, and the loops leave it out: they may not see it in memory yet.
+    # The softmax starts with the new token, and the loops omit it: its store may not be visible to them yet.
     peak = tl.sum(q.to(tl.float32) * new_key.to(tl.float32)[None, :], 1) * scale
     mass = tl.full([block_m], 1.0, tl.float32)
     total = tl.zeros([block_m, head_size], tl.float32) + new_value.to(tl.float32)[None, :]

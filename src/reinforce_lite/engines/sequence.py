@@ -27,7 +27,7 @@ class SampledSequence:
 
 
 def draw_uniforms(prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[SampledSequence]]:
-    """The sequences of each prompt, before their first token."""
+    """The sequences of each prompt, still empty, with their random numbers."""
     groups, repeats = [], Counter[tuple[int, ...]]()
     for prompt in prompts:
         ids = prompt.token_ids

@@ -1,7 +1,7 @@
-"""Keys and values of a fixed number of sequences, at addresses that never change: for a CUDA graph.
+"""A static KV cache: a fixed number of sequences, at addresses that never change, as a CUDA graph needs.
 
 A sequence attends to its own tokens and to its prompt. Prompts lie in slots, the prefix that they share in
-front of each, and a sequence may use any slot: a slot's address is a number on the device.
+front of each, and a sequence may use any slot, since where it starts is read from a tensor.
 
 Attention is one kernel of our own where that can be used (`decode_kernel.py`), else one call of
 variable-length attention whose two halves are merged. For the latter the query heads that share a key-value
@@ -84,9 +84,9 @@ class StaticCache:
         self.prompt_lengths.index_copy_(0, rows, lengths.int())
 
     def next_places(self, lengths: Tensor, idle: Tensor) -> Tensor:
-        """Start a step in which (R,) `lengths` include the new token; returns its (R,) place in its sequence.
+        """Start a step in which (R,) `lengths` include the new token; returns its (R,) offsets.
 
-        An idle row writes to its last place, and attends to one token.
+        An idle row writes to its last offset, and attends to one token.
         """
         places = (lengths - 1).masked_fill_(idle, self.size.width - 1)
         torch.add(self.first, places, out=self.write_at)
@@ -100,7 +100,7 @@ class StaticCache:
             layer[self.first_slot :].view(shape)[:, : len(kv)] = kv.view(len(kv), *shape[2:])
 
     def write(self, places: Tensor, layer: int, kv: Tensor) -> None:
-        """Write one layer's (N, 2K x D) keys and values to (N,) places of the cache."""
+        """Write one layer's (N, 2K x D) keys and values to (N,) indices of the cache."""
         self.kv[layer].index_copy_(0, places, kv.view(len(kv), *self.kv.shape[2:]))
 
     def attend(self, layer: int, qkv: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ A row is the place of one sequence. An idle row computes like the others, writes
 keeps its token. So does a row whose nucleus is wider than the candidates: it is flagged, and the host draws
 its token from all.
 
-Prompts are computed eagerly, since each has another length.
+Prompts are prefilled eagerly, since their lengths differ.
 
 Shapes: R rows, W tokens of each, B prompt slots, H hidden size, V vocabulary.
 """
@@ -42,7 +42,7 @@ WARM_UP_STEPS = 2
 
 
 class StaticDecoder:
-    """The state of R rows on the device, and the step that advances them."""
+    """The state of R rows on the device, and the decoding step."""
 
     def __init__(self, policy: Policy, sampling: Sampling, size: BatchSize) -> None:
         llama = policy.llama
@@ -95,7 +95,7 @@ class StaticDecoder:
             self.cache.write_prefix(self.prefix)
 
     def prefill(self, slots: Sequence[int], prompts: Sequence[Ids]) -> None:
-        """Compute prompts, each without the prefix, into slots."""
+        """Prefill prompts, each without the prefix, into slots."""
         tree = PrefixTree([Branch(ids) for ids in prompts], self.prefix_length, self.llama.device)
         starts = [self.cache.slot_start(slot) + self.prefix_length for slot in slots]
         places = [range(start, start + len(ids)) for start, ids in zip(starts, prompts, strict=True)]
@@ -129,7 +129,7 @@ class StaticDecoder:
         self.done.index_fill_(0, self._to_device(rows), True)
 
     def run(self, steps: int) -> None:
-        """Advance all rows by up to this many tokens, without waiting for the device."""
+        """Decode up to this many tokens of each row, without waiting for the device."""
         advance = self.graph.replay if self.graph else self.step
         for _ in range(steps):
             advance()
@@ -146,7 +146,7 @@ class StaticDecoder:
         return [(bool(r[1]), [int(t) for t in r[2:end]], r[2 + steps : steps + end]) for end, r in ends]
 
     def step(self) -> None:
-        """Compute each row's last token, draw its next one, and record it."""
+        """Feed each row's last token to the model, sample the next one, and record it."""
         positions = self.cache.prompt_lengths + self.cache.next_places(self.lengths, self.done)
         self.states.copy_(self.llama(self.tokens, positions, self.cache.attend))
         logits = final_logits(self.policy.model, self.states)  # (R, V)

@@ -93,7 +93,7 @@ class StaticScheduler:
         return rows
 
     def _draw(self, rows: Sequence[int], states: Tensor) -> None:
-        """Draw the next tokens of rows from all tokens, given the states that predict them."""
+        """Sample the next tokens of rows from the whole vocabulary, given the states that predict them."""
         sequences = [self._sequence(row)[1] for row in rows]
         append_tokens(self.decoder.policy, sequences, states, self.decoder.sampling)
         tokens, lengths = zip(*((s.token_ids[-1], len(s.token_ids)) for s in sequences), strict=True)

@@ -27,7 +27,7 @@ class LossScale:
         return LossScale(self.factor / 2) if self.factor > 1 else None
 
     def after_update(self) -> "LossScale":
-        """The same factor, or twice of it when it has served for UPDATES_TO_GROW updates."""
+        """The same factor, or twice that when it has served for UPDATES_TO_GROW updates."""
         if self.updates + 1 < UPDATES_TO_GROW:
             return LossScale(self.factor, self.updates + 1)
         return LossScale(min(2 * self.factor, LARGEST))

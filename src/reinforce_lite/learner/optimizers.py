@@ -39,13 +39,14 @@ SMALL = 4096
 PIECE = 2**20
 """Upper limit of elements of a large tensor that are updated at a time."""
 QMAP_BYTES = 1024
-"""The table of the 256 values that an 8-bit code stands for, float32; one per moment and piece."""
+"""The table of the 256 values that an 8-bit code stands for, float32: one per moment and piece, on a CUDA
+device one per moment and weight."""
 WORKSPACE_BYTES_PER_ELEMENT = 150
 """Bytes that torchao's arithmetic needs for each element of a piece; measured by benchmarks/memory.py."""
 OFFLOADED_BLOCKS = 2**16
 """How many blocks of offloaded moments are on the card at a time: 34 MB of both."""
 TRIAL_BLOCKS = 4096
-"""With which the compiled update is tried."""
+"""Blocks on which the compiled update is tried."""
 MOMENTS = (("exp_avg", True), ("exp_avg_sq", False))
 """Their names, and whether they are signed."""
 EPSILON = 1e-8
@@ -146,7 +147,7 @@ class _Piece:
 
 @dataclass(slots=True)
 class _Weight:
-    """A weight in pieces, and on CUDA the 8-bit moments that those of its pieces are parts of."""
+    """A weight in pieces. On CUDA it has the 8-bit moments as a whole, and its pieces have views of them."""
 
     weight: Tensor
     pieces: list[_Piece]
@@ -198,7 +199,7 @@ class AdamW8bit:
                     for piece in weight.pieces:
                         self._update(piece, learning_rate)
             if self.config.offload_optimizer and first.is_cuda:
-                torch.cuda.synchronize()  # only now are the moments back, for whoever reads them
+                torch.cuda.synchronize()  # until then the moments may not be back
 
     def _update_on_card(self, weights: Sequence[_Weight], learning_rate: float) -> None:
         """The same in a few launches for each large weight, and for all small ones together."""
@@ -395,7 +396,10 @@ def optimizer_state_bytes(state: str, sizes: Sequence[int], itemsize: int) -> tu
 
 
 def pinned_bytes(sizes: Sequence[int]) -> int:
-    """Bytes of offloaded moments of tensors with `sizes` elements: torch pins memory by powers of two."""
+    """Bytes of offloaded moments of tensors with `sizes` elements.
+
+    torch rounds pinned memory up to a power of two.
+    """
     parts = [part for n in sizes if not is_small(n) for part in (n, 4 * n // BLOCK)]
     return 2 * sum(1 << (part - 1).bit_length() for part in parts)
 

@@ -106,7 +106,7 @@ class Updater:
         self.optimizer = make_optimizer(config, self.master_weights)
 
     def _make_master_weights(self) -> dict[str, Tensor]:
-        """What the optimizer updates: what is trained, or float32 copies of it where that has 16 bits."""
+        """What the optimizer updates: what is trained; with 32-bit state float32 copies of 16-bit weights."""
         is_float32 = self.policy.adapter or self.policy.dtype.itemsize > 2
         if is_float32 or self.config.optimizer_state != "32-bit":
             for param in self.params.values():

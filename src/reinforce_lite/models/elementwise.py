@@ -74,7 +74,7 @@ def _swiglu(gate_up: Tensor, forward: Callable[..., Tensor]) -> Tensor:
 def swiglu_backward(d: Tensor, gate_up: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
     """The (N, 2I) gradient of gate and up from that of their `swiglu`, which is returned too.
 
-    `d` is lost.
+    `d` may be overwritten.
     """
     if gate_up.is_cuda:
         compiled = compile_for_card(_swiglu_backward)
@@ -134,7 +134,7 @@ def _rotate_copy(flat: Tensor, cos: Tensor, sin: Tensor, heads: int, head_size: 
 def merge(*parts: Tensor) -> Tensor:
     """Attention to several sets of keys, (N, Q, D), from the output and (N, Q) log-sum-exp for each in turn.
 
-    The sum of exp(lse - total) out, where exp(total), the sum of exp(lse), belongs to the result.
+    The sum over the sets of exp(lse - total) out, where exp(total) is the sum of exp(lse).
     """
     return (compile_for_card(_merge) if parts[0].is_cuda else _merge)(*parts)
 
@@ -161,7 +161,7 @@ class CompiledFunction:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether it has not failed to compile."""
+        """False once it has failed to compile."""
         return self.run is not self.function
 
     def __call__(self, *args: Any) -> Any:

@@ -1,6 +1,6 @@
 """Frozen linear layers in 8 bits, for a base model that an adapter is trained over.
 
-Each output row of a weight W (outputs, inputs) gets a scale s, and W is stored as whole numbers:
+Each output row of a weight W (outputs, inputs) gets a scale s, and W is stored in int8:
 
     s = max |W| of the row / 127        q = round(W / s)        W is computed as s q
 

@@ -1,7 +1,7 @@
 """How the families that `llama.py` computes differ from Llama, as one record for each.
 
-What a model's own modules tell is not declared again: biases, fused projections, the size of heads, the
-scale of attention, norms of queries and keys, and an embedding that scales itself (Gemma).
+What can be read from a model's own modules is not repeated here: biases, fused projections, the size of
+heads, the scale of attention, norms of queries and keys, and an embedding that scales itself (Gemma).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,12 +1,13 @@
-"""Attention of segments of different lengths that lie end to end, without padding, copies or waiting.
+"""Variable-length attention: segments of different lengths lie end to end, and the host never waits.
 
 Segment i of the queries attends to segment i of the keys. The log-sum-exp of the scores is returned too, so
 that attention to several sets of keys can be merged; its backward pass takes the merged output and
 log-sum-exp and returns one set's gradient (`attention.py` has the formulas).
 
 On a CUDA device in half precision both directions are FlashAttention-2 (Dao 2023,
-https://arxiv.org/abs/2307.08691), one launch each way. Where it refuses the inputs, attention is written out
-with float32 scores, some segments and queries at a time, which bounds the memory of the scores.
+https://arxiv.org/abs/2307.08691), one call each, without padding or copies. Where it refuses the
+inputs, attention is written out with float32 scores, some segments and queries at a time, which bounds the
+memory of the scores.
 
 Shapes: N queries and S keys, n segments, Q query heads, K key-value heads, G = Q / K, D head size; c segments
 of a chunk, with M queries and L keys each.

@@ -2,7 +2,8 @@
 
 The estimate counts the tensors that the code allocates in the largest step the recipe allows: every prompt
 has prompt.max_tokens tokens, every completion rollout.max_new_tokens, and every completion is trained on.
-Weights, gradients, optimizer state and the KV cache are exact. Activations are exact for the families of
+Weights, gradients, optimizer state and the KV cache are exact, the cache on a CUDA device up to the rounding
+of prompt lengths and 20 bytes a token (engines/native.py). Activations are exact for the families of
 models/llama.py and estimated for others. Temporaries follow the code named at each formula.
 
 `host_bytes` is what a run on a GPU needs of the machine's own memory; the rest is about the device.
@@ -22,7 +23,7 @@ from reinforce_lite.engines.packed_linear import can_pack
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner import optimizers
 from reinforce_lite.learner.presets import build_objective
-from reinforce_lite.models import attention
+from reinforce_lite.models import attention, varlen
 from reinforce_lite.models.logprobs import tokens_per_chunk
 from reinforce_lite.models.policy import MODEL_FILE_BYTES
 from reinforce_lite.planner.model_shape import ModelShape
@@ -245,7 +246,7 @@ def _int8_weights(shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
     text = f"{numbers:,} in 8 bits; scales, embedding, head and norms in {target.dtype_name}"
     yield MemoryPart("weights", numbers + others, text)
     largest = 2 * shape.intermediate_size * shape.hidden_size
-    text = f"{largest:,} of them as they are multiplied"
+    text = f"gate and up of one layer, dequantized: {largest:,} numbers"
     yield MemoryPart("weights of one product", largest * target.dtype.itemsize, text, (ROLLOUT, BACKWARD))
 
 
@@ -378,7 +379,10 @@ def _largest_temporary(
         # the fused kernel: five inputs, three outputs; float32 copies too for bfloat16
         attended = heads * (8 * 4 + (8 * itemsize if itemsize < 4 else 0))
     else:  # the same tensors, and up to four tensors of float32 scores
-        attended = heads * (6 * itemsize + (28 if itemsize < 4 else 8)) + 16 * attention.MAX_SCORES
+        # in bfloat16 FlashAttention holds none; float16 may have to do without it
+        is_written_out = target.device_type == "cuda" and target.dtype != torch.bfloat16
+        scores = varlen.MAX_SCORES if is_written_out else attention.MAX_SCORES
+        attended = heads * (6 * itemsize + (28 if itemsize < 4 else 8)) + 16 * scores
     weights, largest = (2 * i * h, shape.largest_tensor) if trains_weights else (0, 0)
     feed_forward = (tokens * (4 * i + 2 * h) + weights) * itemsize
     temporaries = {
@@ -390,7 +394,7 @@ def _largest_temporary(
 
 
 def host_bytes(config: Config, shape: ModelShape, target: Target) -> int:
-    """The most tensors of a GPU that are in the machine's own memory together; 0 without a GPU.
+    """The most bytes of the GPU's tensors that are in the machine's own memory at one time; 0 without a GPU.
 
     That is when a model is saved: a file of it (models/policy.save_policy), or all of it where an adapter is
     merged; and offloaded moments. Weights are loaded from mapped files, and checkpoints pass in small pieces.

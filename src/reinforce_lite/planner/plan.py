@@ -15,7 +15,7 @@ from itertools import product
 
 import torch
 
-from reinforce_lite.config import Config, ModelConfig, config_value, option_flag, override_config
+from reinforce_lite.config import Config, ModelConfig, config_value, option_flag, option_text, override_config
 from reinforce_lite.errors import DoesNotFitError, UsageError
 from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.device import pick_device, pick_dtype
@@ -96,13 +96,13 @@ def plan_unchanged(config: Config, vram: float | None = None, trust_remote_code:
 def check_fits(plan: Plan) -> None:
     """Raise DoesNotFitError if the plan does not fit; its remedy names settings or hardware that would.
 
-    So does a machine whose own memory is smaller than what passes through it when the model is saved.
+    Also if the machine's own memory is too small for offloaded moments and for saving the model.
     """
     host_memory = plan.target.host_memory
     if host_memory is not None and plan.host_bytes > host_memory:
         offloads = plan.config.update.offload_optimizer
         what = "offloaded moments and saving the model take" if offloads else "saving the model takes"
-        remedy = "use a machine, or a container's limit, with more memory, or a smaller model"
+        remedy = "use a machine or container with more memory, or a smaller model"
         raise DoesNotFitError(
             f"{what} {estimate.in_gb(plan.host_bytes)} GB of the machine's own memory, "
             f"but it has {estimate.in_gb(host_memory)} GB",
@@ -134,14 +134,7 @@ def memory_text(target: estimate.Target) -> str:
 def chosen_flags(plan: Plan) -> list[str]:
     """The plan's choices as options of `train`; empty if the recipe is unchanged."""
     values = {key: config_value(plan.config, key) for key in _chosen_keys(plan)}
-    return [_option(key, value) for key, value in values.items()]
-
-
-def _option(key: str, value: object) -> str:
-    if isinstance(value, bool):
-        section, _, name = key.partition(".")
-        return option_flag(key if value else f"{section}.no-{name}")
-    return f"{option_flag(key)} {value}"
+    return [option_text(key, value) for key, value in values.items()]
 
 
 def _chosen_keys(plan: Plan) -> list[str]:
@@ -255,7 +248,7 @@ def _alternatives(plan: Plan) -> list[str]:
     for changes in [int8] if plan.config.adapter.rank else [adapter, adapter | int8]:
         adapted = override_config(plan.requested, changes)
         if best_plan(replace(plan, config=adapted, requested=adapted)).fits:
-            alternatives.append(" ".join(_option(key, value) for key, value in changes.items()))
+            alternatives.append(" ".join(option_text(key, value) for key, value in changes.items()))
             break
     bytes_per_parameter = plan.scheme.total
     other_bytes = plan.total - bytes_per_parameter * plan.shape.parameters

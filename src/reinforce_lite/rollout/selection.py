@@ -13,7 +13,7 @@ the task. Where the recipe was audited before the run (trainer/audit.py), the au
 a step 0: such a run asks other questions than one that was not audited. Each question keeps a floor, so none
 is forgotten for good. Related: GRESO, https://arxiv.org/abs/2506.02177.
 
-Success is correctness, not the spread of a shaped reward, which would be rewarded for being noisy.
+Success is correctness. Selecting by the spread of a shaped reward would favour questions with a noisy one.
 
 With `rollout.refill` a step asks further questions in place of those whose group had no signal.
 
@@ -31,7 +31,7 @@ from reinforce_lite.types import Group, Problem
 from reinforce_lite.utils.seeding import derive_seed
 
 DECAY = 0.98
-"""What a trial counts after a further step: half after 34 steps."""
+"""A trial's weight is multiplied by this in every step: it halves in 34 steps."""
 PRIOR_WEIGHT = 1.0
 """Of the task's mean, in trials. At 1 the prior is U-shaped, as success rates of questions are."""
 FLOOR = 0.1
@@ -87,7 +87,7 @@ class QuestionSelector:
         """Take in a finished step."""
         self.asked += len(groups)
         for group in groups:
-            verdicts = [r.strict.correct for r in group.rollouts if not r.fault]
+            verdicts = group.verdicts
             self.history.add(group.problem.id, step, sum(verdicts), len(verdicts))
 
     def restore(

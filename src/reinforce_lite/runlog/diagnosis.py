@@ -39,7 +39,7 @@ def diagnose(run: Run) -> Diagnosis:
             _entropy(steps, last),
             _time(steps),
         ]
-        figures.append(f"It has held up to {steps[-1].peak_memory / 1e9:.1f} GB of memory.")
+        figures.append(f"Its peak memory is {steps[-1].peak_memory / 1e9:.1f} GB.")
     problems = [f"{text[0].upper()}{text[1:]}." for text in find_warnings(steps).values()]
     if faults := sum(s.reward_faults or 0 for s in steps):
         problems.append(
@@ -53,7 +53,7 @@ def _progress(run: Run, steps: list[StepMetrics]) -> str:
     wanted, stopped = run.config.train.steps, run.summary.get("stopped")
     reasons = {
         "steps": "it is finished",
-        "hours": "its hours were over",
+        "hours": "its time was up",
         "signal": "a signal stopped it",
         "not finite": "it stopped because its numbers were not finite",
     }
@@ -103,7 +103,8 @@ def _lengths(last: list[StepMetrics]) -> str:
     tokens, cut = fmean(s.mean_length for s in last), fmean(s.clipped_ratio for s in last)
     again = fmean(s.repetition_ratio or 0.0 for s in last)
     why = f", {percent(again, 0)} where they repeat themselves" if again else ""
-    return f"A completion has {tokens:.0f} tokens; {percent(cut - again, 0)} are cut at the limit{why}."
+    at_limit = percent(cut - again, 0)
+    return f"Completions have {tokens:.0f} tokens on average; {at_limit} are cut at the limit{why}."
 
 
 def _entropy(steps: list[StepMetrics], last: list[StepMetrics]) -> str:
@@ -134,4 +135,4 @@ def _next(run: Run, steps: list[StepMetrics]) -> str:
         return f"Start a new run with a lower update.learning_rate; {good}."
     if stopped not in ("steps", "hours"):
         return f"If it is not training now, {run.resume_hint}"
-    return f"Read completions in {run.path / 'report.html'}; the model is {run.path / 'model'}."
+    return f"Read completions in {run.path / 'report.html'}; the model is in {run.path / 'model'}."

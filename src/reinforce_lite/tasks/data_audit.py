@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from time import perf_counter
 
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.types import AnswerFormat, Problem, Reward
+from reinforce_lite.utils import clock
 
 WRITTEN: dict[AnswerFormat, str] = {
     "tags": "<answer>{}</answer>",
@@ -22,7 +22,8 @@ WRITTEN: dict[AnswerFormat, str] = {
 SAMPLE = 200
 """Problems that are looked at."""
 PAID_FOR_NOTHING, PAID_FOR_EVERYTHING = 0.2, 0.9
-"""What is right this often without solving anything is a way to earn; and makes the task useless."""
+"""Shares of problems for which a text that solves nothing is right: from the first on the audit advises
+against it, from the second on the task is broken."""
 
 Score = Callable[[Sequence[tuple[Problem, str]]], list[tuple[Reward, str]]]
 """`Scorer.score`: the reward and the fault of each response."""
@@ -37,10 +38,10 @@ class DataAudit:
     written: str
     """How the golds were written, with {} for the gold."""
     golds_paid: float
-    """Of how many problems the gold, so written, is right. 0 may mean that a reward of the user's own wants
-    something else than the gold."""
+    """Share of problems whose gold, so written, is graded right. 0 may mean that a reward of the user's own
+    wants something else than the gold."""
     unpaid: str
-    """The first problem of which it is not, with the reason; empty if there is none."""
+    """The first problem whose gold is graded wrong, with the reason; empty if there is none."""
     unearned: dict[str, float]
     """What responses that solve nothing earn, by a name for each: the share for which they are right."""
     faults: int
@@ -59,7 +60,8 @@ class DataAudit:
         if share >= PAID_FOR_EVERYTHING:
             return f"{name} is right for {share:.0%} of the problems"
         if self.knows_format and self.golds_paid < 0.5:
-            return f"the gold is right for {self.golds_paid:.0%} of the problems; first not: {self.unpaid}"
+            paid = f"{self.golds_paid:.0%}"
+            return f"the gold is right for {paid} of the problems; the first failure: {self.unpaid}"
         return ""
 
     @property
@@ -72,9 +74,9 @@ def audit_data(problems: Sequence[Problem], score: Score, formats: Sequence[Answ
     """Look at the first SAMPLE problems; `formats` are those in which the reward may look for answers."""
     problems = problems[:SAMPLE]
     golds = [str(p.gold) for p in problems]
-    start = perf_counter()
+    start = clock.now()
     tried = [(*_paid(problems, [WRITTEN[f].format(g) for g in golds], score), WRITTEN[f]) for f in formats]
-    seconds = perf_counter() - start
+    seconds = clock.now() - start
     rights, unpaid, faults, written = max(tried, key=lambda found: sum(found[0]))
     texts = _unearned(problems, golds, written)
     earned = {name: _paid(problems, responses, score) for name, responses in texts.items()}
@@ -95,7 +97,7 @@ def _paid(problems: Sequence[Problem], responses: Sequence[str], score: Score) -
     try:
         rewards = score(list(zip(problems, responses, strict=True)))
     except ReinforceLiteError as error:  # it fails too often
-        raise UsageError(error.cause, "mend the reward: it must return a number for any text") from error
+        raise UsageError(error.cause, "fix the reward: it must return a number for any text") from error
     rights = [reward.strict is not None and reward.strict.correct and not fault for reward, fault in rewards]
     wrong = next((i for i, right in enumerate(rights) if not right), None)
     unpaid = ""

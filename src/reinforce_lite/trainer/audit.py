@@ -152,7 +152,7 @@ def _ask_in_rounds(
 
 
 def _ask_round(pipeline: Pipeline, asked: _Asked, skipped: int, progress: Callable[[str], None]) -> None:
-    """Ask a way the next ROUND questions; `skipped` is by how many it is ahead of its rounds."""
+    """Ask a way the next ROUND questions; `skipped` is how many more than ROUND its first round asked."""
     seed, start = pipeline.config.train.seed, ROUND * asked.rounds + skipped
     problems = epoch_problems(pipeline.problems("train"), start, ROUND, seed)
     _ask(pipeline, asked, problems, derive_seed(seed, "audit", asked.rounds), progress)

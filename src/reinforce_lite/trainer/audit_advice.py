@@ -13,7 +13,7 @@ from reinforce_lite.config import Config
 from reinforce_lite.evaluation.statistics import Interval, wilson_interval
 from reinforce_lite.rollout.selection import signal_chances
 from reinforce_lite.tasks.data_audit import PAID_FOR_NOTHING, DataAudit
-from reinforce_lite.trainer.audit_ways import Way, option_text
+from reinforce_lite.trainer.audit_ways import Way, options_text
 from reinforce_lite.types import Group
 
 Forecast = Literal["likely", "slowly", "unlikely", "nothing left"]
@@ -32,9 +32,9 @@ MUCH_SHORTER, ROOM, LIMIT_STEP = 0.5, 1.5, 16
 """Where the longest right completion has at most this share of the limit, the limit cuts none that would have
 been right. The lower limit that is then recommended is that length times ROOM, in steps of LIMIT_STEP."""
 GROUP_SIZES = (16, 32)
-"""That are recommended where few groups are live."""
+"""Group sizes that are recommended where few groups are live."""
 REFILL = 2
-"""As are these times the step's questions."""
+"""The rollout.refill that is recommended along with them."""
 EASIER = "easier problems, or a larger model"
 
 
@@ -121,9 +121,7 @@ def count_right(groups: Sequence[Group]) -> list[QuestionCount]:
     """The counts of each question; one that was asked several times has one entry."""
     verdicts: dict[str, list[bool]] = {}
     for group in groups:
-        verdicts.setdefault(group.problem.id, []).extend(
-            r.strict.correct for r in group.rollouts if not r.fault
-        )
+        verdicts.setdefault(group.problem.id, []).extend(group.verdicts)
     return [QuestionCount(name, sum(right), len(right)) for name, right in verdicts.items()]
 
 
@@ -134,10 +132,10 @@ def give_advice(config: Config, data: DataAudit, ways: Sequence[Sampled]) -> lis
     name, share = data.easiest
     if share >= PAID_FOR_NOTHING:
         advice.append(
-            Advice(f"{name} is right for {share:.0%} of the problems: mix the problems, or mend the reward")
+            Advice(f"{name} is right for {share:.0%} of the problems: vary the problems, or fix the reward")
         )
     if best is not ways[0]:
-        advice.append(Advice("ask another way", best.way.options))
+        advice.append(Advice("ask with another prompt", best.way.options))
     return advice + _about_length(config, best) + _about_signal(config, best)
 
 
@@ -157,8 +155,8 @@ def _about_length(config: Config, best: Sampled) -> list[Advice]:
     lower = max(LIMIT_STEP * ceil(ROOM * best.longest_right / LIMIT_STEP), config.rollout.min_new_tokens)
     if best.right >= ENOUGH_RIGHT and best.longest_right <= MUCH_SHORTER * limit and lower < limit:
         reason += f", and no right one has more than {best.longest_right} tokens"
-        return [Advice(reason, option_text({"rollout.max_new_tokens": lower}))]
-    return [Advice(reason, option_text({"rollout.max_new_tokens": 2 * limit}))]
+        return [Advice(reason, options_text({"rollout.max_new_tokens": lower}))]
+    return [Advice(reason, options_text({"rollout.max_new_tokens": 2 * limit}))]
 
 
 def _about_signal(config: Config, best: Sampled) -> list[Advice]:
@@ -172,14 +170,14 @@ def _about_signal(config: Config, best: Sampled) -> list[Advice]:
         if config.rollout.refill < REFILL:
             options["rollout.refill"] = REFILL
         reason = "few groups have a signal"
-        return [Advice(reason if options else f"{reason}: {EASIER}", option_text(options))]
+        return [Advice(reason if options else f"{reason}: {EASIER}", options_text(options))]
     if best.forecast == "unlikely":
         if task.name == "wordmath" and task.level > 1:
-            return [Advice("too few groups have a signal", option_text({"task.level": task.level - 1}))]
+            return [Advice("too few groups have a signal", options_text({"task.level": task.level - 1}))]
         return [Advice(f"too few groups have a signal: {EASIER}")]
     if best.forecast == "nothing left":
         if task.name == "wordmath" and task.level < 4:
-            return [Advice("the model solves nearly all", option_text({"task.level": task.level + 1}))]
+            return [Advice("the model solves nearly all", options_text({"task.level": task.level + 1}))]
         return [Advice("the model solves nearly all: harder problems")]
     return []
 

@@ -2,9 +2,10 @@
 
     CACHE/audits/KEY.json     the SHA-256 of what follows, and the audit as JSON
 
-The audit asks the recipe's way first what the first step of a run asks, with the step's seed. So a run with
-the same key takes the completions of its first step from the audit: on a CPU they are the same, bit for bit.
-The key is a hash of all that they depend on. A file that can't be used costs a warning, and nothing else.
+The audit begins with the questions of a run's first step, asked as the recipe does and with that step's seed.
+So a run with the same key takes the completions of its first step from the audit: on a CPU they are the same,
+bit for bit. The key is a hash of all that they depend on. A file that can't be used costs a warning, and
+nothing else.
 """
 
 import hashlib

@@ -6,11 +6,10 @@ Omitted on purpose: worked examples in another format than the recipe's, which o
 """
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from reinforce_lite.config import Config, PromptConfig, option_flag
+from reinforce_lite.config import Config, PromptConfig, option_text
 from reinforce_lite.tasks import TASK_NAMES
 from reinforce_lite.tasks.data_audit import WRITTEN
 from reinforce_lite.tasks.grading import extract_answer
@@ -83,13 +82,9 @@ def _options(config: Config, answer_format: AnswerFormat, prompt: PromptConfig) 
         }
         for answer_format, prompt in ((config.task.answer_format, config.prompt), (answer_format, prompt))
     )
-    return option_text({key: value for key, value in after.items() if value != before[key]})
+    return options_text({key: value for key, value in after.items() if value != before[key]})
 
 
-def option_text(values: Mapping[str, object]) -> str:
-    """Keys and values as options to paste into a shell.
-
-    >>> option_text({"prompt.prefill": "", "rollout.group_size": 16})
-    "--prompt.prefill '' --rollout.group-size 16"
-    """
-    return " ".join(f"{option_flag(key)} {shlex.quote(str(value))}" for key, value in values.items())
+def options_text(values: Mapping[str, object]) -> str:
+    """Keys and values as options to paste into a shell, as `config.option_text` writes each."""
+    return " ".join(option_text(key, value) for key, value in values.items())

@@ -61,11 +61,9 @@ def check_machine(config: Config | None = None) -> MachineCheck:
     policy = pipeline.policy
     updater = Updater(policy, config.update, config.rollout.temperature, config.train.seed)
     check = self_check(pipeline, updater.forward_pass)
-    seconds, sampled, updated = _time_questions(
-        pipeline, updater, max(1, config.rollout.prompts_per_step // 2)
-    )
-    rollout, update = seconds["rollout"], seconds["update"]
     half = max(1, config.rollout.prompts_per_step // 2)
+    seconds, sampled, updated = _time_questions(pipeline, updater, half)
+    rollout, update = seconds["rollout"], seconds["update"]
     step = (rollout + update) * config.rollout.prompts_per_step / half
     validations = 1 + config.train.steps // config.eval.every
     evaluated = 2 * config.eval.n + validations * config.eval.validation_n

@@ -55,9 +55,7 @@ from reinforce_lite.trainer.export import (
     trial_save,
 )
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
-from reinforce_lite.trainer.preflight import (
-    describe_prompt,
-)
+from reinforce_lite.trainer.preflight import describe_prompt
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Split
 from reinforce_lite.utils import clock, memory
@@ -93,7 +91,7 @@ class Trainer:
         """Weights and optimizer are those after `step`: False while a step changes them."""
         self.went_back = False
         self.audit = context.audit
-        """Completions of the first step; None once they were taken."""
+        """What was sampled before the run; None after the first step, whether it was of use or not."""
 
     def train(self) -> None:
         """The loop, and what happens when it is cut short. Raises StoppedError after a signal."""
@@ -186,7 +184,7 @@ class Trainer:
             # usable ones (rollout/scoring.py), so it moves no baseline.
             usable = torch.tensor([g.usable for g in groups])
             group_advantages = advantages([g.rewards for g in groups], objective) * usable
-            if rollout.refill > 1:  # the step is as large as asked for: other groups are asked in their place
+            if rollout.refill > 1:  # other questions were asked in place of groups that are not live
                 group_advantages *= torch.tensor([[g.is_live] for g in groups])
         lengths, size = [g.lengths for g in groups], (rollout.max_new_tokens, rollout.prompts_per_step)
         return group_advantages, loss_weights(group_advantages, lengths, objective, *size)
@@ -405,7 +403,7 @@ class Trainer:
         self.callback.finished(self.run)
 
     def _merge_adapter(self) -> None:
-        """Add to summary.json whether the merged model/ writes the same as the adapter."""
+        """Add the adapter to summary.json: its size and, if compared, what merging changes."""
         if not self.pipeline.policy.adapter:
             return
         if compares_merged(self.pipeline.policy):
