@@ -22,7 +22,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 SEEDS = range(3)
 GOAL = 0.6
 """Strict accuracy on validation problems to which the time is taken."""
-COMMON = ("quickstart", "--eval.every", "2", "--eval.validation-n", "100", "--eval.n", "200")
+COMMON = ("quickstart", "--eval.every", "2", "--eval.validation-n", "64", "--eval.n", "200")
 TRIALS = [
     Trial(f"{setting}-{seed}", (*COMMON, *options, "--train.seed", str(seed)))
     for seed in SEEDS
