@@ -16,9 +16,10 @@ from reinforce_lite.callbacks.console import make_console
 from reinforce_lite.config import Config, load_config, override_config
 from reinforce_lite.evaluation.evaluate import Evaluation, evaluate_groups
 from reinforce_lite.evaluation.failures import Failure, common_failures
+from reinforce_lite.models.distributed import join
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import build_pipeline
-from reinforce_lite.runlog.run import Run, find_run, new_run_name, open_run, trained_config
+from reinforce_lite.runlog.run import Run, find_run, trained_config
 from reinforce_lite.tasks import load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer import session
@@ -47,7 +48,8 @@ def train(  # noqa: PLR0913 -- all but two by name
     Raises ReinforceLiteError with the message of the command.
     """
     config = resolve_config(recipe, overrides, task)
-    opened = open_run(run or new_run_name(config.recipe), resume)
+    join(config.model.device)
+    config, opened = session.open_together(config, run, resume)
     permissions = Permissions(trust_remote_code, allow_pickles)
     callback = Callback() if quiet else make_console()
     return session.train(config, opened, task, callback, permissions=permissions, base=base)

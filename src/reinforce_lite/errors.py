@@ -17,6 +17,8 @@ class ReinforceLiteError(Exception):
     """Shown without a traceback: `cause` says what failed and where, `remedy` what to do."""
 
     exit_code = 1
+    is_shared = False
+    """Whether all of several processes raise it (models/distributed.py)."""
 
     def __init__(self, cause: str, remedy: str = "") -> None:
         super().__init__(cause)
@@ -47,12 +49,19 @@ class NotFiniteError(ReinforceLiteError):
     """Weights, gradients or log-probabilities held NaN or infinity, again after going back once."""
 
 
+class LostProcessError(ReinforceLiteError):
+    """One of several processes died, hangs, or failed with a bug."""
+
+
 class StoppedError(ReinforceLiteError):
     """A signal ended the run after a checkpoint was saved. `exit_code` is 128 + the signal's number."""
 
     def __init__(self, signum: int, cause: str, remedy: str) -> None:
         super().__init__(cause, remedy)
         self.exit_code = 128 + signum
+
+    def __reduce__(self) -> tuple[type["StoppedError"], tuple[int, str, str]]:
+        return StoppedError, (self.exit_code - 128, self.cause, self.remedy)  # it travels between processes
 
 
 def missing_extra(extra: str, what: str) -> UsageError:

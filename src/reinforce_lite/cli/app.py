@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
+from reinforce_lite.errors import DoesNotFitError, LostProcessError, ReinforceLiteError, UsageError
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.utils import clock
 from reinforce_lite.utils.finite import to_json
@@ -32,6 +32,8 @@ from reinforce_lite.utils.secrets import mask_all
 from reinforce_lite.utils.text import did_you_mean, harmless
 
 START = clock.now()  # close enough to the start of the process
+PROCESSES, IS_MAIN = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
+"""How many processes torchrun started, and whether this is the one that prints (models/distributed.py)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 guard.check()
         return 0
     except ReinforceLiteError as error:
-        print(harmless(f"reinforce-lite: {error.cause}"), file=sys.stderr)
-        if error.remedy:
-            print(harmless(f"  {error.remedy}"), file=sys.stderr)
+        _show_error(error)
         return error.exit_code
     except Interrupted as interrupted:
         return 128 + interrupted.signum
@@ -64,6 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _show_error(error: ReinforceLiteError) -> None:
+    """Two lines; of several processes the main one shows them, or whoever notices that it is lost."""
+    notices_loss = isinstance(error, LostProcessError) and not error.is_shared
+    if IS_MAIN or notices_loss:
+        print(harmless(f"reinforce-lite: {error.cause}"), file=sys.stderr)
+        if error.remedy:
+            print(harmless(f"  {error.remedy}"), file=sys.stderr)
+
+
 def _dispatch(args: list[str]) -> None:
     command, *rest = args or ["--help"]
     if command in ("-h", "--help", "help"):
@@ -72,6 +81,8 @@ def _dispatch(args: list[str]) -> None:
         from reinforce_lite import __version__
 
         print(__version__)
+    elif command in COMMANDS and PROCESSES > 1 and command != "train":
+        raise UsageError(f"{command} runs in one process", "start it without torchrun")
     elif command in COMMANDS:
         COMMANDS[command](rest)
     else:
@@ -86,22 +97,29 @@ def _train(args: list[str]) -> None:
     parsed, config = parse_train(args)
     if parsed.resume and not parsed.run:
         raise UsageError("--resume needs the name of a run", "name it with --run NAME")
-    run = open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
-    with _imports(parsed.as_json):
+    opened = None if PROCESSES > 1 else open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
+    with _imports(parsed.as_json or not IS_MAIN):
         from reinforce_lite.callbacks.console import make_console
         from reinforce_lite.cli.plan_table import show_plan_after_oom
+        from reinforce_lite.models import distributed
         from reinforce_lite.planner.plan import plan_unchanged
         from reinforce_lite.trainer import session
 
+    if opened is None:
+        distributed.join(config.model.device)
+        config, run = session.open_together(config, parsed.run, parsed.resume)
+    else:
+        run = opened
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
-        console = make_console(parsed.as_json)
+        console = make_console(parsed.as_json or not IS_MAIN)
         session.train(config, run, None, console, command, START, permissions=parsed.permissions)
     except DoesNotFitError:
         allowed = parsed.permissions.trust_remote_code
         show_plan_after_oom(plan_unchanged(config, trust_remote_code=allowed))
         raise
-    if parsed.as_json:
+    distributed.leave()
+    if parsed.as_json and IS_MAIN:
         _print_json(run.summary)
 
 
@@ -244,8 +262,9 @@ class _NoticeHandler(logging.Handler):
 
 
 def _show_notices() -> None:
-    """Show the package's warnings, one line each, on standard error."""
+    """Show the package's warnings, one line each, on standard error; those of the main process alone."""
     logger = logging.getLogger("reinforce_lite")
+    logger.disabled = not IS_MAIN
     if not logger.handlers:
         logger.addHandler(_NoticeHandler())
         logger.propagate = False

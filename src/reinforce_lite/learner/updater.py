@@ -28,6 +28,7 @@ from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner.loss import backward_in_chunks
 from reinforce_lite.learner.loss_scale import LossScale
 from reinforce_lite.learner.optimizers import make_optimizer, optimizer_state_bytes
+from reinforce_lite.models import distributed
 from reinforce_lite.models.forward import (
     ForwardPass,
     SharedPrefix,
@@ -122,12 +123,34 @@ class Updater:
     def compute_gradient(self, groups: Sequence[Group], loss_weights: Tensor) -> GradientStats:
         """Compute the loss for (Q, G) loss weights; its gradient stays in the master weights' `grad`.
 
+        Each of several processes computes the gradient of its share of the completions; all get the sum.
         When memory runs out, both are recomputed in micro-batches of half the size, which changes rounding
         alone; later steps keep that size. Raises DoesNotFitError when a single completion is too much.
         """
-        trainable = trainable_groups(groups, loss_weights.tolist())
-        return retry_on_oom(
-            lambda: self._scaled_gradient(trainable), lambda: self._halve_micro_batches(trainable)
+        trainable = own_share(trainable_groups(groups, loss_weights.tolist()))
+
+        def compute() -> tuple[GradientStats, int]:
+            gradient = retry_on_oom(
+                lambda: self._scaled_gradient(trainable), lambda: self._halve_micro_batches(trainable)
+            )
+            return gradient, self.micro_batch_tokens
+
+        return self._sum_gradients(distributed.exchange(compute))
+
+    def _sum_gradients(self, shares: Sequence[tuple[GradientStats, int]]) -> GradientStats:
+        """Add up the gradients of all processes; `shares` holds each one's figures and micro-batch size."""
+        stats = [gradient for gradient, _ in shares]
+        if len(stats) == 1 or not any(gradient.tokens for gradient in stats):
+            return stats[0]
+        self.micro_batch_tokens = min(tokens for _, tokens in shares)
+        for weight in self.master_weights.values():
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        distributed.sum_tensors(self._gradients())
+        return GradientStats(
+            loss=sum(gradient.loss for gradient in stats),
+            norm=self._gradient_norm(),
+            tokens=sum(gradient.tokens for gradient in stats),
+            loss_scale=min((s for g in stats if (s := g.loss_scale)), key=lambda s: s.factor, default=None),
         )
 
     def _halve_micro_batches(self, groups: Sequence[TrainableGroup]) -> None:
@@ -319,6 +342,20 @@ def trainable_groups(groups: Sequence[Group], loss_weights: list[list[float]]) -
             completions.sort(key=lambda completion: len(completion[0]))
             trainable.append(TrainableGroup(group.prompt.token_ids, completions))
     return trainable
+
+
+def own_share(groups: Sequence[TrainableGroup]) -> list[TrainableGroup]:
+    """This process's run of the completions, so that few prompts pass through the policy in two processes."""
+    if distributed.size() == 1:
+        return list(groups)
+    run = distributed.own_run([len(ids) for group in groups for ids, _ in group.completions])
+    share, start = [], 0
+    for group in groups:
+        completions = group.completions[max(0, run.start - start) : max(0, run.stop - start)]
+        start += len(group.completions)
+        if completions:
+            share.append(TrainableGroup(group.prompt, completions))
+    return share
 
 
 def micro_batches(

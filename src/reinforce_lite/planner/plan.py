@@ -19,6 +19,7 @@ from reinforce_lite.config import Config, ModelConfig, config_value, option_flag
 from reinforce_lite.errors import DoesNotFitError, UsageError
 from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.device import pick_device, pick_dtype
+from reinforce_lite.models.distributed import local_size
 from reinforce_lite.planner import estimate
 from reinforce_lite.planner.model_shape import ModelShape, read_shape
 from reinforce_lite.utils import memory
@@ -155,7 +156,7 @@ def _target(model: ModelConfig, vram: float | None) -> estimate.Target:
 
 def _this_machine(device: torch.device, dtype: str) -> estimate.Target:
     """A GPU has what other programs leave; on a CPU they may be moved out of memory."""
-    compute, host_memory = pick_dtype(dtype, device), memory.installed_bytes()
+    compute, host_memory = pick_dtype(dtype, device), memory.installed_bytes() // local_size()
     if device.type == "cpu":
         return estimate.Target(device.type, compute, host_memory)
     if device.type != "cuda":

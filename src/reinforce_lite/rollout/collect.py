@@ -1,9 +1,13 @@
-"""From problems to scored groups: sample completions, score them."""
+"""From problems to scored groups: sample completions, score them.
+
+Where several processes train together, each samples and scores its share, and all get all groups.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
 
 from reinforce_lite.engines.base import Engine, ignore_progress
+from reinforce_lite.models.distributed import map_shares
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer, make_group
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Sampling
@@ -19,7 +23,13 @@ def sample_completions(
 ) -> list[tuple[Prompt, list[Completion]]]:
     """Each problem's prompt and its `sampling.samples` completions, in the order of the problems."""
     prompts = [prompt_builder(problem.question) for problem in problems]
-    return list(zip(prompts, engine.generate(prompts, sampling, seed, progress), strict=True))
+
+    def sample(positions: Sequence[int]) -> list[list[Completion]]:
+        return engine.generate([prompts[i] for i in positions], sampling, seed, progress)
+
+    # Equal prompts stay together: an engine counts them, so that each gets completions of its own.
+    completions = map_shares([prompt.token_ids for prompt in prompts], sample)
+    return list(zip(prompts, completions, strict=True))
 
 
 def score_groups(
@@ -32,9 +42,14 @@ def score_groups(
     Raises ReinforceLiteError when the reward fails too often.
     """
     groups = list(zip(problems, sampled, strict=True))
-    pairs = [(problem, prompt.prefill + c.text) for problem, (prompt, group) in groups for c in group]
-    scored = iter(zip((response for _, response in pairs), scorer.score(pairs), strict=True))
-    return [
-        make_group(problem, prompt, completions, list(islice(scored, len(completions))))
-        for problem, (prompt, completions) in groups
-    ]
+
+    def score(positions: Sequence[int]) -> list[Group]:
+        own = [groups[i] for i in positions]
+        pairs = [(problem, prompt.prefill + c.text) for problem, (prompt, group) in own for c in group]
+        scored = iter(zip((response for _, response in pairs), scorer.score(pairs), strict=True))
+        return [
+            make_group(problem, prompt, completions, list(islice(scored, len(completions))))
+            for problem, (prompt, completions) in own
+        ]
+
+    return map_shares(range(len(groups)), score)

@@ -19,12 +19,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from reinforce_lite.config import override_config
 from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models.distributed import agree, broadcast_tensors
 from reinforce_lite.pipeline import Pipeline, load_configured_policy
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.tasks import reward_sources, task_fingerprint
@@ -183,7 +185,7 @@ class Checkpointer:
         Sizes that were halved when memory ran out stay halved, unless the config was changed since. Raises
         UsageError where the task's problems are no longer those of the run.
         """
-        checkpoint = latest_checkpoint(self.folder)
+        checkpoint = self._latest()
         if checkpoint is None:
             if self.run.steps:
                 logger.warning(
@@ -221,7 +223,7 @@ class Checkpointer:
 
         Returns the step of these weights. The logs are left as they are.
         """
-        checkpoint = latest_checkpoint(self.folder)
+        checkpoint = self._latest()
         if checkpoint:
             self.updater.load_state_dict(checkpoint.tensors)
             return checkpoint.step
@@ -230,6 +232,21 @@ class Checkpointer:
         on_cpu = override_config(self.pipeline.config, {"model.device": "cpu", "model.dtype": dtype})
         self.updater.restart_from(load_configured_policy(on_cpu, permissions))
         return 0
+
+    def _latest(self) -> Checkpoint | None:
+        """The newest intact checkpoint. The main process reads it, and sends it to the others."""
+        checkpoint: Checkpoint | None = None
+
+        def read() -> tuple[int, dict[str, Any]] | None:
+            nonlocal checkpoint
+            checkpoint = latest_checkpoint(self.folder)
+            return (checkpoint.step, checkpoint.meta) if checkpoint else None
+
+        found = agree(read)
+        if found is None:
+            return None
+        tensors = broadcast_tensors(checkpoint.tensors if checkpoint else None, torch.device("cpu"))
+        return Checkpoint(found[0], tensors, found[1])
 
     def _changed_reward(self, saved: Mapping[str, str]) -> list[str]:
         """The reward's source files that differ from those of a checkpoint that named them."""

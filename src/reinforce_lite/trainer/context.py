@@ -10,6 +10,7 @@ from reinforce_lite.learner.objective import check_group_size
 from reinforce_lite.learner.optimizers import check_optimizer
 from reinforce_lite.learner.presets import Objective, build_objective
 from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models.distributed import agree, is_main
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.planner.plan import check_fits, plan_unchanged
@@ -76,7 +77,8 @@ def prepare(
     temperature = objective.temperature(config.rollout.temperature)
     updater = Updater(policy, config.update, temperature, config.train.seed)
     model_bytes = policy.saved_bytes
-    check_disk_space(run, updater.state_bytes, model_bytes)
+    if is_main():
+        check_disk_space(run, updater.state_bytes, model_bytes)
     checkpointer = Checkpointer(run, pipeline, updater)
     progress = checkpointer.restore()  # rewinds the logs, which the budget reads
     callback.phase(SELF_CHECK)
@@ -90,7 +92,9 @@ def prepare(
     durations |= {e["split"]: e["seconds"] for e in run.evals}
     end = None if config.train.hours is None else start + 3600 * config.train.hours
     budget = TimeBudget(end, durations, [s.step_time for s in run.step_metrics])
-    audit = None if progress.step else find_audit(pipeline, checkpointer.data, checkpointer.reward_sources)
+    audit = None
+    if not progress.step:
+        audit = agree(lambda: find_audit(pipeline, checkpointer.data, checkpointer.reward_sources))
     return TrainingContext(
         run,
         pipeline,

@@ -14,6 +14,7 @@ from torch import Tensor
 from reinforce_lite.learner.objective import loss_weights
 from reinforce_lite.learner.presets import Objective
 from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models import distributed
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.rollout.collect import sample_completions
 from reinforce_lite.types import Group, Problem, Rollout, Verdict
@@ -30,7 +31,8 @@ def dry_run(pipeline: Pipeline, updater: Updater, objective: Objective) -> None:
     ones = torch.ones(len(groups), len(groups[0].rollouts), dtype=torch.float64)
     lengths = [g.lengths for g in groups]
     group_weights = loss_weights(ones, lengths, objective, pipeline.config.rollout.max_new_tokens)
-    group_weights[groups_that_fill(group_weights, lengths, 2 * updater.micro_batch_tokens) :] = 0
+    filling = 2 * updater.micro_batch_tokens * distributed.size()
+    group_weights[groups_that_fill(group_weights, lengths, filling) :] = 0
     updater.compute_gradient(groups, group_weights)
     updater.allocate_optimizer_state()  # once more: an optimizer step at the peak of memory
     updater.reset_optimizer()

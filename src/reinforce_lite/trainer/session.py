@@ -12,8 +12,10 @@ from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.callbacks.trackers import with_trackers
 from reinforce_lite.config import Config
 from reinforce_lite.errors import FileError, StoppedError
+from reinforce_lite.models.distributed import agree, fail_together, is_main, raise_signals_in, size
 from reinforce_lite.models.policy import Policy
-from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.mirror import MirrorRun, Snapshot, snapshot
+from reinforce_lite.runlog.run import Run, new_run_name, open_run
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.preflight import check_no_secrets, check_same_config, freeze_date
@@ -23,6 +25,26 @@ from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils import clock, memory
 
 logger = logging.getLogger(__name__)
+
+
+def open_together(config: Config, name: str, resume: bool) -> tuple[Config, Run]:
+    """The main process's config and run; the other processes get a mirror of its run.
+
+    An empty name is that of a new run. Raises UsageError as `open_run`.
+    """
+    run: Run | None = None
+
+    def open_and_describe() -> tuple[Config, Snapshot] | None:
+        nonlocal run
+        run = open_run(name or new_run_name(config.recipe), resume)
+        return (config, snapshot(run)) if size() > 1 else None
+
+    described = agree(open_and_describe)
+    if described is None:  # there are no others
+        assert run
+        return config, run
+    config, seen = described
+    return config, run or MirrorRun(seen)
 
 
 def train(  # noqa: PLR0913 -- the last two by name
@@ -45,17 +67,33 @@ def train(  # noqa: PLR0913 -- the last two by name
     StoppedError after a signal.
     """
     memory.limit_fragmentation()
+    start = clock.now() if start is None else start
+    callback = (callback or Callback()) if is_main() else Callback()
+    fail_together(partial(_train_locked, config, run, task, callback, command, start, permissions, base))
+    return run
+
+
+def _train_locked(  # noqa: PLR0913, PLR0917 -- as `train`
+    config: Config,
+    run: Run,
+    task: Task | None,
+    callback: Callback,
+    command: str,
+    start: float,
+    permissions: Permissions,
+    base: Policy | None,
+) -> None:
     run.lock()
     try:
-        config = freeze_date(config, run)
+        config = agree(lambda: freeze_date(config, run))
         check_no_secrets(config)
         check_same_config(config, run)
-        callback = with_trackers(config, callback or Callback())
+        if is_main():
+            callback = with_trackers(config, callback)
         summary = run.summary
         if summary.get("stopped") == "steps" and summary["steps"] >= config.train.steps:
             logger.warning("%s is finished: %d steps are done", run.path, summary["steps"])
         else:
-            start = clock.now() if start is None else start
             make_context = partial(prepare, config, run, task, callback, start, permissions, base)
             _train_listening(make_context, run, callback, command, start)
     except FileError as error:
@@ -67,13 +105,13 @@ def train(  # noqa: PLR0913 -- the last two by name
         raise out_of_memory_error(error) from error
     finally:
         run.unlock()
-    return run
 
 
 def _train_listening(
     make_context: Callable[[], TrainingContext], run: Run, callback: Callback, command: str, start: float
 ) -> None:
-    signals, trainer = SignalGuard(), None
+    signals, trainer = SignalGuard(several=size() > 1), None
+    raise_signals_in(signals.interruptible)
     with signals.listening():
         try:
             with callback:

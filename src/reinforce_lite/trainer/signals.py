@@ -24,17 +24,21 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
 
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int]]:
+        return Interrupted, (self.signum,)  # it travels between processes
+
 
 class SignalGuard:
     """Handles SIGINT and SIGTERM while `listening()`, and answers the first with a notice.
 
     With `at_once` the first one ends the process: while modules are imported there is nothing to save, and
-    many a module swallows what is raised in the middle of it.
+    many a module swallows what is raised in the middle of it. With `several` processes signals are raised in
+    `interruptible()` blocks alone: one that leaves a transfer early would leave the others waiting in it.
     """
 
-    def __init__(self, notice: str = STOPPING, at_once: bool = False) -> None:
-        self.notice, self.at_once = notice, at_once
-        self._depth = 0
+    def __init__(self, notice: str = STOPPING, at_once: bool = False, several: bool = False) -> None:
+        self.notice, self.at_once, self.several = notice, at_once, several
+        self._depth = int(several)
         self._notifier = threading.Thread(target=logger.warning, args=(notice,))
         self._received: int | None = None
         self._handled = False
@@ -62,6 +66,16 @@ class SignalGuard:
         finally:
             self._depth -= 1
         self.check()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A block in which signals are raised as soon as they arrive, with several processes too."""
+        self._depth -= self.several
+        try:
+            self.check()
+            yield
+        finally:
+            self._depth += self.several
 
     def check(self) -> None:
         """Raise Interrupted for a signal that a block delayed, or a bare `except:` in a reward swallowed."""

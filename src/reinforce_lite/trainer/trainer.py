@@ -7,6 +7,9 @@
 A step changes weights and logs in one block that no signal cuts through. Before each step the trainer settles
 the previous one: evaluations that are due, then the checkpoint. So a run that was killed anywhere and resumed
 with the same config, versions and machine takes the same steps as one that was never stopped.
+
+Several processes walk the same loop (models/distributed.py). They share the work inside its calls. The main
+process alone writes, and decides what depends on the clock.
 """
 
 import logging
@@ -34,6 +37,7 @@ from reinforce_lite.errors import (
 )
 from reinforce_lite.evaluation.evaluate import evaluate_groups
 from reinforce_lite.learner.objective import advantages, loss_weights, warm_start_advantages
+from reinforce_lite.models.distributed import agree, is_main, local_size
 from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.rollout.collect import sample_completions, score_groups
@@ -260,8 +264,9 @@ class Trainer:
         self.callback.started(
             self.config, self.run, self.step, device, lambda: self.budget.eta(steps - self.step)
         )
-        trial_save(self.run, self.pipeline)
-        keep_best(self.run, self.step)
+        if is_main():
+            trial_save(self.run, self.pipeline)
+            keep_best(self.run, self.step)
         self.run.remove("summary.json")  # the run is no longer finished
         if self.step == 0:
             self._dry_run()
@@ -285,8 +290,9 @@ class Trainer:
     def _dry_run(self) -> None:
         """Not with little time left, nor on a CPU where the plan needs less than half of the free memory."""
         device = self.pipeline.policy.device
-        roomy = device.type == "cpu" and self.context.machine["planned_bytes"] < memory.available_bytes() / 2
-        if roomy or not self.budget.allows_dry_run:
+        free, planned = memory.available_bytes() / 2, self.context.machine["planned_bytes"] * local_size()
+        roomy = device.type == "cpu" and planned < free
+        if agree(lambda: roomy or not self.budget.allows_dry_run):
             return
         start = clock.now()
         self.callback.phase(DRY_RUN)
@@ -307,7 +313,8 @@ class Trainer:
             "checkpoint": step > 0 and step % config.train.save_every == 0 and not self.streak,
             "report": self.refresher.is_due,
         }
-        is_final = step >= config.train.steps or not self.budget.allows_step([k for k, v in due.items() if v])
+        all_due = [name for name, is_due in due.items() if is_due]
+        is_final = step >= config.train.steps or not agree(lambda: self.budget.allows_step(all_due))
         if is_final and step == 0:
             raise self.budget.refusal(self.run.name)
         if due["validation"] or is_final:
@@ -342,17 +349,23 @@ class Trainer:
         self.callback.evaluated(result)
 
     def _save_model(self, folder: str, evals: Sequence[Record]) -> None:
+        if not is_main():
+            return
         with self.budget.timing(folder):
             save_model(self.run, folder, self.pipeline, self.step, evals)
 
     def _save_checkpoint(self) -> None:
-        if not self.step_is_whole or self.step in (0, *checkpoint_steps(self.context.checkpointer.folder)):
+        if not is_main() or not self.step_is_whole or self.step == 0:
+            return
+        if self.step in checkpoint_steps(self.context.checkpointer.folder):
             return
         self.callback.phase(SAVING_CHECKPOINT)
         with self.signals.uninterrupted(), self.budget.timing("checkpoint"):
             self.context.checkpointer.save(Progress(self.step, clock.now() - self.start, self.dry_run_bytes))
 
     def _report(self, force: bool = False) -> None:
+        if not is_main():
+            return
         self.refresher.refresh(force)
         self.budget.durations["report"] = self.refresher.seconds
 
@@ -360,7 +373,7 @@ class Trainer:
         """For a run that is cut short and must end within seconds."""
         if self.refresher.is_quick:
             self._report(force=True)
-        elif self.run.started:
+        elif self.run.started and is_main():
             logger.warning("to write a report of the run so far: %s", command_line("report", self.run.name))
 
     def stop(self, interrupted: Interrupted) -> None:
@@ -386,7 +399,7 @@ class Trainer:
             with self.signals.uninterrupted():
                 self.callback.phase("saving the model")
                 self._save_model("model", self.run.evals)
-                if best_step(self.run.evals) in (0, self.step):
+                if is_main() and best_step(self.run.evals) in (0, self.step):
                     remove_best(self.run)
                 stop_reason = "steps" if self.step >= self.config.train.steps else "hours"
                 self.run.write_json("summary", self._summary(stop_reason))

@@ -1,0 +1,314 @@
+"""Several processes that take every step of a run together, started by torchrun.
+
+    torchrun --nproc-per-node 2 -m reinforce_lite train quickstart
+
+Each process holds the whole model. It samples and scores its share of the questions (`map_shares`), computes
+the gradient of its share of the completions, and adds the gradients of all (`sum_tensors`). Then each takes
+the same optimizer step from the same numbers. The main process, rank 0, alone writes files.
+
+All processes must decide alike. What only one of them knows (its clock, a file, a signal, an exception) is
+told to all by `exchange`: where the work of one fails, all raise. A process that dies or hangs is noticed by
+its missing heartbeats. Without torchrun there is one process, and everything here is a plain call.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import chain, pairwise
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from reinforce_lite.errors import LostProcessError, ReinforceLiteError
+from reinforce_lite.utils.text import one_line_error
+
+Value = TypeVar("Value")
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 1.0
+LOST_SECONDS = 25.0
+"""Without a heartbeat, after which a process counts as lost."""
+IMPATIENT_SECONDS = 6.0
+"""The same after an error or a signal: torchrun ends the others 30 seconds after one has died."""
+COLLECTIVE_TIMEOUT = timedelta(seconds=60)
+"""Of one transfer. It starts when all processes have arrived, so it waits for no one's work."""
+SHARED = "is_shared"
+"""The attribute of exceptions that all processes raise."""
+PIECE = 2**26
+"""Elements that are summed in one transfer."""
+
+
+@dataclass(slots=True)
+class _Processes:
+    """What this process knows of the others."""
+
+    store: Any
+    rank: int
+    size: int
+    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+    """A context in which signals are raised; outside of a process's own work they wait."""
+    rounds: int = 0
+    """Exchanges so far."""
+    lost: bool = False
+    """Whether some process is lost: nothing can be exchanged any more."""
+    heartbeats: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """The latest count of each process's heartbeats, and the moment at which it was new."""
+
+
+_processes: _Processes | None = None
+
+
+def join(device: str = "auto") -> None:
+    """Meet the other processes that torchrun started; does nothing where there are none.
+
+    Each process of a machine takes a GPU of its own, where there are GPUs.
+    """
+    global _processes
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _processes:
+        return
+    on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(minutes=10))))
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    _processes = _Processes(PrefixStore("reinforce-lite", store), rank, size)
+    threading.Thread(target=_beat, args=(_processes,), daemon=True).start()
+
+
+def leave() -> None:
+    """Part from the other processes; all call it when the run has ended well."""
+    global _processes
+    if _processes:
+        _processes = None
+        dist.destroy_process_group()
+
+
+def size() -> int:
+    """The number of processes."""
+    return _processes.size if _processes else 1
+
+
+def local_size() -> int:
+    """The number of processes on this machine, which share its memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _processes else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and prints."""
+    return not _processes or _processes.rank == 0
+
+
+def raise_signals_in(interruptible: Callable[[], AbstractContextManager[None]]) -> None:
+    """Let signals be raised in a process's own work, by this context, and nowhere else."""
+    if _processes:
+        _processes.interruptible = interruptible
+
+
+def exchange(work: Callable[[], Value]) -> list[Value]:
+    """What the work of each process returned, by rank, on all of them.
+
+    Where the work of one raises, all raise: the exception of the lowest such rank, a LostProcessError in its
+    place if it is a bug, whose traceback that process prints. So also where a process is lost.
+    """
+    return _exchange(work, _processes.interruptible) if _processes else [work()]
+
+
+def fail_together(work: Callable[[], None]) -> None:
+    """Work in which the processes exchange. What one raises outside of an exchange reaches the others too."""
+    if _processes:
+        _exchange(work, nullcontext)
+    else:
+        work()
+
+
+def agree(decide: Callable[[], Value]) -> Value:
+    """What `decide` returned on the main process, which alone calls it. Where it raises, all do."""
+    return exchange(lambda: decide() if is_main() else None)[0]  # type: ignore[return-value]
+
+
+def map_shares(keys: Sequence[Hashable], work: Callable[[Sequence[int]], Sequence[Value]]) -> list[Value]:
+    """Split the positions of `keys` over the processes; `work` turns some positions into their results.
+
+    Returns the results in the order of the positions. Positions with equal keys go to one process.
+    """
+    if not _processes:
+        return list(work(range(len(keys))))
+    shares = split_by_key(keys, size())
+    results = exchange(lambda: work(shares[_processes.rank]))
+    by_position = dict(zip(chain(*shares), chain(*results), strict=True))
+    return [by_position[position] for position in range(len(keys))]
+
+
+def split_by_key(keys: Sequence[Hashable], n: int) -> list[list[int]]:
+    """The positions of each of n shares: the distinct keys are dealt out in turn.
+
+    >>> split_by_key(["a", "b", "a", "c"], 2)
+    [[0, 2, 3], [1]]
+    """
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return [[p for p, key in enumerate(keys) if number[key] % n == share] for share in range(n)]
+
+
+def own_run(costs: Sequence[int]) -> slice:
+    """This process's part of a list that is cut into runs of about equal cost."""
+    return equal_runs(costs, size())[_processes.rank if _processes else 0]
+
+
+def equal_runs(costs: Sequence[int], n: int) -> list[slice]:
+    """A list of items cut into n runs of about equal cost, some of which may be empty.
+
+    >>> equal_runs([3, 1, 1, 1], 2)
+    [slice(0, 1, None), slice(1, 4, None)]
+    """
+    total, ends, spent = sum(costs), [0], 0
+    for position, cost in enumerate(costs):
+        while len(ends) < n and n * (spent + cost / 2) > total * len(ends):
+            ends.append(position)
+        spent += cost
+    ends += [len(costs)] * (n + 1 - len(ends))
+    return [slice(*pair) for pair in pairwise(ends)]
+
+
+def sum_tensors(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its sum over the processes, the same to the bit on all; sums are in float32.
+
+    Call it right after an exchange, so that all processes are there.
+    """
+    for tensor in tensors if _processes else ():
+        flat = tensor.view(-1)
+        for piece in torch.split(flat, PIECE):
+            wide = piece.float()  # the piece itself, in float32
+            _transfer(dist.all_reduce, wide)
+            if wide is not piece:
+                piece.copy_(wide)
+
+
+def broadcast_tensors(tensors: Mapping[str, Tensor] | None, device: torch.device) -> dict[str, Tensor]:
+    """The main process's tensors, on `device`; those that the others give are ignored."""
+    if not _processes:
+        return dict(tensors or {})
+    given = dict(tensors or {}) if is_main() else {}
+    shapes = agree(lambda: {name: (t.shape, t.dtype) for name, t in given.items()})
+    received = {}
+    for name, (shape, dtype) in shapes.items():
+        tensor = given[name].to(device) if is_main() else torch.empty(shape, dtype=dtype, device=device)
+        _transfer(dist.broadcast, tensor, src=0)
+        received[name] = tensor
+    return received
+
+
+def _exchange(
+    work: Callable[[], Value], interruptible: Callable[[], AbstractContextManager[None]]
+) -> list[Value]:
+    assert _processes
+    result, error = None, None
+    try:
+        with interruptible():
+            result = work()
+    except BaseException as raised:
+        if _processes.lost or getattr(raised, SHARED, False):
+            raise  # by an exchange inside the work: all processes raise it
+        error = raised
+    error = _await_others(interruptible, error)
+    outcomes: list[Any] = [None] * _processes.size
+    _transfer(dist.all_gather_object, outcomes, (result, _sendable(error)))
+    failed = [(rank, raised) for rank, (_, raised) in enumerate(outcomes) if raised is not None]
+    if not failed:
+        return [value for value, _ in outcomes]
+    rank, shared = failed[0]
+    if rank == _processes.rank and error is not None:
+        shared = error  # with its traceback
+    setattr(shared, SHARED, True)
+    raise shared
+
+
+def _await_others(
+    interruptible: Callable[[], AbstractContextManager[None]], error: BaseException | None
+) -> BaseException | None:
+    """Wait until all processes have arrived here; returns the error, or the first signal while waiting.
+
+    Raises LostProcessError if one of the others is lost.
+    """
+    assert _processes
+    _processes.rounds += 1
+    arrived, pause, start = f"arrived/{_processes.rounds}", 0.001, time.monotonic()
+    _count(arrived, 1)
+    while _count(arrived) < _processes.size:
+        patience = LOST_SECONDS if error is None else IMPATIENT_SECONDS
+        if time.monotonic() - start > HEARTBEAT_SECONDS:
+            _check_heartbeats(patience)
+        try:
+            with interruptible() if error is None else nullcontext():
+                time.sleep(pause)
+        except BaseException as raised:
+            error = raised
+        pause = min(0.05, 1.5 * pause)
+    return error
+
+
+def _beat(processes: _Processes) -> None:
+    """Count this process's heartbeats in the store, until the store is gone."""
+    with contextlib.suppress(RuntimeError):
+        while processes is _processes:
+            processes.store.add(f"heartbeats/{processes.rank}", 1)
+            time.sleep(HEARTBEAT_SECONDS)
+
+
+def _count(name: str, more: int = 0) -> int:
+    """A count that all processes share, after adding to it. Raises LostProcessError if its host is lost."""
+    assert _processes
+    try:
+        return int(_processes.store.add(name, more))
+    except RuntimeError as error:
+        raise _lost(f"the main process or its machine is gone: {one_line_error(error)}") from error
+
+
+def _check_heartbeats(patience: float) -> None:
+    """Raises LostProcessError for a process that has had no heartbeat for `patience` seconds."""
+    assert _processes
+    now = time.monotonic()
+    for rank in set(range(_processes.size)) - {_processes.rank}:
+        count = _count(f"heartbeats/{rank}")
+        known, moment = _processes.heartbeats.get(rank, (-1, now))
+        if count != known:
+            _processes.heartbeats[rank] = count, now
+        elif now - moment > patience:
+            raise _lost(f"process {rank} has not answered for {patience:.0f} seconds")
+
+
+def _transfer(collective: Callable[..., Any], *tensors: Any, **options: Any) -> None:
+    """Run a collective. Raises LostProcessError if it fails, as when a process dies within it."""
+    try:
+        collective(*tensors, **options)
+    except RuntimeError as error:  # gloo: "Connection closed by peer"; nccl: DistBackendError
+        raise _lost(f"a transfer failed: {one_line_error(error)}") from error
+
+
+def _lost(what: str) -> LostProcessError:
+    assert _processes
+    _processes.lost = True
+    return LostProcessError(
+        f"{what}, noticed by process {_processes.rank} of {_processes.size}",
+        "see above what it printed last",
+    )
+
+
+def _sendable(error: BaseException | None) -> BaseException | None:
+    """An error of the user's or a signal as it is; a bug as a LostProcessError."""
+    if error is None or isinstance(error, ReinforceLiteError) or not isinstance(error, Exception):
+        return error
+    assert _processes
+    return LostProcessError(
+        f"process {_processes.rank} failed: {one_line_error(error)}", "its traceback is printed above"
+    )

@@ -1,0 +1,102 @@
+"""The run as every process but the main one holds it: its lines in memory, nothing on the disk.
+
+The main process describes its run (`snapshot`), and the others make a `MirrorRun` of that. They may be on
+machines that can't read its folder. Lines that they append are those that the main process writes.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reinforce_lite.config import Config
+from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.run import Run
+
+READ_BACK = ("problem_id", "step", "strict", "fault")
+"""Keys of rollouts.jsonl that a resumed run reads (rollout/selection.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a process needs to know of a run that another one writes."""
+
+    path: Path
+    config: Config | None
+    """None before the run has started."""
+    files: dict[str, Record]
+    """The JSON files, by name."""
+    lines: dict[str, list[Record]]
+    """Steps, evaluations, and READ_BACK of the rollouts."""
+
+
+def snapshot(run: Run) -> Snapshot:
+    """Describe a run. Raises UsageError for a damaged file."""
+    rollouts = [{key: line.get(key) for key in READ_BACK} for line in run.read("rollouts")]
+    lines = {"steps": run.steps, "evals": run.evals, "rollouts": rollouts}
+    files = {"summary.json": run.summary, "first_prompt.json": run.first_prompt, "audit.json": run.audit}
+    return Snapshot(run.path, run.config if run.started else None, files, lines)
+
+
+class MirrorRun(Run):
+    """A run that another process writes. It reads as that one reads, and writes nothing."""
+
+    def __init__(self, seen: Snapshot) -> None:
+        super().__init__(seen.path)
+        self._config, self._files, self._records = seen.config, seen.files, seen.lines
+
+    @property
+    def started(self) -> bool:
+        """Whether it had been started when it was described, or has been since."""
+        return self._config is not None
+
+    @property
+    def config(self) -> Config:
+        """The resolved config."""
+        assert self._config
+        return self._config
+
+    def read(self, name: str) -> Iterator[Record]:
+        """The records of NAME.jsonl."""
+        return iter(self._records.get(name, ()))
+
+    def append(self, name: str, *records: Record) -> None:
+        """Keep the lines that are read back while a run trains."""
+        if name in ("steps", "evals"):
+            self._records[name].extend(records)
+
+    def rewind(self, step: int) -> None:
+        """Forget the lines after `step`."""
+        self._records = {
+            name: [record for record in records if record["step"] <= step]
+            for name, records in self._records.items()
+        }
+
+    def write_config(self, config: Config) -> None:
+        """From now on the run is started."""
+        self._config = config
+
+    def first_command(self, command: str = "") -> str:
+        """The main process alone needs it."""
+        return command
+
+    def _read_json(self, name: str, remedy: str = "") -> Record:
+        return self._files.get(name, {})
+
+    def write(self, name: str, text: str | bytes) -> None:
+        """The main process does."""
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """The main process does."""
+
+    def remove(self, name: str) -> None:
+        """The main process does."""
+
+    def sync(self) -> None:
+        """The main process does."""
+
+    def lock(self) -> None:
+        """The main process does."""
+
+    def unlock(self) -> None:
+        """The main process does."""

@@ -1,0 +1,36 @@
+"""How work is split over processes; tests/trainer/test_distributed.py has the processes."""
+
+import pytest
+
+from reinforce_lite.models import distributed
+from reinforce_lite.models.distributed import equal_runs, map_shares, split_by_key
+
+
+def test_equal_keys_stay_together() -> None:
+    assert split_by_key(["a", "b", "a", "c", "d"], 2) == [[0, 2, 3], [1, 4]]
+    assert split_by_key(["a", "a"], 3) == [[0, 1], [], []]
+
+
+@pytest.mark.parametrize(
+    ("costs", "n", "expected"),
+    [
+        ([1, 1, 1, 1], 2, [[1, 1], [1, 1]]),
+        ([3, 1, 1, 1], 2, [[3], [1, 1, 1]]),
+        ([1, 1, 1, 3], 2, [[1, 1, 1], [3]]),
+        ([5], 3, [[5], [], []]),
+        ([], 2, [[], []]),
+        ([9, 1, 1], 3, [[9], [], [1, 1]]),  # a part may stay empty: it only adds zeros
+    ],
+)
+def test_runs_have_about_equal_costs(costs: list[int], n: int, expected: list[list[int]]) -> None:
+    runs = [costs[run] for run in equal_runs(costs, n)]
+    assert sorted(map(sum, runs)) == sorted(map(sum, expected))
+    assert [cost for run in runs for cost in run] == costs
+
+
+def test_one_process_does_everything_itself() -> None:
+    assert (distributed.size(), distributed.is_main()) == (1, True)
+    assert map_shares("abc", lambda positions: [10 * i for i in positions]) == [0, 10, 20]
+    assert distributed.agree(lambda: 7) == 7
+    with pytest.raises(ValueError, match="own"):
+        distributed.exchange(lambda: int("own"))

@@ -1,0 +1,172 @@
+"""Several processes take the steps of one: same completions, same rewards, same weights up to rounding.
+
+The processes talk as those of torchrun do; `test_torchrun` starts them by it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import reinforce_lite as rl
+from helpers import processes
+from helpers.paths import RECIPE
+from reinforce_lite import Problem
+from reinforce_lite.engines.native import NativeEngine
+from reinforce_lite.errors import LostProcessError, ReinforceLiteError, StoppedError
+from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models import distributed
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.trainer.checkpoint import Checkpointer, checkpoint_steps
+
+STEPS = 4
+
+
+class Letters:
+    """A reward with all kinds of groups: from the letters of the response, and 0 for every third question."""
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """24 questions, others in each split."""
+        return [Problem(f"{split}-{n}", f"{n} + {len(split)}?", str(n)) for n in range(24)]
+
+    def reward(self, problem: Problem, response: str) -> float:
+        """A number in [0, 1)."""
+        return sum(map(ord, response)) % 7 / 7 if int(problem.gold) % 3 else 0.0
+
+
+PLACES: dict[str, tuple[type, str]] = {
+    "rollout": (NativeEngine, "generate"),
+    "update": (Updater, "_scaled_gradient"),
+    "checkpoint": (Checkpointer, "save"),
+}
+
+
+def fail(rank: int, place: str, fault: str) -> None:
+    """Let a rank raise an error, or send itself a signal, at this place of the third step."""
+    owner, name = PLACES[place]
+    original, steps = getattr(owner, name), 0
+
+    def failing(self: Any, *args: Any) -> Any:
+        nonlocal steps
+        steps += name != "generate" or args[1].samples == 4  # no evaluation, no self-check
+        if steps == 3 and fault == "error":
+            raise ReinforceLiteError("this rank has had enough")
+        if steps == 3:
+            os.kill(os.getpid(), getattr(signal, f"SIG{fault.upper()}"))
+        return original(self, *args)
+
+    if os.environ["RANK"] == str(rank):
+        setattr(owner, name, failing)  # in a process of its own
+
+
+def train(
+    name: str, settings: dict[str, Any], steps: int = STEPS, resume: bool = False, *failure: Any
+) -> None:
+    """Train the tiny model in this process; `failure` are the arguments of `fail`."""
+    distributed.LOST_SECONDS = distributed.IMPATIENT_SECONDS = 3.0
+    overrides = {**settings, "rollout.engine": "native", "train.steps": steps, "train.save_every": 1}
+    if failure:
+        fail(*failure)
+    rl.train(str(RECIPE), overrides, task=Letters(), run=name, resume=resume, quiet=True)
+
+
+def weights(name: str) -> torch.Tensor:
+    """All weights of a run's model, in one vector."""
+    tensors = load_file(Path("runs") / name / "model" / "model.safetensors")
+    return torch.cat([tensors[key].double().flatten() for key in sorted(tensors)])
+
+
+def assert_equal_runs(name: str, other: str, untrained: Path) -> None:
+    """The lines are equal, and the weights up to rounding."""
+    runs = Run(Path("runs") / name), Run(Path("runs") / other)
+    for log in ("rollouts", "eval_rollouts", "evals"):
+        lines, expected = ([line | {"seconds": 0} for line in run.read(log)] for run in runs)
+        assert lines == expected
+    moved = weights(other) - torch.cat(
+        [t.double().flatten() for _, t in sorted(load_file(untrained / "model.safetensors").items())]
+    )
+    assert moved.norm() > 0.1
+    assert (weights(name) - weights(other)).norm() < 1e-5 * weights(other).norm()
+    assert (weights(name) - weights(other)).norm() < 1e-4 * moved.norm()
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_several_processes_equal_one(n: int, settings: dict[str, Any], model_folder: Path) -> None:
+    train("one", settings)
+    assert processes.run(n, train, "several", settings) == [None] * n
+    assert_equal_runs("several", "one", model_folder)
+    with_signal = [round(5 * (1 - line["frac_reward_zero_std"])) for line in Run(Path("runs/one")).steps]
+    assert any(count % n for count in with_signal), "the shares should be uneven"
+
+
+def test_the_number_of_processes_may_change(settings: dict[str, Any], model_folder: Path) -> None:
+    train("one", settings)
+    processes.run(2, train, "more", settings, 1)
+    processes.run(3, train, "more", settings, 3, True)
+    train("more", settings, STEPS, True)
+    assert [line["step"] for line in Run(Path("runs/more")).steps] == [1, 2, 3, 4]
+    rollouts = [list(Run(Path("runs") / name).read("rollouts")) for name in ("more", "one")]
+    assert rollouts[0] == rollouts[1]
+    assert (weights("more") - weights("one")).norm() < 1e-5 * weights("one").norm()
+
+
+def test_error_of_one_process_is_raised_by_all(settings: dict[str, Any]) -> None:
+    errors = processes.run(2, train, "failing", settings, STEPS, False, 1, "rollout", "error")
+    assert [type(error) for error in errors] == [ReinforceLiteError] * 2
+    assert {error.cause for error in errors} == {"this rank has had enough"}
+    assert checkpoint_steps(Path("runs/failing/checkpoints")) == [1, 2]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_signal_to_one_process_stops_all(rank: int, settings: dict[str, Any]) -> None:
+    errors = processes.run(2, train, "failing", settings, STEPS, False, rank, "update", "term")
+    assert [type(error) for error in errors] == [StoppedError] * 2
+    assert {error.exit_code for error in errors} == {143}
+    assert checkpoint_steps(Path("runs/failing/checkpoints")) == [1, 2]
+    assert Run(Path("runs/failing")).summary["stopped"] == "signal"
+
+
+@pytest.mark.parametrize(
+    ("rank", "place", "fault"),
+    [
+        (1, "rollout", "kill"),
+        (1, "update", "stop"),
+        pytest.param(1, "update", "kill", marks=pytest.mark.slow),
+        pytest.param(1, "rollout", "stop", marks=pytest.mark.slow),
+        pytest.param(0, "rollout", "kill", marks=pytest.mark.slow),
+        (0, "checkpoint", "kill"),
+    ],
+)
+def test_run_ends_and_resumes_after_a_process_died_or_hung(
+    rank: int, place: str, fault: str, settings: dict[str, Any], model_folder: Path
+) -> None:
+    ranks = processes.start(2, train, "failing", settings, STEPS, False, rank, place, fault)
+    assert isinstance(ranks[1 - rank].result(), LostProcessError)
+    if fault == "stop":
+        ranks[rank].kill(signal.SIGKILL)
+    assert ranks[rank].result() == -signal.SIGKILL
+    assert checkpoint_steps(Path("runs/failing/checkpoints")) == [1, 2]
+    train("one", settings)
+    assert processes.run(2, train, "failing", settings, STEPS, True) == [None] * 2
+    assert_equal_runs("failing", "one", model_folder)
+
+
+def test_torchrun(settings: dict[str, Any]) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
+    options = ["--model.name", settings["model.name"], "--train.steps", "2", "--rollout.engine", "native"]
+    command = [*torchrun, "reinforce_lite", "train", str(RECIPE), *options, "--run", "by-torchrun", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 2  # printed once
+    command[-1:] = []
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert again.stderr.count("the run by-torchrun already exists") == 1
