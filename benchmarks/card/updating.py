@@ -100,7 +100,7 @@ def _time_phases(updater: Any, groups: Sequence[Any]) -> None:
 
     def loss(states: Tensor) -> float:
         leaf = states.detach().requires_grad_()
-        return backward_in_chunks(updater.policy.model, leaf, tokens, weights, TEMPERATURE)
+        return backward_in_chunks(updater.policy.model, leaf, tokens, weights, TEMPERATURE)[0]
 
     states = forward()
     gradient = torch.ones_like(states)

@@ -49,6 +49,10 @@ class NotFiniteError(ReinforceLiteError):
     """Weights, gradients or log-probabilities held NaN or infinity, again after going back once."""
 
 
+class SamplerGapError(ReinforceLiteError):
+    """The engine samples from other weights than those that are trained, or computes them differently."""
+
+
 class LostProcessError(ReinforceLiteError):
     """One of several processes died, hangs, or failed with a bug."""
 

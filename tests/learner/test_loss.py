@@ -29,11 +29,12 @@ def test_gradients_match_transformers_for_any_chunk_size(
     tokens = completion_tokens(BRANCHES)
     weights = torch.linspace(-1, 2, len(tokens), dtype=torch.float64)
     states = FORWARD_PASSES[name](model).states(BRANCHES, None)
-    loss = backward_in_chunks(model, states, tokens, weights, 0.7)
+    loss, plain = backward_in_chunks(model, states, tokens, weights, 0.7)
     expected = -(weights * reference_logprobs(reference, BRANCHES, 0.7)).sum()
     torch.autograd.backward(expected)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert gradient_difference(model, reference) < 1e-5
+    assert plain.tolist() == pytest.approx(reference_logprobs(make_model(), BRANCHES, 1.0).tolist(), abs=1e-5)
 
 
 def test_the_end_token_learns_although_it_is_the_padding(policy: Policy) -> None:

@@ -16,7 +16,13 @@ from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.config import PresetName, UpdateConfig
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner import loss
-from reinforce_lite.learner.updater import TrainableGroup, Updater, micro_batches, trainable_groups
+from reinforce_lite.learner.updater import (
+    TrainableCompletion,
+    TrainableGroup,
+    Updater,
+    micro_batches,
+    trainable_groups,
+)
 from reinforce_lite.models import prefix_attention
 from reinforce_lite.models.forward import FullSequenceForward, SharedPrefix
 from reinforce_lite.models.policy import Policy, load_policy
@@ -63,10 +69,10 @@ def test_micro_batches_by_hand() -> None:
         groups = trainable_groups(make_groups(), make_weights().tolist())
         cost = lambda b: len(b.prompt) + sum(map(len, b.completions))  # noqa: E731
         batches = list(micro_batches(groups, budget, cost))
-        assert [w for batch in batches for w in batch.loss_weights] == [
-            w for g in groups for _, w in g.completions
+        assert [c for batch in batches for c in batch.completions] == [
+            c for g in groups for c in g.completions
         ]
-        assert all(sum(map(cost, b.branches)) <= budget or len(b.loss_weights) == 1 for b in batches)
+        assert all(sum(map(cost, b.branches)) <= budget or len(b.completions) == 1 for b in batches)
         return [[[len(c) for c in b.completions] for b in batch.branches] for batch in batches]
 
     assert cut(52) == [[[1, 3, 4, 5], [1, 1, 2, 4]]]
@@ -258,7 +264,7 @@ def test_oom_in_the_backward_pass_leaves_no_gradient_behind(
     """Once, within autograd, when a part of the gradient has been accumulated."""
     owner, name, at = {
         "attention": (prefix_attention, "attend_backward", 5),
-        "head": (loss, "token_logprobs", 2),
+        "head": (loss, "token_logprobs_and_plain", 2),
         "prefix": (SharedPrefix, "backward", 1),
     }[place]
     config = UpdateConfig(micro_batch_tokens=20, activation_checkpointing=place == "attention")
@@ -286,7 +292,7 @@ def test_shared_prefix_does_not_count_when_micro_batches_are_halved(policy: Poli
     """After 60 shared tokens, completions of 3 and 5 cost 2 + 3 and 2 + 5: a budget of 12 can be halved."""
     updater = Updater(policy, UpdateConfig(micro_batch_tokens=999), 0.7, 0)
     shared = tuple(range(20, 80))
-    completions = [(tuple(range(40, 40 + n)), 1.0) for n in (3, 5)]
+    completions = [TrainableCompletion(tuple(range(40, 40 + n)), 1.0, ()) for n in (3, 5)]
     groups = [
         TrainableGroup((*shared, 100, 101), completions[:1]),
         TrainableGroup((*shared, 102, 103), completions[1:]),
@@ -308,8 +314,8 @@ def test_whole_prompts_count_when_micro_batches_are_halved_without_a_shared_pref
     updater.forward_pass = FullSequenceForward(policy.model)
     shared = tuple(range(20, 80))
     groups = [
-        TrainableGroup((*shared, 100, 101), [((40, 41, 42), 1.0)]),
-        TrainableGroup((*shared, 102, 103), [((40, 41, 42, 43, 44), 1.0)]),
+        TrainableGroup((*shared, 100, 101), [TrainableCompletion((40, 41, 42), 1.0, ())]),
+        TrainableGroup((*shared, 102, 103), [TrainableCompletion((40, 41, 42, 43, 44), 1.0, ())]),
     ]
     updater._halve_micro_batches(groups)
     assert updater.micro_batch_tokens == 66

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from helpers.paths import RECIPE
 from helpers.tiny import ToyTask, make_model, make_tokenizer
 from reinforce_lite import api
 from reinforce_lite.config import Config
+from reinforce_lite.engines import make_engine
+from reinforce_lite.engines.base import Engine
 from reinforce_lite.engines.kv_cache import KVCache
-from reinforce_lite.errors import UsageError
+from reinforce_lite.errors import SamplerGapError, UsageError
 from reinforce_lite.models import attention, elementwise, llama
 from reinforce_lite.models.forward import build_forward_pass
-from reinforce_lite.models.policy import load_policy
+from reinforce_lite.models.policy import Policy, load_policy
+from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer.self_check import _remedy
 from reinforce_lite.types import Prompt, Sampling
 
@@ -114,3 +118,27 @@ def test_a_shared_base_keeps_its_dtype(model_folder: Path) -> None:
     remedy = _remedy(policy, Config(), forward_pass, [Prompt((1, 40))], sampling, engine_alone=False)
     assert policy.dtype == torch.bfloat16
     assert "can't train" in remedy
+
+
+@pytest.mark.parametrize("engine", ["native", "hf"])
+def test_gap_of_sampler_and_trainer_is_rounding_in_each_step(engine: str, settings: dict[str, Any]) -> None:
+    overrides = settings | {"rollout.engine": engine, "train.steps": 3}
+    run = api.train(str(RECIPE), overrides, task=ToyTask(), quiet=True)
+    gaps = [(line["logprob_gap/mean"], line["logprob_gap/max"]) for line in run.steps if line["updated"]]
+    assert gaps
+    assert all(0 < mean <= largest < 1e-4 for mean, largest in gaps)
+    assert [line["logprob_gap/effective_sample_size"] for line in run.steps] == pytest.approx(
+        [1.0] * 3, abs=1e-6
+    )
+
+
+def test_engine_with_old_weights_stops_the_run(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_stale(name: str, policy: Policy, *sizes: int) -> Engine:
+        return make_engine(name, deepcopy(policy), *sizes)
+
+    monkeypatch.setattr("reinforce_lite.pipeline.make_engine", make_stale)
+    with pytest.raises(SamplerGapError, match="in step 2 "):
+        api.train(str(RECIPE), settings | {"train.steps": 4}, task=ToyTask(), run="stale", quiet=True)
+    assert [line["step"] for line in Run(Path("runs/stale")).steps] == [1]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reinforce_lite.models.logprobs import token_logprobs, tokens_per_chunk
+from reinforce_lite.models.logprobs import token_logprobs_and_plain, tokens_per_chunk
 
 
 def reinforce_loss(logprobs: Tensor, loss_weights: Tensor) -> Tensor:
@@ -27,11 +27,11 @@ def reinforce_loss(logprobs: Tensor, loss_weights: Tensor) -> Tensor:
 
 def backward_in_chunks(
     model: Any, states: Tensor, tokens: Tensor, loss_weights: Tensor, temperature: float
-) -> float:
+) -> tuple[float, Tensor]:
     """Compute the loss of (K,) tokens predicted by (K, H) states, and run the whole backward pass.
 
     `loss_weights` (K,) are the factors of the tokens' log-probabilities. Gradients accumulate in the
-    parameters; the loss is returned.
+    parameters. Returns the loss, and the tokens' (K,) log-probabilities at temperature 1, on the device.
     """
     assert len(states) == len(tokens), "states and tokens differ in length"
     detached = states.detach()
@@ -39,14 +39,17 @@ def backward_in_chunks(
     loss_weights = loss_weights.to(states.device, torch.promote_types(states.dtype, torch.float32))
     size = tokens_per_chunk(states.device.type, model.config.vocab_size)
     losses: list[Tensor] = []
+    seen: list[Tensor] = []
     for start in range(0, len(tokens), size):
         chunk = slice(start, start + size)
         leaf = detached[chunk].requires_grad_()  # (C, H)
-        logprobs = token_logprobs(model, leaf, tokens[chunk], temperature)
+        logprobs, plain = token_logprobs_and_plain(model, leaf, tokens[chunk], temperature)
         chunk_loss = reinforce_loss(logprobs, loss_weights[chunk])
         chunk_loss.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
         gradient[chunk] = leaf.grad
         losses.append(chunk_loss.detach())
+        seen.append(plain)
     states.backward(gradient)  # type: ignore[no-untyped-call]
-    return float(sum(torch.stack(losses).tolist()))  # read at the end: each read waits for the GPU
+    loss = float(sum(torch.stack(losses).tolist()))  # read at the end: each read waits for the GPU
+    return loss, torch.cat(seen)

@@ -16,9 +16,9 @@ After running out of memory, the same completions are passed again in smaller mi
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner.loss import backward_in_chunks
 from reinforce_lite.learner.loss_scale import LossScale
 from reinforce_lite.learner.optimizers import make_optimizer, optimizer_state_bytes
+from reinforce_lite.learner.sampler_gap import NO_GAP, SamplerGap
 from reinforce_lite.models import distributed
 from reinforce_lite.models.forward import (
     ForwardPass,
@@ -59,6 +60,8 @@ class GradientStats:
     """L2, before clipping; 0 when no completion has a nonzero loss weight."""
     tokens: int
     """Tokens that passed through the policy with gradient, prompts included; 0 if all loss weights are 0."""
+    sampler_gap: SamplerGap = NO_GAP
+    """Between engine and update, on these tokens."""
     loss_scale: LossScale | None = None
     """With which the gradient was computed; only in float16."""
 
@@ -68,22 +71,30 @@ class GradientStats:
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
+class TrainableCompletion(NamedTuple):
+    """A completion that has a nonzero loss weight."""
+
+    token_ids: tuple[int, ...]
+    loss_weight: float
+    logprobs: tuple[float, ...]
+    """As the engine recorded them."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainableGroup:
     """The completions of one prompt that have a nonzero loss weight."""
 
     prompt: tuple[int, ...]
-    completions: list[tuple[tuple[int, ...], float]]
-    """(token ids, loss weight)."""
+    completions: list[TrainableCompletion]
 
 
 @dataclass(slots=True)
 class MicroBatch:
-    """Completions that pass through the policy together, with their loss weights."""
+    """Completions that pass through the policy together."""
 
-    branches: list[Branch]
-    loss_weights: list[float]
-    """One per completion, in the order of the branches' completions."""
+    branches: list[Branch] = field(default_factory=list)
+    completions: list[TrainableCompletion] = field(default_factory=list)
+    """Those of the branches, in their order."""
 
 
 class Updater:
@@ -150,13 +161,14 @@ class Updater:
             loss=sum(gradient.loss for gradient in stats),
             norm=self._gradient_norm(),
             tokens=sum(gradient.tokens for gradient in stats),
+            sampler_gap=sum((gradient.sampler_gap for gradient in stats), NO_GAP),
             loss_scale=min((s for g in stats if (s := g.loss_scale)), key=lambda s: s.factor, default=None),
         )
 
     def _halve_micro_batches(self, groups: Sequence[TrainableGroup]) -> None:
         self._drop_gradients()
         cost = self._branch_cost(self._shared_length(groups))
-        costs = [cost(Branch(g.prompt, [ids])) for g in groups for ids, _ in g.completions]
+        costs = [cost(Branch(g.prompt, [c.token_ids])) for g in groups for c in g.completions]
         self.micro_batch_tokens = min(self.micro_batch_tokens, sum(costs))
         if self.micro_batch_tokens <= min(costs):
             raise DoesNotFitError(
@@ -184,19 +196,21 @@ class Updater:
     def _gradient(self, groups: Sequence[TrainableGroup], scale: LossScale | None) -> GradientStats:
         self._drop_gradients()
         if not groups:
-            return GradientStats(0.0, 0.0, 0, scale)
+            return GradientStats(0.0, 0.0, 0, loss_scale=scale)
         shared_length = self._shared_length(groups)
         prefix = self.forward_pass.prefix(groups[0].prompt[:shared_length]) if shared_length else None
         loss, tokens, factor = 0.0, shared_length, scale.factor if scale else 1.0
+        gap = NO_GAP
         for batch in micro_batches(groups, self.micro_batch_tokens, self._branch_cost(shared_length)):
-            loss += self._backward(batch, prefix, factor)
+            batch_loss, batch_gap = self._backward(batch, prefix, factor)
+            loss, gap = loss + batch_loss, gap + batch_gap
             for branch in batch.branches:
                 tokens += len(branch.prompt) - shared_length + sum(map(len, branch.completions))
         if prefix:
             prefix.backward()
         if scale:
             torch._foreach_mul_(self._gradients(), 1 / factor)
-        return GradientStats(loss / factor, self._gradient_norm(), tokens, scale)
+        return GradientStats(loss / factor, self._gradient_norm(), tokens, gap, scale)
 
     def apply_gradient(self, gradient: GradientStats, step: int) -> bool:
         """Clip the gradient and update the weights; returns whether they were updated. `step` counts from 1.
@@ -248,15 +262,21 @@ class Updater:
         """What a branch takes through the policy after the shared prefix: tokens, padding included."""
         return lambda branch: self.forward_pass.tokens(branch) - shared_length
 
-    def _backward(self, batch: MicroBatch, prefix: SharedPrefix | None, factor: float) -> float:
+    def _backward(
+        self, batch: MicroBatch, prefix: SharedPrefix | None, factor: float
+    ) -> tuple[float, SamplerGap]:
         """Add the gradient of a micro-batch's loss, multiplied by `factor`; returns that loss."""
         states = self.forward_pass.states(batch.branches, prefix)  # (K, H)
-        completions = [c for branch in batch.branches for c in branch.completions]
-        tokens = torch.tensor([t for ids in completions for t in ids], device=states.device)  # (K,)
-        sizes = torch.tensor([len(ids) for ids in completions])
-        loss_weights = torch.tensor(batch.loss_weights, dtype=torch.float64).mul_(factor)
-        token_weights = loss_weights.repeat_interleave(sizes)  # (K,)
-        return backward_in_chunks(self.policy.model, states, tokens, token_weights, self.temperature)
+        completions = batch.completions
+        tokens = torch.tensor([t for c in completions for t in c.token_ids], device=states.device)  # (K,)
+        sizes = [len(c.token_ids) for c in completions]
+        loss_weights = torch.tensor([c.loss_weight for c in completions], dtype=torch.float64).mul_(factor)
+        token_weights = loss_weights.repeat_interleave(torch.tensor(sizes))  # (K,)
+        model, temperature = self.policy.model, self.temperature
+        loss, logprobs = backward_in_chunks(model, states, tokens, token_weights, temperature)
+        recorded = torch.tensor([lp for c in completions for lp in c.logprobs], dtype=torch.float64)  # (K,)
+        differences = logprobs.cpu().double() - recorded
+        return loss, SamplerGap.measure([part.tolist() for part in torch.split(differences, sizes)])
 
     def _gradients(self) -> list[Tensor]:
         return [m.grad for m in self.master_weights.values() if m.grad is not None]
@@ -336,10 +356,10 @@ def trainable_groups(groups: Sequence[Group], loss_weights: list[list[float]]) -
     """The completions whose loss weight is not 0, sorted by length in each group, which saves padding."""
     trainable = []
     for group, row in zip(groups, loss_weights, strict=True):
-        rollouts = zip(group.rollouts, row, strict=True)
-        completions = [(r.completion.token_ids, w) for r, w in rollouts if w != 0]
+        weighted = [(r.completion, w) for r, w in zip(group.rollouts, row, strict=True) if w != 0]
+        completions = [TrainableCompletion(c.token_ids, w, c.logprobs) for c, w in weighted]
         if completions:
-            completions.sort(key=lambda completion: len(completion[0]))
+            completions.sort(key=lambda completion: len(completion.token_ids))
             trainable.append(TrainableGroup(group.prompt.token_ids, completions))
     return trainable
 
@@ -348,7 +368,7 @@ def own_share(groups: Sequence[TrainableGroup]) -> list[TrainableGroup]:
     """This process's run of the completions, so that few prompts pass through the policy in two processes."""
     if distributed.size() == 1:
         return list(groups)
-    run = distributed.own_run([len(ids) for group in groups for ids, _ in group.completions])
+    run = distributed.own_run([len(c.token_ids) for group in groups for c in group.completions])
     share, start = [], 0
     for group in groups:
         completions = group.completions[max(0, run.start - start) : max(0, run.stop - start)]
@@ -362,22 +382,23 @@ def micro_batches(
     groups: Sequence[TrainableGroup], budget: int, cost: Callable[[Branch], int]
 ) -> Iterator[MicroBatch]:
     """Split completions into micro-batches that cost at most `budget` tokens or hold a single completion."""
-    batch, closed_cost = MicroBatch([], []), 0  # of all branches but the newest, which still grows
+    batch, closed_cost = MicroBatch(), 0  # of all branches but the newest, which still grows
     for group in groups:
         completions: list[Ids] = []
         branch_cost = 0
-        for ids, loss_weight in group.completions:
+        for completion in group.completions:
+            ids = completion.token_ids
             branch_cost = cost(Branch(group.prompt, [*completions, ids]))
-            if batch.loss_weights and closed_cost + branch_cost > budget:
+            if batch.completions and closed_cost + branch_cost > budget:
                 yield batch
-                batch, closed_cost, completions = MicroBatch([], []), 0, []
+                batch, closed_cost, completions = MicroBatch(), 0, []
                 branch_cost = cost(Branch(group.prompt, [ids]))
             if not completions:
                 batch.branches.append(Branch(group.prompt, completions))
             completions.append(ids)
-            batch.loss_weights.append(loss_weight)
+            batch.completions.append(completion)
         closed_cost += branch_cost
-    if batch.loss_weights:
+    if batch.completions:
         yield batch
 
 

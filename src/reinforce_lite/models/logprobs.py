@@ -18,6 +18,8 @@ from reinforce_lite.models.projection import Linear
 
 MAX_LOGITS = {"cpu": 2**24, "cuda": 2**27}
 """Logits of a chunk, by device type."""
+CACHED_ROWS = 16
+"""Tokens per thread whose logits are reduced at a time on a CPU: half the time of all at once."""
 MIN_TOKENS = 256
 """Tokens of a chunk at least: each chunk adds to the head's whole gradient, whatever its size."""
 
@@ -36,10 +38,17 @@ def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: floa
 
     log softmax(logits / temperature)[token], over the whole vocabulary.
     """
+    return token_logprobs_and_plain(model, states, tokens, temperature)[0]
+
+
+def token_logprobs_and_plain(
+    model: Any, states: Tensor, tokens: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """The same, and with them those at temperature 1, without gradient: what an engine records."""
     logits = final_logits(model, states)
     function = _CompiledTokenLogprobs if logits.is_cuda else _TokenLogprobs
-    logprobs: Tensor = function.apply(logits, tokens, temperature)  # type: ignore[no-untyped-call]
-    return logprobs
+    both: tuple[Tensor, Tensor] = function.apply(logits, tokens, temperature)  # type: ignore[no-untyped-call]
+    return both
 
 
 def final_logits(model: Any, states: Tensor, linear: Linear | None = None) -> Tensor:
@@ -66,20 +75,25 @@ def _first_setting(config: Any, *names: str) -> float | None:
 
 
 class _TokenLogprobs(Function):
-    """log softmax(logits / T)[token]; its gradient, (onehot - softmax) / T, is computed in place."""
+    """log softmax(logits / T)[token] and, without gradient, the same at T = 1. The gradient of the first,
+    (onehot - softmax) / T, is computed in place.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         scaled = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)  # (C, V)
+        plain = None if temperature == 1 else _chosen(scaled, tokens) - _logsumexp(scaled).squeeze(1)
         scaled.div_(temperature)
-        normalizer = scaled.logsumexp(1, keepdim=True)
-        logprobs = scaled.sub_(normalizer)
+        logprobs = scaled.sub_(_logsumexp(scaled))
         ctx.save_for_backward(logprobs, tokens)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
-        return logprobs.gather(1, tokens[:, None]).squeeze(1)
+        chosen = _chosen(logprobs, tokens)
+        plain = chosen.clone() if plain is None else plain
+        ctx.mark_non_differentiable(plain)
+        return chosen, plain
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         logprobs, tokens = ctx.saved_tensors
         scaled_grad = grad[:, None] / ctx.temperature
         d_logits = logprobs.exp_().mul_(-scaled_grad)
@@ -91,16 +105,17 @@ class _CompiledTokenLogprobs(Function):
     """The same with fewer passes over memory: keeps the logits, and converts them to float32 on the way."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-        logprobs, normalizer = elementwise.compile_for_card(_logprobs_and_normalizer)(
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        logprobs, plain, normalizer = elementwise.compile_for_card(_logprobs_and_normalizer)(
             logits, tokens, temperature
         )
         ctx.save_for_backward(logits, tokens, normalizer)
         ctx.temperature = temperature
-        return logprobs  # type: ignore[no-any-return]
+        ctx.mark_non_differentiable(plain)
+        return logprobs, plain
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         logits, tokens, normalizer = ctx.saved_tensors
         scaled_grad = grad / ctx.temperature
         d_logits = elementwise.compile_for_card(_logits_gradient)(
@@ -109,12 +124,27 @@ class _CompiledTokenLogprobs(Function):
         return d_logits, None, None
 
 
-def _logprobs_and_normalizer(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(C,) both, for (C, V) logits and (C,) tokens."""
+def _logprobs_and_normalizer(
+    logits: Tensor, tokens: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(C,) log-probabilities, those at temperature 1, and the normalizer of the first, for (C, V) logits and
+    (C,) tokens.
+    """
     precise = torch.promote_types(logits.dtype, torch.float32)
     normalizer = (logits.to(precise) / temperature).logsumexp(1)
-    chosen = logits.gather(1, tokens[:, None]).squeeze(1).to(precise) / temperature
-    return chosen - normalizer, normalizer
+    chosen = _chosen(logits, tokens).to(precise)
+    return chosen / temperature - normalizer, chosen - logits.to(precise).logsumexp(1), normalizer
+
+
+def _logsumexp(logits: Tensor) -> Tensor:
+    """(C, 1), over the vocabulary; the same bits for any number of rows at a time."""
+    rows = CACHED_ROWS * torch.get_num_threads() if logits.device.type == "cpu" else len(logits)
+    return torch.cat([part.logsumexp(1, keepdim=True) for part in torch.split(logits, rows)])
+
+
+def _chosen(values: Tensor, tokens: Tensor) -> Tensor:
+    """(C,) of (C, V) values, those of the tokens."""
+    return values.gather(1, tokens[:, None]).squeeze(1)
 
 
 def _logits_gradient(

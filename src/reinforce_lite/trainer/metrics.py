@@ -33,6 +33,7 @@ def step_metrics(
     reflection = reflection_rates([c.text for c in completions])
     entropy = finite_or_none(-sum(sum(c.logprobs) for c in completions) / sampled)
     none, few, some, most, every = difficulty(groups)
+    gap = gradient.sampler_gap
     return StepMetrics(
         step=step,
         reward=fmean(r.reward for r in rollouts),
@@ -54,6 +55,9 @@ def step_metrics(
         entropy=entropy,
         loss=finite_or_none(gradient.loss),
         grad_norm=finite_or_none(gradient.norm),
+        logprob_gap_mean=finite_or_none(gap.mean) if gap.tokens else None,
+        logprob_gap_max=finite_or_none(gap.largest) if gap.tokens else None,
+        effective_sample_size=finite_or_none(gap.effective_sample_size) if gap.tokens else None,
         loss_scale=gradient.loss_scale.factor if gradient.loss_scale else None,
         updated=updated,
         not_finite="gradient" if not gradient.is_finite else "log-probabilities" if entropy is None else None,

@@ -18,7 +18,8 @@ from torch import Tensor
 from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
 from reinforce_lite.engines.base import Engine
-from reinforce_lite.errors import UsageError
+from reinforce_lite.errors import SamplerGapError, UsageError
+from reinforce_lite.learner.sampler_gap import SamplerGap
 from reinforce_lite.learner.updater import token_logprobs_in_update
 from reinforce_lite.models.forward import ForwardPass, build_forward_pass
 from reinforce_lite.models.llama import Llama
@@ -32,6 +33,8 @@ PROMPTS, SAMPLES, TOKENS = 2, 2, 8
 BOUND, FLOAT16_BOUND, BFLOAT16_BOUND = 1e-3, 0.1, 0.5
 """The largest gaps in nats that rounding explains. In bfloat16, whose 8 bits round a logit of 20 by up to
 0.06, the worst of 48 tokens was off by 0.1 to 0.3 in the embedded model (docs/log.md); float16 has 11."""
+MEAN_BOUND, FLOAT16_MEAN_BOUND, BFLOAT16_MEAN_BOUND = 1e-3, 0.05, 0.3
+"""The same for the mean over the tokens of a step. In bfloat16 the embedded model's is 0.02 to 0.03."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,22 @@ def self_check(pipeline: Pipeline, forward_pass: ForwardPass) -> SelfCheck:
     if not check.passed:
         raise _refusal(pipeline, forward_pass, prompts, sampling, check)
     return check
+
+
+def check_sampler_gap(gap: SamplerGap, step: int, policy: Policy) -> None:
+    """Refuse completions that the policy's present weights did not sample.
+
+    Raises SamplerGapError where engine and update differ by more than rounding in the mean.
+    """
+    bounds = {torch.float16: FLOAT16_MEAN_BOUND, torch.bfloat16: BFLOAT16_MEAN_BOUND}
+    bound, dtype = bounds.get(policy.dtype, MEAN_BOUND), str(policy.dtype).removeprefix("torch.")
+    if gap.mean > bound:  # NaN is dealt with as a step that is not finite
+        raise SamplerGapError(
+            f"in step {step} the engine's log-probabilities differ from the update's by {gap.mean:.2g} nats "
+            f"per token (at most {bound:g} is rounding in {dtype}): it did not sample from the weights that "
+            "are trained",
+            "please report it with the run's config.toml; --rollout.engine hf samples by transformers",
+        )
 
 
 def compare_logprobs(

@@ -60,6 +60,7 @@ from reinforce_lite.trainer.export import (
 )
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
 from reinforce_lite.trainer.preflight import describe_prompt
+from reinforce_lite.trainer.self_check import check_sampler_gap
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Split
 from reinforce_lite.utils import clock, memory
@@ -143,6 +144,7 @@ class Trainer:
         if group_advantages.any():
             self.callback.phase(UPDATING)
         gradient = updater.compute_gradient(groups, weights)
+        check_sampler_gap(gradient.sampler_gap, step, pipeline.policy)
         with self.signals.uninterrupted():
             self.step_is_whole = False
             updated = updater.apply_gradient(gradient, step)
