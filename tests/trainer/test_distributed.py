@@ -21,7 +21,7 @@ from helpers import processes
 from helpers.paths import RECIPE
 from reinforce_lite import Problem
 from reinforce_lite.engines.native import NativeEngine
-from reinforce_lite.errors import LostProcessError, ReinforceLiteError, StoppedError
+from reinforce_lite.errors import LostProcessError, ReinforceLiteError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models import distributed
 from reinforce_lite.runlog.run import Run
@@ -33,9 +33,13 @@ STEPS = 4
 class Letters:
     """A reward with all kinds of groups: from the letters of the response, and 0 for every third question."""
 
+    def __init__(self, first: int = 0) -> None:
+        self.first = first
+
     def problems(self, split: str) -> Sequence[Problem]:
         """24 questions, others in each split."""
-        return [Problem(f"{split}-{n}", f"{n} + {len(split)}?", str(n)) for n in range(24)]
+        numbers = range(self.first, self.first + 24)
+        return [Problem(f"{split}-{n}", f"{n} + {len(split)}?", str(n)) for n in numbers]
 
     def reward(self, problem: Problem, response: str) -> float:
         """A number in [0, 1)."""
@@ -123,6 +127,18 @@ def test_error_of_one_process_is_raised_by_all(settings: dict[str, Any]) -> None
     assert [type(error) for error in errors] == [ReinforceLiteError] * 2
     assert {error.cause for error in errors} == {"this rank has had enough"}
     assert checkpoint_steps(Path("runs/failing/checkpoints")) == [1, 2]
+
+
+def train_others(settings: dict[str, Any]) -> None:
+    """Rank 1 has other problems."""
+    rl.train(str(RECIPE), settings, task=Letters(int(os.environ["RANK"])), run="differing", quiet=True)
+
+
+def test_processes_with_different_problems_are_refused(settings: dict[str, Any]) -> None:
+    errors = processes.run(2, train_others, settings)
+    assert [type(error) for error in errors] == [UsageError] * 2
+    assert {error.cause for error in errors} == {"the processes do not have the same problems"}
+    assert not Run(Path("runs/differing")).started
 
 
 @pytest.mark.parametrize("rank", [0, 1])

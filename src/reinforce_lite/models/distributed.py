@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from reinforce_lite.errors import LostProcessError, ReinforceLiteError
+from reinforce_lite.errors import LostProcessError, ReinforceLiteError, UsageError
 from reinforce_lite.utils.text import one_line_error
 
 Value = TypeVar("Value")
@@ -71,14 +71,20 @@ _processes: _Processes | None = None
 def join(device: str = "auto") -> None:
     """Meet the other processes that torchrun started; does nothing where there are none.
 
-    Each process of a machine takes a GPU of its own, where there are GPUs.
+    Each process of a machine takes a GPU of its own, where there are GPUs. Raises UsageError for too few.
     """
     global _processes
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _processes:
         return
     on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= gpus:
+            raise UsageError(
+                f"there are {os.environ['LOCAL_WORLD_SIZE']} processes, but {gpus} GPUs on this machine",
+                f"start at most {gpus}: torchrun --nproc-per-node {gpus}",
+            )
+        torch.cuda.set_device(local_rank)
     store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(minutes=10))))
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
@@ -135,6 +141,16 @@ def fail_together(work: Callable[[], None]) -> None:
 def agree(decide: Callable[[], Value]) -> Value:
     """What `decide` returned on the main process, which alone calls it. Where it raises, all do."""
     return exchange(lambda: decide() if is_main() else None)[0]  # type: ignore[return-value]
+
+
+def check_same(what: Mapping[str, Hashable]) -> None:
+    """Refuse processes that do not have the same of each of these, by name. Raises UsageError."""
+    for name in what:
+        if len(set(exchange(lambda name=name: what[name]))) > 1:  # type: ignore[misc]
+            raise UsageError(
+                f"the processes do not have the same {name}",
+                "give all machines the same files and the same environment",
+            )
 
 
 def map_shares(keys: Sequence[Hashable], work: Callable[[Sequence[int]], Sequence[Value]]) -> list[Value]:

@@ -135,14 +135,14 @@ def _file(pipeline: Pipeline, data: str, reward: Mapping[str, str]) -> Path:
         "prompts": [(p.id, pipeline.prompt_builder(p.question).token_ids) for p in problems],
         "data": data,
         "reward": dict(reward),
-        "weights": _weights_digest(policy),
+        "weights": weights_digest(policy),
         "threads": torch.get_num_threads(),  # decide on rounding, as does the rest
         "machine": {k: machine.get(k) for k in ("system", "processor", "gpu", "versions", "device", "dtype")},
     }
     return _folder() / f"{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]}.json"
 
 
-def _weights_digest(policy: Policy) -> str:
+def weights_digest(policy: Policy) -> str:
     """A hash of the first numbers of each weight."""
     digest = hashlib.sha256()
     adapter = policy.adapter.named_parameters() if policy.adapter else ()

@@ -10,7 +10,7 @@ from reinforce_lite.learner.objective import check_group_size
 from reinforce_lite.learner.optimizers import check_optimizer
 from reinforce_lite.learner.presets import Objective, build_objective
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.models.distributed import agree, is_main
+from reinforce_lite.models.distributed import agree, check_same, is_main
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.planner.plan import check_fits, plan_unchanged
@@ -18,7 +18,7 @@ from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.tasks import load_task
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.trainer.audit_cache import KeptAudit, find_audit
+from reinforce_lite.trainer.audit_cache import KeptAudit, find_audit, weights_digest
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
 from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_prompt
 from reinforce_lite.trainer.self_check import self_check
@@ -80,6 +80,8 @@ def prepare(
     if is_main():
         check_disk_space(run, updater.state_bytes, model_bytes)
     checkpointer = Checkpointer(run, pipeline, updater)
+    versions = tuple(sorted(checkpointer.versions.items()))
+    check_same({"package versions": versions, "problems": checkpointer.data, "model": weights_digest(policy)})
     progress = checkpointer.restore()  # rewinds the logs, which the budget reads
     callback.phase(SELF_CHECK)
     check = self_check(pipeline, updater.forward_pass)
