@@ -29,7 +29,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     for package in ("matplotlib", "scipy"):
         pytest.importorskip(package, reason='needs the extra "experiments"')
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    for name in ["trials", "warm_start", *NAMES]:
+    for name in ["trials", "warm_start", "forecasts", *NAMES]:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(importlib.import_module("trials"), "RESULTS", tmp_path / "results")
     return importlib.import_module
@@ -191,6 +191,47 @@ def test_warm_start_table_by_hand(load: Any, tmp_path: Path, capsys: Any) -> Non
     assert lines[-1].startswith(
         "30 steps of warm start, against the recipe (strict, mean over seeds): +50.0 "
     )
+
+
+def test_forecasts_are_counted_by_hand(load: Any, tmp_path: Path, capsys: Any) -> None:
+    """Six more right answers of eight are significant (p = 2 / 2^6), five are not (2 / 2^5)."""
+    (tmp_path / "results").mkdir()
+    outcomes = {
+        "quickstart": ("likely", "11111110"),
+        "level-1": ("likely", "11111110"),
+        "level-2": ("slowly", "11111100"),
+        "level-3": ("unlikely", "11111100"),
+        "sum": ("nothing left", "11111110"),
+    }
+    records = {
+        name: {
+            "trial": name,
+            "machine": "a",
+            "audit": {"forecast": forecast, "live": 0.5, "live_interval": [0.4, 0.6], "accuracy": 0.1},
+            "verdicts": {"ids": [], "0": {"strict": "10000000"}, "20": {"strict": after}},
+        }
+        for name, (forecast, after) in outcomes.items()
+    }
+    load("forecasts").write(records)
+    text = (tmp_path / "results" / "forecasts.md").read_text()
+    cells = [line.split(" | ") for line in text.splitlines()[2:7]]
+    assert [(row[0][2:], row[-1].rstrip(" |")) for row in cells] == [
+        ("quickstart", "right"),
+        ("level-1", "right"),
+        ("level-2", "wrong"),
+        ("level-3", "right"),
+        ("sum", "wrong"),
+    ]
+    assert "2 of 4 forecasts were right (15–85%)" in text  # Wilson's interval
+
+
+def test_forecasts_audit_what_they_train(load: Any) -> None:
+    experiment = load("forecasts")
+    assert len(experiment.RECIPES) > 20
+    for options in experiment.RECIPES.values():
+        config = parse_train([str(ROOT / o) if o.endswith(".toml") else o for o in options])[1]
+        assert config.train.steps == 20
+        assert config.eval.n == 200
 
 
 def test_gsm8k_has_the_prompt_of_the_kept_run(load: Any) -> None:

@@ -1,0 +1,142 @@
+"""Does the audit's forecast come true? Each recipe is audited, then trained for 20 steps.
+
+    python experiments/forecasts.py --parallel 2
+
+The forecasts "likely" and "slowly" say that the model learns, "unlikely" and "nothing left" that it does not.
+It has learned if its strict accuracy on 200 test problems is significantly above the untrained model's (exact
+McNemar test, p < 0.05). The thresholds (trainer/audit_advice.py) were chosen before, with none
+of these recipes but the quickstart, which is not counted.
+
+GSM8K is read from the folder ./gsm8k if it exists, otherwise from the hub.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+import trials
+from trials import Record, Trial
+
+from reinforce_lite.evaluation.statistics import mcnemar_p_value, wilson_interval
+from reinforce_lite.runlog.run import Run
+
+MINUTES = "2"
+SIGNIFICANT = 0.05
+LEARNS = {"likely": True, "slowly": True, "unlikely": False, "nothing left": False}
+"""What a forecast says."""
+QUICKSTART = ("quickstart", "--train.steps", "20", "--eval.validation-n", "24", "--eval.every", "100")
+LEVEL2 = ("experiments/level2.toml", *QUICKSTART[1:])
+BASE = "experiments/forecasts.toml"
+
+
+def wordmath(level: int, *options: str) -> tuple[str, ...]:
+    """Word problems of a level, without worked examples."""
+    return (BASE, "--task.name", "wordmath", "--task.level", str(level), *options)
+
+
+def gym(task: str, *params: str) -> tuple[str, ...]:
+    """A task of reasoning-gym, with its parameters."""
+    return (BASE, "--task.name", "gym", "--task.path", task, *(("--task.params", *params) if params else ()))
+
+
+GSM8K = (BASE, "--task.name", "gsm8k", *(("--task.path", "gsm8k") if Path("gsm8k").is_dir() else ()))
+NOT_COUNTED = "quickstart"
+"""The recipe that the thresholds were chosen with."""
+RECIPES: dict[str, tuple[str, ...]] = {
+    NOT_COUNTED: QUICKSTART,
+    "level-1": wordmath(1),
+    "level-1-boxed": wordmath(1, "--task.answer-format", "boxed"),
+    "level-1-hash": wordmath(1, "--task.answer-format", "hash"),
+    "level-2": wordmath(2),
+    "level-2-examples": LEVEL2,
+    "level-3": wordmath(3),
+    "level-4": wordmath(4),
+    "gsm8k": (*GSM8K, "--rollout.max-new-tokens", "160"),
+    "gsm8k-boxed": (*GSM8K, "--rollout.max-new-tokens", "160", "--task.answer-format", "boxed"),
+    "sum-2-digits": gym("chain_sum", "max_terms", "2", "min_digits", "2", "max_digits", "2"),
+    "sum-3-terms": gym("chain_sum", "min_terms", "3", "max_terms", "3", "max_digits", "1"),
+    "sum": gym("chain_sum"),
+    "product": gym("products", "max_digits", "2"),
+    "product-2-digits": gym("products", "min_digits", "2", "max_digits", "2"),
+    "gcd-50": gym("gcd", "max_value", "50"),
+    "gcd-1000": gym("gcd"),
+    "lcm-50": gym("lcm", "max_value", "50"),
+    "bits-1000": gym("count_bits", "max_n", "1000"),
+    "letters-1-word": gym("letter_counting", "min_words", "1", "max_words", "1"),
+    "letters-10-words": gym("letter_counting", "min_words", "10", "max_words", "10"),
+    "backward-3": gym("spell_backward", "max_word_len", "3"),
+    "backward-10": gym("spell_backward", "min_word_len", "10"),
+    "sort-3-words": gym("word_sorting", "max_words", "3"),
+    "equations-2-terms": gym("simple_equations", "max_terms", "2", "max_value", "10"),
+    "legs-2-animals": gym("leg_counting", "min_animals", "1", "max_animals", "2", "max_instances", "9"),
+}
+TRIALS = [Trial(name, ("--recipe", name), "forecasts.py") for name in RECIPES]
+
+
+def forecast_and_train(name: str) -> Record:
+    """The audit's figures for the recipe as it is, and the record of the run that follows."""
+    program = [str(Path(sys.executable).with_name("reinforce-lite"))]
+    audited = [*program, "audit", *RECIPES[name], "--minutes", MINUTES, "--json"]
+    audit = json.loads(subprocess.run(audited, check=True, stdout=subprocess.PIPE).stdout)
+    run = f"forecasts-{name}"
+    subprocess.run([*program, "train", *RECIPES[name], "--run", run, "--resume"], check=True)
+    keys = ("forecast", "live", "live_interval", "accuracy", "questions")
+    asked = {key: audit["ways"][0][key] for key in keys}
+    record = {"options": list(RECIPES[name]), "audit": asked, "advice": audit["advice"]}
+    return record | trials.record_run(Run(Path("runs") / run))
+
+
+def write(records: Mapping[str, Record]) -> None:
+    """A row for each recipe, and how many forecasts came true."""
+    rows, right = [], []
+    for name, run in records.items():
+        before, after = trials.correct(run, 0), trials.correct(run, -1)
+        p, audit = mcnemar_p_value(before, after), run["audit"]
+        learned = p < SIGNIFICANT and fmean(after) > fmean(before)
+        is_right = LEARNS[audit["forecast"]] == learned
+        if name != NOT_COUNTED:
+            right.append(is_right)
+        low, high = audit["live_interval"]
+        rows.append(
+            [
+                name,
+                f"{audit['live']:.0%} ({100 * low:.0f}–{100 * high:.0f})",
+                f"{audit['accuracy']:.0%}",
+                audit["forecast"],
+                trials.accuracy_cell(before),
+                trials.accuracy_cell(after),
+                f"{p:.1g}",
+                "right" if is_right else "wrong",
+            ]
+        )
+    header = [
+        "recipe",
+        "live groups",
+        "pass@1",
+        "forecast",
+        "strict before",
+        "strict after",
+        "p",
+        "forecast was",
+    ]
+    low, high = wilson_interval(sum(right), len(right))
+    share = f"{sum(right)} of {len(right)} forecasts were right ({100 * low:.0f}–{100 * high:.0f}%)"
+    machines = [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in records.values()})]
+    note = f"{share}; {NOT_COUNTED} is not counted, since the thresholds were chosen with it.\n"
+    trials.write_page("forecasts", trials.table(header, rows), note, *machines)
+
+
+if __name__ == "__main__":
+    if "--out" not in sys.argv:
+        trials.main("forecasts", TRIALS, write)
+    else:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--recipe", choices=RECIPES, required=True)
+        parser.add_argument("--out", type=Path, required=True)
+        given = parser.parse_args()
+        record = {"trial": given.recipe} | forecast_and_train(given.recipe)
+        given.out.write_text(trials.dump_json(record), encoding="utf-8")
