@@ -4,7 +4,13 @@ from math import comb
 
 import pytest
 
-from reinforce_lite.evaluation.statistics import against_chance, mcnemar_p_value, pass_at_k, wilson_interval
+from reinforce_lite.evaluation.statistics import (
+    against_chance,
+    mcnemar_p_value,
+    paired_interval,
+    pass_at_k,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +30,22 @@ def test_wilson_interval_is_the_published_table(correct: int, n: int, low: float
 def test_wilson_interval_stays_within_bounds() -> None:
     assert wilson_interval(20, 20)[1] == pytest.approx(1.0)
     assert wilson_interval(20, 20)[1] <= 1
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "same", "low", "high"),
+    [
+        # by hand: 51/202 - 23/202 = 0.13861, with 1.95996 sqrt((0.36634 - 0.01921) / 202) = 0.08125
+        (50, 22, 128, 0.05737, 0.21986),
+        # 1/12 - 1/12 = 0, with 1.95996 sqrt((1/6) / 12) = 0.23098
+        (0, 0, 10, -0.23098, 0.23098),
+        (3, 0, 0, -0.10122, 1.0),  # 4/5 - 1/5 = 0.6, with 1.95996 sqrt((1 - 0.36) / 5) = 0.70122: cut at 1
+    ],
+)
+def test_paired_interval_by_hand(gained: int, lost: int, same: int, low: float, high: float) -> None:
+    before = [False] * gained + [True] * lost + [True, False] * (same // 2)
+    after = [True] * gained + [False] * lost + [True, False] * (same // 2)
+    assert paired_interval(before, after) == pytest.approx((low, high), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,21 @@ def mcnemar_p_value(before: Sequence[bool], after: Sequence[bool]) -> float:
     return min(1.0, 2 * tail)
 
 
+def paired_interval(before: Sequence[bool], after: Sequence[bool]) -> Interval:
+    """The 95% interval of the change of a share, from verdicts on the same problems in the same order.
+
+    With gained' = (gained + 1) / (n + 2) and lost' = (lost + 1) / (n + 2):
+    gained' - lost' ± z sqrt((gained' + lost' - (gained' - lost')²) / (n + 2))
+    (Bonett and Price 2012, https://doi.org/10.3102/1076998611411915; recommended by Fagerland et al. 2014,
+    https://doi.org/10.1002/sim.6148).
+    """
+    n = len(before) + 2
+    gained = (sum(a and not b for b, a in zip(before, after, strict=True)) + 1) / n
+    lost = (sum(b and not a for b, a in zip(before, after, strict=True)) + 1) / n
+    half = Z * math.sqrt((gained + lost - (gained - lost) ** 2) / n)
+    return max(-1.0, gained - lost - half), min(1.0, gained - lost + half)
+
+
 def format_p(p: float) -> str:
     """A p-value with two digits.
 
@@ -58,13 +73,26 @@ def format_p(p: float) -> str:
     return f"p = {p:.2g}" if p >= MIN_P else f"p < {MIN_P:g}"
 
 
+def chance_words(p: float) -> str:
+    """Whether a change is more than chance explains, in words."""
+    return "more than chance explains" if p < SIGNIFICANCE else "not more than chance explains"
+
+
+def small_n_hint(p: float, change: float, n: int) -> str:
+    """What to do where a change of accuracy is large, but too few problems tell it from chance; else empty.
+
+    >>> small_n_hint(0.12, 0.25, 20)
+    'n = 20 is small: --eval.n 200'
+    """
+    unclear = p >= SIGNIFICANCE and n < 100 and abs(change) >= 0.1
+    return f"n = {n} is small: --eval.n 200" if unclear else ""
+
+
 def against_chance(p: float, change: float, n: int) -> str:
-    """Whether a change of accuracy (a fraction of 1) on `n` problems is more than chance explains, in words.
+    """Whether a change of accuracy (a fraction of 1) on `n` problems is more than chance explains, and why.
 
     >>> against_chance(0.12, 0.25, 20)
     'not more than chance explains (p = 0.12; n = 20 is small: --eval.n 200)'
     """
-    if p < SIGNIFICANCE:
-        return f"more than chance explains ({format_p(p)})"
-    hint = f"; n = {n} is small: --eval.n 200" if n < 100 and abs(change) >= 0.1 else ""
-    return f"not more than chance explains ({format_p(p)}{hint})"
+    reasons = filter(None, (format_p(p), small_n_hint(p, change, n)))
+    return f"{chance_words(p)} ({'; '.join(reasons)})"

@@ -59,11 +59,16 @@ class Run:
             return False
 
     @property
+    def resume_command(self) -> str:
+        """The command that continues a run that ended early."""
+        return command_line("train", "--run", self.name, "--resume")
+
+    @property
     def resume_hint(self) -> str:
         """What to do about a run that ended early."""
         if self.started:
-            command = command_line("train", "--run", self.name, "--resume")
-            return f"resume it, in Python with rl.train(..., run={self.name!r}, resume=True), or: {command}"
+            python = f"rl.train(..., run={self.name!r}, resume=True)"
+            return f"resume it, in Python with {python}, or: {self.resume_command}"
         return "repeat the command"
 
     @property
