@@ -151,17 +151,29 @@ def test_page_has_the_result_and_every_section(show: OpenReport, tmp_path: Path)
     assert 'name = "smollm2-135m"' in view.text("#config")
 
 
-def test_page_without_reflection_has_no_empty_chart(show: OpenReport, tmp_path: Path) -> None:
-    run = runs.write(
-        tmp_path / "a",
-        [step(1)],
-        [completion(1, "p")],
-        [eval_completions(0, [True]), eval_completions(1, [True])],
-        "steps",
-    )
-    view = show(run)
-    assert view.text("#reflection-sentence").startswith("No reflection words before or after training")
-    assert not view.page.locator("#reflection-charts").is_visible()
+def sections(view: Opened) -> list[str]:
+    """The sections that are shown; the navigation has the same."""
+    links = view.page.locator("nav a:visible").evaluate_all("links => links.map((a) => a.hash.slice(1))")
+    shown = view.page.locator("section:visible").evaluate_all("nodes => nodes.map((node) => node.id)")
+    assert links == shown
+    return [str(name) for name in shown]
+
+
+def test_page_has_no_section_for_what_is_not_there(show: OpenReport, tmp_path: Path) -> None:
+    assert sections(show(runs.write(tmp_path / "a", planned=9))) == ["result", "costs"]
+    asked = [eval_completions(0, [True])]
+    view = show(runs.write(tmp_path / "b", evaluations=asked, planned=9))
+    assert sections(view) == ["result", "eval-history", "costs"]
+    view = show(runs.write(tmp_path / "c", [step(1)], [completion(1, "p")], planned=9))
+    assert sections(view) == ["result", "curves", "completions", "costs"]
+    assert not view.page.locator("#f-hit").is_visible()  # no completion has a reflection word
+    view = show(two_steps(tmp_path / "d"), three_steps(tmp_path / "e"))
+    view.page.select_option("#f-hit", "abc")
+    everything = ["result", "curves", "completions", "eval-history", "reflection", "costs"]
+    assert sections(view) == everything
+    view.page.select_option("#run", "1")
+    assert sections(view) == [name for name in everything if name != "reflection"]
+    assert view.text("#groups-count") == "3 completions of 3 questions match"  # the hidden filter is off
 
 
 def test_filters_narrow_the_completions(show: OpenReport, tmp_path: Path) -> None:
@@ -247,6 +259,93 @@ def test_difficulty_is_stacked(show: OpenReport, tmp_path: Path) -> None:
     assert "none right 50.0%" in chart.inner_text()
 
 
+@pytest.mark.parametrize(
+    ("n", "labels"), [(1, "0 1"), (2, "0 1 2"), (3, "0 1 2 3"), (27, "0 10 20 27"), (22, "0 10 22")]
+)
+def test_ticks_stand_where_their_labels_say(n: int, labels: str, show: OpenReport, tmp_path: Path) -> None:
+    """Step 0 is at x = 46, the last at 390, and time likewise; a step takes 10 s."""
+    view = show(runs.write(tmp_path / "a", [step(i) for i in range(1, n + 1)]))
+
+    def ticks() -> list[tuple[str, float]]:
+        below = view.page.locator("#charts .chart >> nth=0 >> svg text[y='184']")
+        return [(str(t.text_content()), float(t.get_attribute("x") or 0)) for t in below.all()]
+
+    shown = [(text.removeprefix("step "), x) for text, x in ticks()]
+    assert " ".join(text for text, _ in shown) == labels
+    assert [x for _, x in shown] == pytest.approx([46 + 344 * int(text) / n for text, _ in shown])
+    view.page.select_option("#axis", "seconds")
+    seconds = [float(text.split()[0]) * (60 if "min" in text else 1) for text, _ in ticks()]
+    assert len(seconds) > 2
+    assert [x for _, x in ticks()] == pytest.approx([46 + 344 * at / (10 * n) for at in seconds])
+
+
+@pytest.mark.parametrize(("n", "dots"), [(1, 1), (2, 2), (3, 0)])
+def test_one_or_two_steps_are_visible(n: int, dots: int, show: OpenReport, tmp_path: Path) -> None:
+    shares = {f"questions/{name}_right": 0.2 for name in ("none", "few", "some", "most", "all")}
+    view = show(runs.write(tmp_path / "a", [step(i, **shares) for i in range(1, n + 1)]))
+    reward = view.page.locator("#charts .chart", has_text="mean reward")
+    assert reward.locator("circle.lone").count() == dots
+    difficulty = (
+        view.page.locator("#charts .chart", has_text="Questions by difficulty").locator("path.area").first
+    )
+    box = difficulty.bounding_box()
+    assert box is not None
+    assert box["width"] > 15
+
+
+def test_smoothed_is_said_only_where_it_is(show: OpenReport, tmp_path: Path) -> None:
+    for n, control, told in ((4, False, False), (5, True, False), (15, True, True)):
+        view = show(runs.write(tmp_path / str(n), [step(i, learning_rate=1e-4 / i) for i in range(1, n + 1)]))
+        assert view.page.locator("#smoothing").is_visible() == control
+        assert view.page.locator("#smoothed").is_visible() == told
+        rate = view.page.locator("#charts .chart", has_text="Learning rate")
+        assert rate.locator("path.raw").count() == 0  # it has no noise
+
+
+def test_curves_tell_the_untrained_level_and_what_the_file_has(show: OpenReport, tmp_path: Path) -> None:
+    """The gap of sampler and trainer is drawn where steps.jsonl has it. A quarter of 4 is right before training."""
+    figures = {"reward_std": 0.25, "learning_rate": 1e-4, "logprob_gap/mean": 0.001, "logprob_gap/max": 0.02}
+    asked = eval_completions(0, [True, False, False, False], "validation")
+    view = show(runs.write(tmp_path / "a", [step(1, **figures)], evaluations=[asked], planned=9))
+    legends = {
+        name: view.page.locator("#charts .chart", has=view.page.locator(f"b:text-is('{name}')")).locator(
+            ".legend"
+        )
+        for name in ("Accuracy", "Reward", "Reward spread", "Learning rate", "Gap of sampler and trainer")
+    }
+    told = {name: legend.locator("span").all_inner_texts() for name, legend in legends.items()}
+    assert told == {
+        "Accuracy": [
+            *("strict, sampled 50.0%", "lenient, sampled 50.0%"),
+            *("validation, greedy (step 0, n = 4) 25.0%", "untrained, greedy 25.0%"),
+        ],
+        "Reward": ["mean reward 0.5", "untrained, greedy 0.25"],
+        "Reward spread": ["within a group 0.25"],
+        "Learning rate": ["learning rate 1e-4"],
+        "Gap of sampler and trainer": ["mean 0.001", "largest 0.02"],
+    }
+    assert "Gap of sampler" not in show(three_steps(tmp_path / "b")).text("#charts")
+
+
+def test_unfinished_run_has_its_command(show: OpenReport, tmp_path: Path) -> None:
+    view = show(runs.write(tmp_path / "mine", [step(1)], [completion(1, "p")], planned=9))
+    assert view.text(".resume code").endswith("train --run " + str(tmp_path / "mine") + " --resume")
+    assert show(two_steps(tmp_path / "done")).page.locator(".resume").count() == 0
+
+
+def test_navigation_shows_that_it_scrolls(show: OpenReport, tmp_path: Path) -> None:
+    run = two_steps(tmp_path / "a")
+    assert not show(run).page.locator("#nav-more").is_visible()
+    view = show(run, width=390)
+    more = view.page.locator("#nav-more")
+    for _ in range(6):
+        if more.is_visible():
+            more.click()
+            view.page.wait_for_timeout(60)
+    assert not more.is_visible()
+    assert view.page.evaluate("document.getElementById('nav-links').scrollLeft") > 100
+
+
 def test_audit_is_shown_where_there_is_one(show: OpenReport, tmp_path: Path) -> None:
     audit: Record = {
         "ways": [
@@ -305,16 +404,16 @@ ORIGINS: list[tuple[str, list[float], float, str]] = [
         "reinforce-lite",
         [1, 0, 0, 0],
         2,
-        "reward 1 − others’ mean 0 = 1\n÷ others’ deviation 0 (+ 1e-8) = 100,000,000\nclipped to ±2 = 2",
+        "reward 1 − others’ mean 0 = 1\n÷ others’ deviation 0 (+ 1e-8, not to divide by 0) = 100,000,000\nclipped to ±2 = 2",
     ),
     # others: 1 and eight of -1, with mean -7/9 and deviation 2/3
     (
         "article",
         [-1, 1, -1, -1, -1, -1, -1, -1, -1, -1],
         -1 / 3,
-        "reward -1 − others’ mean -0.778 = -0.222\n÷ others’ deviation 0.667 = -0.333",
+        "reward −1 − others’ mean −0.778 = −0.222\n÷ others’ deviation 0.667 = −0.333",
     ),
-    ("rloo", [0, 1, 0, 0], -1 / 3, "reward 0 − others’ mean 0.333 = -0.333"),
+    ("rloo", [0, 1, 0, 0], -1 / 3, "reward 0 − others’ mean 0.333 = −0.333"),
     # all: mean 1/4, deviation 1/2
     ("grpo", [1, 0, 0, 0], 1.5, "reward 1 − group’s mean 0.25 = 0.75\n÷ group’s deviation 0.5 = 1.5"),
     ("dr-grpo", [1, 0, 0, 0], 0.75, "reward 1 − group’s mean 0.25 = 0.75"),
@@ -322,7 +421,8 @@ ORIGINS: list[tuple[str, list[float], float, str]] = [
 ]
 
 
-def test_origin_of_an_advantage_is_shown_to_mouse_and_keyboard(show: OpenReport, tmp_path: Path) -> None:
+def test_origin_of_an_advantage_is_one_click_away(show: OpenReport, tmp_path: Path) -> None:
+    """By mouse and by keyboard."""
     shown = [
         with_objective(tmp_path / str(n), preset, rewarded(rewards, [recorded, *rewards[1:]]))
         for n, (preset, rewards, recorded, _) in enumerate(ORIGINS)
@@ -330,37 +430,83 @@ def test_origin_of_an_advantage_is_shown_to_mouse_and_keyboard(show: OpenReport,
     view = show(*shown)
     for n, (*_, origin) in enumerate(ORIGINS):
         view.page.select_option("#run", str(n))
-        view.page.mouse.move(0, 0)
-        advantage = view.page.locator("#groups .advantage").first
-        assert not advantage.locator(".origin").is_visible()
-        advantage.hover() if n % 2 else advantage.focus()
-        assert advantage.locator(".origin").is_visible()
-        assert advantage.locator(".origin").inner_text().replace("\xa0", " ") == origin
+        group = view.page.locator("#groups .advantages")
+        assert not group.locator(".origin").first.is_visible()
+        group.locator("summary").click() if n % 2 else group.locator("summary").press("Enter")
+        assert origin in [text.replace("\xa0", " ") for text in group.locator(".origin").all_inner_texts()]
 
 
-def test_origin_of_an_advantage_that_is_zero(show: OpenReport, tmp_path: Path) -> None:
+# Rewards, the recorded advantages, by hand, and the group's line. Of the others of a wrong completion one is right:
+# with 8 of a group their mean is 1/7 and their deviation sqrt(1/7), with 4 they are 1/3 and sqrt(1/3).
+LINES: list[tuple[str, list[float], list[float], str]] = [
+    (
+        "reinforce-lite",
+        [0, 0, 1, *[0] * 5],
+        [-1 / 7**0.5] * 2 + [2] + [-1 / 7**0.5] * 5,
+        "1 of 8 right: advantage +2, clipped; the others −0.378",
+    ),
+    (
+        "reinforce-lite",
+        [1, 1, 1, 0],
+        [3**-0.5] * 3 + [-2],
+        "3 of 4 right: advantage +0.577 each; the other −2, clipped",
+    ),
+    ("dr-grpo", [0, 0.5, 1], [-0.5, 0, 0.5], "2 of 3 right: rewards 0 to 1, advantages −0.5 to +0.5"),
+    ("monte-carlo", [1, 1], [1, 1], "2 of 2 right: advantage +1 each"),
+    (
+        "reinforce-lite",
+        [0, 0, 0],
+        [0, 0, 0],
+        "0 of 3 right: no signal, as all rewards of the group are equal",
+    ),
+]
+
+
+def test_a_line_tells_the_advantages_of_a_group(show: OpenReport, tmp_path: Path) -> None:
+    view = show(
+        *(
+            with_objective(tmp_path / str(n), preset, rewarded(rewards, recorded))
+            for n, (preset, rewards, recorded, _) in enumerate(LINES)
+        )
+    )
+    for n, (*_, line) in enumerate(LINES):
+        view.page.select_option("#run", str(n))
+        assert view.text("#groups .advantages") == line
+    view.page.select_option("#run", "0")
+    view.page.click("#groups summary")
+    assert view.text("#groups .advantages p") == (
+        "advantage = (reward − mean of the others) ÷ (standard deviation of the others + 1e-8), clipped to ±2"
+    )
+    assert view.page.locator("#groups dt").all_inner_texts() == [
+        "reward 1 (1 completion)",
+        "reward 0 (7 completions)",
+    ]
+
+
+def test_lines_of_groups_that_are_not_counted(show: OpenReport, tmp_path: Path) -> None:
     """A reward that failed has the mean of the others'. With refill a group of which none is right is not used."""
-    failed = rewarded([0.5, 0, 1], [0, -(0.75**0.5), 0.75**0.5])
-    failed[0]["fault"] = "ValueError: no"
+    failed = rewarded([0, 0.5, 1], [-(0.75**0.5), 0, 0.75**0.5])
+    failed[1] |= {"strict": False, "fault": "ValueError: no"}
     all_wrong = [line | {"strict": False} for line in rewarded([0.1, 0.2, 0.6], [0] * 3)]
     all_right = rewarded([0.5, 1, 0.75], [0] * 3)
     all_right[2] |= {"strict": False, "fault": "ValueError: no"}
-    no_mix = ["not counted: with rollout.refill a group needs right and wrong completions"]
+    refill = "not counted, as with rollout.refill a group needs right and wrong completions"
+    unscored = "1 not counted, as the reward failed"
     cases = [
-        (rewarded([0.7] * 3, [0] * 3), 1, ["no signal: all rewards of the group are equal"]),
-        (failed, 1, ["not counted: its reward failed"]),
-        (all_wrong, 2, no_mix),
-        (all_right, 2, no_mix),
-        (rewarded([0, 0], [-1, -1]), 1, []),  # the log lost the line of the right completion
+        (failed, 1, f"1 of 3 right: advantage +0.866; the other −0.866; {unscored}"),
+        (all_wrong, 2, f"0 of 3 right: {refill}"),
+        (all_right, 2, f"2 of 3 right: {refill}; {unscored}"),
+        (rewarded([0, 0], [-1, -1]), 1, "0 of 2 right: advantage −1 each"),
     ]
     shown = [
         with_objective(tmp_path / str(n), "reinforce-lite", group, refill)
         for n, (group, refill, _) in enumerate(cases)
     ]
     view = show(*shown)
-    for n, (_, _, origin) in enumerate(cases):
+    for n, (_, _, line) in enumerate(cases):
         view.page.select_option("#run", str(n))
-        assert view.page.locator("#groups .card").first.locator(".origin").all_text_contents() == origin
+        assert view.text("#groups .advantages") == line
+    assert view.page.locator("#groups details").count() == 0  # the log lost the line of the right completion
 
 
 def test_origin_of_an_advantage_in_a_warm_start(show: OpenReport, tmp_path: Path) -> None:
@@ -370,13 +516,22 @@ def test_origin_of_an_advantage_in_a_warm_start(show: OpenReport, tmp_path: Path
     with (run.path / "config.toml").open("a", encoding="utf-8") as file:
         file.write("warm_start = 1\n")
     view = show(run)
-    equal = "no signal: all rewards of the group are equal"
+    assert view.text("#groups summary >> nth=0") == "2 of 3 right: warm start, 1 learned from"
     assert view.page.locator("#groups .origin").all_text_contents() == [
         "warm start: 1 for each right completion",
         "warm start: not counted, since it repeats a completion of its group",
         "warm start: 0 for all other completions",
-        *(equal, equal, equal),
+        "no signal, as all rewards of the group are equal",
     ]
+
+
+def test_right_completions_come_first_among_those_that_match(show: OpenReport, tmp_path: Path) -> None:
+    group = [completion(1, "p", right, i, truncated=i == 2) for i, right in enumerate((False, True, False))]
+    view = show(runs.write(tmp_path / "a", [step(1)], group), width=390)
+    verdicts = view.page.locator("#groups .verdict b")
+    assert verdicts.all_inner_texts() == ["✓ right", "✗ wrong", "✗ wrong"]
+    view.page.check("#f-truncated")
+    assert verdicts.all_inner_texts() == ["✗ wrong", "✓ right", "✗ wrong"]
 
 
 def test_origins_lead_to_the_advantages_that_training_takes(show: OpenReport, tmp_path: Path) -> None:
@@ -395,10 +550,11 @@ def test_origins_lead_to_the_advantages_that_training_takes(show: OpenReport, tm
             for name, (first, second) in recorded.items()
         )
     )
+    every = "current.groups.flatMap((group) => group.completions.map((c) => originOf(c, group).at(-1)))"
     for n, (name, expected) in enumerate(recorded.items()):
         view.page.select_option("#run", str(n))
-        origins = view.page.locator("#groups .origin").all_text_contents()
-        ends = [float(origin.rpartition("\xa0")[2]) for origin in origins]
+        origins = view.page.evaluate(every)
+        ends = [float(origin.rpartition("\xa0")[2].replace("−", "-")) for origin in origins]
         assert ends == pytest.approx([*expected[0], *expected[1]], rel=0.01), name
 
 
@@ -432,12 +588,12 @@ def test_page_compares_two_runs(show: OpenReport, tmp_path: Path) -> None:
         [re.sub(r"\s", " ", cell) for cell in row.locator("th, td").all_inner_texts()]
         for row in view.page.locator("#compared tbody tr").all()
     ]
-    assert [row[:1] + row[3:7] + row[-2:] for row in rows] == [
-        ["mine", "2", "3", "33.3% (6–79%)", "33.3% (6–79%)", "p = 1", "1.7"],
-        ["other", "3", "8", "0.0% (0–32%)", "100.0% (68–100%)", "p = 0.0078", "2.0"],
+    assert [row[:3] + row[5:] for row in rows] == [
+        ["mine", "33.3% (6–79%)", "33.3% (6–79%)", "p = 1", "2", "3", "1.7"],
+        ["other", "0.0% (0–32%)", "100.0% (68–100%)", "p = 0.0078", "3", "8", "2.0"],
     ]
     assert "second opinion" not in view.text("#compared")  # it equals the lenient verdict
-    strict = view.page.locator("#charts .chart", has_text="Accuracy: strict")
+    strict = view.page.locator("#charts .chart", has_text="Accuracy: strict, sampled")
     assert strict.locator("path.line.s0").count() == strict.locator("path.line.s1").count() == 1
     assert view.text("#groups-count") == "8 completions of 4 questions match"
     view.page.select_option("#run", "1")
@@ -446,6 +602,31 @@ def test_page_compares_two_runs(show: OpenReport, tmp_path: Path) -> None:
         "steps\n3, each of 1 question with 1 completion each\ncompletions\n3 with 60 tokens in total\n"
         in view.text("#facts")
     )
+
+
+def test_page_compares_what_two_runs_were_asked(show: OpenReport, tmp_path: Path) -> None:
+    """Test problems 0 to 2 are common: after training the first run has the first right, the second has all.
+
+    The interval is 3/5 - 1/5 ± 1.96 sqrt((0.8 - 0.16) / 5), cut at 1.
+    """
+    mine, other = two_steps(tmp_path / "mine"), three_steps(tmp_path / "other")
+    view = show(mine, other)
+    cells = view.page.locator("#differences tbody").locator("th, td").all_inner_texts()
+    assert [re.sub(r"\s", " ", cell) for cell in cells] == [
+        *("other", "+66.7 points", "−30.1 to +100.0", "not more than chance explains p = 0.5"),
+        *("3", "2", "0"),
+    ]
+    rows = {
+        row.locator("th").inner_text(): row.locator("td").all_inner_texts()
+        for row in view.page.locator("#settings tbody tr").all()
+    }
+    assert rows == {
+        "rollout.prompts_per_step": ["2", "1"],
+        "rollout.group_size": ["2", "1"],
+        "train.steps": ["2", "3"],
+    }
+    assert view.page.locator("#differences").count() == 1
+    assert show(mine).page.locator("#differences, #settings").count() == 0
 
 
 def test_arrow_keys_reach_the_steps_of_every_run(show: OpenReport, tmp_path: Path) -> None:
@@ -540,7 +721,7 @@ def test_page_of_a_real_run(show: OpenReport, in_tmp: Path, model_folder: Path) 
     assert view.text("#groups-count") == "200 completions of 50 questions match"
     origins = "current.groups.flatMap((group) => group.completions.map((c) => originOf(c, group)))"
     assert [bool(origin) for origin in view.page.evaluate(origins)] == [True] * 200
-    assert view.page.locator("#charts .chart").count() == 11
+    assert view.page.locator("#charts .chart").count() == 13
     assert re.sub("[✓✗] ", "", view.text("#questions .head >> nth=0")) == (
         "validation · untrained  after step 3  after step 6  after step 9  after step 10"
     )
@@ -613,3 +794,13 @@ def test_fifty_thousand_completions_are_filtered_quickly(show: OpenReport, tmp_p
     }""")
     print("filter, ms:", [round(m) for m in milliseconds])
     assert max(milliseconds) < 1000  # at most 160 on two cores that do little else
+
+
+def test_print_cuts_no_table(show: OpenReport, tmp_path: Path) -> None:
+    """On paper 16 cm wide, where nothing scrolls."""
+    view = show(
+        two_steps(tmp_path / "a-run-of-some-length"), three_steps(tmp_path / "another-run"), width=605
+    )
+    view.page.emulate_media(media="print")
+    for table in view.page.locator("#result .wide table").all():
+        assert table.evaluate("node => node.getBoundingClientRect().right") <= 605

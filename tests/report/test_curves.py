@@ -27,7 +27,6 @@ def test_seconds_count_steps_and_evaluations(tmp_path: Path) -> None:
     assert curve_data["seconds"] == [16, 26, 39]
     assert [(e["step"], e["split"], e["seconds"]) for e in curve_data["evals"]] == [
         (0, "validation", 0),
-        (0, "test", 0),
         (2, "validation", 26),
     ]
 

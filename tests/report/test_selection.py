@@ -26,7 +26,7 @@ def group(at: int, problem: str, **changes: Any) -> list[Record]:
 
 def test_selection_is_everything_that_fits(tmp_path: Path) -> None:
     rollouts = [line for at in (1, 2) for q in ("p", "q") for line in group(at, q)]
-    summary, details = build_report(runs.write(tmp_path / "a", [step(1), step(2)], rollouts))
+    summary, details, _ = build_report(runs.write(tmp_path / "a", [step(1), step(2)], rollouts))
     assert (summary["completions"]["training"], summary["completions"]["training_shown"]) == (8, 8)
     assert [(g["step"], problem_of(g), len(g["completions"])) for g in details["groups"]] == [
         (1, "p", 2),
@@ -50,7 +50,7 @@ def test_selection_is_spread_over_steps_and_most_interesting(
         if at == 4:
             rollouts += group(at, "hit-4", completion="Wait.")
     run = runs.write(tmp_path / "a", [step(n) for n in (1, 2, 3, 4)], rollouts)
-    summary, details = build_report(run)
+    summary, details, _ = build_report(run)
     assert [problem_of(g) for g in details["groups"]] == [
         *("plain-1", "mixed-1", "plain-2", "plain-3", "plain-4", "hit-4"),
     ]
@@ -62,7 +62,9 @@ def test_selection_has_ordinary_groups_too(monkeypatch: pytest.MonkeyPatch) -> N
     """Room for one group of each of 200 steps: 100 start with the one interesting group of their 10. The others
     start with a random one, which is the interesting one 10 times on average (standard deviation 3)."""
     monkeypatch.setattr(selection, "MAX_TRAINING", 1600)
-    groups = [selection.GroupStats(i, i // 10, 8, 1, (i % 10 == 3, False, False)) for i in range(2000)]
+    groups = [
+        selection.GroupStats(i, i // 10, 8, 1, (i % 10 == 3, False, False), 0.0, 0.0) for i in range(2000)
+    ]
     selected = selection.select_groups(groups)
     assert len({index // 10 for index in selected}) == len(selected) == 200
     assert 100 <= sum(index % 10 == 3 for index in selected) < 125
@@ -87,7 +89,7 @@ def test_selection_of_questions_is_balanced_over_outcomes(
     """Room for three problems of two completions: one each of 2 gained, 1 lost and 4 still wrong."""
     monkeypatch.setattr(selection, "MAX_EVALUATION", 6)
     run = runs.finished(tmp_path / "a", ([F, F, T, F, F, F, F], [T, T, F, F, F, F, F]))
-    summary, details = build_report(run)
+    summary, details, _ = build_report(run)
     assert [problem_of(q) for q in details["eval_history"]] == ["test-0", "test-2", "test-3"]
     assert [[(a["step"], a["strict"]) for a in q["completions"]] for q in details["eval_history"]] == [
         [(0, F), (2, T)],
@@ -135,7 +137,7 @@ def test_selection_leaves_room_for_test_questions(tmp_path: Path) -> None:
     """
     validations = [eval_completions(at, [at > 0] * 40, "validation", completion="Wait.") for at in range(101)]
     tests = [eval_completions(0, [F] * 200), eval_completions(100, [F] * 199 + [T])]
-    summary, details = build_report(
+    summary, details, _ = build_report(
         runs.write(tmp_path / "a", [step(100)], evaluations=validations[:1] + tests + validations[1:])
     )
     splits = [q["split"] for q in details["eval_history"]]

@@ -1,7 +1,8 @@
 """Run directories to one HTML file that opens anywhere: no network, no server, no second file.
 
-    config.toml steps.jsonl evals.jsonl summary.json ──▶ result, curves, costs ────────────┐
+    config.toml steps.jsonl evals.jsonl summary.json ──▶ result, progress, curves, costs ──┐
     rollouts.jsonl eval_rollouts.jsonl ──▶ eval_history, reflection, excerpts, selection ──┴─▶ build ──▶ page
+                                                                    of several runs: build ──▶ comparison ──┘
 
 `write.write_report` writes the page of one run or several; `refresher.ReportRefresher` keeps it up to date
 while a run trains.

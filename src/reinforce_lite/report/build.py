@@ -9,6 +9,7 @@ from typing import NamedTuple
 from reinforce_lite.learner.presets import EPSILON, build_objective
 from reinforce_lite.report import serialize
 from reinforce_lite.report.audit import build_audit
+from reinforce_lite.report.comparison import Compared, final_verdicts
 from reinforce_lite.report.costs import build_costs
 from reinforce_lite.report.curves import build_curves
 from reinforce_lite.report.eval_history import EvalHistory, ProblemKey
@@ -29,6 +30,8 @@ class RunReport(NamedTuple):
     """Results and figures, as `report --json` prints them."""
     details: Record
     """Curves, excerpts and the selected completions."""
+    compared: Compared
+    """What a page of several runs compares."""
 
 
 def build_report(run: Run, n_runs: int = 1) -> RunReport:
@@ -48,9 +51,9 @@ def build_report(run: Run, n_runs: int = 1) -> RunReport:
     indices = select_groups(stats, n_runs)
     groups = [_group(group) for i, group in enumerate(iter_groups(run)) if i in indices]
     questions = _questions(data, select_questions(history, n_runs))
-    result = build_result(data, history)
+    result, name = build_result(data, history, stats), run.path.resolve().name
     summary: Record = {
-        "name": run.path.resolve().name,
+        "name": name,
         "model": data.model,
         "task": data.task,
         "result": result,
@@ -68,7 +71,8 @@ def build_report(run: Run, n_runs: int = 1) -> RunReport:
         "groups": groups,
         "eval_history": questions,
     }
-    return RunReport(summary, details)
+    verdicts = final_verdicts(history, result["after"]["step"]) if result["after"] else {}
+    return RunReport(summary, details, Compared(name, data.config, verdicts))
 
 
 def _counts(

@@ -46,12 +46,15 @@ class EvalHistory:
     def __init__(self) -> None:
         self.problems: dict[ProblemKey, dict[int, EvalCompletion]] = {}
         """By problem, then by step."""
+        self.questions: dict[ProblemKey, str] = {}
 
     def add(self, line: Record) -> None:
         """Add a line of eval_rollouts.jsonl."""
         lists = frozenset(line.get("reflection", {}))
         size = page_bytes(completion(line)) + (0 if line["step"] else page_bytes(question(line)))
-        by_step = self.problems.setdefault((line["split"], line["problem_id"]), {})
+        key = line["split"], line["problem_id"]
+        self.questions.setdefault(key, str(line["question"]))
+        by_step = self.problems.setdefault(key, {})
         by_step[line["step"]] = EvalCompletion(
             line["strict"], line["lenient"], line.get("second_opinion"), lists, line["tokens"], size
         )

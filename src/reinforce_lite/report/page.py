@@ -17,9 +17,10 @@ from jinja2 import Environment
 from reinforce_lite.evaluation.statistics import format_p
 from reinforce_lite.report import curves, result, serialize
 from reinforce_lite.report.build import RunReport
+from reinforce_lite.report.comparison import build_comparison
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.secrets import mask_all
-from reinforce_lite.utils.text import harmless, interval, percent
+from reinforce_lite.utils.text import harmless, interval, percent, rounded
 
 SUMMARY_KEYS = ("name", "audit", "reflection", "costs", "completions")
 """What the scripts read of a run's summary; the template reads the rest."""
@@ -28,6 +29,7 @@ SCRIPTS = (
     "chart.js",
     "curves.js",
     "audit.js",
+    "advantages.js",
     "completions.js",
     "reflection.js",
     "costs.js",
@@ -45,6 +47,7 @@ def render(reports: Sequence[RunReport]) -> str:
     }
     page: str = _template().render(
         runs=runs,
+        comparison=mask_all(build_comparison([report.compared for report in reports])),
         verdicts=_verdicts([summary["result"] for summary in runs]),
         style=style,
         script=script,
@@ -69,6 +72,7 @@ def _template() -> Any:
     environment.filters |= {
         "percent": percent,
         "interval": interval,
+        "points": lambda share: f"{rounded(100 * share):+}".replace("-", "−"),
         "p": format_p,
         "position": lambda share: f"{100 * share:.2f}%",
         "harmless": harmless,

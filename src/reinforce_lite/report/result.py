@@ -1,15 +1,18 @@
 """The result of a run in one sentence, from the same test problems before and after training.
 
 A change counts if McNemar's exact test finds it significant (p < 0.05). A strict gain without a lenient one
-may be a gain in format only.
+may be a gain in format only. The p-values are in the small print.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from reinforce_lite.evaluation.statistics import SIGNIFICANCE, against_chance, format_p
+from reinforce_lite.evaluation.statistics import SIGNIFICANCE, chance_words, format_p, small_n_hint
 from reinforce_lite.report.eval_history import OUTCOMES, EvalHistory, paired_p_value
+from reinforce_lite.report.progress import known_so_far, resume_command
 from reinforce_lite.report.run_data import RunData
+from reinforce_lite.report.selection import GroupStats
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.text import percent
 
@@ -17,21 +20,24 @@ VERDICTS = ("strict", "lenient", "second_opinion")
 _FIGURES = ("step", "n", *VERDICTS, *(f"{name}_interval" for name in VERDICTS))
 
 
-def build_result(data: RunData, history: EvalHistory) -> dict[str, Any]:
+def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStats] = ()) -> dict[str, Any]:
     """The result: `kind`, `sentence`, `before` and `after` (the test's figures, or None), `p` and `changes`.
 
     `kind` is better, format, same, worse, unknown (no p-value), unfinished or unmeasured. `other` is the
     verdict shown in addition to strict: lenient, or second_opinion if the task has no lenient one. Shares
-    are fractions of 1.
+    are fractions of 1. `notes` are the small print, `resume` the command that continues an unfinished run.
+    `groups` are those of training, for the trend of an unfinished run.
     """
     tests: list[Record] = [{key: e.get(key) for key in _FIGURES} for e in data.evals if e["split"] == "test"]
     before = next((e for e in tests if e["step"] == 0), None)
     after = next((e for e in reversed(tests) if e["step"] > 0), None)
     result: dict[str, Any] = {"status": status(data), "step": data.step, "before": before, "after": after}
     result["other"] = next((v for v in VERDICTS[1:] if before and before[v] is not None), None)
+    result["resume"] = resume_command(data)
     if before is None or after is None:
         kind = "unmeasured" if before is None else "unfinished"
-        return result | {"kind": kind, "sentence": _unfinished(data, before)}
+        sentence, *notes = known_so_far(data, groups, history)
+        return result | {"kind": kind, "sentence": sentence, "notes": notes}
     pairs = history.pairs("test", after["step"])
     p = {name: paired_p_value(pairs, name) for name in VERDICTS}
     outcomes = Counter(OUTCOMES[b.strict, a.strict] for b, a in pairs)
@@ -44,7 +50,14 @@ def build_result(data: RunData, history: EvalHistory) -> dict[str, Any]:
         f"{percent(after['strict'])} of {after['n']} test problems, "
         f"compared with {percent(before['strict'])} before training: "
     )
-    return result | {"kind": kind, "sentence": f"{head}{meaning}.", "p": p, "changes": changes}
+    notes = _p_values(before, after, p, result["other"])
+    return result | {
+        "kind": kind,
+        "sentence": f"{head}{meaning}.",
+        "notes": notes,
+        "p": p,
+        "changes": changes,
+    }
 
 
 def status(data: RunData) -> str:
@@ -77,35 +90,29 @@ def _judge(before: Record, after: Record, p: dict[str, float | None], other: str
     if strict is None:
         reason = "as the completions of the evaluations are missing"
         return "unknown", f"whether this is chance is unknown, {reason}"
-    chance, figures = against_chance(strict, after["strict"] - before["strict"], after["n"]), ""
-    if other and p_other is not None:
-        change = f"{percent(before[other])} → {percent(after[other])}, {format_p(p_other)}"
-        figures = f"{other.replace('_', ' ')} {change}"
-    suffix = f"; {figures}" if figures else ""
+    chance = chance_words(strict)
     if strict >= SIGNIFICANCE:
-        return "same", f"{chance}{suffix}"
+        return "same", f"{chance}"
     if after["strict"] < before["strict"]:
-        return "worse", f"a loss, {chance}{suffix}"
+        return "worse", f"a loss, {chance}"
     gain = f"a gain, {chance}"
     if other is None or p_other is None:
         return "better", f"{gain}; this task has no second verdict to tell skill from format"
     if after[other] > before[other] and p_other < SIGNIFICANCE:
-        return "better", f"{gain}; the verdict that asks for no format rose too ({figures})"
+        return "better", f"{gain}, and not in format alone"
+    figures = f"{other.replace('_', ' ')} {percent(before[other])} → {percent(after[other])}"
     return "format", f"{gain}; perhaps only in format, as no other verdict rose so clearly ({figures})"
 
 
-def _unfinished(data: RunData, before: Record | None) -> str:
-    if before is None:
-        return "No result yet: the evaluation of the untrained model is not finished."
-    text = (
-        f"No result yet ({status(data)}). Before training, {data.model} solves {percent(before['strict'])} "
-        f"of {before['n']} test problems; the same problems follow at the end of training."
+def _p_values(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> list[str]:
+    """The small print: p-values by verdict, and where more test problems would tell more."""
+    known = [(name, p[name]) for name in ("strict", other) if name]
+    figures = [f"{name.replace('_', ' ')} {format_p(value)}" for name, value in known if value is not None]
+    if not figures or p["strict"] is None:
+        return []
+    note = (
+        f"McNemar's exact test on the same problems before and after: {', '.join(figures)}. Below "
+        f"{SIGNIFICANCE:g} a change is called more than chance explains."
     )
-    validations = [e for e in data.evals if e["split"] == "validation"]
-    if len(validations) < 2:
-        return text
-    first, last = validations[0], validations[-1]
-    return text + (
-        f" On {last['n']} validation problems, accuracy went from {percent(first['strict'])} to "
-        f"{percent(last['strict'])} by step {last['step']}."
-    )
+    hint = small_n_hint(p["strict"], after["strict"] - before["strict"], after["n"])
+    return [note, f"{hint} tells more."] if hint else [note]

@@ -20,6 +20,8 @@ class RunData:
     config: dict[str, Any]
     """config.toml, not validated: a run of another version can be shown too."""
     steps: list[StepMetrics]
+    step_records: list[Record]
+    """The same as they are in the file, with metrics that this version does not write."""
     evals: list[Record]
     """In the order of their steps."""
     summary: Record
@@ -59,7 +61,9 @@ def load_run_data(run: Run) -> RunData:
     evals = sorted(run.evals, key=lambda e: e["step"])
     retaken = sum(line["file"] == "steps.jsonl" for line in run.read("rewound"))
     machine, audit = _read_object(run, "machine"), _read_object(run, "audit")
-    return RunData(run, config, run.step_metrics, evals, run.summary, machine, audit, retaken)
+    records = run.steps
+    steps = [StepMetrics.from_record(record) for record in records]
+    return RunData(run, config, steps, records, evals, run.summary, machine, audit, retaken)
 
 
 def _read_object(run: Run, name: str) -> Record:

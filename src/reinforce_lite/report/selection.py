@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, zip_longest
 from random import Random
+from statistics import fmean
 from typing import TypeVar
 
 from reinforce_lite.report.eval_history import OUTCOMES, EvalHistory, ProblemKey
@@ -32,6 +33,10 @@ class GroupStats:
     """Bytes in the page."""
     interest: tuple[bool, bool, bool]
     """Has a reflection hit, has right and wrong completions, has a truncated one; the first counts most."""
+    reward: float
+    """Mean of the completions whose reward did not fail."""
+    strict: float
+    """Share of them that is right."""
 
 
 def group_stats(index: int, group: Sequence[Record]) -> GroupStats:
@@ -42,7 +47,9 @@ def group_stats(index: int, group: Sequence[Record]) -> GroupStats:
         any(line["truncated"] for line in group),
     )
     size = page_bytes(question(group[0])) + sum(page_bytes(completion(line)) for line in group)
-    return GroupStats(index, group[0]["step"], len(group), size, interest)
+    scored = [line for line in group if not line.get("fault")] or group
+    reward, strict = (fmean(line[key] for line in scored) for key in ("reward", "strict"))
+    return GroupStats(index, group[0]["step"], len(group), size, interest, reward, strict)
 
 
 def select_groups(groups: Sequence[GroupStats], n_runs: int = 1) -> set[int]:

@@ -14,7 +14,7 @@ const range = (bounds) => (bounds ? el("small", {}, `(${(100 * bounds[0]).toFixe
 
 function showAudit() {
   const audit = current.audit;
-  byId("audit").hidden = document.querySelector("nav [href='#audit']").hidden = !audit;
+  reveal("audit", audit);
   if (!audit) return;
   const told = [["forecast", audit.forecast], ["outcome", audit.outcome], ...audit.advice.map((line) => ["advice", line])];
   byId("audit-told").replaceChildren(...told.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, ...visible(text))]));

@@ -1,20 +1,20 @@
-// One line chart as inline SVG: raw and smoothed lines, evaluations as points, a reference as a dashed line.
+// One line chart as inline SVG: raw and smoothed lines, evaluations as points, references as dashed lines.
 // All charts share the cursor, so that pointing at a step shows every figure of it.
 
-const WIDTH = 400, HEIGHT = 190, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 22;
+const WIDTH = 400, HEIGHT = 190, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 22, BAR = 24;
 const charts = new Set();
 
-// {title, unit, stacked, span: [from, to], clock: bool, lines: [{label, x, y}], points: [{label, x, y, low, high}], reference, hint}
+// {title, unit, stacked, span: [from, to], clock: bool, lines: [{label, x, y}], points: [{label, x, y, low, high}], references: [{label, y}], exact, hint}
 function chart(spec, smoothing) {
   const values = spec.lines.flatMap((l) => l.y).concat((spec.points || []).flatMap((p) => [p.high, p.y]));
-  const scale = axis(values.concat([spec.reference, spec.stacked ? 1 : 0]).filter((v) => v !== null && v !== undefined), spec.unit);
+  const scale = axis(values.concat((spec.references || []).map((r) => r.y), spec.stacked ? 1 : 0).filter(known), spec.unit);
   const [from, to] = spec.span;
   const atX = (x) => LEFT + ((x - from) / (to - from || 1)) * (WIDTH - LEFT - RIGHT);
   const atY = (y) => HEIGHT - BOTTOM - ((y - scale.low) / (scale.high - scale.low)) * (HEIGHT - TOP - BOTTOM);
-  const lines = spec.lines.map((line) => ({ ...line, smooth: smooth(line.y, windowOf(line.y, smoothing)) }));
+  const lines = spec.lines.map((line) => ({ ...line, smooth: smooth(line.y, windowOf(line.y, spec.exact ? 0 : smoothing)) }));
   const cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", tabindex: 0, "aria-label": spec.title },
-    ...grid(scale, spec, atY), ...ticksBelow(spec, atX), referenceLine(spec, atY),
+    ...grid(scale, spec, atY), ...ticksBelow(spec, atX), ...referenceLines(spec, atY),
     ...lines.flatMap((line, i) => (spec.stacked ? area(lines, i, atX, atY) : curve(line, i, atX, atY))),
     ...(spec.points || []).flatMap((p) => point(p, atX, atY)), cursor);
   const legend = el("p", { class: "legend" });
@@ -53,28 +53,45 @@ function grid(scale, spec, atY) {
   return nodes;
 }
 
+// Round numbers, and for steps the last one too; each stands exactly where its label says.
+const SECONDS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 86400];
 function ticksBelow(spec, atX) {
-  const [from, to] = spec.span;
-  return [from, (from + to) / 2, to].map((x, i) => svg("text",
-    { x: atX(x), y: HEIGHT - 6, "text-anchor": ["start", "middle", "end"][i] },
-    spec.clock ? clock(x) : (i ? "" : "step ") + Math.round(x)));
+  const [from, to] = spec.span, rough = (to - from) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const unit = spec.clock ? SECONDS.find((s) => s >= rough) ?? 86400 * Math.ceil(rough / 86400)
+    : Math.max(1, [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough));
+  const ticks = [];
+  for (let x = 0; x <= to; x += unit) ticks.push(x);
+  if (!spec.clock && ticks.at(-1) < to) {
+    if (to - ticks.at(-1) < 0.6 * unit && ticks.length > 1) ticks.pop();
+    ticks.push(to);
+  }
+  return ticks.flatMap((x) => [svg("line", { class: "grid", x1: atX(x), x2: atX(x), y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM + 4 }),
+    svg("text", { x: atX(x), y: HEIGHT - 6, "text-anchor": x > 0.93 * to ? "end" : x ? "middle" : "start" },
+      spec.clock ? clock(x) : (x ? "" : "step ") + x)]);
 }
 
-function referenceLine(spec, atY) {
-  if (spec.reference === null || spec.reference === undefined) return null;
-  return svg("line", { class: "reference", x1: LEFT, x2: WIDTH - RIGHT, y1: atY(spec.reference), y2: atY(spec.reference) });
+function referenceLines(spec, atY) {
+  return (spec.references || []).map((r) => svg("line", { class: "reference", x1: LEFT, x2: WIDTH - RIGHT, y1: atY(r.y), y2: atY(r.y) }));
 }
 
 function curve(line, i, atX, atY) {
   const draw = (y, name) => svg("path", { class: `${name} s${i % 6}`, d: path(line.x, y, atX, atY) });
-  return line.smooth ? [draw(line.y, "raw"), draw(line.smooth, "line")] : [draw(line.y, "line")];
+  const lone = line.y.flatMap((y, at) => (isLone(line.y, at)
+    ? [svg("circle", { class: `lone s${i % 6}`, cx: atX(line.x[at]), cy: atY(y), r: 3 })] : []));
+  return [...(line.smooth ? [draw(line.y, "raw"), draw(line.smooth, "line")] : [draw(line.y, "line")]), ...lone];
 }
 
-// The band of a line between the sum of the lines before it and that sum with it.
+// Whether a value needs a dot to be seen: it has no neighbour, or the line is of two steps.
+function isLone(y, at) {
+  return known(y[at]) && (y.length < 3 || (!known(y[at - 1]) && !known(y[at + 1])));
+}
+
+// The band of a line between the sum of the lines before it and that sum with it; a bar if there is one step.
 function area(lines, i, atX, atY) {
-  const sum = (n) => lines[0].x.map((x, at) => {
+  const sum = (n) => lines[0].x.flatMap((x, at) => {
     const y = lines.slice(0, n).reduce((total, line) => total + ((line.smooth ?? line.y)[at] ?? 0), 0);
-    return `${atX(x).toFixed(1)} ${atY(y).toFixed(1)}`;
+    return (lines[0].x.length > 1 ? [0] : [-BAR, 0]).map((shift) => `${(atX(x) + shift).toFixed(1)} ${atY(y).toFixed(1)}`);
   });
   return svg("path", { class: `area d${i}`, d: `M${[...sum(i), ...sum(i + 1).reverse()].join("L")}Z` });
 }
@@ -83,8 +100,7 @@ function path(x, y, atX, atY) {
   let d = "", pen = false;
   for (let i = 0; i < y.length; i++) {
     if (y[i] === null) { pen = false; continue; }
-    const isolated = !pen && (i + 1 === y.length || y[i + 1] === null);
-    d += `${pen ? "L" : "M"}${atX(x[i]).toFixed(1)} ${atY(y[i]).toFixed(1)}${isolated ? "h0.01" : ""}`;
+    d += `${pen ? "L" : "M"}${atX(x[i]).toFixed(1)} ${atY(y[i]).toFixed(1)}`;
     pen = true;
   }
   return d;
@@ -114,8 +130,7 @@ function point(p, atX, atY) {
 function readings(spec, lines, x) {
   const nodes = lines.map((line, i) => {
     const at = x === null ? line.y.length - 1 : x > line.x.at(-1) ? line.y.length : nearest(line.x, x);
-    const known = line.y[at] !== null && line.y[at] !== undefined;
-    const smoothed = line.smooth && known ? el("small", {}, ` ≈ ${inUnit(line.smooth[at], spec.unit)}`) : "";
+    const smoothed = line.smooth && known(line.y[at]) ? el("small", {}, ` ≈ ${inUnit(line.smooth[at], spec.unit)}`) : "";
     return el("span", {}, el("i", { class: spec.stacked ? `key block d${i}` : `key s${i % 6}` }), line.label + " ", el("b", {}, inUnit(line.y[at], spec.unit)), smoothed);
   });
   const points = spec.points || [];
@@ -123,8 +138,8 @@ function readings(spec, lines, x) {
     const p = x === null ? points[points.length - 1] : points[nearest(points.map((q) => q.x), x)];
     nodes.push(el("span", {}, el("i", { class: `key dot s${p.series ?? 3}` }), p.label + " ", el("b", {}, percent(p.y))));
   }
-  if (spec.reference !== null && spec.reference !== undefined) {
-    nodes.push(el("span", {}, el("i", { class: "key dash" }), "untrained ", el("b", {}, percent(spec.reference))));
+  for (const r of spec.references || []) {
+    nodes.push(el("span", {}, el("i", { class: "key dash" }), r.label + " ", el("b", {}, inUnit(r.y, spec.unit))));
   }
   return nodes;
 }

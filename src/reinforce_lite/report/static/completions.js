@@ -16,61 +16,12 @@ function secondOpinionOf(c) {
 const tag = (text, title) => (text ? el("span", { class: "tag", title }, text) : "");
 const extractedOf = (c) => ["extracted answer ", c.extracted === null ? "none" : el("code", {}, ...visible(c.extracted))];
 
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-const same = (values) => values.every((value) => value === values[0]);
-function deviation(values) {
-  const m = mean(values);
-  return same(values) ? 0 : Math.sqrt(values.reduce((sum, value) => sum + (value - m) ** 2, 0) / (values.length - 1));
-}
-
-// What a completion's advantage came from, in lines: clip((reward - baseline) / scale), as learner/objective.py has it.
-// Null where this does not give the recorded advantage: the log lost a line of the group, or another version wrote it.
-function originOf(c, { step, completions: group }) {
-  if (!current.objective || c.advantage === null) return null;
-  const { baseline, scale, clip, epsilon, refill, warm_start: warmSteps } = current.objective;
-  if (step <= warmSteps) return [c.advantage ? "warm start: 1 for each right completion"
-    : c.strict ? "warm start: not counted, since it repeats a completion of its group" : "warm start: 0 for all other completions"];
-  const rewards = group.map((other) => other.reward);
-  const zero = c.fault ? "not counted: its reward failed"
-    : (baseline !== "none" || scale !== "none") && same(rewards) ? "no signal: all rewards of the group are equal"
-    : refill && same(group.filter((other) => !other.fault).map((other) => other.strict))
-      ? "not counted: with rollout.refill a group needs right and wrong completions" : null;
-  if (zero) return c.advantage === 0 ? [zero] : null;
-  const peers = { group: ["group’s", rewards],
-    "leave-one-out": ["others’", group.filter((other) => other !== c).map((other) => other.reward)] };
-  const lines = [];
-  let value = c.reward, error = 1e-4 * Math.max(...rewards.map(Math.abs)); // the page's rewards have five digits
-  if (baseline === "none") lines.push(["no baseline: reward", value]);
-  else {
-    const [whose, compared] = peers[baseline];
-    lines.push([`reward ${number(value)} − ${whose} mean ${number(mean(compared))}`, value -= mean(compared)]);
-  }
-  if (scale !== "none") {
-    const [whose, compared] = peers[scale], s = deviation(compared);
-    error /= s + epsilon;
-    lines.push([`÷ ${whose} deviation ${number(s)}${s ? "" : ` (+ ${epsilon})`}`, value /= s + epsilon]);
-  }
-  if (clip !== null && Math.abs(value) > clip) {
-    error = 0;
-    lines.push([`clipped to ±${clip}`, value = Math.sign(value) * clip]);
-  }
-  if (!(Math.abs(value - c.advantage) <= error + 1e-4 * Math.abs(value))) return null;
-  lines.at(-1)[1] = c.advantage;
-  return lines.map(([text, result]) => `${text} =\u00a0${number(result)}`);
-}
-
-function advantageOf(c, group) {
-  const text = `advantage ${c.advantage > 0 ? "+" : ""}${number(c.advantage)}`, lines = originOf(c, group);
-  if (!lines) return text;
-  return el("span", { class: "advantage", tabindex: 0 }, text, el("span", { class: "origin", role: "tooltip" }, lines.join("\n")));
-}
-
 // One completion as a card; dimmed if it does not match the filter and is shown only for comparison.
-function cardOf(c, label, dimmed, group) {
+function cardOf(c, label, dimmed) {
   const [kind, verdict, title] = verdictOf(c);
   const facts = [];
   if (c.reward !== null) facts.push(`reward ${number(c.reward)}`, " · ");
-  if (c.advantage !== null) facts.push(advantageOf(c, group), " · ");
+  if (c.advantage !== null) facts.push(`advantage ${signed(c.advantage)}`, " · ");
   facts.push(count(c.tokens, "token"));
   return el("div", { class: `card ${kind}${dimmed ? " dimmed" : ""}` },
     el("p", { class: "verdict" }, el("b", { title }, verdict), label ? el("span", { class: "label" }, label) : "",
@@ -123,6 +74,9 @@ function search(item, completions, needle) {
 }
 const needleOf = (id) => byId(id).value.trim().toLowerCase();
 
+// Those that match the filter come first, and among them the right ones: a phone shows one card at a time.
+const rank = (c, matching) => (matching.has(c) ? 0 : 2) + (c.strict ? 0 : 1);
+
 const groupList = new List("groups", (group) => {
   const step = byId("f-step").value, verdict = byId("f-verdict").value, lists = byId("f-hit").value;
   if (step && group.step !== Number(step)) return [];
@@ -136,10 +90,9 @@ const groupList = new List("groups", (group) => {
     && (!lists || [...lists].some((name) => c.hits[name])));
   return search(group, completions, needleOf("f-text"));
 }, (group, matching) => {
-  const right = group.completions.filter((c) => c.strict).length;
-  return el("article", { class: "group" },
-    ...questionOf(group, `step ${group.step} · ${right} of ${group.completions.length} right`),
-    el("div", { class: "cards" }, ...group.completions.map((c) => cardOf(c, "", !matching.has(c), group))));
+  const order = [...group.completions].sort((a, b) => rank(a, matching) - rank(b, matching));
+  return el("article", { class: "group" }, ...questionOf(group, `step ${group.step}`), advantagesOf(group),
+    el("div", { class: "cards" }, ...order.map((c) => cardOf(c, "", !matching.has(c)))));
 });
 
 const OUTCOMES = { gained: [false, true], lost: [true, false], still_right: [true, true], still_wrong: [false, false] };
@@ -162,6 +115,10 @@ function filterQuestions() { questionList.filter(current.eval_history); }
 
 function showCompletions() {
   const n = current.completions, steps = [...new Set(current.groups.map((g) => g.step))];
+  reveal("completions", current.groups.length);
+  reveal("eval-history", current.eval_history.length);
+  byId("f-hit-label").hidden = !reflects(current);
+  if (!reflects(current)) byId("f-hit").value = "";
   byId("groups-shown").textContent = n.training_shown === n.training
     ? `All completions of training are here (${n.training.toLocaleString("en")}).`
     : `Shows ${n.training_shown.toLocaleString("en")} of ${n.training.toLocaleString("en")} completions, from ${steps.length} of ${n.steps} steps: alternately the most interesting group (reflection words, else right and wrong together, else truncated) and a random one. Filter and search cover these; figures and curves count all.`;

@@ -4,19 +4,31 @@ const several = data.runs.length > 1;
 
 function drawCurves() {
   const axisName = byId("axis").value, smoothing = Number(byId("smoothing").value);
-  const specs = several ? data.charts.flatMap((c) => comparison(c, axisName)) : data.charts.map((c) => single(c, axisName));
-  byId("charts").replaceChildren(...specs.filter((s) => s && s.lines.length).map((s) => chart(s, smoothing)));
-  if (!byId("charts").children.length) byId("charts").append(el("p", { class: "hint" }, "No step is finished yet."));
+  const specs = (several ? data.charts.flatMap((c) => comparison(c, axisName)) : data.charts.map((c) => single(c, axisName)))
+    .filter((s) => s.lines.length);
+  reveal("curves", specs.length);
+  byId("charts").replaceChildren(...specs.map((s) => chart(s, smoothing)));
+  const smooths = (share) => specs.some((s) => !s.exact && s.lines.some((line) => windowOf(line.y, share) > 1));
+  byId("smoothing-label").hidden = !smooths(0.3);
+  byId("smoothed").hidden = !smooths(smoothing);
   const averaged = Math.max(...data.runs.map((r) => r.curves.averaged));
   if (averaged > 1) byId("charts").append(el("p", { class: "hint" }, `Each point is the mean of up to ${averaged} steps.`));
-  byId("chart-hints").replaceChildren(...data.charts.flatMap((c) => [el("dt", {}, c.title), el("dd", {}, c.hint)]));
+  const hints = new Map(specs.map((s) => [s.name, s.hint]));
+  byId("chart-hints").replaceChildren(...[...hints].flatMap(([name, hint]) => [el("dt", {}, name), el("dd", {}, hint)]));
 }
 
 function single(c, axisName) {
   const run = data.runs[0];
   const lines = linesOf(run, c, axisName);
-  return { ...c, span: spanOf([run], axisName), clock: axisName === "seconds", lines,
-    points: c.evals ? evalPoints(run, axisName, 3) : [] };
+  return { ...c, name: c.title, span: spanOf([run], axisName), clock: axisName === "seconds", lines,
+    points: c.evals ? evalPoints(run, axisName, 3) : [], references: untrained([run], c) };
+}
+
+// The untrained model's level, if all runs have the same, on as many problems of the same split.
+function untrained(runs, c) {
+  const levels = runs.map((run) => JSON.stringify([run.curves.untrained[c.untrained], run.curves.evals[0]?.split, run.curves.evals[0]?.n]));
+  const y = runs[0].curves.untrained[c.untrained];
+  return known(y) && same(levels) ? [{ label: "untrained, greedy", y }] : [];
 }
 
 function linesOf(run, c, axisName) {
@@ -29,15 +41,16 @@ function comparison(c, axisName) {
   return Object.entries(c.lines).map(([key, label]) => {
     const runs = data.runs.filter((r) => r.curves.columns[key]);
     const title = Object.keys(c.lines).length > 1 ? `${c.title}: ${label}` : c.title;
-    return { title, unit: c.unit, hint: c.hint, span: spanOf(data.runs, axisName), clock: axisName === "seconds",
+    return { ...c, stacked: false, title, name: c.title, span: spanOf(data.runs, axisName), clock: axisName === "seconds",
       lines: runs.map((r) => ({ label: r.name, x: r.curves[axisName], y: r.curves.columns[key] })),
-      points: key === c.evals ? data.runs.flatMap((r, i) => evalPoints(r, axisName, i % 6)) : [] };
+      points: key === c.evals ? data.runs.flatMap((r, i) => evalPoints(r, axisName, i % 6)) : [],
+      references: untrained(data.runs, c) };
   });
 }
 
 function evalPoints(run, axisName, series) {
-  return run.curves.evals.filter((e) => e.split === "validation").map((e) => ({
-    label: `validation${several ? " " + run.name : ""} (step ${e.step}, n = ${e.n})`, series,
+  return run.curves.evals.map((e) => ({
+    label: `${e.split}, greedy${several ? ", " + run.name : ""} (step ${e.step}, n = ${e.n})`, series,
     x: axisName === "steps" ? e.step : e.seconds, y: e.strict, low: e.strict_interval[0], high: e.strict_interval[1] }));
 }
 

@@ -15,6 +15,11 @@ const el = (name, attributes = {}, ...children) => fill(document.createElement(n
 const svg = (name, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 
+// Show a section and its link, or neither.
+function reveal(id, present) {
+  byId(id).hidden = document.querySelector(`nav [href='#${id}']`).hidden = !present;
+}
+
 // Invisible characters that affect the display: control and format characters, lone surrogates.
 const INVISIBLE = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}]/gu;
 
@@ -50,14 +55,16 @@ const wordsOf = (hits) => [...new Set(Object.values(hits).flat())];
 
 // Numbers for people.
 const DASH = "–";
+const known = (value) => value !== null && value !== undefined;
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 function number(value) {
   if (value === null || value === undefined) return DASH;
-  const size = Math.abs(value);
-  if (size >= 1000) return Math.round(value).toLocaleString("en");
-  if (size !== 0 && size < 0.001) return value.toExponential(1);
-  return String(Number(value.toPrecision(3)));
+  const size = Math.abs(value), sign = value < 0 ? "−" : "";
+  if (size >= 1000) return sign + Math.round(size).toLocaleString("en");
+  if (size !== 0 && size < 0.001) return sign + size.toExponential(1).replace(".0e", "e");
+  return sign + Number(size.toPrecision(3));
 }
+const signed = (value) => (value > 0 ? "+" : "") + number(value);
 const percent = (share) => (share === null || share === undefined ? DASH : (100 * share).toFixed(1) + "%");
 const gigabytes = (bytes) => (bytes === null || bytes === undefined ? DASH : (bytes / 1e9).toFixed(2) + " GB");
 function clock(seconds) {

@@ -8,6 +8,7 @@ function showRun() {
   showCompletions();
   showReflection();
   showCosts();
+  updateNav();
 }
 
 function redraw() {
@@ -17,6 +18,12 @@ function redraw() {
 
 function on(ids, event, handler) {
   for (const id of ids) byId(id)?.addEventListener(event, handler);
+}
+
+// A phone shows a part of the navigation: an arrow says that there is more, and leads to it.
+function updateNav() {
+  const links = byId("nav-links");
+  byId("nav-more").hidden = links.scrollLeft + links.clientWidth >= links.scrollWidth - 1;
 }
 
 on(["axis", "smoothing"], "change", redraw);
@@ -30,6 +37,10 @@ on(["theme"], "click", () => {
     ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   document.documentElement.dataset.theme = dark ? "light" : "dark";
 });
+
+on(["nav-links"], "scroll", updateNav);
+on(["nav-more"], "click", () => byId("nav-links").scrollBy({ left: 160 }));
+addEventListener("resize", updateNav);
 
 drawCurves();
 showRun();

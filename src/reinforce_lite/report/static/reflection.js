@@ -5,26 +5,27 @@ const KINDS = {
   corrected: "right after another number", right: "right, with the word", wrong: "wrong, despite the word",
 };
 
+// Whether any completion has a word of the lists.
+const reflects = (run) => Object.values(run.reflection.lists).some((list) => Object.values(list).some((figures) => figures.with.n));
+
 function showReflection() {
   const reflection = current.reflection, smoothing = Number(byId("smoothing").value);
+  reveal("reflection", reflects(current));
   byId("reflection-sentence").textContent = reflection.sentence;
-  byId("reflection-figures").hidden = !Object.values(reflection.lists).some((list) => Object.values(list).some((figures) => figures.with.n));
   const specs = Object.keys(reflection.lists).map((name) => listChart(name, reflection.lists[name].untrained.rate));
   byId("reflection-charts").replaceChildren(...specs.filter((s) => s).map((s) => chart(s, smoothing)));
   byId("reflection-table").replaceChildren(...table(reflection.lists));
   byId("reflection-words").replaceChildren(...Object.entries(reflection.words).map(
     ([name, words]) => el("p", { class: "hint" }, `List ${name.toUpperCase()}: ${words.join(", ")}.`)));
   byId("excerpts").replaceChildren(...current.excerpts.map(excerpt));
-  byId("excerpts-note").textContent = current.excerpts.length
-    ? "Best first: another number before the word and the right answer after it; then other right completions; then a few wrong ones. At most one right and one wrong completion per question."
-    : "No completion contains a word of the lists.";
 }
 
 function listChart(name, reference) {
   const y = current.curves.columns[`reflection/list_${name}`], axisName = byId("axis").value;
   if (!y) return null;
   return { title: `List ${name.toUpperCase()}`, unit: "share", span: spanOf([current], axisName),
-    clock: axisName === "seconds", lines: [{ label: "in training", x: current.curves[axisName], y }], reference,
+    clock: axisName === "seconds", lines: [{ label: "in training", x: current.curves[axisName], y }],
+    references: known(reference) ? [{ label: "untrained", y: reference }] : [],
     hint: `Share of completions with at least one of: ${current.reflection.words[name].join(", ")}` };
 }
 
