@@ -90,11 +90,12 @@ def write(records: Mapping[str, Record]) -> None:
                 f"{fmean(strict):.1%}",
                 f"{fmean(accuracies['lenient'][name]):.1%}",
                 gaps.get(name, ""),
+                f"{max(run['peak_memory_bytes'] for run in [full, *groups.values()][i]) / 1e9:.1f} GB",
             ]
-            for name, strict in accuracies["strict"].items()
+            for i, (name, strict) in enumerate(accuracies["strict"].items())
         ]
         header = ["trained", "steps", *(f"strict, seed {s}" for s in SEEDS)]
-        header += ["mean", "lenient, mean", "strict against all weights, points"]
+        header += ["mean", "lenient, mean", "strict against all weights, points", "memory, at most"]
         parts.append(f"At {title}:\n\n" + trials.table(header, rows))
     rates = {LEARNING_RATE: "rank8"} | {rate: f"rank8-{rate}" for rate in OTHER_RATES}
     header = ["learning rate of rank 8", *(f"seed {s}" for s in SEEDS), "mean"]
