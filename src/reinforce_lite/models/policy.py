@@ -29,6 +29,7 @@ from reinforce_lite.models.loading import (
     pickles_refused,
     quiet_transformers,
 )
+from reinforce_lite.models.older_readers import add_former_keys
 from reinforce_lite.models.tokenizer import check_embedding, decode_exactly, end_of_turn
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.atomic import replace_folder
@@ -195,6 +196,7 @@ def save_policy(policy: Policy, folder: Path, card: str, miniature: bool = False
     with explain_file_errors("write", folder), replace_folder(folder) as temporary, quiet_transformers():
         policy.model.save_pretrained(temporary, max_shard_size=MODEL_FILE_BYTES, **options)
         policy.tokenizer.save_pretrained(temporary)
+        add_former_keys(temporary, type(policy.model.config))
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
