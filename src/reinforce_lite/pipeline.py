@@ -36,13 +36,19 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Pipeline:
-    """The road from a problem to a scored group, and the policy that travels it."""
+class PromptedPolicy:
+    """A policy and the prompts that it is trained behind: all of a run that its saved model needs."""
 
     config: Config
     policy: Policy
-    task: Task
     prompt_builder: PromptBuilder
+
+
+@dataclass(slots=True)
+class Pipeline(PromptedPolicy):
+    """The road from a problem to a scored group, and the policy that travels it."""
+
+    task: Task
     engine: Engine
     scorer: Scorer
     _problems: dict[tuple[Split, int | None], list[Problem]] = field(default_factory=dict)
@@ -129,14 +135,19 @@ def build_pipeline(
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
     rollout = config.rollout
     engine = make_engine(rollout.engine, policy, rollout.max_num_seqs, rollout.prompts_per_step)
-    return Pipeline(config, policy, task, prompt_builder, engine, scorer)
+    return Pipeline(config, policy, prompt_builder, task, engine, scorer)
 
 
-def load_configured_policy(config: Config, permissions: Permissions = NO_PERMISSIONS) -> Policy:
-    """The policy that `config.model` names, with its adapter, as updates need it. Raises as `load_policy`."""
+def load_configured_policy(
+    config: Config, permissions: Permissions = NO_PERMISSIONS, keep_float32: bool = True
+) -> Policy:
+    """The policy that `config.model` names, with its adapter, as updates need it. Raises as `load_policy`.
+
+    Without `keep_float32` it has no master weights: for one that is not trained.
+    """
     model, longest = config.model, config.max_sequence_tokens
     base, adapter, saved = resolve_adapter(model.name, config.adapter)
-    keep_float32 = config.update.optimizer_state == "32-bit" and not adapter.rank
+    keep_float32 &= config.update.optimizer_state == "32-bit" and not adapter.rank
     int8 = model.base_weights == "int8" and adapter.rank > 0  # a merged model has no base
     policy = load_policy(base, model.dtype, model.device, permissions, keep_float32, longest, int8)
     if adapter.rank:

@@ -104,6 +104,29 @@ def test_train_eval_and_ask(train_args: list[str], capsys: pytest.CaptureFixture
     assert "is finished" in err
 
 
+def test_export(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run that was killed: only its checkpoints are left, and not the file of its task."""
+    assert run([*train_args, "--run", "mine"], capsys)[0] == 0
+    path = find_run("mine").path
+    for name in ("model", "best"):
+        shutil.rmtree(path / name, ignore_errors=True)
+    Path("my_task.py").rename("moved.py")
+    status, _, err = run(["ask", "mine", "2+2?"], capsys)
+    assert status == 2
+    (command,) = re.findall(r"reinforce.lite (export mine)", err)
+    status, out, err = run([*command.split(), "--dtype", "bfloat16", "--to", "half"], capsys)
+    assert (status, err) == (0, "")
+    assert f"the model of step 2 of 2: {Path('half').absolute()}" in out
+    status, _, err = run([*command.split(), "--to", "half"], capsys)
+    assert (status, "is not empty" in err) == (2, True)
+    status, _, err = run([*command.split(), "--step", "7"], capsys)
+    assert (status, "these steps have one: 1, 2" in err) == (2, True)
+    assert run([*command.split(), "--dtype", "int4"], capsys)[0] == 2
+    assert run(["export", "nothere"], capsys)[0] == 2
+    assert run(command.split(), capsys)[0] == 0
+    assert run(["ask", "mine", "2+2?"], capsys)[0] == 0
+
+
 def test_json_alone_is_on_standard_output(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run([*train_args, "--run", "mine", "--json"], capsys)
     assert status == 0

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPTNeo
 
 from helpers.model_configs import FAMILIES, make_family
 from helpers.tiny import make_model, make_tokenizer
-from reinforce_lite.models.older_readers import add_former_keys
+from reinforce_lite.models.older_readers import add_keys
 from reinforce_lite.models.policy import load_policy, save_policy
 
 
@@ -61,7 +61,7 @@ def test_a_saved_model_has_the_keys_of_transformers_4(tmp_path: Path) -> None:
 def test_rotary_keys(tmp_path: Path, family: str, former: dict[str, Any]) -> None:
     model = make_family(family)
     model.config.save_pretrained(tmp_path)
-    add_former_keys(tmp_path, type(model.config))
+    add_keys(tmp_path, type(model.config), {})
     config = read(tmp_path / "config.json")
     assert {key: config.get(key) for key in former} == former
 
@@ -72,13 +72,13 @@ def test_transformers_5_reads_the_folder_as_before(tmp_path: Path, family: str) 
     model, ids = make_family(family), torch.arange(3, 103)[None]
     model.save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
-    add_former_keys(tmp_path, type(model.config))
+    add_keys(tmp_path, type(model.config), {})
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     with torch.no_grad():
         assert torch.equal(again(ids).logits, model(ids).logits)
     before = read(tmp_path / "config.json")
     again.config.save_pretrained(tmp_path)
-    add_former_keys(tmp_path, type(model.config))
+    add_keys(tmp_path, type(model.config), {})
     after = read(tmp_path / "config.json")
     before["rope_parameters"].setdefault("type", after["rope_parameters"].get("type"))  # of Phi-3's scaling
     after["rope_parameters"].setdefault("type")
@@ -88,6 +88,6 @@ def test_transformers_5_reads_the_folder_as_before(tmp_path: Path, family: str) 
 def test_keys_that_transformers_5_would_read_as_another_embedding_are_left_out(tmp_path: Path) -> None:
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}
     GPTNeoXConfig(rope_parameters=scaled).save_pretrained(tmp_path)
-    add_former_keys(tmp_path, GPTNeoXConfig)
+    add_keys(tmp_path, GPTNeoXConfig, {})
     assert not {"rope_theta", "rope_scaling"} & read(tmp_path / "config.json").keys()
     assert AutoConfig.from_pretrained(tmp_path).rope_parameters["rope_theta"] == 500.0

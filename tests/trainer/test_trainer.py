@@ -512,7 +512,10 @@ def test_a_signal_saves_and_says_how_to_go_on(settings: dict[str, Any], event: s
     assert cut.summary["stopped"] == "signal"
     saved = latest_checkpoint(cut.path / "checkpoints")
     assert saved is not None
-    assert saved.step == cut.summary["steps"] == len(cut.steps)
+    assert saved.step == cut.summary["steps"] == len(cut.steps) == cut.model_step
+    model = AutoModelForCausalLM.from_pretrained(cut.path / "model")
+    assert all(torch.equal(w, saved.tensors[f"weight/{name}"]) for name, w in model.named_parameters())
+    assert f"- **Steps:** {saved.step}" in (cut.path / "model" / "README.md").read_text()
     assert logs(train(settings, "cut", resume=True)) == logs(straight)
 
 
@@ -559,6 +562,7 @@ def test_a_signal_before_the_first_line_of_a_resume(settings: dict[str, Any], no
             session.train(resolved, run, ToyTask(), Signals(event, signal.SIGINT))
         assert caught.value.remedy.endswith("train --run cut --resume")
         assert (run.summary["stopped"], run.summary["steps"]) == ("signal", 0)
+        assert not (run.path / "model").exists()  # there is no trained one
     assert train(settings, "cut", resume=True).summary["stopped"] == "steps"
 
 

@@ -18,6 +18,7 @@ UPDATING = "updating the weights"
 SELF_CHECK = "comparing log-probabilities with plain transformers"
 DRY_RUN = "dry run of the largest step"
 SAVING_CHECKPOINT = "saving a checkpoint"
+SAVING_MODEL = "saving the model"
 COMPARING_MERGED = "comparing the merged model with the adapter"
 
 

@@ -9,6 +9,7 @@ usage: reinforce-lite COMMAND ...
   ask    MODEL_OR_RUN "question"   one response; for a run, next to the untrained model's
   plan   [RECIPE | FILE.toml]      the memory that a run needs, and whether a card has it
   report RUN [RUN ...]             one HTML file: result, curves, completions to read; several runs compared
+  export RUN                       the model of a run's last checkpoint, or of another one, without training
   doctor [RUN]                     what this machine can do; for a run, what its figures mean, what is wrong
 
 reinforce-lite COMMAND --help shows the options of a command.
@@ -211,6 +212,19 @@ def _report(args: list[str]) -> None:
     print(harmless(f"report: {file}"))
 
 
+def _export(args: list[str]) -> None:
+    from reinforce_lite.cli.args import parse_export
+    from reinforce_lite.runlog.run import find_run
+
+    parsed = parse_export(args)
+    run = find_run(parsed.run)
+    with _imports(quiet=False):
+        from reinforce_lite.trainer.export import export_model
+
+    folder, step = export_model(run, parsed.step, parsed.to, parsed.dtype, parsed.permissions)
+    print(harmless(f"the model of step {step} of {run.config.train.steps}: {folder}"))
+
+
 def _doctor(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_doctor
     from reinforce_lite.runlog.diagnosis import diagnose
@@ -277,5 +291,6 @@ COMMANDS = {
     "ask": _ask,
     "plan": _plan,
     "report": _report,
+    "export": _export,
     "doctor": _doctor,
 }

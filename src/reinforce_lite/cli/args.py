@@ -8,7 +8,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is first imported
 
@@ -111,6 +111,21 @@ class ReportArgs:
 
 
 @dataclass(frozen=True)
+class ExportArgs:
+    """Write the model of a checkpoint, with an adapter merged, without training."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """A name under runs/, or a path."""
+    step: int | None = None
+    """The checkpoint's step; by default the last."""
+    to: Annotated[str, arg(metavar="FOLDER")] = ""
+    """Where to write, if it is not there or empty; by default model/ in the run."""
+    dtype: Literal["bfloat16", "float32"] | None = None
+    """Of the weights; by default the run's."""
+    permissions: PermissionFlags = NO_PERMISSIONS
+
+
+@dataclass(frozen=True)
 class DoctorArgs:
     """Examine this machine, in about a minute, or a run."""
 
@@ -160,6 +175,11 @@ def parse_audit(args: list[str]) -> tuple[AuditArgs, Config]:
 def parse_ask(args: list[str]) -> AskArgs:
     """Parse `ask`'s arguments."""
     return tyro.cli(AskArgs, args=args, prog="reinforce-lite ask")
+
+
+def parse_export(args: list[str]) -> ExportArgs:
+    """Parse `export`'s arguments."""
+    return tyro.cli(ExportArgs, args=args, prog="reinforce-lite export")
 
 
 def parse_doctor(args: list[str]) -> DoctorArgs:

@@ -18,11 +18,12 @@ def ask_model(
 ) -> list[dict[str, str]]:
     """The greedy response of a model, or of a run's untrained and trained models in that order.
 
-    Each entry has `model` (a label) and `answer` (the response).
+    Each entry has `model` (a label, for an unfinished run with its step) and `answer` (the response).
     """
     config = trained_config(model_or_run)
     run = existing_run(model_or_run)
-    models = [("untrained", run.config), ("trained", config)] if run else [("answer", config)]
+    trained = "trained" if run is None or run.is_finished else run.progress
+    models = [("untrained", run.config), (trained, config)] if run else [("answer", config)]
     return [{"model": label, "answer": _respond(config, question, permissions)} for label, config in models]
 
 

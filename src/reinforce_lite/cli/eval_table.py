@@ -40,8 +40,7 @@ def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str
     run, trained = existing_run(args.target), trained_config(args.target)
     if not run or config.model.name != trained.model.name:
         return text
-    if run.summary.get("stopped") in ("steps", "hours"):  # otherwise model/ may be of an earlier step
-        text += f", trained for {run.summary['steps']} steps"
+    text += f", trained for {run.summary['steps']} steps" if run.is_finished else f", {run.progress}"
     if run.before and args.samples == 1 and config == trained:
         return f"{text}; the untrained model on the same problems: strict {percent(run.before['strict'])}"
     options = f"--model.name {run.config.model.name} --eval.n {config.eval.n} --samples {args.samples}"

@@ -15,7 +15,7 @@ After running out of memory, the same completions are passed again in smaller mi
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -335,6 +335,13 @@ class Updater:
             self.loss_scale = LossScale(factor, int(updates))
         self.optimizer.load_state_dict(state)
         self.sync_policy()
+
+
+@torch.no_grad()
+def load_trained_weights(policy: Policy, state: Mapping[str, Tensor]) -> None:
+    """Give a policy that is not trained the weights of an updater's `state_dict`, in the policy's dtype."""
+    for name, weight in policy.trained_parameters().items():
+        weight.copy_(state[f"weight/{name}"])
 
 
 def token_logprobs_in_update(model: Any, forward_pass: ForwardPass, branches: Sequence[Branch]) -> Tensor:

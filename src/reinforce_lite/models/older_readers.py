@@ -1,26 +1,28 @@
 """Spell a saved model folder so that transformers 4 reads it as transformers 5 does.
 
-transformers 5 renamed keys that transformers 4, and programs with readers of their own, look for. Where a key is
-missing they take its default without a word: 10000 for Llama's `rope_theta`, whatever the model was trained
-with. So the former keys are added with the same values, where transformers 5 then still reads the same.
+transformers 5 renamed keys that transformers 4, and programs with readers of their own, look for. Where one
+is missing they take its default without a word: 10000 for Llama's `rope_theta`, whatever the model has. So
+the former keys are added with the same values, where transformers 5 then still reads the same.
 
 Omitted on purpose: families that transformers 4 does not have.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
-"""Names in transformers 5 of classes that need nothing but tokenizer.json, and their names in transformers 4."""
+"""Classes that need nothing but tokenizer.json, by their names in transformers 5, with those in 4."""
 
 
-def add_former_keys(folder: Path, config_class: Any) -> None:
-    """Add the keys of transformers 4 to config.json and tokenizer_config.json of a saved folder.
+def add_keys(folder: Path, config_class: Any, keys: Mapping[str, Any]) -> None:
+    """Add the keys of transformers 4 to a saved folder's config.json and tokenizer_config.json, and `keys` to
+    the first.
 
     The rotary keys are left out where `config_class`, that of the model, would read another embedding then.
     """
-    plain = _read(folder / "config.json")
+    plain = {**_read(folder / "config.json"), **keys}
     plain |= {"torch_dtype": plain["dtype"]} if "dtype" in plain else {}
     _write(folder / "config.json", plain | _former_rope(plain))
     if not _reads(folder, config_class, plain):
@@ -54,7 +56,7 @@ def _reads(folder: Path, config_class: Any, plain: dict[str, Any]) -> bool:
 
 
 def _former_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
-    name = config.get("tokenizer_class")
+    name = str(config["tokenizer_class"])
     former = config | {"tokenizer_class": TOKENIZER_CLASSES.get(name, name)}
     if isinstance(tokens := former.get("extra_special_tokens"), list):
         del former["extra_special_tokens"]

@@ -29,7 +29,7 @@ from reinforce_lite.models.loading import (
     pickles_refused,
     quiet_transformers,
 )
-from reinforce_lite.models.older_readers import add_former_keys
+from reinforce_lite.models.older_readers import add_keys
 from reinforce_lite.models.tokenizer import check_embedding, decode_exactly, end_of_turn
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.atomic import replace_folder
@@ -181,22 +181,33 @@ def _open(name: str, permissions: Permissions) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def save_policy(policy: Policy, folder: Path, card: str, miniature: bool = False) -> None:
+def save_policy(
+    policy: Policy,
+    folder: Path,
+    card: str,
+    miniature: bool = False,
+    dtype: torch.dtype | None = None,
+    config_keys: Mapping[str, Any] | None = None,
+) -> None:
     """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
 
     An adapter is merged into the weights. `folder` is replaced completely or not at all. With `miniature`
     each weight is reduced to one number, under the name that it has in memory: the folder holds a few
-    kilobytes and the tokenizer. Raises FileError when it can't be written.
+    kilobytes and the tokenizer. An adapter is merged in the policy's dtype, and saved in `dtype` if that is
+    another. `config_keys` are added to config.json. Raises FileError when it can't be written.
     """
     options: dict[str, Any] = {}
+    keys = dict(config_keys or {}) | ({"dtype": str(dtype).removeprefix("torch.")} if dtype else {})
     if miniature:
         options = {"state_dict": _tiny_weights(policy.model), "save_original_format": False}
     elif policy.adapter:
-        options = {"state_dict": policy.adapter.merged_weights()}
+        merged = policy.adapter.merged_weights()
+        converted = {w.data_ptr(): w.to(dtype or w.dtype) for w in merged.values()}  # one for tied weights
+        options = {"state_dict": {name: converted[w.data_ptr()] for name, w in merged.items()}}
     with explain_file_errors("write", folder), replace_folder(folder) as temporary, quiet_transformers():
         policy.model.save_pretrained(temporary, max_shard_size=MODEL_FILE_BYTES, **options)
         policy.tokenizer.save_pretrained(temporary)
-        add_former_keys(temporary, type(policy.model.config))
+        add_keys(temporary, type(policy.model.config), keys)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -31,6 +31,8 @@ from reinforce_lite.utils.text import whole_characters
 logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
+STEP_KEY = "reinforce_lite_step"
+"""Key in a saved model's config.json: the step of its weights."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -108,6 +110,36 @@ class Run:
         Raises UsageError for a damaged file.
         """
         return self._read_json("audit.json", "remove it: adaptive selection then goes without it")
+
+    @property
+    def machine(self) -> Record:
+        """machine.json; empty before the run has started. Raises UsageError for a damaged file."""
+        return self._read_json("machine.json")
+
+    @property
+    def model_step(self) -> int | None:
+        """The step whose weights are in model/; None where there is none, or one of 0.1.0."""
+        step: int | None = self._read_json("model/config.json").get(STEP_KEY)
+        return step
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has trained for all its steps or all its hours."""
+        return self.summary.get("stopped") in ("steps", "hours")
+
+    @property
+    def progress(self) -> str:
+        """Of a run that is not finished, which step model/ is of."""
+        step = "an earlier step" if self.model_step is None else f"step {self.model_step}"
+        return f"{step} of {self.config.train.steps}, unfinished"
+
+    @property
+    def export_command(self) -> str:
+        """What writes the model of the last checkpoint, to a folder that is free; "" without a checkpoint."""
+        if not list(self.path.glob("checkpoints/step-*")):
+            return ""
+        elsewhere = ["--to", str(self.path / "exported")] if (self.path / "model").exists() else []
+        return command_line("export", self.name, *elsewhere)
 
     @property
     def before(self) -> Record | None:
@@ -327,7 +359,11 @@ def trained_config(name: str) -> Config:
     if run := existing_run(name):
         model = run.path / "model"
         if not model.is_dir():
-            raise UsageError(f"the run {name} has no trained model yet", run.resume_hint)
+            export = run.export_command
+            remedy = f"write that of its last checkpoint: {export}; or {run.resume_hint}"
+            raise UsageError(
+                f"the run {name} has no trained model yet", remedy if export else run.resume_hint
+            )
         return override_config(run.config, {"model.name": str(model), "adapter.rank": 0})
     run_around = Run(Path(name).parent)
     config = run_around.config if run_around.started else load_config(DEFAULT_RECIPE)

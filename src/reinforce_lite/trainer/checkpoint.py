@@ -72,10 +72,8 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
         path = folder / f"step-{step}"
         with explain_file_errors("read", path):
             damaged = _damaged_file(path)
-            if damaged is None:
-                meta = json.loads((path / META).read_bytes())
-                checkpoint = Checkpoint(step, load_file(path / STATE), meta)
-        if damaged is None:
+            checkpoint = None if damaged else _read(path, step)
+        if checkpoint is not None:
             with explain_file_errors("write", folder):
                 _drop_old(folder)  # a kill may have come before
             return checkpoint
@@ -87,11 +85,28 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
+def load_checkpoint(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step that has one; nothing is changed.
+
+    Raises UsageError for a damaged one, FileError for one that can't be read.
+    """
+    path = folder / f"step-{step}"
+    with explain_file_errors("read", path):
+        if damaged := _damaged_file(path):
+            remedy = "choose another step" if len(checkpoint_steps(folder)) > 1 else ""
+            raise UsageError(f"{path} is damaged: {damaged} is missing or not as it was written", remedy)
+        return _read(path, step)
+
+
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, in order. Raises FileError where the folder can't be read."""
     with explain_file_errors("read", folder):
         names = [p.name for p in folder.iterdir()] if folder.exists() else []
     return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+
+
+def _read(path: Path, step: int) -> Checkpoint:
+    return Checkpoint(step, load_file(path / STATE), json.loads((path / META).read_bytes()))
 
 
 def _drop_old(folder: Path) -> None:

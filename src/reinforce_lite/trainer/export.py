@@ -1,18 +1,30 @@
-"""The models of a run on the disk: model/, best/ and adapter/."""
+"""The models of a run on the disk: model/, best/ and adapter/.
+
+`export_model` writes one from a checkpoint, without training.
+"""
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Literal
 
+import torch
+
+from reinforce_lite.config import override_config
 from reinforce_lite.engines.base import OnProgress
 from reinforce_lite.errors import ReinforceLiteError, UsageError, explain_file_errors
+from reinforce_lite.learner.updater import load_trained_weights
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.models.policy import Policy, save_policy
-from reinforce_lite.pipeline import Pipeline
+from reinforce_lite.pipeline import Pipeline, PromptedPolicy, load_configured_policy
+from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.records import Record
-from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.run import STEP_KEY, Run
+from reinforce_lite.trainer.checkpoint import Checkpoint, checkpoint_steps, load_checkpoint
 from reinforce_lite.trainer.model_card import hub_name, model_card
+from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.atomic import remove_folder, replace_folder
 from reinforce_lite.utils.memory import release_cached_memory
 from reinforce_lite.utils.paths import expand_home
@@ -20,20 +32,96 @@ from reinforce_lite.utils.text import one_line_error
 
 logger = logging.getLogger(__name__)
 
+Dtype = Literal["bfloat16", "float32"]
+"""In which a model can be exported: both have the range of every weight."""
 TRIAL = ".trial-save.incomplete"  # a name that the next start cleans up
 
 
 def save_model(
-    run: Run, folder: str, pipeline: Pipeline, step: int, evals: Sequence[Record], miniature: bool = False
+    run: Run,
+    folder: str,
+    trained: PromptedPolicy,
+    step: int,
+    evals: Sequence[Record],
+    *,
+    miniature: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write model/ or best/ of a run, with a card that shows these evaluations; see `save_policy`.
 
-    With model/ goes adapter/, if there is one.
+    With model/ goes adapter/, if there is one. An absolute `folder` may be anywhere.
     """
-    card = model_card(pipeline.config, evals, step, run.first_command())
-    save_policy(pipeline.policy, run.path / folder, card, miniature)
-    if folder == "model" and pipeline.policy.adapter:
-        _save_adapter(pipeline.policy, run.path / "adapter", card)
+    card = model_card(trained.config, evals, step, run.first_command())
+    save_policy(trained.policy, run.path / folder, card, miniature, dtype, {STEP_KEY: step})
+    if folder == "model" and trained.policy.adapter:
+        _save_adapter(trained.policy, run.path / "adapter", card)
+
+
+def export_model(
+    run: Run,
+    step: int | None = None,
+    to: str = "",
+    dtype: Dtype | None = None,
+    permissions: Permissions = NO_PERMISSIONS,
+) -> tuple[Path, int]:
+    """Write the model of a checkpoint, by default of the last, and return its folder and step.
+
+    The folder is model/, next to which goes adapter/ if there is one, or `to`, for which the run may be
+    training. An adapter is merged. The weights have the run's dtype, or `dtype`. The task is not loaded, and
+    everything is done on the CPU.
+    Raises UsageError for a folder that is not empty and for a step without an intact checkpoint, FileError
+    where a file can't be read or written.
+    """
+    folder = expand_home(to).absolute() if to else run.path / "model"
+    _refuse_filled(folder)
+    checkpoint = load_checkpoint(run.path / "checkpoints", _saved_step(run, step))
+    with nullcontext() if to else _locked(run):
+        trained = _load_trained(run, checkpoint, dtype, permissions)
+        converted = getattr(torch, dtype) if dtype else None
+        save_model(run, str(folder) if to else "model", trained, checkpoint.step, run.evals, dtype=converted)
+    return folder, checkpoint.step
+
+
+def _refuse_filled(folder: Path) -> None:
+    with explain_file_errors("read", folder):
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UsageError(f"{folder} exists and is not empty", "name another folder with --to")
+
+
+def _saved_step(run: Run, step: int | None) -> int:
+    steps = checkpoint_steps(run.path / "checkpoints")
+    if not steps:
+        raise UsageError(f"the run {run.name} has no checkpoint to export", run.resume_hint)
+    if step is not None and step not in steps:
+        there = ", ".join(map(str, steps))
+        raise UsageError(f"step {step} of {run.name} has no checkpoint", f"these steps have one: {there}")
+    return steps[-1] if step is None else step
+
+
+@contextmanager
+def _locked(run: Run) -> Iterator[None]:
+    try:
+        run.lock()
+    except UsageError as error:
+        error.remedy = "wait for it, or name another folder with --to"
+        raise
+    try:
+        yield
+    finally:
+        run.unlock()
+
+
+def _load_trained(
+    run: Run, checkpoint: Checkpoint, dtype: Dtype | None, permissions: Permissions
+) -> PromptedPolicy:
+    """The run's policy with the weights of a checkpoint, without a task, engine or optimizer."""
+    changes = {"model.device": "cpu", "model.dtype": run.machine.get("dtype", run.config.model.dtype)}
+    config = override_config(run.config, changes)
+    policy = load_configured_policy(config, permissions, keep_float32=False)
+    if dtype and not policy.adapter:
+        policy.model.to(getattr(torch, dtype))  # first: a checkpoint's weights may be finer than the run's
+    load_trained_weights(policy, checkpoint.tensors)
+    return PromptedPolicy(run.config, policy, PromptBuilder(policy.tokenizer, config.prompt))
 
 
 def trial_save(run: Run, pipeline: Pipeline) -> None:
@@ -112,7 +200,8 @@ def is_best(run: Run, step: int, result: Record) -> bool:
 def keep_best(run: Run, step: int) -> None:
     """Before a finished run continues: its model/ will be replaced, and may be the best so far."""
     model, best = run.path / "model", run.path / "best"
-    if run.summary.get("best_step") == step > 0 and model.is_dir() and not best.is_dir():
+    is_best = run.summary.get("best_step") == step > 0 and run.model_step in (None, step)
+    if is_best and model.is_dir() and not best.is_dir():
         with explain_file_errors("write", best), replace_folder(best) as temporary:
             shutil.copytree(model, temporary, dirs_exist_ok=True)
 

@@ -24,6 +24,7 @@ from reinforce_lite.callbacks.base import (
     DRY_RUN,
     SAMPLING,
     SAVING_CHECKPOINT,
+    SAVING_MODEL,
     UPDATING,
     Callback,
 )
@@ -72,6 +73,8 @@ logger = logging.getLogger(__name__)
 
 NOT_FINITE_STEPS = 3
 """Steps in a row with NaN or infinity, after which training goes back once, and then stops."""
+QUICK_SAVE_SECONDS = 10.0
+"""A run that is stopped writes its model if that is expected to take no longer."""
 MEMORY_OPTIONS = ", ".join(map(option_flag, MEMORY_KEYS))
 
 
@@ -378,6 +381,22 @@ class Trainer:
         elif self.run.started and is_main():
             logger.warning("to write a report of the run so far: %s", command_line("report", self.run.name))
 
+    def _save_model_if_quick(self) -> None:
+        """For a run that is cut short: its checkpoint is saved, so nothing is lost where this fails.
+
+        Before the first step there is no trained model to write.
+        """
+        if not self.step or not self.step_is_whole:
+            return
+        try:
+            if self.budget.durations["best"] <= QUICK_SAVE_SECONDS:
+                self.callback.phase(SAVING_MODEL)
+                self._save_model("model", self.run.evals)
+                return
+        except Exception as error:  # for example a full disk
+            logger.warning("no model was written: %s", one_line_error(error))
+        logger.warning("to write the model of step %d: %s", self.step, self.run.export_command)
+
     def stop(self, interrupted: Interrupted) -> None:
         """After a signal: save the last finished step and say how to resume, unless the run is finished."""
         self.signals.mark_handled()
@@ -393,13 +412,14 @@ class Trainer:
         if self.run.started:
             self.run.write_json("summary", self._summary("signal"))
             self._report_if_quick()
+            self._save_model_if_quick()
         cause = f"stopped by {interrupted} {state}"
         raise StoppedError(interrupted.signum, cause, self.run.resume_hint) from None
 
     def _finish(self) -> None:
         try:
             with self.signals.uninterrupted():
-                self.callback.phase("saving the model")
+                self.callback.phase(SAVING_MODEL)
                 self._save_model("model", self.run.evals)
                 if is_main() and best_step(self.run.evals) in (0, self.step):
                     remove_best(self.run)
