@@ -173,3 +173,53 @@ def test_llama_cpp_converts_and_runs_the_embedded_model(
     model = AutoModelForCausalLM.from_pretrained(embedded)
     ids = model.generate(**prompt, max_new_tokens=20, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert read["response"] == tokenizer.decode(ids)
+
+
+EVALUATE = """
+import json, sys
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+tasks = TaskManager(include_path=sys.argv[1], include_defaults=False)
+model = f"pretrained={sys.argv[2]},dtype=float32"
+found = simple_evaluate(model="hf", model_args=model, tasks=["toy"], task_manager=tasks, device="cpu", batch_size=1)
+print(json.dumps({"accuracy": found["results"]["toy"]["acc,none"]}))
+"""
+TOY = """
+task: toy
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: [ab, cd]
+doc_to_target: label
+"""
+
+
+def test_lm_eval_measures_a_task_offline(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The label of 5 of 8 questions is the choice to which plain transformers gives the higher probability."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    lm_eval = environment(tmp_path_factory, "lm-eval==0.4.13")
+    folder = save(make_model(), make_tokenizer(), tmp_path)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rows = []
+    for n in range(8):
+        question = f"question {n}:"
+        start = len(tokenizer(question)["input_ids"])
+        scores = []
+        for choice in (" ab", " cd"):
+            ids = torch.tensor(tokenizer(question + choice)["input_ids"])
+            with torch.no_grad():
+                logprobs = model(ids[None]).logits[0, :-1].log_softmax(-1)
+            scores.append(float(logprobs.gather(1, ids[1:, None])[start - 1 :].sum()))
+        likelier = int(scores[1] > scores[0])
+        rows.append({"question": question, "label": likelier if n < 5 else 1 - likelier})
+    data, tasks = tmp_path / "test.jsonl", tmp_path / "tasks"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    tasks.mkdir()
+    (tasks / "toy.yaml").write_text(TOY.replace("FILE", str(data)))
+    out = lm_eval.run("-c", EVALUATE, str(tasks), str(folder))
+    assert json.loads(out.splitlines()[-1]) == {"accuracy": 5 / 8}

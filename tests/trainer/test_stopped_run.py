@@ -17,7 +17,7 @@ from reinforce_lite.cli.args import EvalArgs
 from reinforce_lite.cli.ask import ask_model
 from reinforce_lite.cli.eval_table import describe_measured
 from reinforce_lite.errors import FileError, StoppedError
-from reinforce_lite.models.policy import Policy
+from reinforce_lite.models.policy import Policy, save_policy
 from reinforce_lite.runlog.diagnosis import diagnose
 from reinforce_lite.runlog.run import STEP_KEY, Run, open_run
 from reinforce_lite.runlog.summary import best_step
@@ -88,12 +88,11 @@ def test_a_stop_without_room_for_the_model_is_still_a_stop(
 ) -> None:
     """The older model stays, and is told apart from that of the last step."""
     api.train(RECIPE, settings | {"train.steps": 3}, task=ToyTask(), run="cut", quiet=True)
-    real = export.save_policy
 
     def full(policy: Policy, folder: Path, *args: Any, **options: Any) -> None:
         if folder.name == "model":
             raise FileError("can't write it: No space left on device")
-        real(policy, folder, *args, **options)
+        save_policy(policy, folder, *args, **options)
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         patch.setattr(export, "save_policy", full)
