@@ -5,6 +5,7 @@ peft reads adapter/ in test_adapter_run.py. Left out: vLLM, which needs a graphi
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,66 +73,77 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return environment(tmp_path_factory, "transformers==4.57.*")
-
-
 READ = """
 import json, sys
 import torch, transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder, texts, ids = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-model = AutoModelForCausalLM.from_pretrained(folder).eval()
-tokenizer = AutoTokenizer.from_pretrained(folder)
-with torch.no_grad():
-    torch.save(model(torch.tensor([ids])).logits, sys.argv[4])
-tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-print(json.dumps({"version": transformers.__version__, "tokens": tokens, "dtype": str(model.dtype)}))
-"""
-
-
-def assert_transformers_4_reads(environment: Environment, folder: Path, tmp_path: Path) -> None:
-    """As transformers 5 does: the same tokens, and the same logits at every position."""
-    ids, logits = list(range(3, 103)), tmp_path / "logits.pt"
-    texts = [text for text in TEXTS if text.isascii()]
-    out = environment.run("-c", READ, str(folder), json.dumps(texts), json.dumps(ids), str(logits))
-    read = json.loads(out)
-    assert read["version"].startswith("4.57.")
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-    assert read["dtype"] == str(model.dtype)
-    assert read["tokens"] == [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+texts, ids, read = json.loads(sys.argv[1]), json.loads(sys.argv[2]), {}
+for folder in sys.argv[4:]:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
-        expected = model(torch.tensor([ids])).logits
-    assert (torch.load(logits) - expected).abs().max() < 1e-4 * expected.abs().max()
+        logits = model(torch.tensor([ids])).logits
+    tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    read[folder] = {"version": transformers.__version__, "tokens": tokens, "logits": logits}
+torch.save(read, sys.argv[3])
+"""
+IDS = list(range(3, 103))
+ASCII = [text for text in TEXTS if text.isascii()]  # the tiny tokenizer of a test has no other characters
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_4_reads_each_family(family: str, transformers_4: Environment, tmp_path: Path) -> None:
-    folder = save(make_family(family), make_tokenizer(), tmp_path)
-    assert_transformers_4_reads(transformers_4, folder, tmp_path)
-
-
-def test_transformers_4_reads_another_rotary_base(transformers_4: Environment, tmp_path: Path) -> None:
-    """And fails without the former key: otherwise this test would show nothing."""
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, embedded: Path) -> dict[str, Path]:
+    """Model folders: one of each family; the embedded model; another rotary base, with its former key and
+    without it."""
+    folder = tmp_path_factory.mktemp("saved")
+    folders = {name: save(make_family(name), make_tokenizer(), folder / name) for name in FAMILIES}
     model = make_model(rope_parameters={"rope_type": "default", "rope_theta": 100000.0})
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"extra_special_tokens": ["<repo_name>"]})
     model.resize_token_embeddings(len(tokenizer))
-    folder = save(model, tokenizer, tmp_path)
-    assert_transformers_4_reads(transformers_4, folder, tmp_path)
-    config = json.loads((folder / "config.json").read_text())
+    folders["rotary base"] = save(model, tokenizer, folder / "base")
+    folders["no key"] = folder / "no-key"
+    shutil.copytree(folders["rotary base"], folders["no key"])
+    file = folders["no key"] / "config.json"
+    config = json.loads(file.read_text())
     del config["rope_theta"]
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(AssertionError):
-        assert_transformers_4_reads(transformers_4, folder, tmp_path)
+    file.write_text(json.dumps(config))
+    return folders | {"embedded": embedded}
 
 
-def test_transformers_4_reads_the_embedded_model(
-    transformers_4: Environment, embedded: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def read_by_transformers_4(
+    tmp_path_factory: pytest.TempPathFactory, saved: dict[str, Path]
+) -> dict[str, dict[str, Any]]:
+    """What transformers 4 reads, by the names of the folders."""
+    transformers_4 = environment(tmp_path_factory, "transformers==4.57.*")
+    file = tmp_path_factory.mktemp("read") / "read.pt"
+    transformers_4.run("-c", READ, json.dumps(ASCII), json.dumps(IDS), str(file), *map(str, saved.values()))
+    read = torch.load(file)
+    return {name: read[str(folder)] for name, folder in saved.items()}
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "rotary base", "embedded"])
+def test_transformers_4_reads_a_model_as_transformers_5_does(
+    saved: dict[str, Path], read_by_transformers_4: dict[str, dict[str, Any]], name: str
 ) -> None:
-    assert_transformers_4_reads(transformers_4, embedded, tmp_path)
+    """The same tokens, and the same logits at every position."""
+    read, folder = read_by_transformers_4[name], saved[name]
+    assert read["version"].startswith("4.57.")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    assert read["tokens"] == [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ASCII]
+    with torch.no_grad():
+        expected = model(torch.tensor([IDS])).logits
+    assert read["logits"].dtype == expected.dtype
+    assert (read["logits"] - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_without_the_former_key_transformers_4_takes_its_default(
+    read_by_transformers_4: dict[str, dict[str, Any]],
+) -> None:
+    """Otherwise the test of another rotary base would show nothing."""
+    right, wrong = (read_by_transformers_4[name]["logits"] for name in ("rotary base", "no key"))
+    assert (right - wrong).abs().max() > 0.1
 
 
 SERVE = """
