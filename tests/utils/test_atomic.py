@@ -71,6 +71,20 @@ def test_replace_folder_creates_the_target_and_its_parents(tmp_path: Path) -> No
     assert names(tmp_path / "checkpoints") == ["step-1"]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_replace_folder_gives_files_of_their_own_mode_that_of_any_new_file(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with replace_folder(tmp_path / "target") as folder:
+            (folder / "plain").write_text("x")
+            os.close(os.open(folder / "own", os.O_CREAT, 0o600))
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "target").iterdir()} == {mode}
+
+
 def test_replace_folder_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "model"
     target.mkdir()

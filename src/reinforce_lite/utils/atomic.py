@@ -47,9 +47,10 @@ def append_whole(file: Path, text: str) -> None:
 def replace_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder next to `target`, and rename it to `target` when the block succeeds.
 
-    Its files are flushed to the disk first. If the block raises, the folder is removed and `target` stays as
-    it was. What a killed process left behind is removed when the same target is replaced next. Not safe for
-    concurrent writers of one target.
+    Its files are flushed to the disk first, and have the mode of any new file: safetensors gives its own to
+    their owner alone. If the block raises, the folder is removed and `target` stays as it was. What a killed
+    process left behind is removed when the same target is replaced next. Not safe for concurrent writers of
+    one target.
     """
     temporary, previous = _incomplete(target), target.with_name(f".{target.name}.previous")
     for leftover in (temporary, previous):
@@ -58,6 +59,8 @@ def replace_folder(target: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
+            if path.is_file():
+                path.chmod(temporary.stat().st_mode & 0o666)
             flush(path)
         if target.exists():
             target.rename(previous)
