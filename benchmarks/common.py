@@ -168,7 +168,7 @@ def products(llama: Llama, tokens: int, heads: int, linear: Linear = plain) -> N
 
 def saved(built: Pipeline, folder: str) -> str:
     """Save the policy as a Hugging Face folder, for other programs; return its path."""
-    save_policy(built.policy, Path(folder) / "model", "for a benchmark")
+    save_policy(built.policy, Path(folder) / "model", {})
     return str(Path(folder) / "model")
 
 

@@ -5,10 +5,11 @@ known one. Recipes are TOML files with one table per section; `recipes/` holds t
 """
 
 import datetime
+import json
 import logging
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -370,11 +371,16 @@ def option_text(dotted: str, value: object) -> str:
 
     >>> option_text("prompt.prefill", ""), option_text("update.offload_optimizer", False)
     ("--prompt.prefill ''", '--update.no-offload-optimizer')
+    >>> option_text("rollout.stop", ("</s>", "a b")), option_text("task.params", {"n": [1]})
+    ("--rollout.stop '</s>' 'a b'", "--task.params n '[1]'")
     """
     if isinstance(value, bool):
         section, _, name = dotted.partition(".")
         return option_flag(dotted if value else f"{section}.no-{name}")
-    return f"{option_flag(dotted)} {shlex.quote(str(value))}"
+    words: Sequence[object] = value if isinstance(value, list | tuple) else (value,)
+    if isinstance(value, Mapping):
+        words = [w for k, v in value.items() for w in (k, v if isinstance(v, str) else json.dumps(v))]
+    return " ".join([option_flag(dotted), *(shlex.quote(str(word)) for word in words)])
 
 
 def config_differences(old: Config, new: Config, ignored: frozenset[str] = frozenset()) -> list[str]:

@@ -107,7 +107,7 @@ def test_the_merged_folder_is_a_plain_model(policy: Policy, tmp_path: Path) -> N
     reference = peft_model(adapted(policy), tmp_path / "saved")
     ids = torch.arange(20, 40)[None]
     expected = reference(ids).logits
-    save_policy(policy, tmp_path / "merged", "")
+    save_policy(policy, tmp_path / "merged", {})
     merged = load_policy(str(tmp_path / "merged"), "float32", "cpu")
     assert (merged.model(ids).logits - expected).abs().max() < 1e-4
     assert policy.adapter is not None

@@ -18,7 +18,7 @@ from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.errors import ReinforceLiteError
 from reinforce_lite.models import embedded
 from reinforce_lite.models.embedded import EMBEDDED_NAME, embedded_folder
-from reinforce_lite.models.policy import load_policy
+from reinforce_lite.models.policy import load_policy, save_policy
 from reinforce_lite.pipeline import build_pipeline
 from reinforce_lite.types import Sampling
 
@@ -117,7 +117,7 @@ def real_model() -> Path:
         pytest.skip(f"the embedded model can't be downloaded here: {error.cause}")
 
 
-def test_the_embedded_model_is_smollm2(real_model: Path) -> None:
+def test_the_embedded_model_is_smollm2(real_model: Path, tmp_path: Path) -> None:
     policy = load_policy(EMBEDDED_NAME, dtype="float32", device="cpu")
     assert sum(p.numel() for p in policy.model.parameters()) == SMOLLM2_PARAMETERS
     assert policy.eos_token_ids == {2}
@@ -125,6 +125,10 @@ def test_the_embedded_model_is_smollm2(real_model: Path) -> None:
     with torch.no_grad():
         best = policy.model(ids).logits[0, -1].argmax()
     assert policy.tokenizer.decode(best) == " Paris"
+    save_policy(policy, tmp_path / "saved", {}, miniature=True)
+    saved = "".join(p.read_text() for p in (tmp_path / "saved").glob("*config.json"))
+    assert "Mix1" not in saved  # the name in the GGUF file
+    assert '"model_max_length": 8192' in saved
 
 
 def test_native_engine_matches_transformers(real_model: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_family_is_computed_trained_and_saved_exactly(family: str, tmp_path: P
 
     after = policy.model(ids, use_cache=False).logits
     assert not torch.allclose(before, after, atol=1e-3)
-    save_policy(policy, tmp_path / "trained", "card")
+    save_policy(policy, tmp_path / "trained", {})
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "trained")
     torch.testing.assert_close(reloaded(ids, use_cache=False).logits, after, rtol=0, atol=1e-5)
 
@@ -132,7 +132,7 @@ def test_the_language_model_of_a_model_that_reads_images_is_trained_and_saved(tm
     assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     engine = make_engine("native", policy)
     assert compare_logprobs(policy, engine, updater.forward_pass, PROMPTS, SAMPLING).max_gap < 2e-4
-    save_policy(policy, tmp_path / "trained", "card")
+    save_policy(policy, tmp_path / "trained", {})
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "trained")
     torch.testing.assert_close(reloaded(ids).logits, policy.model(ids).logits)
 

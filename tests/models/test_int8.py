@@ -110,7 +110,7 @@ def test_engines_sample_from_the_rounded_weights(quantized: Policy, rounded: Pol
 def test_the_saved_model_is_plain_and_has_the_rounded_weights(
     quantized: Policy, rounded: Policy, tmp_path: Path
 ) -> None:
-    save_policy(quantized, tmp_path / "merged", "")
+    save_policy(quantized, tmp_path / "merged", {})
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert {type(m) for n, m in merged.named_modules() if n.endswith("proj")} == {nn.Linear}
     ids = torch.arange(20, 40)[None]
@@ -124,7 +124,7 @@ def test_layers_that_are_not_adapted_have_the_rounded_weights_too(
     model_folder: Path, rounded: Policy, tmp_path: Path
 ) -> None:
     policy = adapted(load_policy(str(model_folder), "float32", "cpu", int8=True), targets=("q_proj",))
-    save_policy(policy, tmp_path / "merged", "")
+    save_policy(policy, tmp_path / "merged", {})
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
     name = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(merged[name], rounded.model.state_dict()[name])
@@ -136,7 +136,7 @@ def test_weights_that_are_not_finite_are_refused(model_folder: Path, tmp_path: P
         model.model.layers[1].mlp.up_proj.weight[3, 2] = torch.nan
     policy = load_policy(str(model_folder), "float32", "cpu")
     policy.model.load_state_dict(model.state_dict())
-    save_policy(policy, tmp_path / "bad", "")
+    save_policy(policy, tmp_path / "bad", {})
     with pytest.raises(UsageError, match=r"up_proj\.scale"):
         load_policy(str(tmp_path / "bad"), "float32", "cpu", int8=True)
 

@@ -170,7 +170,7 @@ def test_fused_weights_share_memory_with_parameters(model_folder: Path, tmp_path
     assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
     after = check()
     assert all(not torch.equal(before[name], after[name]) for name in before)
-    save_policy(policy, tmp_path / "model", "card")
+    save_policy(policy, tmp_path / "model", {})
     first = next(iter(after))
     assert torch.equal(check()[first], after[first])
     reloaded = load_policy(str(tmp_path / "model"), dtype, "cpu")

@@ -25,7 +25,7 @@ def test_a_saved_model_has_the_keys_of_transformers_4(tmp_path: Path) -> None:
     tokenizer.add_special_tokens({"extra_special_tokens": ["<repo_name>"]})
     tokenizer.save_pretrained(tmp_path)
     policy = load_policy(str(tmp_path), device="cpu")
-    save_policy(policy, tmp_path / "model", "card")
+    save_policy(policy, tmp_path / "model", {})
     config = read(tmp_path / "model" / "config.json")
     assert (config["rope_theta"], config["torch_dtype"]) == (100000.0, "float32")
     assert config["rope_parameters"] == {"rope_type": "default", "rope_theta": 100000.0}

@@ -180,7 +180,10 @@ def test_eos_token_ids_are_those_of_tokenizer_and_generation_config(
     folder = tmp_path / "eos"
     shutil.copytree(model_folder, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7]}))
-    assert load_policy(str(folder)).eos_token_ids == {0, 7, END}
+    policy = load_policy(str(folder))
+    assert policy.eos_token_ids == {0, 7, END}
+    save_policy(policy, tmp_path / "saved", {})
+    assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == [0, END, 7]
 
 
 def test_completions_also_end_where_the_chat_template_ends_a_turn(
@@ -195,7 +198,7 @@ def test_completions_also_end_where_the_chat_template_ends_a_turn(
         policy = load_policy(str(tmp_path / "model"), device="cpu")
     assert policy.eos_token_ids == {0, END}
     assert "<|im_end|>" in caplog.text
-    save_policy(policy, tmp_path / "saved", "card")
+    save_policy(policy, tmp_path / "saved", {})
     assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == [0, END]
     caplog.clear()
     assert load_policy(str(tmp_path / "saved"), device="cpu").eos_token_ids == {0, END}
@@ -238,13 +241,37 @@ def test_saving_replaces_the_folder_as_a_whole(policy: Policy, tmp_path: Path) -
     target = tmp_path / "model"
     target.mkdir()
     (target / "old").write_text("x")
-    save_policy(policy, target, "card")
+    save_policy(policy, target, {"README.md": "card"})
     assert not (target / "old").exists()
     assert (target / "README.md").read_text() == "card"
     reloaded = AutoModelForCausalLM.from_pretrained(target)
     pairs = zip(reloaded.parameters(), policy.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_saved_model_repeats_nothing_of_the_files_that_were_loaded(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    """A name from a GGUF file; where and how the tokenizer was loaded; its missing limit is the model's."""
+    folder = tmp_path / "gguf"
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"_model_name_or_path": "Some Mix1 Ep2"}))
+    save_policy(load_policy(str(folder), device="cpu"), tmp_path / "saved", {})
+    saved = {p.name: p.read_text() for p in (tmp_path / "saved").glob("*.json")}
+    assert json.loads(saved["tokenizer_config.json"])["model_max_length"] == 2048
+    for trace in ("Mix1", "name_or_path", "is_local", "local_files_only", str(tmp_path), "gguf"):
+        assert not [name for name, text in saved.items() if trace in text]
+    assert len({p.stat().st_mode for p in (tmp_path / "saved").iterdir()}) == 1
+
+
+def test_a_tokenizers_own_limit_is_kept(tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path)
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 512
+    tokenizer.save_pretrained(tmp_path)
+    assert load_policy(str(tmp_path), device="cpu").tokenizer.model_max_length == 512
 
 
 @pytest.mark.case(10)
@@ -301,7 +328,7 @@ def test_an_invalid_generation_config_is_mended_and_told(
     [told] = [r.getMessage() for r in caplog.records]
     assert "generation config" in told
     assert next(key for key in broken if key != "do_sample") in told
-    save_policy(policy, tmp_path / "saved", "card")
+    save_policy(policy, tmp_path / "saved", {})
     saved = GenerationConfig.from_pretrained(tmp_path / "saved")
     assert {key: getattr(saved, key) for key in (*left, *ids)} == left | ids
     caplog.clear()
@@ -312,8 +339,8 @@ def test_an_invalid_generation_config_is_mended_and_told(
 def test_a_miniature_has_every_weights_name_and_dtype_and_one_number(policy: Policy, tmp_path: Path) -> None:
     """Among them parts of one storage: our forward pass fuses q, k and v. The tied head has no copy."""
     assert policy.llama is not None
-    save_policy(policy, tmp_path / "small", "card", miniature=True)
-    save_policy(policy, tmp_path / "model", "card")
+    save_policy(policy, tmp_path / "small", {}, miniature=True)
+    save_policy(policy, tmp_path / "model", {})
     small, model = (load_file(tmp_path / f / "model.safetensors") for f in ("small", "model"))
     assert small.keys() == model.keys()
     assert {name: t.dtype for name, t in small.items()} == {name: t.dtype for name, t in model.items()}
@@ -328,7 +355,7 @@ def test_a_miniature_finds_weights_that_share_memory(policy: Policy, tmp_path: P
     layers[1].input_layernorm.weight = layers[0].input_layernorm.weight
     for miniature in (False, True):
         with pytest.raises(RuntimeError, match="shared tensors"):
-            save_policy(policy, tmp_path / "model", "card", miniature)
+            save_policy(policy, tmp_path / "model", {}, miniature)
     assert not list(tmp_path.iterdir())
 
 

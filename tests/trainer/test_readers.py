@@ -62,14 +62,14 @@ def save(model: Any, tokenizer: Any, folder: Path) -> Path:
     """As a run saves it."""
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    save_policy(load_policy(str(folder / "base"), device="cpu"), folder / "model", "card")
+    save_policy(load_policy(str(folder / "base"), device="cpu"), folder / "model", {})
     return folder / "model"
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("embedded") / "model"
-    save_policy(load_policy(EMBEDDED_NAME, "float32", "cpu"), folder, "card")
+    save_policy(load_policy(EMBEDDED_NAME, "float32", "cpu"), folder, {})
     return folder
 
 

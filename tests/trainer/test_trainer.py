@@ -734,9 +734,9 @@ def test_the_saved_model_is_the_policy(settings: dict[str, Any], monkeypatch: py
     kept: list[torch.Tensor] = []
     save = save_policy
 
-    def spy(policy: Policy, folder: Path, card: str, miniature: bool) -> None:
+    def spy(policy: Policy, folder: Path, texts: dict[str, str], miniature: bool) -> None:
         kept.append(policy.model(ids).logits.detach())
-        save(policy, folder, card, miniature)
+        save(policy, folder, texts, miniature)
 
     monkeypatch.setattr(export, "save_policy", spy)
     for dtype in ("float32", "bfloat16"):
@@ -748,7 +748,7 @@ def test_the_saved_model_is_the_policy(settings: dict[str, Any], monkeypatch: py
             [{"role": "user", "content": "x"}]
         )
         card = (run.path / "model" / "README.md").read_text()
-        for part in ("base_model:", "Data:", "Command:", "before | test", "after step 2 | test", "| 6 |"):
+        for part in ("library_name:", "Data:", "Command:", "before | test", "after step 2 | test", "| 6 |"):
             assert part in card
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reinforce_lite.utils.paths import local_or_hub_name
+from reinforce_lite.utils.paths import local_or_hub_name, without_folders
 
 
 @pytest.mark.parametrize("name", ["gpt2", "owner/name", "openai/gsm8k", "name-1.5b"])
@@ -26,3 +26,22 @@ def test_a_path_where_nothing_is_is_refused(name: str, in_tmp: Path, monkeypatch
     monkeypatch.setenv("HOME", str(in_tmp))
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         local_or_hub_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("/home/ann/data.jsonl", "data.jsonl"),
+        ("~/models/mine", "mine"),
+        ("../tasks/add.py", "add.py"),
+        ("here/there", "there"),
+        ("openai/gsm8k", "openai/gsm8k"),
+        ("openai/gsm8k:main", "openai/gsm8k:main"),
+        ("my_task.py", "my_task.py"),
+        ("Is 1/2 more than 3/4/5?" * 100, "Is 1/2 more than 3/4/5?" * 100),
+        ("", ""),
+    ],
+)
+def test_of_a_path_only_the_last_part_is_published(name: str, published: str, in_tmp: Path) -> None:
+    (in_tmp / "here" / "there").mkdir(parents=True)
+    assert without_folders(name) == published

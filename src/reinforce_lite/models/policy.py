@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from reinforce_lite.config import AdapterConfig
 from reinforce_lite.errors import UsageError, explain_file_errors
@@ -178,18 +179,33 @@ def _open(name: str, permissions: Permissions) -> tuple[Any, Any]:
     _refuse_missing_weights(info["missing_keys"], name)
     model = language_model(model, name)
     _mend_generation_config(model, name)
+    _forget_source(model, tokenizer)
     return model, tokenizer
+
+
+def _forget_source(model: Any, tokenizer: Any) -> None:
+    """Drop what only describes the files that were loaded, so that a saved model does not repeat it.
+
+    A tokenizer without a limit of its own gets the model's: programs that truncate read it.
+    """
+    vars(model.config).pop("_model_name_or_path", None)  # of a GGUF file
+    for key in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(key, None)
+    if tokenizer.model_max_length > LARGE_INTEGER:
+        limit = getattr(model.config, "max_position_embeddings", None)
+        tokenizer.model_max_length = limit or tokenizer.model_max_length
 
 
 def save_policy(
     policy: Policy,
     folder: Path,
-    card: str,
+    texts: Mapping[str, str],
     miniature: bool = False,
     dtype: torch.dtype | None = None,
     config_keys: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, card.
+    """Write a Hugging Face folder: safetensors, tokenizer, chat template, generation config, and `texts` by
+    the names of their files.
 
     An adapter is merged into the weights. `folder` is replaced completely or not at all. With `miniature`
     each weight is reduced to one number, under the name that it has in memory: the folder holds a few
@@ -208,7 +224,13 @@ def save_policy(
         policy.model.save_pretrained(temporary, max_shard_size=MODEL_FILE_BYTES, **options)
         policy.tokenizer.save_pretrained(temporary)
         add_keys(temporary, type(policy.model.config), keys)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        write_texts(temporary, texts)
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write each text, in UTF-8, under its file's name."""
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _tiny_weights(model: Any) -> dict[str, torch.Tensor]:
@@ -233,10 +255,11 @@ def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Every end-of-sequence id that the model's generation config or its tokenizer names, and the token
     with which the chat template ends a response.
 
-    The last one is added to the generation config, so that the saved model ends there in other programs too.
+    All are in the generation config from then on, so that the saved model ends there in other programs too.
     """
     ids = model.generation_config.eos_token_id if model.generation_config else None
-    eos = {*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id} - {None}
+    named = {*(ids if isinstance(ids, list) else [ids])} - {None}
+    eos = named | {tokenizer.eos_token_id} - {None}
     end = end_of_turn(tokenizer)
     if end is not None and end not in eos:
         logger.warning(
@@ -245,8 +268,8 @@ def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
             tokenizer.convert_ids_to_tokens(end),
         )
         eos.add(end)
-        if model.generation_config:
-            model.generation_config.eos_token_id = sorted(eos)
+    if model.generation_config and eos != named:
+        model.generation_config.eos_token_id = sorted(eos)
     if not eos:
         raise UsageError(
             "the model names no end-of-sequence token, so no completion could end",

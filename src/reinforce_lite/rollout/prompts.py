@@ -44,7 +44,7 @@ class PromptBuilder:
         self._control_tokens = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
         self._start = [] if tokenizer.chat_template is not None else _start_ids(tokenizer)
         self._fixed_texts = self._system_and_examples()
-        rendered = self._render_template()
+        self._layout, rendered = self._render_template()
         # Template text at the even positions, the index of a text at the odd ones.
         self._pieces = _PLACEHOLDER_PATTERN.split(rendered)
         dropped = set(range(len(self._fixed_texts) + 1)) - {int(i) for i in self._pieces[1::2]}
@@ -58,14 +58,30 @@ class PromptBuilder:
 
     def __call__(self, question: str) -> Prompt:
         """The prompt of one question."""
-        texts = [*self._fixed_texts, self._user_message(question)]
-        parts = [texts[int(piece)] if i % 2 else piece for i, piece in enumerate(self._pieces)]
-        parts.append(self.config.prefill)  # at an odd position, like every part from outside
+        parts = self._parts(question)
         if any(control in part for part in parts[1::2] for control in self._control_tokens):
             ids = [t for i, part in enumerate(parts) for t in self._encode(part, plain=i % 2 == 1)]
         else:
             ids = self._encode("".join(parts))
         return Prompt((*self._start, *ids), self.prefill)
+
+    @property
+    def adds_special_tokens(self) -> bool:
+        """Whether a prompt is what the tokenizer makes of `text` with its special tokens, or with none."""
+        return bool(self._start)
+
+    def text(self, question: str) -> str:
+        """The prompt of one question as text, prefill included."""
+        return "".join(self._parts(question))
+
+    def messages(self, question: str) -> list[dict[str, str]]:
+        """The same as the conversation that the chat template gets, without the prefill."""
+        texts = [*self._fixed_texts, self._user_message(question)]
+
+        def fill(content: str) -> str:
+            return _PLACEHOLDER_PATTERN.sub(lambda match: texts[int(match[1])], content)
+
+        return [{"role": m["role"], "content": fill(m["content"])} for m in self._layout]
 
     def within_limit(self, problems: Sequence[Problem], n: int | None = None) -> list[Problem]:
         """The first `n` problems (default: all) whose prompt has at most prompt.max_tokens tokens.
@@ -96,6 +112,12 @@ class PromptBuilder:
         n_bytes = sum(len(text.encode()) for text in texts)
         return n_bytes < self.config.max_tokens or len(self(question).token_ids) <= self.config.max_tokens
 
+    def _parts(self, question: str) -> list[str]:
+        """The template's text at the even positions, what comes from outside at the odd ones."""
+        texts = [*self._fixed_texts, self._user_message(question)]
+        parts = [texts[int(piece)] if i % 2 else piece for i, piece in enumerate(self._pieces)]
+        return [*parts, self.config.prefill]
+
     def _user_message(self, question: str) -> str:
         return whole_characters(f"{question.strip()}\n{self.config.instruction}".strip())
 
@@ -122,14 +144,17 @@ class PromptBuilder:
             for i, placeholder in enumerate(placeholders)
         ]
 
-    def _render_template(self) -> str:
+    def _render_template(self) -> tuple[list[dict[str, str]], str]:
+        """The conversation with placeholders, and what the template makes of it."""
         if self.tokenizer.chat_template is None:
             logger.warning("the model has no chat template: it gets a plain question-and-answer layout")
         today = self.config.date or date.today()
+        messages = self._messages(system_role=True)
         try:
-            return render_chat(self.tokenizer, self._messages(system_role=True), today)
+            return messages, render_chat(self.tokenizer, messages, today)
         except UsageError:  # some templates have no system role
-            return render_chat(self.tokenizer, self._messages(system_role=False), today)
+            messages = self._messages(system_role=False)
+            return messages, render_chat(self.tokenizer, messages, today)
 
     def _encode(self, text: str, plain: bool = False) -> list[int]:
         """Token ids with nothing added; `plain` reads control tokens as ordinary characters."""

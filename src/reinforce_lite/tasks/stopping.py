@@ -21,7 +21,8 @@ DEFAULT_STOPS: Mapping[AnswerFormat, tuple[str, ...]] = {
 }
 """What stops a completion in each answer format."""
 
-_FINISHED_LINE = re.compile(r"^[ \t]*+(?:\*\*)?####(?!#)[^\n0-9]*+[0-9][^\n]*+\n", re.MULTILINE)
+FINISHED_LINE = re.compile(r"^[ \t]*+(?:\*\*)?####(?!#)[^\n0-9]*+[0-9][^\n]*+\n", re.MULTILINE)
+"""Matches a line that reaches HASH_LINE."""
 
 
 def stop_end(text: str, stops: Sequence[str]) -> int | None:
@@ -39,5 +40,5 @@ def _end(text: str, stop: str) -> int | None:
 
 
 def _line_end(text: str) -> int | None:
-    match = _FINISHED_LINE.search(text)
+    match = FINISHED_LINE.search(text)
     return match.end() if match else None

@@ -5,7 +5,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -17,13 +17,15 @@ from reinforce_lite.engines.base import OnProgress
 from reinforce_lite.errors import ReinforceLiteError, UsageError, explain_file_errors
 from reinforce_lite.learner.updater import load_trained_weights
 from reinforce_lite.models.embedded import EMBEDDED_NAME
-from reinforce_lite.models.policy import Policy, save_policy
+from reinforce_lite.models.loading import quiet_transformers
+from reinforce_lite.models.policy import Policy, save_policy, write_texts
 from reinforce_lite.pipeline import Pipeline, PromptedPolicy, load_configured_policy
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import STEP_KEY, Run
+from reinforce_lite.trainer.card_metadata import Library, hub_name
 from reinforce_lite.trainer.checkpoint import Checkpoint, checkpoint_steps, load_checkpoint
-from reinforce_lite.trainer.model_card import hub_name, model_card
+from reinforce_lite.trainer.model_card import explaining_files
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.atomic import remove_folder, replace_folder
 from reinforce_lite.utils.memory import release_cached_memory
@@ -47,14 +49,21 @@ def save_model(
     miniature: bool = False,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write model/ or best/ of a run, with a card that shows these evaluations; see `save_policy`.
+    """Write model/ or best/ of a run, with its prompt and a card that shows these evaluations; see
+    `save_policy`.
 
     With model/ goes adapter/, if there is one. An absolute `folder` may be anywhere.
     """
-    card = model_card(trained.config, evals, step, run.first_command())
-    save_policy(trained.policy, run.path / folder, card, miniature, dtype, {STEP_KEY: step})
-    if folder == "model" and trained.policy.adapter:
-        _save_adapter(trained.policy, run.path / "adapter", card)
+    policy, command = trained.policy, run.first_command()
+    saved_dtype = str(dtype or policy.dtype).removeprefix("torch.")
+    measured_dtype = run.machine.get("dtype", saved_dtype)
+
+    def texts(library: Library) -> dict[str, str]:
+        return explaining_files(trained, evals, step, command, library, saved_dtype, measured_dtype)
+
+    save_policy(policy, run.path / folder, texts("transformers"), miniature, dtype, {STEP_KEY: step})
+    if folder == "model" and policy.adapter:
+        _save_adapter(policy, run.path / "adapter", texts("peft"))
 
 
 def export_model(
@@ -147,15 +156,18 @@ def trial_save(run: Run, pipeline: Pipeline) -> None:
         shutil.rmtree(run.path / TRIAL, ignore_errors=True)
 
 
-def _save_adapter(policy: Policy, target: Path, card: str) -> None:
-    """Write a PEFT folder. A base in a local folder is named by its absolute path."""
+def _save_adapter(policy: Policy, target: Path, texts: Mapping[str, str]) -> None:
+    """Write a PEFT folder, with the tokenizer and `texts`.
+
+    A base in a local folder is named by its absolute path.
+    """
     assert policy.adapter is not None
     base = expand_home(policy.name)
     name = str(base.resolve()) if base.is_dir() else hub_name(policy.name)
-    with explain_file_errors("write", target), replace_folder(target) as temporary:
+    with explain_file_errors("write", target), replace_folder(target) as temporary, quiet_transformers():
         policy.adapter.save(temporary, name, policy.name if policy.name == EMBEDDED_NAME else "")
-        text = card.replace("library_name: transformers", "library_name: peft")
-        (temporary / "README.md").write_text(text, encoding="utf-8")
+        policy.tokenizer.save_pretrained(temporary)
+        write_texts(temporary, texts)
 
 
 def compares_merged(policy: Policy) -> bool:
