@@ -28,6 +28,7 @@ from trials import Record, Trial
 from reinforce_lite.config import load_config, override_config
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
 from reinforce_lite.evaluation.statistics import mcnemar_p_value
+from reinforce_lite.runlog.records import hits
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.summary import best_step
 from reinforce_lite.tasks import gsm8k
@@ -122,11 +123,11 @@ def words(lines: Sequence[Record]) -> Record:
 
     Excerpts of lists A and B come before those of C.
     """
-    rare = [line for line in lines if {"a", "b"} & set(line["reflection"])]
-    rest = [line for line in lines if line["reflection"] and line not in rare]
+    rare = [line for line in lines if {"a", "b"} & hits(line).keys()]
+    rest = [line for line in lines if hits(line) and line not in rare]
     keys = ("step", "problem_id", "gold", "answer", "strict", "reflection", "completion")
     return {
-        "hits": {name: _bits(name in line["reflection"] for line in lines) for name in REFLECTION_LISTS},
+        "hits": {name: _bits(name in hits(line) for line in lines) for name in REFLECTION_LISTS},
         "right": _bits(line["strict"] for line in lines),
         "tokens": [line["tokens"] for line in lines],
         "excerpts": [{key: line[key] for key in keys} for line in [*rare, *rest][:EXCERPTS]],

@@ -198,7 +198,7 @@ def test_custom_task_trains_by_the_command(
     rollouts = list(rl.load("letters").read("rollouts"))
     assert len(rollouts) == 20
     assert all(line["problem_id"] == f"sort-{line['gold']}" for line in rollouts)
-    assert not any("fault" in line for line in rollouts)
+    assert not any(line["fault"] for line in rollouts)
 
 
 @pytest.fixture

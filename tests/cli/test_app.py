@@ -432,7 +432,7 @@ def test_a_secret_is_nowhere_and_half_a_character_stops_nothing(
     assert [s["grad_norm"] for s in mine.steps[:2]] == [s["grad_norm"] for s in plain.steps]
     lines = list(mine.read("rollouts"))
     assert all("\ud83d" in line["question"] and "[SOME_TOKEN]" in line["question"] for line in lines)
-    faults = {line["fault"] for line in lines if "fault" in line}
+    faults = {line["fault"] for line in lines if line["fault"]}
     assert {fault.partition(" (line")[0] for fault in faults} == {"ValueError: [SOME_TOKEN] \ud83d"}
     assert {line["reason"] for line in lines} >= {"\ud83d [SOME_TOKEN]"}
 

@@ -11,6 +11,7 @@ from reinforce_lite.learner.updater import GradientStats
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
+from reinforce_lite.runlog.records import hits
 from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.trainer.metrics import completion_records, step_metrics
 from reinforce_lite.types import Group, Problem, Sampling
@@ -77,7 +78,8 @@ def test_completion_records_hold_the_hits_of_each_completion(
 ) -> None:
     record = completion_records(1, groups)[index]
     assert record["completion"] == COMPLETIONS[index][0]
-    assert "".join(sorted(record["reflection"])) == lists
+    assert list(record["reflection"]) == ["a", "b", "c"]
+    assert "".join(hits(record)) == lists
 
 
 def test_reflection_rates_are_the_same_in_a_step_and_in_an_evaluation(groups: list[Group]) -> None:
@@ -97,7 +99,7 @@ def test_find_reflections_keeps_the_order_of_words() -> None:
         "b": ["recheck"],
         "c": ["wait", "wait"],
     }
-    assert find_reflections("howeverwait") == {}
+    assert find_reflections("howeverwait") == {"a": [], "b": [], "c": []}
 
 
 def test_reflection_rates_are_shares_of_texts() -> None:

@@ -233,7 +233,7 @@ def _step_line(at: int, lines: Sequence[Record], random: Random) -> Record:
             "entropy": 0.3 * (1 - strict) + 0.02 * random.random(),
             "grad_norm": 0.5 + random.random(),
             "step_time": 9 + 2 * random.random(),
-            **{f"reflection/list_{x}": sum(x in line["reflection"] for line in lines) / n for x in "abc"},
+            **{f"reflection/list_{x}": sum(bool(line["reflection"][x]) for line in lines) / n for x in "abc"},
         },
     )
 
@@ -269,6 +269,21 @@ def hostile(path: Path) -> Run:
     config = config.replace("smollm2-135m", "<img src=x onerror=window.__hit=3>")
     (run.path / "config.toml").write_text(config, encoding="utf-8")
     return run
+
+
+def make_older(run: Run) -> None:
+    """Rewrite the lines of completions as the first version wrote them."""
+    for name in ("rollouts", "eval_rollouts"):
+        lines = list(run.read(name))
+        for line in lines:
+            line["reflection"] = {key: words for key, words in line["reflection"].items() if words}
+            line["gold"] = int(line["gold"]) if line["gold"].isdigit() else line["gold"]
+            if name == "rollouts":
+                line.pop("split", None)
+            if not line.get("fault"):
+                line.pop("fault", None)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run.path / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def summary_of(run: Run) -> Record:

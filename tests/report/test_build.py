@@ -42,3 +42,13 @@ def test_objective_of_the_run(objective: str, expected: Record | None, tmp_path:
     run = runs.write(tmp_path / "a")
     (run.path / "config.toml").write_text(f"[objective]\n{objective}\n", encoding="utf-8")
     assert build_report(run).details["objective"] == expected
+
+
+def test_page_of_an_older_run_is_the_same(tmp_path: Path) -> None:
+    """Its lines lack empty lists of reflection words and faults, and golds are numbers."""
+    run = runs.large(tmp_path / "a", steps=6, questions=3, samples=4, tests=20)
+    page = build_report(run)
+    assert page.details["excerpts"]
+    runs.make_older(run)
+    assert '"gold": 7' in (run.path / "rollouts.jsonl").read_text(encoding="utf-8")
+    assert build_report(run) == page

@@ -1,12 +1,12 @@
 """Records go to the files under the names that docs/metrics.md promises, and come back."""
 
 import json
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from helpers.run_files import step
-from reinforce_lite.runlog.records import KEYS, CompletionRecord, NotFinite, StepMetrics, parse_line
+from reinforce_lite.runlog.records import KEYS, CompletionRecord, NotFinite, StepMetrics, hits, parse_line
 
 
 def metrics() -> StepMetrics:
@@ -35,34 +35,42 @@ def test_step_metrics_of_an_older_file_are_none_where_missing() -> None:
     assert StepMetrics.from_record(record).reward == metrics().reward
 
 
-def completion(**changes: str) -> CompletionRecord:
-    return CompletionRecord(
-        step=1,
-        problem_id="p",
-        sample=0,
-        question="q",
-        gold="7",
-        completion="c",
-        answer=None,
-        reason="r",
-        reward=0.0,
-        strict=False,
-        lenient=None,
-        second_opinion=None,
-        advantage=None,
-        tokens=1,
-        truncated=False,
-        reflection={},
-        **changes,
-    )
+def completion(**changes: Any) -> CompletionRecord:
+    values: dict[str, Any] = {
+        "step": 1,
+        "problem_id": "p",
+        "sample": 0,
+        "question": "q",
+        "gold": "7",
+        "completion": "c",
+        "answer": None,
+        "reason": "r",
+        "reward": 0.0,
+        "strict": False,
+        "lenient": None,
+        "second_opinion": None,
+        "advantage": None,
+        "tokens": 1,
+        "truncated": False,
+        "reflection": {"a": [], "b": [], "c": ["wait"]},
+    }
+    return CompletionRecord(**values | changes)
 
 
-def test_completion_record_omits_an_empty_fault_and_split_only() -> None:
-    record = completion().to_record()
-    assert {"fault", "split"} & set(record) == set()
-    assert record["answer"] is None
-    record = completion(fault="ValueError: x", split="test").to_record()
-    assert (record["fault"], record["split"]) == ("ValueError: x", "test")
+def test_completion_records_have_the_same_keys_whatever_they_hold() -> None:
+    plain = completion().to_record()
+    failed = completion(fault="ValueError: x", split="test", answer="8").to_record()
+    assert list(plain) == list(failed)
+    assert (plain["fault"], plain["split"], plain["answer"]) == ("", "train", None)
+    assert (failed["fault"], failed["split"], failed["answer"]) == ("ValueError: x", "test", "8")
+
+
+@pytest.mark.parametrize(
+    "reflection", [{"a": [], "b": [], "c": ["wait"]}, {"c": ["wait"]}], ids=["now", "older"]
+)
+def test_hits_of_a_line_of_any_version(reflection: dict[str, list[str]]) -> None:
+    assert hits({"reflection": reflection}) == {"c": ["wait"]}
+    assert hits({}) == {}
 
 
 @pytest.mark.case(10)

@@ -40,20 +40,19 @@ _PATTERNS = {name: keyword_pattern(words) for name, words in REFLECTION_LISTS.it
 
 
 def find_reflections(text: str) -> dict[str, list[str]]:
-    """The hits of each list, in lower case and in order; lists without a hit are omitted.
+    """The hits of every list, in lower case and in order.
 
     >>> find_reflections("Wait, let me check: awaiting nothing.")
-    {'c': ['wait', 'let me check']}
+    {'a': [], 'b': [], 'c': ['wait', 'let me check']}
     """
     plain = text.translate(PLAIN)
-    hits = {
+    return {
         name: [" ".join(word.lower().split()) for word in pattern.findall(plain)]
         for name, pattern in _PATTERNS.items()
     }
-    return {name: words for name, words in hits.items() if words}
 
 
 def reflection_rates(texts: Sequence[str]) -> dict[str, float]:
     """For each list the share of texts with at least one hit, a fraction of 1; 0 without texts."""
     hits = [find_reflections(text) for text in texts]
-    return {name: sum(name in lists for lists in hits) / max(1, len(texts)) for name in REFLECTION_LISTS}
+    return {name: sum(bool(words[name]) for words in hits) / max(1, len(texts)) for name in REFLECTION_LISTS}

@@ -19,7 +19,7 @@ from reinforce_lite.report.result import build_result
 from reinforce_lite.report.run_data import RunData, iter_eval_completions, iter_groups, load_run_data
 from reinforce_lite.report.selection import GroupStats, group_stats, select_groups, select_questions
 from reinforce_lite.runlog.health import find_warnings
-from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.records import Record, hits
 from reinforce_lite.runlog.run import Run
 
 
@@ -42,7 +42,7 @@ def build_report(run: Run, n_runs: int = 1) -> RunReport:
     for index, group in enumerate(iter_groups(run)):
         stats.append(group_stats(index, group))
         for line in group:
-            training.add(line.get("reflection", {}), line["strict"], line["tokens"])
+            training.add(hits(line), line["strict"], line["tokens"])
             excerpts.add(line)
     for line in iter_eval_completions(data):
         history.add(line)

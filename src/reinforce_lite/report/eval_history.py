@@ -6,7 +6,7 @@ from typing import NamedTuple
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
 from reinforce_lite.evaluation.statistics import mcnemar_p_value
 from reinforce_lite.report.serialize import completion, page_bytes, question
-from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.records import Record, hits
 
 ProblemKey = tuple[str, str]
 """The split and the problem's id."""
@@ -50,7 +50,7 @@ class EvalHistory:
 
     def add(self, line: Record) -> None:
         """Add a line of eval_rollouts.jsonl."""
-        lists = frozenset(line.get("reflection", {}))
+        lists = frozenset(hits(line))
         size = page_bytes(completion(line)) + (0 if line["step"] else page_bytes(question(line)))
         key = line["split"], line["problem_id"]
         self.questions.setdefault(key, str(line["question"]))

@@ -9,7 +9,7 @@ import heapq
 from reinforce_lite.errors import UsageError
 from reinforce_lite.evaluation.reflection import PLAIN, keyword_pattern
 from reinforce_lite.report import serialize
-from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.records import Record, hits
 from reinforce_lite.tasks.grading import grade
 
 MAX_RIGHT, MAX_WRONG = 12, 4  # excerpts shown
@@ -31,7 +31,7 @@ class ExcerptCollector:
 
     def add(self, line: Record) -> None:
         """Consider a line of rollouts.jsonl or eval_rollouts.jsonl."""
-        if not line.get("reflection"):
+        if not hits(line):
             return
         self.n_hits += 1
         heap, shown = (self.right, MAX_RIGHT) if line["strict"] else (self.wrong, MAX_WRONG)
@@ -57,7 +57,7 @@ def _kind(line: Record) -> str:
 
 def _first_hit(line: Record) -> int:
     """Where the first hit starts in the completion; 0 if it is only in the response's prefill."""
-    words = {word for words in line["reflection"].values() for word in words}
+    words = {word for words in hits(line).values() for word in words}
     longest_first = sorted(words, key=len, reverse=True)
     match = keyword_pattern(longest_first).search(line["completion"].translate(PLAIN))
     return match.start() if match else 0
@@ -81,6 +81,6 @@ def _excerpt(line: Record, rank: int) -> Record:
         "extracted": serialize.text(line["answer"]),
         "strict": line["strict"],
         "text": part,
-        "hits": serialize.hits(line),
+        "hits": serialize.unique_hits(line),
         "kind": KINDS[rank],
     }

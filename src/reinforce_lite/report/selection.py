@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from reinforce_lite.report.eval_history import OUTCOMES, EvalHistory, ProblemKey
 from reinforce_lite.report.serialize import completion, page_bytes, question
-from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.records import Record, hits
 
 MAX_TRAINING = 6_000
 """Training completions in a page."""
@@ -42,7 +42,7 @@ class GroupStats:
 def group_stats(index: int, group: Sequence[Record]) -> GroupStats:
     """What the selection needs to know of a group's lines."""
     interest = (
-        any(line.get("reflection") for line in group),
+        any(hits(line) for line in group),
         len({line["strict"] for line in group}) > 1,
         any(line["truncated"] for line in group),
     )

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.records import Record, hits
 from reinforce_lite.utils import finite
 
 MAX_TEXT = 6_000
@@ -17,7 +17,7 @@ def completion(line: Record) -> Record:
     shown = {key: round_float(line[key]) for key in ("reward", "advantage", "strict", "lenient", "tokens")}
     shown |= {"extracted": text(line["answer"]), "reason": text(line["reason"])}
     shown["second_opinion"] = line.get("second_opinion")
-    shown |= {"text": text(line["completion"]), "truncated": line["truncated"], "hits": hits(line)}
+    shown |= {"text": text(line["completion"]), "truncated": line["truncated"], "hits": unique_hits(line)}
     return shown | ({"fault": text(line["fault"])} if line.get("fault") else {})
 
 
@@ -26,9 +26,9 @@ def question(line: Record) -> Record:
     return {"question": text(line["question"]), "gold": text(line["gold"])}
 
 
-def hits(line: Record) -> dict[str, list[str]]:
+def unique_hits(line: Record) -> dict[str, list[str]]:
     """A line's reflection words by list, without repetitions."""
-    return {name: list(dict.fromkeys(words)) for name, words in line.get("reflection", {}).items()}
+    return {name: list(dict.fromkeys(words)) for name, words in hits(line).items()}
 
 
 def page_bytes(shown: Record) -> int:

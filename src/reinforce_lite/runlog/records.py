@@ -1,5 +1,8 @@
 """One line of steps.jsonl and one of rollouts.jsonl, as typed records, and what a line of a log must have.
 
+Every line of a file has the same keys, and a key always the same type or null, so that other programs can
+read the files as tables (docs/run-files.md). Lines of older versions are read too: they may lack keys.
+
 The metric names in the files are TRL's where it has one (`completions/clipped_ratio`), so that dashboards can
 be compared. In the program they are attributes; only this module and the page's charts spell them out.
 """
@@ -9,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
+from reinforce_lite.types import Split
 from reinforce_lite.utils.finite import finite_or_none
 
 Record = dict[str, Any]
@@ -114,7 +118,7 @@ KEYS = {f.name: f.metadata.get("key", f.name) for f in fields(StepMetrics)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRecord:
-    """One completion and its verdicts: a line of rollouts.jsonl, or with `split` of eval_rollouts.jsonl."""
+    """One completion and its verdicts: a line of rollouts.jsonl or eval_rollouts.jsonl."""
 
     step: int
     problem_id: str
@@ -136,16 +140,19 @@ class CompletionRecord:
     tokens: int
     truncated: bool
     reflection: Mapping[str, list[str]]
-    """Reflection words by keyword list; lists without a hit are omitted."""
+    """Reflection words by keyword list; `hits` reads those of a line."""
     fault: str = ""
-    """Why the reward failed; omitted from the file when empty."""
-    split: str = ""
-    """Of an evaluation; omitted from the file when empty."""
+    """Why the reward failed; empty if it did not."""
+    split: Split = "train"
 
     def to_record(self) -> Record:
         """The line of the file."""
-        record = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {key: value for key, value in record.items() if value != "" or key not in ("fault", "split")}
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def hits(line: Record) -> dict[str, list[str]]:
+    """The reflection words of a completion's line, by keyword list; lists without any are omitted."""
+    return {name: words for name, words in line.get("reflection", {}).items() if words}
 
 
 _NUMBER = (int, float)

@@ -7,7 +7,7 @@ from typing import Any
 from reinforce_lite.evaluation.reflection import find_reflections, reflection_rates
 from reinforce_lite.learner.updater import GradientStats
 from reinforce_lite.runlog.records import CompletionRecord, Record, StepMetrics
-from reinforce_lite.types import Group
+from reinforce_lite.types import Group, Split
 from reinforce_lite.utils.finite import finite_or_none
 
 
@@ -85,9 +85,9 @@ def completion_records(
     step: int,
     groups: Sequence[Group],
     advantages: Sequence[Sequence[float]] | None = None,
-    split: str = "",
+    split: Split = "train",
 ) -> list[Record]:
-    """Every completion of a step, or of an evaluation of `split`, which has no advantages."""
+    """Every completion of a step, or of an evaluation, which has no advantages."""
     return [
         CompletionRecord(
             step=step,
