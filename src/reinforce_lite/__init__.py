@@ -4,7 +4,7 @@
 
     run = rl.train("quickstart", {"train.steps": 10})
     print(run.before, run.after)
-    rl.evaluate(run.name)
+    print(rl.ask(run, "Ana has 3 pens and buys 4. How many has she?"))
 
 A task of your own is an object or a Python file with `problems(split)` and `reward(problem, completion)`.
 What is listed in `__all__` is public; everything else may change (docs/api.md).
@@ -17,7 +17,7 @@ from reinforce_lite.types import Problem, Reward, Verdict
 from reinforce_lite.utils.logs import quiet_dependencies
 
 if TYPE_CHECKING:
-    from reinforce_lite.api import evaluate, load, train
+    from reinforce_lite.api import Response, ask, evaluate, load, load_base, train
     from reinforce_lite.config import Config
     from reinforce_lite.engines.scripted import ScriptedEngine
     from reinforce_lite.evaluation.evaluate import Evaluation
@@ -31,11 +31,13 @@ __all__ = [
     "Config",
     "Evaluation",
     "Problem",
+    "Response",
     "Reward",
     "Run",
     "ScriptedEngine",
     "Task",
     "Verdict",
+    "ask",
     "evaluate",
     "grade",
     "load",
@@ -47,9 +49,11 @@ __all__ = [
 _LAZY = {
     "Config": "config",
     "Evaluation": "evaluation.evaluate",
+    "Response": "api",
     "Run": "runlog.run",
     "ScriptedEngine": "engines.scripted",
     "Task": "tasks.base",
+    "ask": "api",
     "evaluate": "api",
     "grade": "tasks.grading",
     "load": "api",

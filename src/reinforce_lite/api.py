@@ -1,4 +1,4 @@
-"""The Python API: train, evaluate and load, as the commands do.
+"""The Python API: train, evaluate, ask and load, as the commands do.
 
 import reinforce_lite as rl
 
@@ -8,23 +8,43 @@ print(run.before, run.after)
 
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from os import PathLike, fspath
 from typing import Any
 
 from reinforce_lite import pipeline
 from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.callbacks.console import make_console
 from reinforce_lite.config import Config, load_config, override_config
+from reinforce_lite.engines import make_engine
 from reinforce_lite.evaluation.evaluate import Evaluation, evaluate_groups
 from reinforce_lite.evaluation.failures import Failure, common_failures
 from reinforce_lite.models.distributed import join
 from reinforce_lite.models.policy import Policy
-from reinforce_lite.pipeline import build_pipeline
-from reinforce_lite.runlog.run import Run, find_run, trained_config
-from reinforce_lite.tasks import load_task
+from reinforce_lite.pipeline import build_pipeline, load_configured_policy, stop_strings
+from reinforce_lite.rollout.prompts import PromptBuilder
+from reinforce_lite.runlog.run import Run, existing_run, find_run, trained_config
+from reinforce_lite.tasks import load_task, require_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer import session
-from reinforce_lite.types import NO_PERMISSIONS, Permissions
+from reinforce_lite.types import NO_PERMISSIONS, Permissions, Sampling
 from reinforce_lite.utils.memory import limit_fragmentation
+
+ModelOrRun = str | PathLike[str]
+"""Of a run or a model: a name, a path, or a Run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The greedy response of a model to a question; printed, its text."""
+
+    text: str
+    """The prefill text included."""
+    untrained: str | None
+    """The response of the model that a run started with; None if no run was asked."""
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def train(  # noqa: PLR0913 -- all but two by name
@@ -68,13 +88,31 @@ def load_base(recipe: str = "quickstart-adapter", overrides: Mapping[str, Any] |
     return pipeline.load_base(load_config(recipe, overrides))
 
 
-def load(run: str) -> Run:
+def load(run: ModelOrRun) -> Run:
     """An earlier run, by its name under runs/ or by path. Raises UsageError when there is none."""
-    return find_run(run)
+    return find_run(fspath(run))
+
+
+def ask(
+    model_or_run: ModelOrRun,
+    question: str,
+    *,
+    trust_remote_code: bool = False,
+    allow_pickles: bool = False,
+) -> Response:
+    """Ask one question of a run's trained model, a model folder or a hub name; its response is greedy.
+
+    print(rl.ask(run, "Ana has 3 pens and buys 4. How many has she?"))
+
+    Of a run the untrained model is asked too. Permissions and errors are those of `train`.
+    """
+    permissions = Permissions(trust_remote_code, allow_pickles)
+    *untrained, response = ask_model(fspath(model_or_run), question, permissions)
+    return Response(response["answer"], untrained[0]["answer"] if untrained else None)
 
 
 def evaluate(
-    model_or_run: str,
+    model_or_run: ModelOrRun,
     overrides: Mapping[str, Any] | None = None,
     *,
     samples: int = 1,
@@ -88,15 +126,19 @@ def evaluate(
     One sample per problem is greedy; several are drawn as in training and give pass@k as well. Permissions
     and errors are those of `train`.
     """
-    config = override_config(trained_config(model_or_run), overrides or {})
+    if task is not None:
+        require_task(task)
+    config = override_config(trained_config(fspath(model_or_run)), overrides or {})
     permissions = Permissions(trust_remote_code, allow_pickles)
     return evaluate_model(config, Callback() if quiet else make_console(), samples, task, permissions)[0]
 
 
 def resolve_config(recipe: str, overrides: Mapping[str, Any] | None, task: Task | None) -> Config:
     """The config of a run; a task given as an object is named after its class."""
-    named = {"task.name": type(task).__name__} if task is not None else {}
-    return load_config(recipe, {**(overrides or {}), **named})
+    if task is not None:
+        require_task(task)
+        overrides = {**(overrides or {}), "task.name": type(task).__name__}
+    return load_config(recipe, overrides)
 
 
 def evaluate_model(
@@ -120,3 +162,26 @@ def evaluate_model(
         result = evaluate_groups(groups, None, "test")
         callback.evaluated(result)
     return result, common_failures(groups)
+
+
+def ask_model(
+    model_or_run: str, question: str, permissions: Permissions = NO_PERMISSIONS
+) -> list[dict[str, str]]:
+    """The greedy response of a model, or of a run's untrained and trained models in that order.
+
+    Each entry has `model` (a label, for an unfinished run with its step) and `answer` (the response).
+    """
+    config = trained_config(model_or_run)
+    run = existing_run(model_or_run)
+    trained = "trained" if run is None or run.is_finished else run.progress
+    models = [("untrained", run.config), (trained, config)] if run else [("answer", config)]
+    return [{"model": label, "answer": _respond(config, question, permissions)} for label, config in models]
+
+
+def _respond(config: Config, question: str, permissions: Permissions) -> str:
+    """The assistant's response, its prefill included."""
+    policy = load_configured_policy(config, permissions)
+    prompt = PromptBuilder(policy.tokenizer, config.prompt)(question)
+    engine = make_engine(config.rollout.engine, policy)
+    greedy = Sampling(1, config.rollout.max_new_tokens, temperature=0.0, stop=stop_strings(config))
+    return prompt.prefill + engine.generate([prompt], greedy, seed=0)[0][0].text

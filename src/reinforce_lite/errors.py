@@ -28,6 +28,10 @@ class ReinforceLiteError(Exception):
     def __str__(self) -> str:
         return f"{self.cause}\n{self.remedy}" if self.remedy else self.cause
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in a notebook: as in a terminal, no traceback."""
+        return f"{type(self).__name__}: {self}".splitlines()
+
 
 class UsageError(ReinforceLiteError):
     """Bad usage, config or data."""

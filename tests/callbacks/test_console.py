@@ -1,21 +1,25 @@
 """What a person sees: nothing that a model writes may act on the terminal."""
 
 import io
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from rich import console as rich_console
 from rich.console import Console
 
 from helpers import run_files
+from helpers.paths import RECIPE
 from helpers.tiny import ToyTask
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks import console as console_module
 from reinforce_lite.callbacks import final_summary
 from reinforce_lite.callbacks.base import SAMPLING, UPDATING
-from reinforce_lite.callbacks.console import LineConsole, LiveConsole
+from reinforce_lite.callbacks.console import LineConsole, LiveConsole, NotebookConsole, make_console
 from reinforce_lite.config import Config, ModelConfig, TaskConfig
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.runlog.records import StepMetrics
@@ -91,6 +95,77 @@ def test_a_whole_run_on_the_screen(terminal: bool, model_folder: Path, in_tmp: P
         assert "step 2/2  reward" in text
         assert "\x1b" not in text
     assert run.summary["steps"] == 2
+
+
+class FakeIPython(ModuleType):
+    """Stands for IPython.display: each output of a cell, as its versions."""
+
+    def __init__(self) -> None:
+        super().__init__("IPython.display")
+        self.outputs: list[list[dict[str, str]]] = []
+
+    def display(self, shown: Any, display_id: bool = False) -> Any:
+        versions: list[dict[str, str]] = []
+        self.outputs.append(versions)
+
+        def update(shown: Any) -> None:
+            versions.append(shown._repr_mimebundle_([], []))
+
+        update(shown)
+        return SimpleNamespace(update=update)
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> FakeIPython:
+    fake = FakeIPython()
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", fake)
+    monkeypatch.setattr(rich_console, "_is_jupyter", lambda: True)
+    return fake
+
+
+def test_a_notebook_gets_one_output_that_is_drawn_anew(
+    notebook: FakeIPython, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_module, "REDRAW", 0.0)
+    show = make_console()
+    assert isinstance(show, NotebookConsole)
+    config = resolve_config(RECIPE, settings | {"train.steps": 2, "eval.n": 4}, ToyTask())
+    session.train(config, create_run("a"), ToyTask(), show)
+    display, *rest = notebook.outputs
+    assert len(rest) == 2  # the result and what to try next, each once
+    texts = [version["text/plain"] for version in display]
+    assert len(texts) > 10
+    assert any("sampling completions" in text and "20" in text for text in texts)
+    assert "2/2" in texts[-1]
+    assert "step 2: test strict" in texts[-1]
+    assert "saving the model" not in texts[-1]  # nothing goes on
+
+
+def test_a_notebook_is_drawn_at_most_twice_a_second(
+    notebook: FakeIPython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(clock, "now", lambda: now)
+    with make_console() as show:
+        for _ in range(100):
+            now += 0.125
+            show.advance(1)
+    (versions,) = notebook.outputs
+    assert len(versions) == 1 + 25 + 1
+
+
+@pytest.mark.case(26)
+def test_text_of_a_model_is_no_html_in_a_notebook(
+    notebook: FakeIPython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_module, "REDRAW", 0.0)
+    with make_console() as show:
+        show.phase("<img src=x onerror=alert(1)> \x1b[31m")
+    html = notebook.outputs[0][1]["text/html"]
+    assert "<img" not in html
+    assert "\x1b" not in html
+    assert "&lt;img" in html
 
 
 def test_live_console_counts_completions() -> None:

@@ -11,7 +11,15 @@ def make_environment(folder: Path, *packages: str) -> Path:
     """The Python of a fresh environment with these packages; skips the test where no index can be reached."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+    pip: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        *packages,
+    ]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"{' '.join(packages)} can't be installed: {done.stderr.strip().splitlines()[-1:]}")
@@ -20,7 +28,8 @@ def make_environment(folder: Path, *packages: str) -> Path:
 
 def run_python(python: Path, code: str, cwd: Path) -> str:
     """What the code prints. Only the environment's own packages can be imported."""
-    command = [python, "-I", "-c", code]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(python), "-I", "-c", code], cwd=cwd, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -16,8 +16,8 @@ from huggingface_hub import EvalResult, ModelCard
 from helpers.paths import RECIPE, ROOT
 from helpers.tiny import ToyTask, make_tokenizer
 from reinforce_lite import api
+from reinforce_lite.api import ask_model
 from reinforce_lite.cli.args import parse_eval
-from reinforce_lite.cli.ask import ask_model
 from reinforce_lite.config import Config, load_config
 from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.models.policy import Policy, load_policy

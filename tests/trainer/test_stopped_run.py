@@ -11,10 +11,9 @@ import pytest
 from helpers.paths import RECIPE
 from helpers.tiny import ToyTask
 from reinforce_lite import api
-from reinforce_lite.api import resolve_config
+from reinforce_lite.api import ask_model, resolve_config
 from reinforce_lite.callbacks.base import SAVING_MODEL, UPDATING, Callback
 from reinforce_lite.cli.args import EvalArgs
-from reinforce_lite.cli.ask import ask_model
 from reinforce_lite.cli.eval_table import describe_measured
 from reinforce_lite.errors import FileError, StoppedError
 from reinforce_lite.models.policy import Policy, save_policy

@@ -25,7 +25,6 @@ from reinforce_lite import pipeline as pipeline_module
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import DRY_RUN, SAMPLING, SAVING_CHECKPOINT, UPDATING, Callback
 from reinforce_lite.cli import app as cli
-from reinforce_lite.cli import ask
 from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.errors import ReinforceLiteError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
@@ -268,9 +267,9 @@ def test_a_resume_on_another_day_continues_with_the_same_prompts(
     assert run.first_prompt["text"].startswith("30 Nov <|im_start|>")
     assert trained_config("a").prompt.date == date(2026, 11, 30)  # for eval
     monkeypatch.setattr(
-        ask, "make_engine", lambda _, policy: ScriptedEngine(policy.tokenizer, END, _beginning)
+        api, "make_engine", lambda _, policy: ScriptedEngine(policy.tokenizer, END, _beginning)
     )
-    assert {entry["answer"] for entry in ask.ask_model("a", "2+2?")} == {"<think>30 Nov"}
+    assert {entry["answer"] for entry in api.ask_model("a", "2+2?")} == {"<think>30 Nov"}
     train(settings | {"train.steps": 1}, "later")
     assert find_run("later").first_prompt["text"].startswith("01 Dec ")
     with pytest.raises(UsageError, match=r"prompt\.date"):

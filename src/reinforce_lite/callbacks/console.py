@@ -1,4 +1,4 @@
-"""What a person sees during a run: a live display in a terminal, plain lines elsewhere.
+"""What a person sees during a run: a live display in a terminal or a notebook, plain lines elsewhere.
 
 Every phase says what it does when it starts, and no phase stays silent for longer than HEARTBEAT seconds.
 Completions are a model's text and may hold anything: control characters are made visible, so that no
@@ -7,12 +7,14 @@ completion can move the cursor or colour the screen.
 
 import threading
 from collections.abc import Callable, Sequence
+from io import StringIO
 from math import isnan
 from typing import Self
 
 from rich import progress
 from rich.console import Console, RenderableType
 from rich.console import Group as Stack
+from rich.jupyter import JUPYTER_HTML_FORMAT, JupyterRenderable
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -31,6 +33,7 @@ from reinforce_lite.utils.text import duration, harmless, interval, percent, sho
 
 EXAMPLE_EVERY = 5  # steps between examples
 HEARTBEAT = 10.0  # seconds without a line before one about the current phase
+REDRAW = 0.5  # seconds between two drawings in a notebook
 
 
 class LineConsole(Callback):
@@ -219,6 +222,43 @@ class LiveConsole(Callback):
         return table
 
 
+class NotebookConsole(LiveConsole):
+    """The same display as one output of a notebook's cell, drawn again when something happens.
+
+    IPython replaces an output by itself, where rich's `Live` needs ipywidgets.
+    """
+
+    def __enter__(self) -> Self:
+        from IPython.display import display
+
+        self.output = display(self._snapshot(), display_id=True)
+        self.drawn = clock.now()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        self.output.update(self._snapshot())
+
+    def phase(self, name: str, total: int = 0) -> None:
+        super().phase(name, total)
+        self._redraw()
+
+    def advance(self, finished: int) -> None:
+        super().advance(finished)
+        self._redraw()
+
+    def _redraw(self) -> None:
+        if clock.now() - self.drawn >= REDRAW:
+            self.output.update(self._snapshot())
+            self.drawn = clock.now()
+
+    def _snapshot(self) -> JupyterRenderable:
+        paper = Console(file=StringIO(), record=True, width=self.console.width, force_jupyter=False)
+        paper.print(self._draw())
+        text = paper.export_text(clear=False)
+        return JupyterRenderable(paper.export_html(inline_styles=True, code_format=JUPYTER_HTML_FORMAT), text)
+
+
 def _faults(metrics: StepMetrics, groups: Sequence[Group]) -> str:
     """How often the reward failed in a step, and why it did first; empty where it did not."""
     reasons = [rollout.fault for group in groups for rollout in group.rollouts if rollout.fault]
@@ -233,6 +273,8 @@ def _text(text: str, style: str = "") -> Text:
 def make_console(json: bool = False) -> Callback:
     """The console that fits the output; with `json` it stays off standard output."""
     console = Console(stderr=json, highlight=False, markup=False)
+    if console.is_jupyter:
+        return NotebookConsole(console)
     return LiveConsole(console) if console.is_terminal else LineConsole(console)
 
 

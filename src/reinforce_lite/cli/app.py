@@ -170,7 +170,8 @@ def _ask(args: list[str]) -> None:
 
     parsed = parse_ask(args)
     with _imports(parsed.as_json):
-        from reinforce_lite.cli.ask import ask_model, show_answers
+        from reinforce_lite.api import ask_model
+        from reinforce_lite.cli.ask import show_answers
 
     responses = ask_model(parsed.model, parsed.question, parsed.permissions)
     if parsed.as_json:

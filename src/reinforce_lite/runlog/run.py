@@ -10,6 +10,7 @@ lines after its checkpoint out of its logs with `rewind`, into rewound.jsonl.
 
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,12 +22,13 @@ from filelock import FileLock, Timeout
 
 from reinforce_lite.config import DEFAULT_RECIPE, Config, dump_config, load_config, override_config
 from reinforce_lite.errors import UsageError, explain_file_errors
-from reinforce_lite.runlog.records import Record, StepMetrics, parse_line
+from reinforce_lite.runlog.notebook import run_html
+from reinforce_lite.runlog.records import KEYS, Record, StepMetrics, parse_line
 from reinforce_lite.utils.atomic import append_whole, clean_leftovers, flush, write_atomically
 from reinforce_lite.utils.finite import to_json
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.secrets import mask, mask_all
-from reinforce_lite.utils.text import whole_characters
+from reinforce_lite.utils.text import did_you_mean, whole_characters
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,15 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        report = self.path / "report.html"
+        link = os.path.relpath(report) if report.exists() else ""
+        return run_html(self.name, self.summary.get("evals", {}), self.curve(), link)
 
     @property
     def name(self) -> str:
@@ -87,6 +98,17 @@ class Run:
     def step_metrics(self) -> list[StepMetrics]:
         """The same, typed."""
         return [StepMetrics.from_record(record) for record in self.read("steps")]
+
+    def curve(self, name: str = "accuracy/strict") -> list[tuple[int, float]]:
+        """A metric over the steps, under its name in steps.jsonl, as (step, value).
+
+        Steps in which it is null are omitted. Raises UsageError for a name that is no metric.
+        """
+        if name not in KEYS.values():
+            remedy = did_you_mean(name, KEYS.values(), "docs/metrics.md lists them")
+            raise UsageError(f"there is no metric {name!r}", remedy)
+        values = ((line["step"], line.get(name)) for line in self.read("steps"))
+        return [(step, value) for step, value in values if isinstance(value, int | float)]
 
     @property
     def evals(self) -> list[Record]:

@@ -53,6 +53,21 @@ def load_task(config: TaskConfig) -> Task:
     return task
 
 
+def require_task(task: object) -> None:
+    """Raises UsageError, which says how to make one, for an object that is no task: a function, a class."""
+    what = f"task is {task!r:.80}, not an object with problems(split) and reward(problem, completion)"
+    if isinstance(task, str):
+        raise UsageError(what, f'name a file or a shipped task in the overrides: {{"task.name": {task!r}}}')
+    if inspect.isclass(task):
+        raise UsageError(what, f"make an object of the class: task={task.__name__}()")
+    if not all(callable(getattr(task, name, None)) for name in ("problems", "reward")):
+        raise UsageError(
+            what,
+            "write both functions, then: from types import SimpleNamespace; "
+            "task = SimpleNamespace(problems=problems, reward=reward)",
+        )
+
+
 def check_task(task: Task) -> None:
     """Refuse data that can't measure anything, and warn of data that may not.
 

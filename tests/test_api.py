@@ -1,0 +1,82 @@
+"""The Python API where it is more than the command of the same name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import reinforce_lite as rl
+from helpers.paths import RECIPE
+from helpers.tiny import END, ToyTask
+from reinforce_lite.errors import UsageError
+from reinforce_lite.models.policy import load_policy
+from reinforce_lite.rollout.prompts import PromptBuilder
+
+QUESTION = "2 + 2?"
+
+
+def greedy(model: str, run: rl.Run) -> str:
+    """The response by plain transformers."""
+    policy = load_policy(model, dtype="float32", device="cpu")
+    prompt = PromptBuilder(policy.tokenizer, run.config.prompt)(QUESTION)
+    ids = policy.model.generate(
+        input_ids=torch.tensor([prompt.token_ids]),
+        max_new_tokens=run.config.rollout.max_new_tokens,
+        do_sample=False,
+    )
+    written = ids[0, len(prompt.token_ids) :].tolist()
+    text: str = policy.tokenizer.decode([i for i in written if i != END])
+    return prompt.prefill + text
+
+
+def test_ask_gives_the_responses_of_both_models(settings: dict[str, Any]) -> None:
+    run = rl.train(RECIPE, settings | {"train.steps": 2, "eval.n": 2}, task=ToyTask(), run="a", quiet=True)
+    response = rl.ask(run, QUESTION)
+    assert response.text == str(response) == greedy(str(run.path / "model"), run)
+    assert response.untrained == greedy(settings["model.name"], run)
+    assert response.text != response.untrained
+    assert rl.ask("a", QUESTION) == response
+    assert rl.ask(run.path / "model", QUESTION) == rl.Response(response.text, None)
+    assert rl.load(run).path == rl.load("a").path == run.path
+    evaluate: Callable[..., rl.Evaluation] = rl.evaluate
+    assert evaluate(run, task=ToyTask(), quiet=True) == evaluate("a", task=ToyTask(), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "cause", "remedy"),
+    [
+        (ToyTask().reward, "not an object with problems(split) and reward(", "SimpleNamespace(problems="),
+        (ToyTask, "not an object", "task=ToyTask()"),
+        (lambda problem, completion: 1.0, "<lambda>", "SimpleNamespace(problems="),
+        ([], "task is [], not", "SimpleNamespace(problems="),
+        ("./my_task.py", "not an object", "{\"task.name\": './my_task.py'}"),
+    ],
+)
+def test_what_is_no_task_is_refused_with_a_way_to_make_one(
+    task: Any, cause: str, remedy: str, settings: dict[str, Any]
+) -> None:
+    for call in (rl.train, rl.evaluate):
+        with pytest.raises(UsageError) as caught:
+            call(RECIPE if call is rl.train else settings["model.name"], settings, task=task, quiet=True)
+        assert cause in caught.value.cause
+        assert remedy in caught.value.remedy
+        assert "\n" not in caught.value.cause + caught.value.remedy
+    assert not Path("runs").exists()
+
+
+def test_the_remedy_for_two_functions_makes_a_task(settings: dict[str, Any]) -> None:
+    toy = ToyTask()
+    task = SimpleNamespace(problems=toy.problems, reward=toy.reward)
+    run = rl.train(RECIPE, settings | {"train.steps": 1, "eval.n": 2}, task=task, run="b", quiet=True)
+    assert run.summary["task"] == "SimpleNamespace"
+
+
+def test_an_error_has_two_lines_in_a_notebook() -> None:
+    """IPython shows what this method returns; a bug's class has no such method and keeps its traceback."""
+    with pytest.raises(UsageError) as caught:
+        rl.load("nothing")
+    assert caught.value._render_traceback_() == ["UsageError: there is no run 'nothing'"]
+    assert UsageError("cause", "remedy")._render_traceback_() == ["UsageError: cause", "remedy"]
