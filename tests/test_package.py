@@ -178,7 +178,7 @@ def test_twine_accepts_wheel_and_sdist(
     wheel: Path, sdist: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     python = make_environment(tmp_path_factory.mktemp("twine"), "twine", "readme-renderer[md]")
-    command = [python, "-m", "twine", "check", "--strict", wheel, sdist]
+    command: list[str | Path] = [python, "-m", "twine", "check", "--strict", wheel, sdist]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("PASSED") == 2
