@@ -311,7 +311,7 @@ def test_curves_tell_the_untrained_level_and_what_the_file_has(show: OpenReport,
         name: view.page.locator("#charts .chart", has=view.page.locator(f"b:text-is('{name}')")).locator(
             ".legend"
         )
-        for name in ("Accuracy", "Reward", "Reward spread", "Learning rate", "Gap of sampler and trainer")
+        for name in ("Accuracy", "Reward", "Reward spread", "Learning rate", "Gap of engine and update")
     }
     told = {name: legend.locator("span").all_inner_texts() for name, legend in legends.items()}
     assert told == {
@@ -322,7 +322,7 @@ def test_curves_tell_the_untrained_level_and_what_the_file_has(show: OpenReport,
         "Reward": ["mean reward 0.5", "untrained, greedy 0.25"],
         "Reward spread": ["within a group 0.25"],
         "Learning rate": ["learning rate 1e-4"],
-        "Gap of sampler and trainer": ["mean 0.001", "largest 0.02"],
+        "Gap of engine and update": ["mean 0.001", "largest 0.02"],
     }
     assert "Gap of sampler" not in show(three_steps(tmp_path / "b")).text("#charts")
 
@@ -721,7 +721,7 @@ def test_page_of_a_real_run(show: OpenReport, in_tmp: Path, model_folder: Path) 
     assert view.text("#groups-count") == "200 completions of 50 questions match"
     origins = "current.groups.flatMap((group) => group.completions.map((c) => originOf(c, group)))"
     assert [bool(origin) for origin in view.page.evaluate(origins)] == [True] * 200
-    assert view.page.locator("#charts .chart").count() == 13
+    assert view.page.locator("#charts .chart").count() == 14
     assert re.sub("[✓✗] ", "", view.text("#questions .head >> nth=0")) == (
         "validation · untrained  after step 3  after step 6  after step 9  after step 10"
     )

@@ -1,16 +1,20 @@
 """prompt.json against what the prompt builder and plain transformers make of a question."""
 
 import json
+import re
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from helpers.paths import ROOT
 from helpers.sentencepiece import KINDS, sentencepiece_tokenizer
 from helpers.tiny import CHATML, make_tokenizer
 from reinforce_lite.config import Config, ExampleConfig, PromptConfig, load_config
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.trainer.saved_prompt import SavedPrompt, saved_prompt
+from reinforce_lite.types import AnswerFormat
 
 EXAMPLE = ExampleConfig(question="1+1?", answer="<think>a</think><answer>2</answer>")
 PROMPT = PromptConfig(system="Be brief.", instruction="Use tags.", prefill="<think>", examples=(EXAMPLE,))
@@ -110,3 +114,23 @@ def test_the_file_of_the_quickstart(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_task_of_the_users_own_has_no_answer_format() -> None:
     record = saved(make_tokenizer(), load_config("quickstart", {"task.name": "./mine.py"}))
     assert (record.answer_format, record.stop) == (None, [])
+
+
+WORDS: dict[Any, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "integer",
+    str | None: "text or null",
+    AnswerFormat | None: "text or null",
+    list[str]: "list of texts",
+    list[int]: "list of integers",
+    list[dict[str, str]]: "list of `role` and `content`",
+    dict[str, dict[str, float]]: "table",
+}
+
+
+def test_its_keys_are_documented_with_their_types() -> None:
+    page = (ROOT / "docs" / "howto" / "use-the-model.md").read_text(encoding="utf-8")
+    table = page.split("| key | type |")[1].split("\n\n")[0]
+    documented = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.MULTILINE))
+    assert documented == {field.name: WORDS[field.type] for field in fields(SavedPrompt)}

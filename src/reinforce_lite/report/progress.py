@@ -15,6 +15,7 @@ from reinforce_lite.report.eval_history import EvalHistory, paired_p_value
 from reinforce_lite.report.run_data import RunData
 from reinforce_lite.report.selection import GroupStats
 from reinforce_lite.runlog.health import WINDOW, compare
+from reinforce_lite.utils.program import NAME
 from reinforce_lite.utils.text import percent, rounded
 
 MIN_QUESTIONS = 30
@@ -48,15 +49,23 @@ REWARD = Measure(
 def known_so_far(data: RunData, groups: Sequence[GroupStats], history: EvalHistory) -> list[str]:
     """A headline, then its small print: sentences with intervals and p-values."""
     planned = data.config.get("train", {}).get("steps", data.step)
-    head = f"No result yet, after {data.step:,} of {planned:,} steps."
+    failed = data.summary.get("stopped") == "not finite"
+    head = f"{'Training failed' if failed else 'No result yet,'} after {data.step:,} of {planned:,} steps."
     trend, trend_note = _trend(data, [g for g in groups if g.step <= data.step])
     validation, validation_note = _validation(data, history)
     return [" ".join(filter(None, (head, trend, validation))), *filter(None, (trend_note, validation_note))]
 
 
 def resume_command(data: RunData) -> str | None:
-    """The command that continues the run; None for one that ended by itself."""
-    return data.run.resume_command if data.summary.get("stopped") in (None, "", "signal") else None
+    """What continues the run: a command, or a call for a run that was started in Python, whose task may be an
+    object. None for a run that ended by itself. A page may be shared, so no path of this machine is in it.
+    """
+    if data.summary.get("stopped") not in (None, "", "signal"):
+        return None
+    run = data.run
+    if not run.first_command():
+        return f"rl.train(..., run={run.name!r}, resume=True)"
+    return f"{NAME} train --run {run.name} --resume"
 
 
 def _trend(data: RunData, groups: Sequence[GroupStats]) -> tuple[str, str]:

@@ -92,7 +92,7 @@ def _judge(before: Record, after: Record, p: dict[str, float | None], other: str
         return "unknown", f"whether this is chance is unknown, {reason}"
     chance = chance_words(strict)
     if strict >= SIGNIFICANCE:
-        return "same", f"{chance}"
+        return "same", chance
     if after["strict"] < before["strict"]:
         return "worse", f"a loss, {chance}"
     gain = f"a gain, {chance}"
