@@ -84,8 +84,10 @@ def load_base(recipe: str = "quickstart-adapter", overrides: Mapping[str, Any] |
     Each run starts with a fresh adapter, and equals the same run in a process of its own. The comparison of
     merged completions is omitted, since merging would change the weights. Raises as `train`.
     """
+    config = load_config(recipe, overrides)
+    join(config.model.device)
     limit_fragmentation()
-    return pipeline.load_base(load_config(recipe, overrides))
+    return pipeline.load_base(config)
 
 
 def load(run: ModelOrRun) -> Run:

@@ -17,8 +17,6 @@ class ReinforceLiteError(Exception):
     """Shown without a traceback: `cause` says what failed and where, `remedy` what to do."""
 
     exit_code = 1
-    is_shared = False
-    """Whether all of several processes raise it (models/distributed.py)."""
 
     def __init__(self, cause: str, remedy: str = "") -> None:
         super().__init__(cause)

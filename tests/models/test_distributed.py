@@ -3,7 +3,7 @@
 import pytest
 
 from reinforce_lite.models import distributed
-from reinforce_lite.models.distributed import equal_runs, map_shares, split_by_key
+from reinforce_lite.models.distributed import equal_parts, map_shares, split_by_key
 
 
 def test_equal_keys_stay_together() -> None:
@@ -23,7 +23,7 @@ def test_equal_keys_stay_together() -> None:
     ],
 )
 def test_runs_have_about_equal_costs(costs: list[int], n: int, expected: list[list[int]]) -> None:
-    runs = [costs[run] for run in equal_runs(costs, n)]
+    runs = [costs[run] for run in equal_parts(costs, n)]
     assert sorted(map(sum, runs)) == sorted(map(sum, expected))
     assert [cost for run in runs for cost in run] == costs
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,17 @@ from helpers import processes
 from helpers.paths import RECIPE
 from reinforce_lite import Problem
 from reinforce_lite.engines.native import NativeEngine
-from reinforce_lite.errors import LostProcessError, ReinforceLiteError, StoppedError, UsageError
+from reinforce_lite.errors import (
+    DoesNotFitError,
+    FileError,
+    LostProcessError,
+    ReinforceLiteError,
+    StoppedError,
+    UsageError,
+)
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models import distributed
+from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer.checkpoint import Checkpointer, checkpoint_steps
 
@@ -53,6 +62,12 @@ PLACES: dict[str, tuple[type, str]] = {
 }
 
 
+ERRORS = {
+    "error": ReinforceLiteError("this rank has had enough"),
+    "bug": ZeroDivisionError("division by zero"),
+}
+
+
 def fail(rank: int, place: str, fault: str) -> None:
     """Let a rank raise an error, or send itself a signal, at this place of the third step."""
     owner, name = PLACES[place]
@@ -61,8 +76,8 @@ def fail(rank: int, place: str, fault: str) -> None:
     def failing(self: Any, *args: Any) -> Any:
         nonlocal steps
         steps += name != "generate" or args[1].samples == 4  # no evaluation, no self-check
-        if steps == 3 and fault == "error":
-            raise ReinforceLiteError("this rank has had enough")
+        if steps == 3 and fault in ERRORS:
+            raise ERRORS[fault]
         if steps == 3:
             os.kill(os.getpid(), getattr(signal, f"SIG{fault.upper()}"))
         return original(self, *args)
@@ -76,7 +91,7 @@ def train(
 ) -> None:
     """Train the tiny model in this process; `failure` are the arguments of `fail`."""
     distributed.LOST_SECONDS = distributed.IMPATIENT_SECONDS = 3.0
-    overrides = {**settings, "rollout.engine": "native", "train.steps": steps, "train.save_every": 1}
+    overrides = {"train.save_every": 1, **settings, "rollout.engine": "native", "train.steps": steps}
     if failure:
         fail(*failure)
     rl.train(str(RECIPE), overrides, task=Letters(), run=name, resume=resume, quiet=True)
@@ -141,6 +156,82 @@ def test_processes_with_different_problems_are_refused(settings: dict[str, Any])
     assert not Run(Path("runs/differing")).started
 
 
+def train_without_memory(settings: dict[str, Any]) -> None:
+    """Rank 1 has no memory to score its share of the second step, where nothing can be halved."""
+    original, calls = Scorer.score, 0
+
+    def score(self: Scorer, pairs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if os.environ["RANK"] == "1" and calls == 4:  # after two evaluations and a step
+            raise MemoryError("no memory for a reward")
+        return original(self, pairs)
+
+    Scorer.score = score  # type: ignore[method-assign]  # in a process of its own
+    train("failing", settings)
+
+
+def test_memory_that_runs_out_in_one_process_is_told_by_all(settings: dict[str, Any]) -> None:
+    errors = processes.run(2, train_without_memory, settings)
+    assert [type(error) for error in errors] == [DoesNotFitError] * 2
+    assert all("no memory for a reward" in error.cause for error in errors)
+    assert checkpoint_steps(Path("runs/failing/checkpoints")) == [1]
+
+
+def test_bug_of_one_process_ends_the_others(settings: dict[str, Any]) -> None:
+    main, other = processes.run(2, train, "failing", settings, STEPS, False, 1, "rollout", "bug")
+    assert isinstance(other, ZeroDivisionError)
+    assert isinstance(main, LostProcessError)
+    assert "process 1 failed: ZeroDivisionError" in main.cause
+
+
+def train_and_fail_to_save(settings: dict[str, Any]) -> float:
+    """Rank 1 fails, and then rank 0, slowly, when it saves. Returns the moment at which each process ended."""
+
+    def full(*_: Any) -> None:
+        time.sleep(3)
+        raise FileError("the disk is full")
+
+    setattr(Checkpointer, "save", full)  # noqa: B010 -- in a process of its own
+    expected = FileError if os.environ["RANK"] == "0" else ReinforceLiteError
+    with pytest.raises(expected) as caught:
+        train("failing", settings | {"train.save_every": 100}, STEPS, False, 1, "rollout", "error")
+    assert type(caught.value) is expected
+    return time.monotonic()
+
+
+def test_other_processes_stay_until_the_main_one_has_saved(settings: dict[str, Any]) -> None:
+    """torchrun ends all when the first one leaves. A second error in the main process is its own."""
+    main, other = processes.run(2, train_and_fail_to_save, settings)
+    assert other >= main - 0.5
+
+
+def train_back(name: str, settings: dict[str, Any]) -> None:
+    """With adaptive selection; the weights are not finite in the fourth step, once."""
+    original, calls = Updater.weights_are_finite, 0
+
+    def finite(self: Updater) -> bool:
+        nonlocal calls
+        calls += 1
+        return calls != 4 and original(self)
+
+    Updater.weights_are_finite = finite  # type: ignore[method-assign]
+    try:
+        train(name, settings | {"rollout.selection": "adaptive"}, 6)
+    finally:
+        Updater.weights_are_finite = original  # type: ignore[method-assign]
+
+
+def test_several_processes_go_back_and_ask_the_same_questions(settings: dict[str, Any]) -> None:
+    train_back("one", settings)
+    assert processes.run(2, train_back, "several", settings) == [None] * 2
+    asked = [
+        [line["problem_id"] for line in Run(Path("runs") / r).read("rollouts")] for r in ("one", "several")
+    ]
+    assert len(asked[0]) == 6 * 20
+    assert asked[0] == asked[1]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_signal_to_one_process_stops_all(rank: int, settings: dict[str, Any]) -> None:
     errors = processes.run(2, train, "failing", settings, STEPS, False, rank, "update", "term")
@@ -186,3 +277,6 @@ def test_torchrun(settings: dict[str, Any]) -> None:
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert again.stderr.count("the run by-torchrun already exists") == 1
+    command[command.index(str(RECIPE))] = "no-such-recipe"
+    wrong = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert wrong.stderr.count("no recipe 'no-such-recipe'") == 1

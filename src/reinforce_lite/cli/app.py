@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from reinforce_lite.errors import DoesNotFitError, LostProcessError, ReinforceLiteError, UsageError
+from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.utils import clock
 from reinforce_lite.utils.finite import to_json
@@ -66,9 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show_error(error: ReinforceLiteError) -> None:
-    """Two lines; of several processes the main one shows them, or whoever notices that it is lost."""
-    notices_loss = isinstance(error, LostProcessError) and not error.is_shared
-    if IS_MAIN or notices_loss:
+    """Two lines. What all of several processes raise is shown by the main one alone."""
+    distributed = sys.modules.get("reinforce_lite.models.distributed")
+    if distributed and distributed.size() > 1:
+        is_shown = IS_MAIN or not distributed.is_failing()
+    else:  # they have not met yet
+        is_shown = os.environ.get("LOCAL_RANK", "0") == "0"
+    if is_shown:
         print(harmless(f"reinforce-lite: {error.cause}"), file=sys.stderr)
         if error.remedy:
             print(harmless(f"  {error.remedy}"), file=sys.stderr)
@@ -117,7 +121,8 @@ def _train(args: list[str]) -> None:
         session.train(config, run, None, console, command, START, permissions=parsed.permissions)
     except DoesNotFitError:
         allowed = parsed.permissions.trust_remote_code
-        show_plan_after_oom(plan_unchanged(config, trust_remote_code=allowed))
+        if IS_MAIN:
+            show_plan_after_oom(plan_unchanged(config, trust_remote_code=allowed))
         raise
     distributed.leave()
     if parsed.as_json and IS_MAIN:
@@ -279,9 +284,8 @@ class _NoticeHandler(logging.Handler):
 def _show_notices() -> None:
     """Show the package's warnings, one line each, on standard error; those of the main process alone."""
     logger = logging.getLogger("reinforce_lite")
-    logger.disabled = not IS_MAIN
     if not logger.handlers:
-        logger.addHandler(_NoticeHandler())
+        logger.addHandler(_NoticeHandler() if IS_MAIN else logging.NullHandler())
         logger.propagate = False
 
 

@@ -11,7 +11,7 @@ from math import exp
 from typing import Self
 
 LARGEST_EXPONENT = 50.0
-"""Keeps importance weights finite."""
+"""Keeps importance weights finite and above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class SamplerGap:
     def measure(cls, completions: Sequence[Sequence[float]]) -> Self:
         """From the differences of each completion's tokens."""
         sizes = [abs(difference) for completion in completions for difference in completion]
-        weights = [exp(min(LARGEST_EXPONENT, sum(completion))) for completion in completions]
+        exponents = [max(-LARGEST_EXPONENT, min(LARGEST_EXPONENT, sum(c))) for c in completions]
+        weights = list(map(exp, exponents))
         return cls(
             tokens=len(sizes),
             total=sum(sizes),

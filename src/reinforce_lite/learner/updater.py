@@ -61,7 +61,7 @@ class GradientStats:
     tokens: int
     """Tokens that passed through the policy with gradient, prompts included; 0 if all loss weights are 0."""
     sampler_gap: SamplerGap = NO_GAP
-    """Between engine and update, on these tokens."""
+    """Between engine and update, on the completion tokens."""
     loss_scale: LossScale | None = None
     """With which the gradient was computed; only in float16."""
 
@@ -140,26 +140,36 @@ class Updater:
         """
         trainable = own_share(trainable_groups(groups, loss_weights.tolist()))
 
-        def compute() -> tuple[GradientStats, int]:
-            gradient = retry_on_oom(
+        def compute() -> GradientStats:
+            return retry_on_oom(
                 lambda: self._scaled_gradient(trainable), lambda: self._halve_micro_batches(trainable)
             )
-            return gradient, self.micro_batch_tokens
 
-        return self._sum_gradients(distributed.exchange(compute))
+        return compute() if distributed.size() == 1 else self._sum_gradients(compute)
 
-    def _sum_gradients(self, shares: Sequence[tuple[GradientStats, int]]) -> GradientStats:
-        """Add up the gradients of all processes; `shares` holds each one's figures and micro-batch size."""
-        stats = [gradient for gradient, _ in shares]
-        if len(stats) == 1 or not any(gradient.tokens for gradient in stats):
+    def _sum_gradients(self, compute: Callable[[], GradientStats]) -> GradientStats:
+        """Add up the gradients that the processes compute, each of its share."""
+
+        def compute_and_fill() -> tuple[GradientStats, int, set[str]]:
+            gradient = compute()
+            moved = {name for name, weight in self.master_weights.items() if weight.grad is not None}
+            for weight in self.master_weights.values():  # now: memory that runs out later ends the run
+                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            return gradient, self.micro_batch_tokens, moved
+
+        shares = distributed.exchange(compute_and_fill)
+        stats = [gradient for gradient, _, _ in shares]
+        self.micro_batch_tokens = min(tokens for _, tokens, _ in shares)
+        for name in set(self.master_weights).difference(*(moved for _, _, moved in shares)):
+            self.master_weights[name].grad = None  # as in one process, no gradient is not a gradient of 0
+        if not any(gradient.tokens for gradient in stats):
             return stats[0]
-        self.micro_batch_tokens = min(tokens for _, tokens in shares)
-        for weight in self.master_weights.values():
-            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
         distributed.sum_tensors(self._gradients())
+        norm = self._gradient_norm()
+        distributed.check_equal("gradients", norm.hex())
         return GradientStats(
             loss=sum(gradient.loss for gradient in stats),
-            norm=self._gradient_norm(),
+            norm=norm,
             tokens=sum(gradient.tokens for gradient in stats),
             sampler_gap=sum((gradient.sampler_gap for gradient in stats), NO_GAP),
             loss_scale=min((s for g in stats if (s := g.loss_scale)), key=lambda s: s.factor, default=None),
@@ -372,13 +382,13 @@ def trainable_groups(groups: Sequence[Group], loss_weights: list[list[float]]) -
 
 
 def own_share(groups: Sequence[TrainableGroup]) -> list[TrainableGroup]:
-    """This process's run of the completions, so that few prompts pass through the policy in two processes."""
+    """This process's part of the completions; few prompts pass through the policy in two processes."""
     if distributed.size() == 1:
         return list(groups)
-    run = distributed.own_run([len(c.token_ids) for group in groups for c in group.completions])
+    part = distributed.own_part([len(c.token_ids) for group in groups for c in group.completions])
     share, start = [], 0
     for group in groups:
-        completions = group.completions[max(0, run.start - start) : max(0, run.stop - start)]
+        completions = group.completions[max(0, part.start - start) : max(0, part.stop - start)]
         start += len(group.completions)
         if completions:
             share.append(TrainableGroup(group.prompt, completions))

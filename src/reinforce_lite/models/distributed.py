@@ -14,6 +14,7 @@ its missing heartbeats. Without torchrun there is one process, and everything he
 import contextlib
 import logging
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import chain, pairwise
 from typing import Any, TypeVar
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -30,6 +32,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from reinforce_lite.errors import LostProcessError, ReinforceLiteError, UsageError
+from reinforce_lite.models.device import pick_device
+from reinforce_lite.utils.memory import is_out_of_memory, limit_fragmentation
 from reinforce_lite.utils.text import one_line_error
 
 Value = TypeVar("Value")
@@ -42,9 +46,9 @@ IMPATIENT_SECONDS = 6.0
 """The same after an error or a signal: torchrun ends the others 30 seconds after one has died."""
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
 """Of one transfer. It starts when all processes have arrived, so it waits for no one's work."""
-SHARED = "is_shared"
-"""The attribute of exceptions that all processes raise."""
-PIECE = 2**26
+JOIN_SECONDS = 600.0
+"""For all processes to start: the first import of torch from a network's disk takes minutes."""
+PIECE_ELEMENTS = 2**26
 """Elements that are summed in one transfer."""
 
 
@@ -59,8 +63,12 @@ class _Processes:
     """A context in which signals are raised; outside of a process's own work they wait."""
     rounds: int = 0
     """Exchanges so far."""
+    failing: bool = False
+    """Whether all processes are raising an error that they exchanged: nothing is exchanged until they end."""
     lost: bool = False
     """Whether some process is lost: nothing can be exchanged any more."""
+    endings: int = 0
+    """Calls of `fail_together` so far."""
     heartbeats: dict[int, tuple[int, float]] = field(default_factory=dict)
     """The latest count of each process's heartbeats, and the moment at which it was new."""
 
@@ -71,25 +79,49 @@ _processes: _Processes | None = None
 def join(device: str = "auto") -> None:
     """Meet the other processes that torchrun started; does nothing where there are none.
 
-    Each process of a machine takes a GPU of its own, where there are GPUs. Raises UsageError for too few.
+    Each process of a machine takes a GPU of its own, where there are GPUs. Raises UsageError for too few, or
+    for a device of another kind.
     """
     global _processes
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _processes:
         return
-    on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
-    if on_gpu:
-        local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local_rank >= gpus:
+    limit_fragmentation()  # before CUDA is initialized
+    kind = pick_device(device).type
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"several processes can't train on {kind}", "set --model.device cpu, or start one")
+    if kind == "cuda":
+        processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if processes > gpus:
             raise UsageError(
-                f"there are {os.environ['LOCAL_WORLD_SIZE']} processes, but {gpus} GPUs on this machine",
+                f"there are {processes} processes, but {gpus} GPUs on this machine",
                 f"start at most {gpus}: torchrun --nproc-per-node {gpus}",
             )
-        torch.cuda.set_device(local_rank)
-    store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(minutes=10))))
-    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # so that a transfer that fails raises
+    store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS))))
+    _await_joining(store, size)
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    except RuntimeError as error:
+        raise LostProcessError(
+            f"the processes can't connect: {one_line_error(error)}", "see that no firewall is between them"
+        ) from error
     _processes = _Processes(PrefixStore("reinforce-lite", store), rank, size)
     threading.Thread(target=_beat, args=(_processes,), daemon=True).start()
+
+
+def _await_joining(store: Any, size: int) -> None:
+    """Wait for all processes to start."""
+    end = time.monotonic() + JOIN_SECONDS
+    store.add("reinforce-lite/joined", 1)
+    while (joined := store.add("reinforce-lite/joined", 0)) < size:
+        if time.monotonic() > end:
+            raise LostProcessError(
+                f"{joined} of {size} processes have started after {JOIN_SECONDS:.0f} seconds",
+                "start torchrun on all machines with the same options",
+            )
+        time.sleep(0.1)
 
 
 def leave() -> None:
@@ -115,6 +147,11 @@ def is_main() -> bool:
     return not _processes or _processes.rank == 0
 
 
+def is_failing() -> bool:
+    """Whether all processes raise an error of which the main one tells."""
+    return _processes is not None and _processes.failing
+
+
 def raise_signals_in(interruptible: Callable[[], AbstractContextManager[None]]) -> None:
     """Let signals be raised in a process's own work, by this context, and nowhere else."""
     if _processes:
@@ -131,11 +168,28 @@ def exchange(work: Callable[[], Value]) -> list[Value]:
 
 
 def fail_together(work: Callable[[], None]) -> None:
-    """Work in which the processes exchange. What one raises outside of an exchange reaches the others too."""
-    if _processes:
-        _exchange(work, nullcontext)
-    else:
+    """Work in which the processes exchange. What one raises outside of an exchange reaches the others too.
+
+    After an error the others stay until the main process has ended its work, for example saved a checkpoint:
+    torchrun ends all processes when the first one leaves.
+    """
+    if not _processes:
         work()
+        return
+    _processes.failing = False
+    _processes.endings += 1
+    ended = f"ended/{_processes.endings}"
+    try:
+        _exchange(work, nullcontext)
+    except BaseException:
+        if _processes.lost:
+            raise
+        if is_main():
+            _count(ended, 1)
+        else:
+            with contextlib.suppress(LostProcessError):  # the main process is gone: it has ended
+                _poll(lambda: _count(ended) > 0, LOST_SECONDS)
+        raise
 
 
 def agree(decide: Callable[[], Value]) -> Value:
@@ -145,23 +199,39 @@ def agree(decide: Callable[[], Value]) -> Value:
 
 def check_same(what: Mapping[str, Hashable]) -> None:
     """Refuse processes that do not have the same of each of these, by name. Raises UsageError."""
+    everywhere = exchange(lambda: what)
     for name in what:
-        if len(set(exchange(lambda name=name: what[name]))) > 1:  # type: ignore[misc]
+        if len({one[name] for one in everywhere}) > 1:
             raise UsageError(
                 f"the processes do not have the same {name}",
                 "give all machines the same files and the same environment",
             )
 
 
+def check_equal(what: str, value: Hashable) -> None:
+    """Raises LostProcessError where the processes have computed different values."""
+    if len(set(exchange(lambda: value))) > 1:
+        raise LostProcessError(
+            f"the {what} differ between the processes",
+            "one of them computes or receives wrong numbers: find the faulty card or machine, then --resume",
+        )
+
+
 def map_shares(keys: Sequence[Hashable], work: Callable[[Sequence[int]], Sequence[Value]]) -> list[Value]:
     """Split the positions of `keys` over the processes; `work` turns some positions into their results.
 
-    Returns the results in the order of the positions. Positions with equal keys go to one process.
+    Returns the results in the order of the positions. Positions with equal keys go to one process. Raises
+    LostProcessError where the processes do not have the same keys.
     """
     if not _processes:
         return list(work(range(len(keys))))
-    shares = split_by_key(keys, size())
-    results = exchange(lambda: work(shares[_processes.rank]))
+    shares, rank = split_by_key(keys, size()), _processes.rank
+    told = exchange(lambda: (crc32(repr(list(keys)).encode()), work(shares[rank])))
+    if len({digest for digest, _ in told}) > 1:
+        raise LostProcessError(
+            "the processes have gone different ways", "please report it; --resume continues"
+        )
+    results = [result for _, result in told]
     by_position = dict(zip(chain(*shares), chain(*results), strict=True))
     return [by_position[position] for position in range(len(keys))]
 
@@ -176,15 +246,15 @@ def split_by_key(keys: Sequence[Hashable], n: int) -> list[list[int]]:
     return [[p for p, key in enumerate(keys) if number[key] % n == share] for share in range(n)]
 
 
-def own_run(costs: Sequence[int]) -> slice:
-    """This process's part of a list that is cut into runs of about equal cost."""
-    return equal_runs(costs, size())[_processes.rank if _processes else 0]
+def own_part(costs: Sequence[int]) -> slice:
+    """This process's part of a list that is cut into parts of about equal cost."""
+    return equal_parts(costs, size())[_processes.rank if _processes else 0]
 
 
-def equal_runs(costs: Sequence[int], n: int) -> list[slice]:
-    """A list of items cut into n runs of about equal cost, some of which may be empty.
+def equal_parts(costs: Sequence[int], n: int) -> list[slice]:
+    """A list of items cut into n parts of about equal cost, some of which may be empty.
 
-    >>> equal_runs([3, 1, 1, 1], 2)
+    >>> equal_parts([3, 1, 1, 1], 2)
     [slice(0, 1, None), slice(1, 4, None)]
     """
     total, ends, spent = sum(costs), [0], 0
@@ -203,22 +273,22 @@ def sum_tensors(tensors: Iterable[Tensor]) -> None:
     """
     for tensor in tensors if _processes else ():
         flat = tensor.view(-1)
-        for piece in torch.split(flat, PIECE):
+        for piece in torch.split(flat, PIECE_ELEMENTS):
             wide = piece.float()  # the piece itself, in float32
             _transfer(dist.all_reduce, wide)
             if wide is not piece:
                 piece.copy_(wide)
 
 
-def broadcast_tensors(tensors: Mapping[str, Tensor] | None, device: torch.device) -> dict[str, Tensor]:
-    """The main process's tensors, on `device`; those that the others give are ignored."""
+def broadcast_tensors(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """The main process's tensors, which are on its CPU; those that the others give are ignored."""
     if not _processes:
         return dict(tensors or {})
     given = dict(tensors or {}) if is_main() else {}
     shapes = agree(lambda: {name: (t.shape, t.dtype) for name, t in given.items()})
     received = {}
     for name, (shape, dtype) in shapes.items():
-        tensor = given[name].to(device) if is_main() else torch.empty(shape, dtype=dtype, device=device)
+        tensor = given[name] if is_main() else torch.empty(shape, dtype=dtype)
         _transfer(dist.broadcast, tensor, src=0)
         received[name] = tensor
     return received
@@ -228,24 +298,24 @@ def _exchange(
     work: Callable[[], Value], interruptible: Callable[[], AbstractContextManager[None]]
 ) -> list[Value]:
     assert _processes
-    result, error = None, None
+    result, error = b"", None
     try:
         with interruptible():
-            result = work()
+            result = pickle.dumps(work())
     except BaseException as raised:
-        if _processes.lost or getattr(raised, SHARED, False):
-            raise  # by an exchange inside the work: all processes raise it
+        if _processes.lost or _processes.failing:
+            raise  # an exchange inside the work failed, so all processes raise
         error = raised
     error = _await_others(interruptible, error)
     outcomes: list[Any] = [None] * _processes.size
     _transfer(dist.all_gather_object, outcomes, (result, _sendable(error)))
     failed = [(rank, raised) for rank, (_, raised) in enumerate(outcomes) if raised is not None]
     if not failed:
-        return [value for value, _ in outcomes]
+        return [pickle.loads(value) for value, _ in outcomes]  # noqa: S301 -- of this program's own processes
+    _processes.failing = True
     rank, shared = failed[0]
     if rank == _processes.rank and error is not None:
         shared = error  # with its traceback
-    setattr(shared, SHARED, True)
     raise shared
 
 
@@ -258,19 +328,29 @@ def _await_others(
     """
     assert _processes
     _processes.rounds += 1
-    arrived, pause, start = f"arrived/{_processes.rounds}", 0.001, time.monotonic()
+    arrived, size = f"arrived/{_processes.rounds}", _processes.size
     _count(arrived, 1)
-    while _count(arrived) < _processes.size:
-        patience = LOST_SECONDS if error is None else IMPATIENT_SECONDS
-        if time.monotonic() - start > HEARTBEAT_SECONDS:
-            _check_heartbeats(patience)
+    while error is None:
         try:
-            with interruptible() if error is None else nullcontext():
-                time.sleep(pause)
+            with interruptible():
+                _poll(lambda: _count(arrived) == size, LOST_SECONDS)
+            return None
+        except LostProcessError:
+            raise
         except BaseException as raised:
             error = raised
-        pause = min(0.05, 1.5 * pause)
+    _poll(lambda: _count(arrived) == size, IMPATIENT_SECONDS)
     return error
+
+
+def _poll(is_done: Callable[[], bool], patience: float) -> None:
+    """Wait until it is done. Raises LostProcessError for a process without heartbeats for so long."""
+    pause, start = 0.001, time.monotonic()
+    while not is_done():
+        if time.monotonic() - start > HEARTBEAT_SECONDS:
+            _check_heartbeats(patience)
+        time.sleep(pause)
+        pause = min(0.05, 1.5 * pause)
 
 
 def _beat(processes: _Processes) -> None:
@@ -321,9 +401,11 @@ def _lost(what: str) -> LostProcessError:
 
 
 def _sendable(error: BaseException | None) -> BaseException | None:
-    """An error of the user's or a signal as it is; a bug as a LostProcessError."""
+    """An error of the user's or a signal as it is, any other without its tensors and traceback."""
     if error is None or isinstance(error, ReinforceLiteError) or not isinstance(error, Exception):
         return error
+    if is_out_of_memory(error):
+        return MemoryError(one_line_error(error))
     assert _processes
     return LostProcessError(
         f"process {_processes.rank} failed: {one_line_error(error)}", "its traceback is printed above"

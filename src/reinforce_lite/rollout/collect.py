@@ -10,7 +10,7 @@ from reinforce_lite.engines.base import Engine, ignore_progress
 from reinforce_lite.models.distributed import map_shares
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer, make_group
-from reinforce_lite.types import Completion, Group, Problem, Prompt, Sampling
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Sampling
 
 
 def sample_completions(
@@ -25,7 +25,10 @@ def sample_completions(
     prompts = [prompt_builder(problem.question) for problem in problems]
 
     def sample(positions: Sequence[int]) -> list[list[Completion]]:
-        return engine.generate([prompts[i] for i in positions], sampling, seed, progress)
+        own = engine.generate([prompts[i] for i in positions], sampling, seed, progress)
+        if len(own) < len(prompts):
+            progress((len(prompts) - len(own)) * sampling.samples)  # of the other processes, about as far
+        return own
 
     # Equal prompts stay together: an engine counts them, so that each gets completions of its own.
     completions = map_shares([prompt.token_ids for prompt in prompts], sample)
@@ -43,13 +46,14 @@ def score_groups(
     """
     groups = list(zip(problems, sampled, strict=True))
 
-    def score(positions: Sequence[int]) -> list[Group]:
+    def score(positions: Sequence[int]) -> list[tuple[Rollout, ...]]:
         own = [groups[i] for i in positions]
         pairs = [(problem, prompt.prefill + c.text) for problem, (prompt, group) in own for c in group]
         scored = iter(zip((response for _, response in pairs), scorer.score(pairs), strict=True))
         return [
-            make_group(problem, prompt, completions, list(islice(scored, len(completions))))
+            make_group(problem, prompt, completions, list(islice(scored, len(completions)))).rollouts
             for problem, (prompt, completions) in own
         ]
 
-    return map_shares(range(len(groups)), score)
+    rollouts = map_shares(range(len(groups)), score)
+    return [Group(problem, prompt, r) for (problem, (prompt, _)), r in zip(groups, rollouts, strict=True)]

@@ -1,7 +1,8 @@
 """The run as every process but the main one holds it: its lines in memory, nothing on the disk.
 
 The main process describes its run (`snapshot`), and the others make a `MirrorRun` of that. They may be on
-machines that can't read its folder. Lines that they append are those that the main process writes.
+machines that can't read its folder. They append the lines that the main process writes, except for times and
+memory, which are their own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -61,8 +62,10 @@ class MirrorRun(Run):
         return iter(self._records.get(name, ()))
 
     def append(self, name: str, *records: Record) -> None:
-        """Keep the lines that are read back while a run trains."""
-        if name in ("steps", "evals"):
+        """Keep what is read back while a run trains."""
+        if name == "rollouts":
+            records = tuple({key: record.get(key) for key in READ_BACK} for record in records)
+        if name in self._records:
             self._records[name].extend(records)
 
     def rewind(self, step: int) -> None:
@@ -87,10 +90,12 @@ class MirrorRun(Run):
         """The main process does."""
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """The main process does."""
+        """Keep them; the main process writes them."""
+        self._files[f"{name}.json"] = dict(values)
 
     def remove(self, name: str) -> None:
-        """The main process does."""
+        """Forget the file; the main process removes it."""
+        self._files.pop(name, None)
 
     def sync(self) -> None:
         """The main process does."""

@@ -19,7 +19,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -260,7 +259,7 @@ class Checkpointer:
         found = agree(read)
         if found is None:
             return None
-        tensors = broadcast_tensors(checkpoint.tensors if checkpoint else None, torch.device("cpu"))
+        tensors = broadcast_tensors(checkpoint.tensors if checkpoint else None)
         return Checkpoint(found[0], tensors, found[1])
 
     def _changed_reward(self, saved: Mapping[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ from reinforce_lite.learner.objective import check_group_size
 from reinforce_lite.learner.optimizers import check_optimizer
 from reinforce_lite.learner.presets import Objective, build_objective
 from reinforce_lite.learner.updater import Updater
+from reinforce_lite.models import distributed
 from reinforce_lite.models.distributed import agree, check_same, is_main
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline
@@ -80,8 +81,11 @@ def prepare(
     if is_main():
         check_disk_space(run, updater.state_bytes, model_bytes)
     checkpointer = Checkpointer(run, pipeline, updater)
-    versions = tuple(sorted(checkpointer.versions.items()))
-    check_same({"package versions": versions, "problems": checkpointer.data, "model": weights_digest(policy)})
+    if distributed.size() > 1:
+        versions = tuple(sorted(checkpointer.versions.items()))
+        check_same(
+            {"package versions": versions, "problems": checkpointer.data, "model": weights_digest(policy)}
+        )
     progress = checkpointer.restore()  # rewinds the logs, which the budget reads
     callback.phase(SELF_CHECK)
     check = self_check(pipeline, updater.forward_pass)

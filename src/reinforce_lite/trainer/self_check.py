@@ -84,7 +84,7 @@ def check_sampler_gap(gap: SamplerGap, step: int, policy: Policy) -> None:
             f"in step {step} the engine's log-probabilities differ from the update's by {gap.mean:.2g} nats "
             f"per token (at most {bound:g} is rounding in {dtype}): it did not sample from the weights that "
             "are trained",
-            "please report it with the run's config.toml; --rollout.engine hf samples by transformers",
+            "please report it with the run's config.toml; in a new run, try --rollout.engine hf",
         )
 
 

@@ -12,7 +12,8 @@ from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.callbacks.trackers import with_trackers
 from reinforce_lite.config import Config
 from reinforce_lite.errors import FileError, StoppedError
-from reinforce_lite.models.distributed import agree, fail_together, is_main, raise_signals_in, size
+from reinforce_lite.models import distributed
+from reinforce_lite.models.distributed import agree, fail_together, is_main, raise_signals_in
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.runlog.mirror import MirrorRun, Snapshot, snapshot
 from reinforce_lite.runlog.run import Run, new_run_name, open_run
@@ -37,7 +38,7 @@ def open_together(config: Config, name: str, resume: bool) -> tuple[Config, Run]
     def open_and_describe() -> tuple[Config, Snapshot] | None:
         nonlocal run
         run = open_run(name or new_run_name(config.recipe), resume)
-        return (config, snapshot(run)) if size() > 1 else None
+        return (config, snapshot(run)) if distributed.size() > 1 else None
 
     described = agree(open_and_describe)
     if described is None:  # there are no others
@@ -110,7 +111,7 @@ def _train_locked(  # noqa: PLR0913, PLR0917 -- as `train`
 def _train_listening(
     make_context: Callable[[], TrainingContext], run: Run, callback: Callback, command: str, start: float
 ) -> None:
-    signals, trainer = SignalGuard(several=size() > 1), None
+    signals, trainer = SignalGuard(several=distributed.size() > 1), None
     raise_signals_in(signals.interruptible)
     with signals.listening():
         try:

@@ -38,7 +38,7 @@ from reinforce_lite.errors import (
 )
 from reinforce_lite.evaluation.evaluate import evaluate_groups
 from reinforce_lite.learner.objective import advantages, loss_weights, warm_start_advantages
-from reinforce_lite.models.distributed import agree, is_main, local_size
+from reinforce_lite.models.distributed import agree, exchange, is_main, local_size
 from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.rollout.collect import sample_completions, score_groups
@@ -151,7 +151,7 @@ class Trainer:
         with self.signals.uninterrupted():
             self.step_is_whole = False
             updated = updater.apply_gradient(gradient, step)
-            weights_finite = not updated or updater.weights_are_finite()
+            weights_finite = not updated or all(exchange(updater.weights_are_finite))
             phases.lap("update")
             self.num_tokens += sum(len(g.prompt.token_ids) * len(g.rollouts) + sum(g.lengths) for g in groups)
             metrics = step_metrics(
@@ -386,7 +386,7 @@ class Trainer:
 
         Before the first step there is no trained model to write.
         """
-        if not self.step or not self.step_is_whole:
+        if not is_main() or not self.step or not self.step_is_whole:
             return
         try:
             if self.budget.durations["best"] <= QUICK_SAVE_SECONDS:
