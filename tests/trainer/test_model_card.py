@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -304,6 +305,74 @@ def test_no_path_of_the_machine_is_in_the_files(policy: Policy, in_tmp: Path) ->
     assert str(Path.home()) not in card
     assert "- **Command:** `reinforce-lite train ...`\n" in card
     assert {r.dataset_type for r in front_matter(card).eval_results} == {"add.py"}
+
+
+PRIVATE = """---
+base_model: [/home/ann/private/qwen, Qwen/Qwen2.5-3B, private/of/ann, mine/base]
+license: other
+license_link: /home/ann/private/LICENSE
+model-index:
+- name: /home/ann/private/qwen
+  results:
+  - {task: {type: text-generation}, dataset: {type: a, name: a}, metrics: [{type: accuracy, value: 1}]}
+---
+"""
+
+
+def test_folders_in_a_local_bases_card_are_not_carried_over(policy: Policy, in_tmp: Path) -> None:
+    Path("mine/base").mkdir(parents=True)
+    Path("mine/README.md").write_text(PRIVATE)
+    config = load_config("quickstart", {"model.name": "mine"})
+    card = card_of(policy, config)
+    assert "private" not in card
+    assert (front_matter(card).base_model, front_matter(card).license_link) == ("Qwen/Qwen2.5-3B", "LICENSE")
+    assert "- **Base model:** qwen\n" in card
+    for base_model in ("/home/ann/private/qwen", "../private/qwen", "3"):
+        Path("mine/README.md").write_text(f"---\nbase_model: {base_model}\n---\n")
+        assert front_matter(card_of(policy, config)).base_model is None
+    Path("mine/README.md").write_text("---\nbase_model: [a/b, c/d]\n---\n")
+    assert front_matter(card_of(policy, config)).base_model == ["a/b", "c/d"]
+
+
+@pytest.mark.parametrize("path", ["/gone/private/data", "private/of/ann:main", "{}:main", "data", "data/of"])
+def test_a_folder_is_no_data_set_of_the_hub(policy: Policy, path: str, in_tmp: Path) -> None:
+    """Neither one that is gone nor one with a config."""
+    Path("data/of").mkdir(parents=True)
+    path = path.format(in_tmp / "data")
+    card = card_of(policy, load_config("quickstart", {"task.name": "hub", "task.path": path}))
+    assert front_matter(card).datasets is None
+    assert {r.dataset_type for r in front_matter(card).eval_results} == {"hub"}
+    assert f"- **Data:** hub ({path.rpartition('/')[2]})\n" in card
+    assert not re.search(r"private|data/of", card)
+    assert str(in_tmp) not in card
+
+
+def test_folders_in_a_tasks_parameters_are_left_out(policy: Policy) -> None:
+    """And those in a command's option with an equals sign, or with JSON."""
+    values = {
+        "task.name": "gym",
+        "task.path": "x",
+        "task.params": {"f": "/home/ann/x.json", "g": ["~/y.csv"]},
+    }
+    command = "reinforce-lite train gone/private/recipe.toml --task.path=/home/ann/rate=1/data.jsonl "
+    command += """--task.params f /home/ann/x.json g '["/home/ann/y.csv"]' n '[1,2]'"""
+    card = card_of(policy, load_config("quickstart", values), command)
+    assert eval_command(card)[-5:] == ["--task.params", "f", "x.json", "g", '["y.csv"]']
+    assert (
+        "train recipe.toml --task.path=data.jsonl --task.params f x.json g '[\"y.csv\"]' n '[1,2]'`" in card
+    )
+    assert not re.search(r"ann|private", card)
+
+
+def test_no_path_of_the_machine_is_in_the_saved_folders(settings: dict[str, Any], in_tmp: Path) -> None:
+    """Of every file, except that peft needs the base's folder."""
+    base = shutil.copytree(settings["model.name"], in_tmp / "private" / "base")
+    (base / "README.md").write_text(f"---\nbase_model: {in_tmp}/private/qwen\n---\n")
+    values = {"model.name": str(base), "adapter.rank": 2, "train.steps": 1}
+    run = api.train(RECIPE, values, task=ToyTask(), run="a", quiet=True)
+    files = [file for name in ("model", "adapter") for file in (run.path / name).rglob("*") if file.is_file()]
+    named = [file for file in files if b"private" in file.read_bytes() or bytes(in_tmp) in file.read_bytes()]
+    assert named == [run.path / "adapter" / "adapter_config.json"]
 
 
 # ── How accuracy was measured ──

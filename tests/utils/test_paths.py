@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reinforce_lite.utils.paths import local_or_hub_name, without_folders
+from reinforce_lite.utils.paths import is_path, local_or_hub_name, without_folders, without_folders_in
 
 
 @pytest.mark.parametrize("name", ["gpt2", "owner/name", "openai/gsm8k", "name-1.5b"])
@@ -38,6 +38,10 @@ def test_a_path_where_nothing_is_is_refused(name: str, in_tmp: Path, monkeypatch
         ("openai/gsm8k", "openai/gsm8k"),
         ("openai/gsm8k:main", "openai/gsm8k:main"),
         ("my_task.py", "my_task.py"),
+        ("gone/dir/mine", "mine"),
+        ("gone/my recipe.toml", "my recipe.toml"),
+        ("gone/data.json", "data.json"),
+        ("https://example.org/licenses/LICENSE.txt", "https://example.org/licenses/LICENSE.txt"),
         ("Is 1/2 more than 3/4/5?" * 100, "Is 1/2 more than 3/4/5?" * 100),
         ("", ""),
     ],
@@ -45,3 +49,19 @@ def test_a_path_where_nothing_is_is_refused(name: str, in_tmp: Path, monkeypatch
 def test_of_a_path_only_the_last_part_is_published(name: str, published: str, in_tmp: Path) -> None:
     (in_tmp / "here" / "there").mkdir(parents=True)
     assert without_folders(name) == published
+
+
+def test_the_texts_in_a_json_value_are_published_without_folders() -> None:
+    value = {"n": 2, "file": "/home/ann/x.json", "more": [{"a": "~/b.csv"}, None, "openai/gsm8k"]}
+    assert without_folders_in(value) == {
+        "n": 2,
+        "file": "x.json",
+        "more": [{"a": "b.csv"}, None, "openai/gsm8k"],
+    }
+
+
+def test_what_is_a_path(in_tmp: Path) -> None:
+    (in_tmp / "here" / "there").mkdir(parents=True)
+    names = ("here", "here/there", "/gone", "gone/a/b", "~no-such-user", "gone.json")
+    assert all(map(is_path, names))
+    assert not any(map(is_path, ("there", "owner/name", "openai/gsm8k:main")))

@@ -15,7 +15,7 @@ from huggingface_hub import CardData, EvalResult, ModelCard, ModelCardData, try_
 from reinforce_lite.config import Config, TaskConfig
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.runlog.records import Record
-from reinforce_lite.utils.paths import expand_home, without_folders
+from reinforce_lite.utils.paths import expand_home, is_path, without_folders
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +50,20 @@ def base_data(name: str) -> ModelCardData:
     except Exception:  # no such file, or front matter that only its author understands
         logger.debug("the card of %s is not read", name)
     assert isinstance(data, ModelCardData)
-    if not is_local(name):
+    if is_local(name):
+        data.base_model = _hub_names(data.base_model)
+        data.license_link = data.license_link and without_folders(str(data.license_link))
+        data.model_name = data.model_name and without_folders(str(data.model_name))
+    else:
         data.base_model = name
     return data
+
+
+def _hub_names(base_model: Any) -> Any:
+    """Those of a card's base models that are named as on the hub: another may be a folder of this machine."""
+    names = base_model if isinstance(base_model, list) else [base_model]
+    hub_names = [n for n in map(str, names) if re.fullmatch(r"[\w.-]+/[\w.-]+", n) and not is_path(n)]
+    return hub_names if len(hub_names) > 1 else next(iter(hub_names), None)
 
 
 def metadata(
@@ -90,7 +101,8 @@ def metadata(
 
 
 def _is_on_hub(task: TaskConfig) -> bool:
-    return task.name == "gsm8k" or (task.name == "hub" and not expand_home(task.path).exists())
+    names = (task.path, task.path.partition(":")[0])  # a folder's own name may have a colon
+    return task.name == "gsm8k" or (task.name == "hub" and not any(map(is_path, names)))
 
 
 def _dataset(task: TaskConfig) -> dict[str, Any]:

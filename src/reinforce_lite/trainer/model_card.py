@@ -23,7 +23,7 @@ from reinforce_lite.trainer.card_metadata import (
     metadata,
 )
 from reinforce_lite.trainer.saved_prompt import FILE_NAME, saved_prompt
-from reinforce_lite.utils.paths import without_folders
+from reinforce_lite.utils.paths import without_folders, without_folders_in
 from reinforce_lite.utils.program import NAME, package_version
 from reinforce_lite.utils.secrets import mask
 from reinforce_lite.utils.text import percent
@@ -186,15 +186,20 @@ def model_card(
 def _published(command: str) -> str:
     """The command without the folders of this machine."""
     try:
-        words = [word.rpartition("=") for word in shlex.split(command)]
+        words = shlex.split(command)
     except ValueError:  # a masked secret can cut a quotation
         return f"{NAME} train ..."
-    return shlex.join(
-        f"{option}{equals}{without_folders(value)}"
-        if option.startswith("--")
-        else without_folders(f"{option}{equals}{value}")
-        for option, equals, value in words
-    )
+    options = [word.partition("=") if word.startswith("--") else ("", "", word) for word in words]
+    return shlex.join(f"{option}{equals}{_published_value(value)}" for option, equals, value in options)
+
+
+def _published_value(value: str) -> str:
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return without_folders(value)
+    published = without_folders_in(parsed)
+    return value if published == parsed else json.dumps(published, ensure_ascii=False)
 
 
 def _ends(config: Config, stops: Sequence[str]) -> str:
@@ -216,8 +221,8 @@ def _eval_code(config: Config, prints_date: bool) -> str:
     if not prints_date:
         del values["prompt.date"]
     different = {key: value for key, value in values.items() if value != usual[key]}
-    for key in {"task.name", "task.path"} & different.keys():
-        different[key] = without_folders(different[key])
+    for key in {"task.name", "task.path", "task.params"} & different.keys():
+        different[key] = without_folders_in(different[key])
     task = config.task.name
     if task not in TASK_NAMES and not task.endswith(".py"):
         return f"```python\nreinforce_lite.evaluate('.', {different | {'task.name': task}}, task=...)\n```"
