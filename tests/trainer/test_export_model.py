@@ -98,6 +98,11 @@ def test_an_adapter_is_merged(settings: dict[str, Any], base: str) -> None:
     folder, _ = export_model(run)
     assert same(weights(folder), expected)
     assert same(load_file(run.path / "adapter" / "adapter_model.safetensors"), matrices)
+    tokenizers = [
+        json.loads((run.path / n / "tokenizer_config.json").read_text()) for n in ("adapter", "model")
+    ]
+    assert tokenizers[0] == tokenizers[1]
+    assert tokenizers[0]["tokenizer_class"] == "PreTrainedTokenizerFast"
     half, _ = export_model(run, to="half", dtype="bfloat16")
     assert same(weights(half), {name: w.bfloat16() for name, w in expected.items()})
     assert json.loads((half / "config.json").read_text())["dtype"] == "bfloat16"

@@ -27,6 +27,11 @@ def add_keys(folder: Path, config_class: Any, keys: Mapping[str, Any]) -> None:
     _write(folder / "config.json", plain | _former_rope(plain))
     if not _reads(folder, config_class, plain):
         _write(folder / "config.json", plain)
+    add_tokenizer_keys(folder)
+
+
+def add_tokenizer_keys(folder: Path) -> None:
+    """Add the keys of transformers 4 to tokenizer_config.json alone: all that an adapter's folder has."""
     if (file := folder / "tokenizer_config.json").exists():  # one with code of its own may have another
         _write(file, _former_tokenizer(_read(file)))
 

@@ -18,6 +18,7 @@ from reinforce_lite.errors import ReinforceLiteError, UsageError, explain_file_e
 from reinforce_lite.learner.updater import load_trained_weights
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.models.loading import quiet_transformers
+from reinforce_lite.models.older_readers import add_tokenizer_keys
 from reinforce_lite.models.policy import Policy, save_policy, write_texts
 from reinforce_lite.pipeline import Pipeline, PromptedPolicy, load_configured_policy
 from reinforce_lite.rollout.prompts import PromptBuilder
@@ -167,6 +168,7 @@ def _save_adapter(policy: Policy, target: Path, texts: Mapping[str, str]) -> Non
     with explain_file_errors("write", target), replace_folder(target) as temporary, quiet_transformers():
         policy.adapter.save(temporary, name, policy.name if policy.name == EMBEDDED_NAME else "")
         policy.tokenizer.save_pretrained(temporary)
+        add_tokenizer_keys(temporary)
         write_texts(temporary, texts)
 
 
