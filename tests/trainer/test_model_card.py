@@ -228,6 +228,25 @@ def test_without_evaluations_of_its_step_a_model_has_no_results(policy: Policy) 
     assert "model_name" not in files["README.md"].split("---")[1]
 
 
+@pytest.mark.parametrize(
+    ("step", "evals", "steps", "is_measured"),
+    [
+        (300, [BEFORE], "300", False),
+        (24, [BEFORE, EVAL], "24", True),
+        (24, [BEFORE, EVAL | {"split": "validation"}], "24 of 300", True),
+        (20, [BEFORE, EVAL], "20 of 300, unfinished", False),
+    ],
+)
+def test_a_model_of_an_earlier_step_says_so(
+    policy: Policy, step: int, evals: list[Any], steps: str, is_measured: bool
+) -> None:
+    """Its run ended by its limit of hours where the test split was measured."""
+    config = load_config("quickstart", {"train.steps": 300})
+    card = files_of(policy, config, evals, step)["README.md"]
+    assert f"- **Steps:** {steps}, seed 0\n" in card
+    assert ("200 |\n\nNot measured at this step.\n" in card) == (not is_measured)
+
+
 @pytest.mark.parametrize("name", ["gsm8k", "hub"])
 def test_a_data_set_of_the_hub_is_named(policy: Policy, name: str) -> None:
     overrides = {"task.name": name, "task.path": "openai/gsm8k:main" if name == "hub" else ""}

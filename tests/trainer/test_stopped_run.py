@@ -58,6 +58,9 @@ def test_ask_eval_and_doctor_tell_the_step_of_a_stopped_run(settings: dict[str, 
         "untrained",
         "step 2 of 10, unfinished",
     ]
+    card = (run.path / "model" / "README.md").read_text()
+    assert "- **Steps:** 2 of 10, unfinished, seed" in card
+    assert "Not measured at this step." in card
     evaluation = api.evaluate("cut", {"eval.n": 2}, task=ToyTask(), quiet=True)
     measured = describe_measured(EvalArgs(target="cut"), run.config, evaluation)
     assert "measured" in measured
@@ -67,6 +70,9 @@ def test_ask_eval_and_doctor_tell_the_step_of_a_stopped_run(settings: dict[str, 
     assert [entry["model"] for entry in ask_model("cut", "2+2?")] == ["untrained", "trained"]
     assert "runs/cut/model" in diagnose(run).next
     assert run.model_step == 10
+    card = (run.path / "model" / "README.md").read_text()
+    assert "- **Steps:** 10, seed" in card
+    assert "Not measured" not in card
 
 
 def test_a_large_model_is_left_to_the_export_command(

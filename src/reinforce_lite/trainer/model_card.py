@@ -169,7 +169,7 @@ def model_card(
         objective=", ".join(f"{v}" if k == "preset" else f"{k} {v}" for k, v in parts.items()),
         samples=config.rollout.group_size,
         prompts=config.rollout.prompts_per_step,
-        steps=step,
+        steps=_steps(evals, step, config.train.steps),
         seed=config.train.seed,
         command=_published(command) or "reinforce_lite.train(...)",
         examples=f", with its worked examples ({examples})" if examples else "",
@@ -248,14 +248,23 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
+def _steps(evals: Sequence[Record], step: int, of: int) -> str:
+    """How far the model is trained. A validated model, such as best/, need not be what a run ended with."""
+    splits = {e["split"] for e in evals if e["step"] == step}
+    if step >= of or "test" in splits:  # with a limit of hours a run may end before its last step
+        return str(step)
+    return f"{step} of {of}" if splits else f"{step} of {of}, unfinished"
+
+
 def _table(evals: Sequence[Record], step: int) -> str:
     rows = [e for e in evals if e["step"] in (0, step)]
     head = "| | split | strict | lenient | problems |\n| --- | --- | --- | --- | --- |\n"
-    return head + "\n".join(
+    lines = "\n".join(
         f"| {'before' if e['step'] == 0 else f'after step {step}'} | {e['split']} "
         f"| {_share(e, 'strict')} | {_share(e, 'lenient')} | {e['n']} |"
         for e in rows
     )
+    return head + lines + ("" if any(e["step"] == step for e in rows) else "\n\nNot measured at this step.")
 
 
 def _share(record: Record, kind: str) -> str:
