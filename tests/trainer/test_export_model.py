@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from helpers.paths import RECIPE
 from helpers.tiny import ToyTask
 from reinforce_lite import api, tasks
+from reinforce_lite.config import load_config
 from reinforce_lite.errors import FileError, UsageError
 from reinforce_lite.runlog.run import Run, trained_config
 from reinforce_lite.trainer.checkpoint import STATE
@@ -168,6 +169,20 @@ def test_a_killed_run_names_the_command(killed: Run) -> None:
     with pytest.raises(UsageError, match="no trained model yet") as caught:
         trained_config("a")
     assert "export" not in caught.value.remedy
+
+
+def test_a_model_outside_its_run_is_told_to_miss_its_prompt(
+    killed: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One inside its run has that prompt, and another program's folder has none."""
+    export_model(killed, to="outside")
+    export_model(killed, to=str(killed.path / "inside"))
+    for name in (killed.config.model.name, str(killed.path / "inside")):
+        trained_config(name)
+    assert "outside its run" not in caplog.text
+    prompt = trained_config("outside").prompt
+    assert "outside is outside its run" in caplog.text
+    assert prompt == load_config("quickstart").prompt != killed.config.prompt
 
 
 def test_an_earlier_step_in_model_never_becomes_the_best(settings: dict[str, Any]) -> None:

@@ -37,8 +37,8 @@ def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str
     text = f"measured: {config.model.name} on {result.n} test problems"
     if result.n < config.eval.n:
         text += " (there are no more)"
-    run, trained = existing_run(args.target), trained_config(args.target)
-    if not run or config.model.name != trained.model.name:
+    run = existing_run(args.target)
+    if not run or config.model.name != (trained := trained_config(args.target)).model.name:
         return text
     text += f", trained for {run.summary['steps']} steps" if run.is_finished else f", {run.progress}"
     if run.before and args.samples == 1 and config == trained:

@@ -372,7 +372,7 @@ def find_run(name: str) -> Run:
 
 def trained_config(name: str) -> Config:
     """The config to load `name` with: a run's with its trained model, or the quickstart's with the
-    model `name`.
+    model `name`, with a warning if that was trained with a prompt of its own.
 
     A model folder inside a run, such as its best/, brings that run's config too. Models are merged, and an
     adapter's folder brings its own rank.
@@ -389,6 +389,12 @@ def trained_config(name: str) -> Config:
         return override_config(run.config, {"model.name": str(model), "adapter.rank": 0})
     run_around = Run(Path(name).parent)
     config = run_around.config if run_around.started else load_config(DEFAULT_RECIPE)
+    if not run_around.started and Path(name, "prompt.json").is_file():
+        logger.warning(
+            "%s is outside its run: where no option says otherwise, prompt and limits are the quickstart's, "
+            "not those of its prompt.json",
+            name,
+        )
     return override_config(config, {"model.name": name, "adapter.rank": 0})
 
 

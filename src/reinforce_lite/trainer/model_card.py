@@ -51,7 +51,7 @@ the folder of this file:
 
 {generate}
 
-The response is that of `reinforce-lite ask`; in 16 bits rounding may change a token.
+The response is that of `reinforce-lite ask RUN`; in 16 bits rounding may change a token.
 
 ## Accuracy
 
