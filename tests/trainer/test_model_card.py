@@ -432,6 +432,21 @@ def test_the_command_measures_under_the_runs_settings(policy: Policy, recipe: st
     assert measured.eval.max_new_tokens == config.eval.max_new_tokens
 
 
+@pytest.mark.parametrize(
+    ("library", "options"), [("peft", ["--model.base-weights", "int8"]), ("transformers", [])]
+)
+def test_a_base_in_8_bits_is_told(policy: Policy, library: str, options: list[str], in_tmp: Path) -> None:
+    """An adapter is measured over the rounded base again; a merged model is what was measured."""
+    config = load_config("quickstart-adapter", {"model.base_weights": "int8"})
+    card = card_of(policy, config, library=library)
+    command = eval_command(card)
+    assert command[3:] == options
+    assert (parse_eval(command[2:])[1].model.base_weights == "int8") == bool(options)
+    assert "alpha 32, over a base in 8 bits\n" in card
+    assert ("was rounded to 8 bits" in card) == bool(options)
+    assert "8 bits" not in card_of(policy, load_config("quickstart-adapter"), library=library)
+
+
 def eval_command(card: str) -> list[str]:
     (block,) = re.findall(r"^```bash\n(.+?)^```", card, re.DOTALL | re.MULTILINE)
     return shlex.split(block)

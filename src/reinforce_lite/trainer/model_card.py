@@ -116,10 +116,11 @@ completion = output.outputs[0].text
 _END_AT_PATTERN = """if match := re.search(prompt["stop_pattern"], completion, re.MULTILINE):
     completion = completion[: match.end()]
 """
+_ROUNDED = ", which for training and the accuracies below was rounded to 8 bits"
 _GENERATE: dict[Library, str] = {
     "transformers": f"With transformers:\n\n{_TRANSFORMERS}\n\nOr with vLLM:\n\n{_VLLM}",
-    "peft": "With transformers and peft, over the base that `adapter_config.json` names (for vLLM take the "
-    f"merged `model/`):\n\n{_TRANSFORMERS}",
+    "peft": "With transformers and peft, over the base that `adapter_config.json` names{rounded} (for vLLM "
+    f"take the merged `model/`):\n\n{_TRANSFORMERS}",
 }
 
 
@@ -158,11 +159,13 @@ def model_card(
     stops = stop_strings(config)
     end = _END_AT_PATTERN if HASH_LINE in stops else ""
     examples = len(config.prompt.examples)
+    is_int8 = config.model.base_weights == "int8"
     parts = config.objective.model_dump(exclude_none=True)
     return _CARD.format(
         metadata=metadata(config, known, base, [e for e in evals if e["step"] == step], library).to_yaml(),
         base=base,
         trained=f"a low-rank adapter, rank {adapter.rank}, alpha {adapter.alpha:g}"
+        + (", over a base in 8 bits" if is_int8 else "")
         if adapter.rank
         else "all weights",
         data=describe_data(config.task),
@@ -174,12 +177,12 @@ def model_card(
         command=_published(command) or "reinforce_lite.train(...)",
         examples=f", with its worked examples ({examples})" if examples else "",
         read_prompt=_READ_PROMPT.format(regular_expressions="import re\n" if end else ""),
-        generate=_GENERATE[library].format(dtype=saved_dtype, end=end),
+        generate=_GENERATE[library].format(dtype=saved_dtype, end=end, rounded=_ROUNDED if is_int8 else ""),
         table=_table(evals, step),
         version=package_version(NAME),
         dtype=measured_dtype,
         ends=_ends(config, stops),
-        measure=_eval_code(config, "strftime_now" in str(trained.policy.tokenizer.chat_template)),
+        measure=_eval_code(config, library, "strftime_now" in str(trained.policy.tokenizer.chat_template)),
     )
 
 
@@ -211,13 +214,15 @@ def _ends(config: Config, stops: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(ends[:-1]), ends[-1]]))
 
 
-def _eval_code(config: Config, prints_date: bool) -> str:
+def _eval_code(config: Config, library: Library, prints_date: bool) -> str:
     """A block of code that measures the test split again in the model's folder, on any machine: a command, or
     Python for a task that was given as an object.
 
     A model outside its run is evaluated with the quickstart's config, so what differs from it is named.
     """
     usual, values = _settings(load_config(DEFAULT_RECIPE)), _settings(config)
+    if library != "peft":  # a merged model has no base
+        del values["model.base_weights"]
     if not prints_date:
         del values["prompt.date"]
     different = {key: value for key, value in values.items() if value != usual[key]}
@@ -236,7 +241,7 @@ def _settings(config: Config) -> dict[str, Any]:
     """What an evaluation's accuracy depends on, by dotted key, as JSON values."""
     rollout = {"max_new_tokens", "stop", "repetition_detection"}
     included: dict[str, Any] = {
-        "model": {"dtype"},
+        "model": {"dtype", "base_weights"},
         "task": True,
         "prompt": True,
         "rollout": rollout,
