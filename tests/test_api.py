@@ -11,8 +11,11 @@ import torch
 import reinforce_lite as rl
 from helpers.paths import RECIPE
 from helpers.tiny import END, ToyTask
+from reinforce_lite import api, engines
+from reinforce_lite.config import load_config
+from reinforce_lite.engines.base import Engine
 from reinforce_lite.errors import UsageError
-from reinforce_lite.models.policy import load_policy
+from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.rollout.prompts import PromptBuilder
 
 QUESTION = "2 + 2?"
@@ -80,3 +83,20 @@ def test_an_error_has_two_lines_in_a_notebook() -> None:
         rl.load("nothing")
     assert caught.value._render_traceback_() == ["UsageError: there is no run 'nothing'"]
     assert UsageError("cause", "remedy")._render_traceback_() == ["UsageError: cause", "remedy"]
+
+
+def test_a_model_that_is_asked_has_no_master_weights(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's files are in float32: in 16 bits they would be kept next to the rounded ones."""
+    config = load_config(RECIPE, settings | {"model.dtype": "bfloat16"})
+    asked: list[Policy] = []
+
+    def make_engine(name: Any, policy: Policy) -> Engine:
+        asked.append(policy)
+        return engines.make_engine(name, policy)
+
+    monkeypatch.setattr(api, "trained_config", lambda _: config)
+    monkeypatch.setattr(api, "make_engine", make_engine)
+    assert rl.ask(settings["model.name"], "2+2?").text
+    assert [(policy.dtype, policy.master_weights) for policy in asked] == [(torch.bfloat16, None)]

@@ -182,7 +182,7 @@ def ask_model(
 
 def _respond(config: Config, question: str, permissions: Permissions) -> str:
     """The assistant's response, its prefill included."""
-    policy = load_configured_policy(config, permissions)
+    policy = load_configured_policy(config, permissions, keep_float32=False)
     prompt = PromptBuilder(policy.tokenizer, config.prompt)(question)
     engine = make_engine(config.rollout.engine, policy)
     greedy = Sampling(1, config.rollout.max_new_tokens, temperature=0.0, stop=stop_strings(config))

@@ -2,15 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig
 
 from helpers.model_configs import FAMILIES, make_family
 from helpers.tiny import make_model, make_tokenizer
-from reinforce_lite.models.older_readers import add_keys
+from reinforce_lite.models.older_readers import add_keys, add_tokenizer_keys
 from reinforce_lite.models.policy import load_policy, save_policy
 
 
@@ -91,3 +93,21 @@ def test_keys_that_transformers_5_would_read_as_another_embedding_are_left_out(t
     add_keys(tmp_path, GPTNeoXConfig, {})
     assert not {"rope_theta", "rope_scaling"} & read(tmp_path / "config.json").keys()
     assert AutoConfig.from_pretrained(tmp_path).rope_parameters["rope_theta"] == 500.0
+
+
+def test_keys_that_the_models_own_class_refuses_are_left_out(tmp_path: Path) -> None:
+    """With an error that is none of Python's own, as huggingface_hub's for a value of another type."""
+
+    def from_pretrained(folder: Path) -> Any:
+        if "rope_theta" in read(folder / "config.json"):
+            raise StrictDataclassError("rope_theta")
+
+    GPTNeoXConfig(rope_parameters={"rope_type": "default", "rope_theta": 500.0}).save_pretrained(tmp_path)
+    add_keys(tmp_path, SimpleNamespace(from_pretrained=from_pretrained), {})
+    assert "rope_theta" not in read(tmp_path / "config.json")
+
+
+def test_a_tokenizer_without_a_class_is_left_without(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_special_tokens": ["<x>"]}')
+    add_tokenizer_keys(tmp_path)
+    assert read(tmp_path / "tokenizer_config.json") == {"additional_special_tokens": ["<x>"]}

@@ -130,6 +130,19 @@ def test_what_is_refused(killed: Run, settings: dict[str, Any]) -> None:
     assert "--resume" in caught.value.remedy
 
 
+def test_the_current_folder_is_not_replaced(killed: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is empty: a shell would then be in a folder that is gone."""
+    run, here = Run(killed.path.absolute()), Path("here").absolute()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    inode = here.stat().st_ino
+    for to in (".", str(here)):
+        with pytest.raises(UsageError, match="is the current folder"):
+            export_model(run, to=to)
+    assert here.stat().st_ino == inode
+    assert export_model(run, to="new")[0] == here / "new"
+
+
 def test_a_damaged_checkpoint_is_refused_and_left_as_it_is(killed: Run) -> None:
     state = killed.path / "checkpoints" / "step-10" / STATE
     content = bytearray(state.read_bytes())
@@ -165,7 +178,8 @@ def test_a_killed_run_names_the_command(killed: Run) -> None:
     with pytest.raises(UsageError, match="no trained model yet") as caught:
         trained_config("a")
     assert "export a; or resume it" in caught.value.remedy
-    shutil.rmtree(killed.path / "checkpoints")
+    for folder in (killed.path / "checkpoints").iterdir():
+        folder.rename(folder.with_name(f"{folder.name}.damaged"))
     with pytest.raises(UsageError, match="no trained model yet") as caught:
         trained_config("a")
     assert "export" not in caught.value.remedy

@@ -55,14 +55,14 @@ def _reads(folder: Path, config_class: Any, plain: dict[str, Any]) -> bool:
     """Whether transformers 5 reads the rotary embedding of config.json as before."""
     try:
         rope = config_class.from_pretrained(folder).to_dict().get("rope_parameters") or {}
-    except (KeyError, TypeError, ValueError):
+    except Exception:  # what its class raises: huggingface_hub has errors of its own for a value
         return False
     return all(rope.get(key) == value for key, value in (plain.get("rope_parameters") or {}).items())
 
 
 def _former_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
-    name = str(config["tokenizer_class"])
-    former = config | {"tokenizer_class": TOKENIZER_CLASSES.get(name, name)}
+    name = config.get("tokenizer_class")
+    former = config | ({"tokenizer_class": TOKENIZER_CLASSES[name]} if name in TOKENIZER_CLASSES else {})
     if isinstance(tokens := former.get("extra_special_tokens"), list):
         del former["extra_special_tokens"]
         former["additional_special_tokens"] = tokens

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 RUNS = Path("runs")
 STEP_KEY = "reinforce_lite_step"
 """Key in a saved model's config.json: the step of its weights."""
+CHECKPOINT_NAME = re.compile(r"step-(\d+)")
+"""Of an intact checkpoint's folder, with its step; a damaged one has more behind it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -158,7 +160,7 @@ class Run:
     @property
     def export_command(self) -> str:
         """What writes the model of the last checkpoint, to a folder that is free; "" without a checkpoint."""
-        if not list(self.path.glob("checkpoints/step-*")):
+        if not any(CHECKPOINT_NAME.fullmatch(p.name) for p in self.path.glob("checkpoints/step-*")):
             return ""
         elsewhere = ["--to", str(self.path / "exported")] if (self.path / "model").exists() else []
         return command_line("export", self.name, *elsewhere)

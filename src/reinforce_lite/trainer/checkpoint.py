@@ -12,7 +12,6 @@ step that makes it.
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -27,7 +26,7 @@ from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.distributed import agree, broadcast_tensors
 from reinforce_lite.pipeline import Pipeline, load_configured_policy
-from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.run import CHECKPOINT_NAME, Run
 from reinforce_lite.tasks import reward_sources, task_fingerprint
 from reinforce_lite.types import Permissions
 from reinforce_lite.utils.atomic import remove_folder, replace_folder
@@ -36,7 +35,6 @@ from reinforce_lite.utils.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"step-(\d+)")
 KEPT = 2  # the last, and the one before in case the last is damaged
 STATE, META, MANIFEST = "state.safetensors", "meta.json", "manifest.json"
 
@@ -101,7 +99,7 @@ def checkpoint_steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, in order. Raises FileError where the folder can't be read."""
     with explain_file_errors("read", folder):
         names = [p.name for p in folder.iterdir()] if folder.exists() else []
-    return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+    return sorted(int(match[1]) for name in names if (match := CHECKPOINT_NAME.fullmatch(name)))
 
 
 def _read(path: Path, step: int) -> Checkpoint:

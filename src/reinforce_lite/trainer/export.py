@@ -96,6 +96,8 @@ def _refuse_filled(folder: Path) -> None:
     with explain_file_errors("read", folder):
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UsageError(f"{folder} exists and is not empty", "name another folder with --to")
+        if folder.exists() and Path.cwd().is_relative_to(folder.resolve()):  # a shell would lose its folder
+            raise UsageError(f"{folder} is the current folder", "name another folder with --to")
 
 
 def _saved_step(run: Run, step: int | None) -> int:

@@ -138,20 +138,6 @@ def explaining_files(
     `command` is the one that started the run; empty if it was started in Python. An exported model may have
     another dtype than the one that the run's accuracies were measured in.
     """
-    card = model_card(trained, evals, step, command, library, saved_dtype, measured_dtype)
-    return {"README.md": mask(card), FILE_NAME: saved_prompt(trained).to_json()}
-
-
-def model_card(
-    trained: PromptedPolicy,
-    evals: Sequence[Record],
-    step: int,
-    command: str,
-    library: Library,
-    saved_dtype: str,
-    measured_dtype: str,
-) -> str:
-    """The text of README.md, before secrets are masked."""
     config = trained.config
     name, adapter, _ = resolve_adapter(config.model.name, config.adapter)
     known = base_data(name)
@@ -161,7 +147,7 @@ def model_card(
     examples = len(config.prompt.examples)
     is_int8 = config.model.base_weights == "int8"
     parts = config.objective.model_dump(exclude_none=True)
-    return _CARD.format(
+    card = _CARD.format(
         metadata=metadata(config, known, base, [e for e in evals if e["step"] == step], library).to_yaml(),
         base=base,
         trained=f"a low-rank adapter, rank {adapter.rank}, alpha {adapter.alpha:g}"
@@ -184,6 +170,7 @@ def model_card(
         ends=_ends(config, stops),
         measure=_eval_code(config, library, "strftime_now" in str(trained.policy.tokenizer.chat_template)),
     )
+    return {"README.md": mask(card), FILE_NAME: saved_prompt(trained).to_json()}
 
 
 def _published(command: str) -> str:
