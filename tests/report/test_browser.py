@@ -328,8 +328,9 @@ def test_curves_tell_the_untrained_level_and_what_the_file_has(show: OpenReport,
 
 
 def test_unfinished_run_has_its_command(show: OpenReport, tmp_path: Path) -> None:
-    view = show(runs.write(tmp_path / "mine", [step(1)], [completion(1, "p")], planned=9))
-    assert view.text(".resume code").endswith("train --run " + str(tmp_path / "mine") + " --resume")
+    run = runs.write(tmp_path / "mine", [step(1)], [completion(1, "p")], planned=9)
+    (run.path / "command.txt").write_text("reinforce-lite train quickstart --run mine\n")
+    assert show(run).text(".resume code") == f"reinforce-lite train --run {tmp_path / 'mine'} --resume"
     assert show(two_steps(tmp_path / "done")).page.locator(".resume").count() == 0
 
 
