@@ -90,7 +90,8 @@ def train(
     name: str, settings: dict[str, Any], steps: int = STEPS, resume: bool = False, *failure: Any
 ) -> None:
     """Train the tiny model in this process; `failure` are the arguments of `fail`."""
-    distributed.LOST_SECONDS = distributed.IMPATIENT_SECONDS = 3.0
+    if failure and failure[-1] in ("kill", "stop"):
+        distributed.LOST_SECONDS = 8.0
     overrides = {"train.save_every": 1, **settings, "rollout.engine": "native", "train.steps": steps}
     if failure:
         fail(*failure)
