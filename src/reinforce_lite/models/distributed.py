@@ -90,14 +90,7 @@ def join(device: str = "auto") -> None:
     if kind not in ("cpu", "cuda"):
         raise UsageError(f"several processes can't train on {kind}", "set --model.device cpu, or start one")
     if kind == "cuda":
-        processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-        if processes > gpus:
-            raise UsageError(
-                f"there are {processes} processes, but {gpus} GPUs on this machine",
-                f"start at most {gpus}: torchrun --nproc-per-node {gpus}",
-            )
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # so that a transfer that fails raises
+        _take_gpu()
     store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS))))
     _await_joining(store, size)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
@@ -109,6 +102,18 @@ def join(device: str = "auto") -> None:
         ) from error
     _processes = _Processes(PrefixStore("reinforce-lite", store), rank, size)
     threading.Thread(target=_beat, args=(_processes,), daemon=True).start()
+
+
+def _take_gpu() -> None:
+    """Use the GPU of this process's number on its machine. Raises UsageError for too few GPUs."""
+    processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if processes > gpus:
+        raise UsageError(
+            f"there are {processes} processes, but {gpus} GPUs on this machine",
+            f"start at most {gpus}: torchrun --nproc-per-node {gpus}",
+        )
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # so that a transfer that fails raises
 
 
 def _await_joining(store: Any, size: int) -> None:

@@ -77,15 +77,10 @@ def prepare(
     policy = pipeline.policy
     temperature = objective.temperature(config.rollout.temperature)
     updater = Updater(policy, config.update, temperature, config.train.seed)
-    model_bytes = policy.saved_bytes
     if is_main():
-        check_disk_space(run, updater.state_bytes, model_bytes)
+        check_disk_space(run, updater.state_bytes, policy.saved_bytes)
     checkpointer = Checkpointer(run, pipeline, updater)
-    if distributed.size() > 1:
-        versions = tuple(sorted(checkpointer.versions.items()))
-        check_same(
-            {"package versions": versions, "problems": checkpointer.data, "model": weights_digest(policy)}
-        )
+    _check_processes(checkpointer, policy)
     progress = checkpointer.restore()  # rewinds the logs, which the budget reads
     callback.phase(SELF_CHECK)
     check = self_check(pipeline, updater.forward_pass)
@@ -93,11 +88,6 @@ def prepare(
         "planned_bytes": plan.total,
         "self_check": {"max_gap": check.max_gap, "bound": check.bound},
     }
-    saves = {"checkpoint": updater.state_bytes, "model": model_bytes, "best": model_bytes}
-    durations = {name: size / DISK_BYTES_PER_SECOND for name, size in saves.items()}
-    durations |= {e["split"]: e["seconds"] for e in run.evals}
-    end = None if config.train.hours is None else start + 3600 * config.train.hours
-    budget = TimeBudget(end, durations, [s.step_time for s in run.step_metrics])
     audit = None
     if not progress.step:
         audit = agree(lambda: find_audit(pipeline, checkpointer.data, checkpointer.reward_sources))
@@ -108,9 +98,28 @@ def prepare(
         updater,
         checkpointer,
         progress,
-        budget,
+        _time_budget(config, run, updater, start),
         machine,
         permissions,
         audit=audit,
         audit_record=run.audit if run.started else audit.record if audit else {},
     )
+
+
+def _check_processes(checkpointer: Checkpointer, policy: Policy) -> None:
+    """Refuse processes that would not train the same run. Raises UsageError."""
+    if distributed.size() > 1:
+        versions = tuple(sorted(checkpointer.versions.items()))
+        check_same(
+            {"package versions": versions, "problems": checkpointer.data, "model": weights_digest(policy)}
+        )
+
+
+def _time_budget(config: Config, run: Run, updater: Updater, start: float) -> TimeBudget:
+    """From the run's measured durations; before the first ones the saves are estimated by their size."""
+    model_bytes = updater.policy.saved_bytes
+    saves = {"checkpoint": updater.state_bytes, "model": model_bytes, "best": model_bytes}
+    durations = {name: size / DISK_BYTES_PER_SECOND for name, size in saves.items()}
+    durations |= {e["split"]: e["seconds"] for e in run.evals}
+    end = None if config.train.hours is None else start + 3600 * config.train.hours
+    return TimeBudget(end, durations, [s.step_time for s in run.step_metrics])
