@@ -4,8 +4,8 @@
 
 The forecasts "likely" and "slowly" say that the model learns, "unlikely" and "nothing left" that it does not.
 It has learned if its strict accuracy on 200 test problems is significantly above the untrained model's (exact
-McNemar test, p < 0.05). The thresholds (trainer/audit_advice.py) were chosen before, with none
-of these recipes but the quickstart, which is not counted.
+McNemar test, p < 0.05). The thresholds (trainer/audit_advice.py) were chosen beforehand. Of these recipes
+only the quickstart was used for that, so it is not counted.
 
 GSM8K is read from the folder ./gsm8k if it exists, otherwise from the hub.
 """

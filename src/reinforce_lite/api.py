@@ -36,7 +36,7 @@ ModelOrRun = str | PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The greedy response of a model to a question; printed, its text."""
+    """The greedy response of a model to a question; `print` shows its text."""
 
     text: str
     """The prefill text included."""
@@ -175,7 +175,7 @@ def ask_model(
     """
     config = trained_config(model_or_run)
     run = existing_run(model_or_run)
-    trained = "trained" if run is None or run.is_finished else run.progress
+    trained = "trained" if run is None or run.is_finished else run.model_progress
     models = [("untrained", run.config), (trained, config)] if run else [("answer", config)]
     return [{"model": label, "answer": _respond(config, question, permissions)} for label, config in models]
 

@@ -385,12 +385,13 @@ def option_text(dotted: str, value: object) -> str:
 
 def config_differences(old: Config, new: Config, ignored: frozenset[str] = frozenset()) -> list[str]:
     """Every key that differs, as "section.key: old -> new", except the `ignored` keys."""
-    a, b = _flat(old), _flat(new)
+    a, b = flat_values(old), flat_values(new)
     return [f"{key}: {a[key]!r} -> {b[key]!r}" for key in a if a[key] != b[key] and key not in ignored]
 
 
-def _flat(config: Config) -> dict[str, Any]:
-    sections = config.model_dump(mode="json", exclude={"recipe"})
+def flat_values(config: Config, include: Any = None) -> dict[str, Any]:
+    """JSON values by dotted key, without `recipe`; `include` as in pydantic's model_dump."""
+    sections = config.model_dump(mode="json", include=include, exclude={"recipe"})
     return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
 

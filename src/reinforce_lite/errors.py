@@ -56,7 +56,7 @@ class SamplerGapError(ReinforceLiteError):
 
 
 class LostProcessError(ReinforceLiteError):
-    """One of several processes died, hangs, or failed with a bug."""
+    """One of several processes died, froze, or failed with a bug."""
 
 
 class StoppedError(ReinforceLiteError):

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PromptedPolicy:
-    """A policy and the prompts that it is trained behind: all of a run that its saved model needs."""
+    """A policy and the prompts that it is trained with: all of a run that its saved model needs."""
 
     config: Config
     policy: Policy

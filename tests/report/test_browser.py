@@ -311,7 +311,7 @@ def test_curves_tell_the_untrained_level_and_what_the_file_has(show: OpenReport,
         name: view.page.locator("#charts .chart", has=view.page.locator(f"b:text-is('{name}')")).locator(
             ".legend"
         )
-        for name in ("Accuracy", "Reward", "Reward spread", "Learning rate", "Gap of engine and update")
+        for name in ("Accuracy", "Reward", "Reward spread", "Learning rate", "Gap between engine and update")
     }
     told = {name: legend.locator("span").all_inner_texts() for name, legend in legends.items()}
     assert told == {
@@ -322,7 +322,7 @@ def test_curves_tell_the_untrained_level_and_what_the_file_has(show: OpenReport,
         "Reward": ["mean reward 0.5", "untrained, greedy 0.25"],
         "Reward spread": ["within a group 0.25"],
         "Learning rate": ["learning rate 1e-4"],
-        "Gap of engine and update": ["mean 0.001", "largest 0.02"],
+        "Gap between engine and update": ["mean 0.001", "largest 0.02"],
     }
     assert "Gap of sampler" not in show(three_steps(tmp_path / "b")).text("#charts")
 
@@ -330,7 +330,7 @@ def test_curves_tell_the_untrained_level_and_what_the_file_has(show: OpenReport,
 def test_unfinished_run_has_its_command(show: OpenReport, tmp_path: Path) -> None:
     run = runs.write(tmp_path / "mine", [step(1)], [completion(1, "p")], planned=9)
     (run.path / "command.txt").write_text("reinforce-lite train quickstart --run mine\n")
-    assert show(run).text(".resume code") == f"reinforce-lite train --run {tmp_path / 'mine'} --resume"
+    assert show(run).text(".resume code") == "reinforce-lite train --run mine --resume"
     assert show(two_steps(tmp_path / "done")).page.locator(".resume").count() == 0
 
 
@@ -405,7 +405,7 @@ ORIGINS: list[tuple[str, list[float], float, str]] = [
         "reinforce-lite",
         [1, 0, 0, 0],
         2,
-        "reward 1 − others’ mean 0 = 1\n÷ others’ deviation 0 (+ 1e-8, not to divide by 0) = 100,000,000\nclipped to ±2 = 2",
+        "reward 1 − others’ mean 0 = 1\n÷ others’ deviation 0 (+ 1e-8, to avoid division by 0) = 100,000,000\nclipped to ±2 = 2",
     ),
     # others: 1 and eight of -1, with mean -7/9 and deviation 2/3
     (

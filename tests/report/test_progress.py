@@ -47,7 +47,7 @@ def test_a_fall_is_claimed_too(tmp_path: Path) -> None:
 def test_a_change_within_its_interval_is_no_trend(tmp_path: Path) -> None:
     """0.1 ± 1.96 sqrt((0.16 + 0.21) / 39) = 0.1 ± 0.191"""
     sentence, note = sentence_and_notes(tmp_path / "a", [8, 12])
-    assert "over the first step and 30.0% over the last, a difference that chance can explain." in sentence
+    assert "over the first step and 30.0% over the last, not more than chance explains." in sentence
     assert "interval −9.1 points to +29.1 points" in note
 
 
@@ -60,7 +60,7 @@ def test_completions_of_one_question_are_no_evidence_of_their_own(tmp_path: Path
         for sample in range(20)
     ]
     sentence = summary_of(runs.write(tmp_path / "a", [step(1), step(2)], rollouts))["result"]["sentence"]
-    assert "So far training accuracy is 50.0% over 4 questions, too few to tell a trend." in sentence
+    assert "So far training accuracy is 50.0% over 4 questions, too early to tell a trend." in sentence
 
 
 def test_graded_rewards_have_a_trend_of_their_own(tmp_path: Path) -> None:
@@ -89,5 +89,5 @@ def test_adaptive_selection_has_no_trend(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n", [1, 25])
 def test_windows_are_halves_and_at_most_ten_steps(n: int, tmp_path: Path) -> None:
     sentence = sentence_and_notes(tmp_path / "a", [8] * n)[0]
-    expected = {1: "20.0% over 40 questions, too few", 25: "over the first 10 steps"}
+    expected = {1: "20.0% over 40 questions, too early", 25: "over the first 10 steps"}
     assert expected[n] in sentence

@@ -64,7 +64,7 @@ def test_ask_eval_and_doctor_tell_the_step_of_a_stopped_run(settings: dict[str, 
     evaluation = api.evaluate("cut", {"eval.n": 2}, task=ToyTask(), quiet=True)
     measured = describe_measured(EvalArgs(target="cut"), run.config, evaluation)
     assert "measured" in measured
-    assert run.progress == "step 2 of 10, unfinished"
+    assert run.model_progress == "step 2 of 10, unfinished"
     assert "The model of step 2 of 10, unfinished, is in runs/cut/model" in diagnose(run).next
     run = api.train(RECIPE, settings, task=ToyTask(), run="cut", resume=True, quiet=True)
     assert [entry["model"] for entry in ask_model("cut", "2+2?")] == ["untrained", "trained"]
@@ -104,7 +104,7 @@ def test_a_stop_without_room_for_the_model_is_still_a_stop(
         run = stop(settings, 2)
     assert "no model was written: FileError: can't write it: No space left" in caplog.text
     assert "export cut --to runs/cut/exported" in caplog.text
-    assert (run.summary["steps"], run.progress) == (4, "step 3 of 10, unfinished")
+    assert (run.summary["steps"], run.model_progress) == (4, "step 3 of 10, unfinished")
     assert export.export_model(run, to="runs/cut/exported")[1] == 4
 
 

@@ -1,8 +1,8 @@
 """What a person sees during a run: a live display in a terminal or a notebook, plain lines elsewhere.
 
-Every phase says what it does when it starts, and no phase stays silent for longer than HEARTBEAT seconds.
-Completions are a model's text and may hold anything: control characters are made visible, so that no
-completion can move the cursor or colour the screen.
+Every phase says what it does when it starts; in a terminal or a log none stays silent for longer than
+HEARTBEAT seconds. Completions are a model's text and may hold anything: control characters are made visible,
+so that no completion can move the cursor or colour the screen.
 """
 
 import threading
@@ -33,7 +33,7 @@ from reinforce_lite.utils.text import duration, harmless, interval, percent, sho
 
 EXAMPLE_EVERY = 5  # steps between examples
 HEARTBEAT = 10.0  # seconds without a line before one about the current phase
-REDRAW = 0.5  # seconds between two drawings in a notebook
+REDRAW = 0.5  # seconds between two drawings of a phase in a notebook
 
 
 class LineConsole(Callback):
@@ -237,7 +237,7 @@ class NotebookConsole(LiveConsole):
 
     def __exit__(self, *raised: object) -> None:
         super().__exit__(*raised)
-        self.output.update(self._snapshot())
+        self._redraw()
 
     def phase(self, name: str, total: int = 0) -> None:
         super().phase(name, total)
@@ -245,12 +245,12 @@ class NotebookConsole(LiveConsole):
 
     def advance(self, finished: int) -> None:
         super().advance(finished)
-        self._redraw()
+        if clock.now() - self.drawn >= REDRAW:
+            self._redraw()
 
     def _redraw(self) -> None:
-        if clock.now() - self.drawn >= REDRAW:
-            self.output.update(self._snapshot())
-            self.drawn = clock.now()
+        self.output.update(self._snapshot())
+        self.drawn = clock.now()
 
     def _snapshot(self) -> JupyterRenderable:
         paper = Console(file=StringIO(), record=True, width=self.console.width, force_jupyter=False)

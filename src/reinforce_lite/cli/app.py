@@ -102,7 +102,7 @@ def _train(args: list[str]) -> None:
     parsed, config = parse_train(args)
     if parsed.resume and not parsed.run:
         raise UsageError("--resume needs the name of a run", "name it with --run NAME")
-    opened = None if PROCESSES > 1 else open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
+    run = None if PROCESSES > 1 else open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
     with _imports(parsed.as_json or not IS_MAIN):
         from reinforce_lite.callbacks.console import make_console
         from reinforce_lite.cli.plan_table import show_plan_after_oom
@@ -110,18 +110,16 @@ def _train(args: list[str]) -> None:
         from reinforce_lite.planner.plan import plan_unchanged
         from reinforce_lite.trainer import session
 
-    if opened is None:
+    if run is None:
         distributed.join(config.model.device)
         config, run = session.open_together(config, parsed.run, parsed.resume)
-    else:
-        run = opened
     command = shlex.join(["reinforce-lite", "train", *args])
     try:
         console = make_console(parsed.as_json or not IS_MAIN)
         session.train(config, run, None, console, command, START, permissions=parsed.permissions)
     except DoesNotFitError:
-        allowed = parsed.permissions.trust_remote_code
         if IS_MAIN:
+            allowed = parsed.permissions.trust_remote_code
             show_plan_after_oom(plan_unchanged(config, trust_remote_code=allowed))
         raise
     distributed.leave()

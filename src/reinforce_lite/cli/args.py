@@ -119,7 +119,7 @@ class ExportArgs:
     step: int | None = None
     """The checkpoint's step; by default the last."""
     to: Annotated[str, arg(metavar="FOLDER")] = ""
-    """Where to write, if it is not there or empty; by default model/ in the run."""
+    """The folder to write, new or empty; by default model/ in the run."""
     dtype: Literal["bfloat16", "float32"] | None = None
     """Of the weights; by default the run's."""
     permissions: PermissionFlags = NO_PERMISSIONS

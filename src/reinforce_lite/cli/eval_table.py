@@ -40,7 +40,7 @@ def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str
     run = existing_run(args.target)
     if not run or config.model.name != (trained := trained_config(args.target)).model.name:
         return text
-    text += f", trained for {run.summary['steps']} steps" if run.is_finished else f", {run.progress}"
+    text += f", trained for {run.summary['steps']} steps" if run.is_finished else f", {run.model_progress}"
     if run.before and args.samples == 1 and config == trained:
         return f"{text}; the untrained model on the same problems: strict {percent(run.before['strict'])}"
     options = f"--model.name {run.config.model.name} --eval.n {config.eval.n} --samples {args.samples}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 Z = 1.959964  # normal quantile of a 95% interval, rounded as in published tables
 
 SIGNIFICANCE = 0.05
+CHANCE_RULE = f"Below {SIGNIFICANCE:g} a change is called more than chance explains."
 MIN_P = 1e-99
 """The smallest p-value shown: with many problems one may underflow to 0, which no p-value is."""
 

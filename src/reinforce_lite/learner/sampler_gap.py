@@ -63,8 +63,8 @@ class SamplerGap:
 
     @property
     def effective_sample_size(self) -> float:
-        """(sum of weights)^2 / (n x sum of squares), a share of 1: how many of the n completions are worth
-        something (Kong 1992, https://doi.org/10.1080/01621459.1994.10476469).
+        """As a fraction of n: (sum of weights)^2 / (n x sum of squares) (Kong 1992,
+        https://doi.org/10.1080/01621459.1994.10476469).
         """
         return self.weights**2 / (self.completions * self.squares) if self.squares else 1.0
 

@@ -383,8 +383,6 @@ def trainable_groups(groups: Sequence[Group], loss_weights: list[list[float]]) -
 
 def own_share(groups: Sequence[TrainableGroup]) -> list[TrainableGroup]:
     """This process's part of the completions; few prompts pass through the policy in two processes."""
-    if distributed.size() == 1:
-        return list(groups)
     part = distributed.own_part([len(c.token_ids) for group in groups for c in group.completions])
     share, start = [], 0
     for group in groups:

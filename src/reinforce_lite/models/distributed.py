@@ -7,8 +7,9 @@ the gradient of its share of the completions, and adds the gradients of all (`su
 the same optimizer step from the same numbers. The main process, rank 0, alone writes files.
 
 All processes must decide alike. What only one of them knows (its clock, a file, a signal, an exception) is
-told to all by `exchange`: where the work of one fails, all raise. A process that dies or hangs is noticed by
-its missing heartbeats. Without torchrun there is one process, and everything here is a plain call.
+told to all by `exchange`: where the work of one fails, all raise. A process that dies or freezes is noticed
+by its missing heartbeats; one that is stuck in its own work is not. Without torchrun there is one process,
+and everything here is a plain call.
 """
 
 import contextlib
@@ -91,6 +92,7 @@ def join(device: str = "auto") -> None:
         raise UsageError(f"several processes can't train on {kind}", "set --model.device cpu, or start one")
     if kind == "cuda":
         _take_gpu()
+        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # so that a transfer that fails raises
     store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS))))
     _await_joining(store, size)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
@@ -113,7 +115,6 @@ def _take_gpu() -> None:
             f"start at most {gpus}: torchrun --nproc-per-node {gpus}",
         )
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # so that a transfer that fails raises
 
 
 def _await_joining(store: Any, size: int) -> None:
@@ -153,7 +154,7 @@ def is_main() -> bool:
 
 
 def is_failing() -> bool:
-    """Whether all processes raise an error of which the main one tells."""
+    """Whether all processes are raising the same error, which the main process shows."""
     return _processes is not None and _processes.failing
 
 
@@ -166,8 +167,9 @@ def raise_signals_in(interruptible: Callable[[], AbstractContextManager[None]]) 
 def exchange(work: Callable[[], Value]) -> list[Value]:
     """What the work of each process returned, by rank, on all of them.
 
-    Where the work of one raises, all raise: the exception of the lowest such rank, a LostProcessError in its
-    place if it is a bug, whose traceback that process prints. So also where a process is lost.
+    If the work of any process raises, all raise the exception of the lowest such rank. For a bug the others
+    raise LostProcessError, and the process that failed prints its traceback. If a process is lost, all others
+    raise LostProcessError.
     """
     return _exchange(work, _processes.interruptible) if _processes else [work()]
 
@@ -233,9 +235,7 @@ def map_shares(keys: Sequence[Hashable], work: Callable[[Sequence[int]], Sequenc
     shares, rank = split_by_key(keys, size()), _processes.rank
     told = exchange(lambda: (crc32(repr(list(keys)).encode()), work(shares[rank])))
     if len({digest for digest, _ in told}) > 1:
-        raise LostProcessError(
-            "the processes have gone different ways", "please report it; --resume continues"
-        )
+        raise LostProcessError("the processes ask different questions", "please report it; then --resume")
     results = [result for _, result in told]
     by_position = dict(zip(chain(*shares), chain(*results), strict=True))
     return [by_position[position] for position in range(len(keys))]
@@ -335,7 +335,7 @@ def _await_others(
     _processes.rounds += 1
     arrived, size = f"arrived/{_processes.rounds}", _processes.size
     _count(arrived, 1)
-    while error is None:
+    if error is None:
         try:
             with interruptible():
                 _poll(lambda: _count(arrived) == size, LOST_SECONDS)

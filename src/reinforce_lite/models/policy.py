@@ -209,9 +209,10 @@ def save_policy(
 
     An adapter is merged into the weights. `folder` is replaced completely or not at all. With `miniature`
     each weight is reduced to one number, under the name that it has in memory: the folder holds a few
-    kilobytes and the tokenizer. An adapter is merged in the policy's dtype, and saved in `dtype` if that is
-    another. `config_keys` are added to config.json. Raises FileError when it can't be written.
+    kilobytes and the tokenizer. A merged adapter is saved in `dtype`; other weights are saved in their own,
+    which `dtype` must be. `config_keys` are added to config.json. Raises FileError when it can't be written.
     """
+    assert policy.adapter or dtype in (None, policy.dtype), "convert the model itself"
     options: dict[str, Any] = {}
     keys = dict(config_keys or {}) | ({"dtype": str(dtype).removeprefix("torch.")} if dtype else {})
     if miniature:

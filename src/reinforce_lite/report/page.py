@@ -20,7 +20,7 @@ from reinforce_lite.report.build import RunReport
 from reinforce_lite.report.comparison import build_comparison
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.secrets import mask_all
-from reinforce_lite.utils.text import harmless, interval, percent, rounded
+from reinforce_lite.utils.text import harmless, interval, percent, points
 
 SUMMARY_KEYS = ("name", "audit", "reflection", "costs", "completions")
 """What the scripts read of a run's summary; the template reads the rest."""
@@ -72,7 +72,7 @@ def _template() -> Any:
     environment.filters |= {
         "percent": percent,
         "interval": interval,
-        "points": lambda share: f"{rounded(100 * share):+}".replace("-", "−"),
+        "points": points,
         "p": format_p,
         "position": lambda share: f"{100 * share:.2f}%",
         "harmless": harmless,

@@ -10,13 +10,13 @@ from itertools import chain
 from statistics import fmean
 from typing import NamedTuple
 
-from reinforce_lite.evaluation.statistics import SIGNIFICANCE, Z, chance_words, format_p
+from reinforce_lite.evaluation.statistics import CHANCE_RULE, Z, chance_words, format_p
 from reinforce_lite.report.eval_history import EvalHistory, paired_p_value
 from reinforce_lite.report.run_data import RunData
 from reinforce_lite.report.selection import GroupStats
 from reinforce_lite.runlog.health import WINDOW, compare
 from reinforce_lite.utils.program import NAME
-from reinforce_lite.utils.text import percent, rounded
+from reinforce_lite.utils.text import percent, points
 
 MIN_QUESTIONS = 30
 """Fewest questions on each side of a comparison, for means that are nearly normal."""
@@ -35,7 +35,7 @@ ACCURACY = Measure(
     "training accuracy",
     "Training accuracy is the share of right completions among those sampled in training.",
     percent,
-    lambda change: f"{rounded(100 * change):+} points".replace("-", "−"),
+    lambda change: f"{points(change)} points",
 )
 REWARD = Measure(
     "mean reward",
@@ -62,10 +62,10 @@ def resume_command(data: RunData) -> str | None:
     """
     if data.summary.get("stopped") not in (None, "", "signal"):
         return None
-    run = data.run
+    run, name = data.run, data.run.path.resolve().name
     if not run.first_command():
-        return f"rl.train(..., run={run.name!r}, resume=True)"
-    return f"{NAME} train --run {run.name} --resume"
+        return f"rl.train(..., run={name!r}, resume=True)"
+    return f"{NAME} train --run {name} --resume"
 
 
 def _trend(data: RunData, groups: Sequence[GroupStats]) -> tuple[str, str]:
@@ -73,7 +73,10 @@ def _trend(data: RunData, groups: Sequence[GroupStats]) -> tuple[str, str]:
     if not groups:
         return "", ""
     if data.config.get("rollout", {}).get("selection") == "adaptive":
-        return "", "Training accuracy tells no trend, as adaptive selection chooses questions by difficulty."
+        return "", (
+            "Training accuracy does not show whether the model improves, since adaptive selection chooses "
+            "questions by difficulty."
+        )
     graded = any(g.reward != g.strict for g in groups)
     measure = REWARD if graded else ACCURACY
     by_step: dict[int, list[float]] = {}
@@ -87,14 +90,14 @@ def _trend(data: RunData, groups: Sequence[GroupStats]) -> tuple[str, str]:
     values = list(chain(*steps))
     asked = f"{len(values)} questions" if len(values) != 1 else "1 question"
     mean = measure.value(fmean(values))
-    return f"So far {measure.name} is {mean} over {asked}, too few to tell a trend.", measure.meaning
+    return f"So far {measure.name} is {mean} over {asked}, too early to tell a trend.", measure.meaning
 
 
 def _compare(measure: Measure, first: list[float], last: list[float], k: int) -> tuple[str, str]:
     """The change from the questions of the first `k` steps to those of the last."""
     change = compare(first, last)
     half = Z * change.noise
-    claim = "a difference that chance can explain"
+    claim = "not more than chance explains"
     if abs(change.rise) > half:
         claim = f"a {'rise' if change.rise > 0 else 'fall'}, more than chance explains"
     before, after = measure.value(change.before), measure.value(change.after)
@@ -121,8 +124,5 @@ def _validation(data: RunData, history: EvalHistory) -> tuple[str, str]:
     p = paired_p_value(history.pairs("validation", last["step"]), "strict")
     if p is None:
         return f"{text}.", ""
-    note = (
-        f"Validation: {format_p(p)} in McNemar's exact test on the same problems; below {SIGNIFICANCE:g} a "
-        "change is called more than chance explains."
-    )
+    note = f"Validation: {format_p(p)} in McNemar's exact test on the same problems. {CHANCE_RULE}"
     return f"{text}, {chance_words(p)}.", note

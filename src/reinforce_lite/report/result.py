@@ -8,7 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reinforce_lite.evaluation.statistics import SIGNIFICANCE, chance_words, format_p, small_n_hint
+from reinforce_lite.evaluation.statistics import (
+    CHANCE_RULE,
+    SIGNIFICANCE,
+    chance_words,
+    format_p,
+    small_n_hint,
+)
 from reinforce_lite.report.eval_history import OUTCOMES, EvalHistory, paired_p_value
 from reinforce_lite.report.progress import known_so_far, resume_command
 from reinforce_lite.report.run_data import RunData
@@ -50,7 +56,7 @@ def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStat
         f"{percent(after['strict'])} of {after['n']} test problems, "
         f"compared with {percent(before['strict'])} before training: "
     )
-    notes = _p_values(before, after, p, result["other"])
+    notes = _notes(before, after, p, result["other"])
     return result | {
         "kind": kind,
         "sentence": f"{head}{meaning}.",
@@ -104,15 +110,12 @@ def _judge(before: Record, after: Record, p: dict[str, float | None], other: str
     return "format", f"{gain}; perhaps only in format, as no other verdict rose so clearly ({figures})"
 
 
-def _p_values(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> list[str]:
+def _notes(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> list[str]:
     """The small print: p-values by verdict, and where more test problems would tell more."""
     known = [(name, p[name]) for name in ("strict", other) if name]
     figures = [f"{name.replace('_', ' ')} {format_p(value)}" for name, value in known if value is not None]
     if not figures or p["strict"] is None:
         return []
-    note = (
-        f"McNemar's exact test on the same problems before and after: {', '.join(figures)}. Below "
-        f"{SIGNIFICANCE:g} a change is called more than chance explains."
-    )
+    note = f"McNemar's exact test on the same problems before and after: {', '.join(figures)}. {CHANCE_RULE}"
     hint = small_n_hint(p["strict"], after["strict"] - before["strict"], after["n"])
     return [note, f"{hint} tells more."] if hint else [note]

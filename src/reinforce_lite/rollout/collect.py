@@ -9,7 +9,7 @@ from itertools import islice
 from reinforce_lite.engines.base import Engine, ignore_progress
 from reinforce_lite.models.distributed import map_shares
 from reinforce_lite.rollout.prompts import PromptBuilder
-from reinforce_lite.rollout.scoring import Scorer, make_group
+from reinforce_lite.rollout.scoring import Scorer, make_rollouts
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Sampling
 
 
@@ -51,8 +51,8 @@ def score_groups(
         pairs = [(problem, prompt.prefill + c.text) for problem, (prompt, group) in own for c in group]
         scored = iter(zip((response for _, response in pairs), scorer.score(pairs), strict=True))
         return [
-            make_group(problem, prompt, completions, list(islice(scored, len(completions)))).rollouts
-            for problem, (prompt, completions) in own
+            make_rollouts(problem, completions, list(islice(scored, len(completions))))
+            for problem, (_, completions) in own
         ]
 
     rollouts = map_shares(range(len(groups)), score)

@@ -18,7 +18,7 @@ from reinforce_lite.tasks.grading import grade
 from reinforce_lite.tasks.numbers import is_number
 from reinforce_lite.tasks.reward_worker import Outcomes, WorkerTask
 from reinforce_lite.tasks.rewards import Outcome, RewardFunction
-from reinforce_lite.types import Completion, Group, Problem, Prompt, Reward, Rollout, Verdict
+from reinforce_lite.types import Completion, Problem, Reward, Rollout, Verdict
 from reinforce_lite.utils.text import one_line_error
 
 MAX_FAULT_RATE = 0.2
@@ -100,19 +100,16 @@ def _contained(reward: RewardFunction, problem: Problem, response: str) -> Outco
         return Outcome(None, one_line_error(error))
 
 
-def make_group(
-    problem: Problem,
-    prompt: Prompt,
-    completions: Sequence[Completion],
-    scored: Sequence[tuple[str, tuple[Reward, str]]],
-) -> Group:
-    """The group of a problem's completions; `scored` holds each one's response, reward and fault."""
+def make_rollouts(
+    problem: Problem, completions: Sequence[Completion], scored: Sequence[tuple[str, tuple[Reward, str]]]
+) -> tuple[Rollout, ...]:
+    """The rollouts of a problem's completions; `scored` holds each one's response, reward and fault."""
     rollouts: list[Rollout] = []
     for completion, (response, (reward, fault)) in zip(completions, scored, strict=True):
         strict = reward.strict or Verdict(False, None, "not judged")
         second = second_opinion(problem, response, reward)
         rollouts.append(Rollout(completion, response, reward.value, strict, reward.lenient, fault, second))
-    return Group(problem, prompt, neutralize(rollouts))
+    return neutralize(rollouts)
 
 
 def neutralize(rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:

@@ -134,7 +134,7 @@ def _next(run: Run, steps: list[StepMetrics]) -> str:
         good = f"the last good weights are in {run.path / 'model'}"
         return f"Start a new run with a lower update.learning_rate; {good}."
     if not run.is_finished:
-        model = f"The model of {run.progress}, is in {run.path / 'model'}. " if run.model_step else ""
+        model = f"The model of {run.model_progress}, is in {run.path / 'model'}. " if run.model_step else ""
         export = f"; to write its model so far: {run.export_command}" if run.export_command else ""
         return f"{model}If it is not training now, {run.resume_hint}{'' if model else export}"
     return f"Read completions in {run.path / 'report.html'}; the model is in {run.path / 'model'}."

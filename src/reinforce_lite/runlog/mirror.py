@@ -76,7 +76,7 @@ class MirrorRun(Run):
         }
 
     def write_config(self, config: Config) -> None:
-        """From now on the run is started."""
+        """Keep the config; from now on the run counts as started."""
         self._config = config
 
     def first_command(self, command: str = "") -> str:
@@ -87,7 +87,7 @@ class MirrorRun(Run):
         return self._files.get(name, {})
 
     def write(self, name: str, text: str | bytes) -> None:
-        """The main process does."""
+        """Do nothing: the main process does this."""
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Keep them; the main process writes them."""
@@ -98,10 +98,10 @@ class MirrorRun(Run):
         self._files.pop(name, None)
 
     def sync(self) -> None:
-        """The main process does."""
+        """Do nothing: the main process does this."""
 
     def lock(self) -> None:
-        """The main process does."""
+        """Do nothing: the main process does this."""
 
     def unlock(self) -> None:
-        """The main process does."""
+        """Do nothing: the main process does this."""

@@ -63,11 +63,11 @@ class StepMetrics:
     grad_norm: float | None
     """L2, before clipping; 0 when no group had a signal."""
     logprob_gap_mean: float | None = _metric("logprob_gap/mean")
-    """Mean difference, in nats, between what engine and update compute as the log-probability of a token that
-    is learned from; 0 up to rounding. None in a step without such tokens, as are the next two."""
+    """Mean absolute difference, in nats, between what engine and update compute as the log-probability of a
+    token that is learned from; 0 up to rounding. None in a step without such tokens, as are the next two."""
     logprob_gap_max: float | None = _metric("logprob_gap/max")
     effective_sample_size: float | None = _metric("logprob_gap/effective_sample_size")
-    """Share of 1: what the completions are worth as samples of the policy that is trained."""
+    """Of the completions as samples of the current policy, as a fraction of their number."""
     loss_scale: float | None = None
     """The factor of the loss in this step's backward pass; only in float16."""
     learning_rate: float

@@ -74,16 +74,12 @@ class Run:
             return False
 
     @property
-    def resume_command(self) -> str:
-        """The command that continues a run that ended early."""
-        return command_line("train", "--run", self.name, "--resume")
-
-    @property
     def resume_hint(self) -> str:
         """What to do about a run that ended early."""
         if self.started:
             python = f"rl.train(..., run={self.name!r}, resume=True)"
-            return f"resume it, in Python with {python}, or: {self.resume_command}"
+            command = command_line("train", "--run", self.name, "--resume")
+            return f"resume it, in Python with {python}, or: {command}"
         return "repeat the command"
 
     @property
@@ -152,8 +148,8 @@ class Run:
         return self.summary.get("stopped") in ("steps", "hours")
 
     @property
-    def progress(self) -> str:
-        """Of a run that is not finished, which step model/ is of."""
+    def model_progress(self) -> str:
+        """Which step model/ is of, in a run that is not finished."""
         step = "an earlier step" if self.model_step is None else f"step {self.model_step}"
         return f"{step} of {self.config.train.steps}, unfinished"
 

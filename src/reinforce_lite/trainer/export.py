@@ -24,7 +24,7 @@ from reinforce_lite.pipeline import Pipeline, PromptedPolicy, load_configured_po
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import STEP_KEY, Run
-from reinforce_lite.trainer.card_metadata import Library, hub_name
+from reinforce_lite.trainer.card_metadata import Library, hub_name, is_local
 from reinforce_lite.trainer.checkpoint import Checkpoint, checkpoint_steps, load_checkpoint
 from reinforce_lite.trainer.model_card import explaining_files
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
@@ -76,9 +76,9 @@ def export_model(
 ) -> tuple[Path, int]:
     """Write the model of a checkpoint, by default of the last, and return its folder and step.
 
-    The folder is model/, next to which goes adapter/ if there is one, or `to`, for which the run may be
-    training. An adapter is merged. The weights have the run's dtype, or `dtype`. The task is not loaded, and
-    everything is done on the CPU.
+    The folder is model/, next to which goes adapter/ if there is one, or `to`, which can be written while the
+    run trains. An adapter is merged. The weights have the run's dtype, or `dtype`. The task is not loaded,
+    and everything is done on the CPU.
     Raises UsageError for a folder that is not empty and for a step without an intact checkpoint, FileError
     where a file can't be read or written.
     """
@@ -165,8 +165,7 @@ def _save_adapter(policy: Policy, target: Path, texts: Mapping[str, str]) -> Non
     A base in a local folder is named by its absolute path.
     """
     assert policy.adapter is not None
-    base = expand_home(policy.name)
-    name = str(base.resolve()) if base.is_dir() else hub_name(policy.name)
+    name = str(expand_home(policy.name).resolve()) if is_local(policy.name) else hub_name(policy.name)
     with explain_file_errors("write", target), replace_folder(target) as temporary, quiet_transformers():
         policy.adapter.save(temporary, name, policy.name if policy.name == EMBEDDED_NAME else "")
         policy.tokenizer.save_pretrained(temporary)
@@ -216,8 +215,8 @@ def is_best(run: Run, step: int, result: Record) -> bool:
 def keep_best(run: Run, step: int) -> None:
     """Before a finished run continues: its model/ will be replaced, and may be the best so far."""
     model, best = run.path / "model", run.path / "best"
-    is_best = run.summary.get("best_step") == step > 0 and run.model_step in (None, step)
-    if is_best and model.is_dir() and not best.is_dir():
+    holds_best = run.summary.get("best_step") == step > 0 and run.model_step in (None, step)
+    if holds_best and model.is_dir() and not best.is_dir():
         with explain_file_errors("write", best), replace_folder(best) as temporary:
             shutil.copytree(model, temporary, dirs_exist_ok=True)
 

@@ -1,6 +1,7 @@
 """Groups to the records of a run: one a step, one a completion."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from statistics import fmean, stdev
 from typing import Any
 
@@ -57,7 +58,7 @@ def step_metrics(
         grad_norm=finite_or_none(gradient.norm),
         logprob_gap_mean=finite_or_none(gap.mean) if gap.tokens else None,
         logprob_gap_max=finite_or_none(gap.largest) if gap.tokens else None,
-        effective_sample_size=finite_or_none(gap.effective_sample_size) if gap.tokens else None,
+        effective_sample_size=gap.effective_sample_size if gap.tokens and isfinite(gap.mean) else None,
         loss_scale=gradient.loss_scale.factor if gradient.loss_scale else None,
         updated=updated,
         not_finite="gradient" if not gradient.is_finite else "log-probabilities" if entropy is None else None,

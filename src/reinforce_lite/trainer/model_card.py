@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from reinforce_lite.config import DEFAULT_RECIPE, Config, load_config, option_text
+from reinforce_lite.config import DEFAULT_RECIPE, Config, flat_values, load_config, option_text
 from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.pipeline import PromptedPolicy, stop_strings
 from reinforce_lite.runlog.records import Record
@@ -43,8 +43,8 @@ _CARD = """---
 
 ## Use
 
-The model was trained behind the prompt in `prompt.json`{examples}, and writes something else without it. In
-the folder of this file:
+The model was trained with the prompt in `prompt.json`{examples}; use it with that prompt, since it responds
+differently to others. In the folder of this file:
 
 ```python
 {read_prompt}```
@@ -61,7 +61,7 @@ Strict is the verdict that training pays for; lenient, on number tasks, asks for
 in strict alone is format learning. Intervals are 95% (Wilson).
 
 Measured with Reinforce-Lite {version} in {dtype}: one greedy completion for each of the first problems of a
-split, behind the prompt in `prompt.json`. It ends at an end-of-sequence token, {ends}. To measure the
+split, with the prompt in `prompt.json`. It ends at an end-of-sequence token, {ends}. To measure the
 test split again, in the folder of this file:
 
 {measure}
@@ -234,10 +234,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "rollout": rollout,
         "eval": {"n", "max_new_tokens"},
     }
-    sections = config.model_dump(mode="json", include=included)
-    return {
-        f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()
-    }
+    return flat_values(config, included)
 
 
 def _steps(evals: Sequence[Record], step: int, of: int) -> str:

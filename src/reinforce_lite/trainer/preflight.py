@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import date
 from itertools import zip_longest
 
-from reinforce_lite.config import Config, config_differences
+from reinforce_lite.config import Config, config_differences, flat_values
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.tokenizer import decode_exactly
 from reinforce_lite.planner.plan import MEMORY_KEYS
@@ -46,8 +46,7 @@ def check_same_config(config: Config, run: Run) -> None:
 
 def check_no_secrets(config: Config) -> None:
     """Refuse a config that holds a secret of the environment: a run stores its config."""
-    sections = config.model_dump(mode="json", exclude={"recipe"})
-    for dotted, value in ((f"{name}.{key}", v) for name, s in sections.items() for key, v in s.items()):
+    for dotted, value in flat_values(config).items():
         if (masked := mask_all(value)) != value:
             raise UsageError(
                 f"{dotted} holds a secret of the environment, which config.toml would store: {masked!r:.200}",

@@ -1,6 +1,6 @@
 """prompt.json: the prompt that a model was trained with, for programs that know nothing of its run.
 
-A model that learned behind worked examples writes something else without them. Omitted on purpose: questions
+A model that was trained with worked examples responds differently without them. Omitted on purpose: questions
 with the text of a control token, which this program alone reads as plain characters.
 """
 

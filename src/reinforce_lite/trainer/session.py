@@ -33,18 +33,16 @@ def open_together(config: Config, name: str, resume: bool) -> tuple[Config, Run]
 
     An empty name is that of a new run. Raises UsageError as `open_run`.
     """
+    if distributed.size() == 1:
+        return config, open_run(name or new_run_name(config.recipe), resume)
     run: Run | None = None
 
-    def open_and_describe() -> tuple[Config, Snapshot] | None:
+    def open_and_describe() -> tuple[Config, Snapshot]:
         nonlocal run
         run = open_run(name or new_run_name(config.recipe), resume)
-        return (config, snapshot(run)) if distributed.size() > 1 else None
+        return config, snapshot(run)
 
-    described = agree(open_and_describe)
-    if described is None:  # there are no others
-        assert run
-        return config, run
-    config, seen = described
+    config, seen = agree(open_and_describe)
     return config, run or MirrorRun(seen)
 
 

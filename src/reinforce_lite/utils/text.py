@@ -88,6 +88,15 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return "–" if fraction is None else f"{rounded(100 * fraction, digits)}%"
 
 
+def points(change: float) -> str:
+    """A change of a fraction, in percentage points with a sign.
+
+    >>> points(-0.125)
+    '−12.5'
+    """
+    return f"{rounded(100 * change):+}".replace("-", "−")
+
+
 def interval(bounds: Sequence[float]) -> str:
     """A confidence interval of a fraction, in whole percent.
 

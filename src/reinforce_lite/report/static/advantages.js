@@ -32,7 +32,7 @@ function originOf(c, { step, completions: group }) {
   if (scale !== "none") {
     const [whose, compared] = peers[scale], s = deviation(compared);
     error /= s + epsilon;
-    lines.push([`÷ ${whose} deviation ${number(s)}${s ? "" : ` (+ ${epsilon}, not to divide by 0)`}`, value /= s + epsilon]);
+    lines.push([`÷ ${whose} deviation ${number(s)}${s ? "" : ` (+ ${epsilon}, to avoid division by 0)`}`, value /= s + epsilon]);
   }
   if (clip !== null && Math.abs(value) > clip) {
     error = 0;
