@@ -39,7 +39,7 @@ NARROW = {
     "head_dim": 8,
     "vocab_size": 259,
 }
-LAUNCHES_OF_A_LAYER, LAUNCHES = 14, 600
+LAUNCHES_OF_A_LAYER, LAUNCHES = 11, 450
 
 
 def test_operands_on_two_devices_are_refused() -> None:

@@ -60,12 +60,12 @@ def decode() -> None:
 
 
 @torch.inference_mode()
-def graph() -> None:
-    """One decoding step at half length: captured, eager, and by the profiler."""
+def graph(*sizes: str) -> None:
+    """One decoding step of this many sequences at half length: captured, eager, and by the profiler."""
 
     policy, width = build(SHAPE), 96 if TINY else 250
     engine = NativeEngine(policy)
-    for sequences in (8,) if TINY else (160, 32, 250):
+    for sequences in (8,) if TINY else tuple(map(int, sizes)) or (160, 32, 250):
         asked = prompts(max(1, sequences // SAMPLES))
         how = sampling(sequences // len(asked), width)
         start = time.perf_counter()

@@ -53,8 +53,8 @@ def attend_to_cache(
         head_size=d,
         block_m=BLOCK_M,
         block_n=BLOCK_N,
-        num_warps=4,
-        num_stages=3,
+        num_warps=2,
+        num_stages=2,
     )
     return out
 

@@ -210,9 +210,10 @@ class Llama:
         if self.rotary[i] is not None:
             heads, angles = self.query_heads + self.kv_heads, rotary[self.rotary[i]]
             qkv = _Rotate.apply(qkv, *angles, heads, self.head_size)  # type: ignore[no-untyped-call]
-        x = self._add(x, _project(attend(i, qkv), layer.out, linear), layer.attention_out_norm)
+        x = self._add(x, partial(_project, attend(i, qkv), layer.out, linear), layer.attention_out_norm)
         gate_up = _norm_linear(x, layer.mlp_norm, layer.gate_up, linear)
-        return self._add(x, _swiglu_down(gate_up, self.activation, layer.down, linear), layer.mlp_out_norm)
+        down = partial(_swiglu_down, gate_up, self.activation, layer.down, linear)
+        return self._add(x, down, layer.mlp_out_norm)
 
     def _norm_heads(self, qkv: Tensor, q_norm: Norm, k_norm: Norm) -> Tensor:
         kv = self.kv_heads * self.head_size
@@ -223,8 +224,11 @@ class Llama:
         )
         return torch.cat([q, k, v], dim=1)
 
-    def _add(self, x: Tensor, out: Tensor, norm: Norm | None) -> Tensor:
-        """The residual stream with what half a layer adds to it."""
+    def _add(self, x: Tensor, project: Callable[..., Tensor], norm: Norm | None) -> Tensor:
+        """The residual stream with what half a layer adds to it: the last product itself, where it can."""
+        if x.is_cuda and not torch.is_grad_enabled() and norm is None and self.residual_multiplier == 1:
+            return project(onto=x)
+        out = project()
         return torch.add(x, _norm(out, norm) if norm else out, alpha=self.residual_multiplier)
 
 
@@ -248,18 +252,24 @@ def _norm_linear(x: Tensor, norm: Norm | None, projection: Projection, linear: L
     return projected
 
 
-def _project(x: Tensor, projection: Projection, linear: Linear) -> Tensor:
-    """(N, inputs) to (N, outputs)."""
+def _project(x: Tensor, projection: Projection, linear: Linear, onto: Tensor | None = None) -> Tensor:
+    """(N, inputs) to (N, outputs); without gradient, added to `onto` if that is given."""
     if not torch.is_grad_enabled():
-        return projection(x, linear)
+        return projection(x, linear, onto)
     projected: Tensor = _Project.apply(x, projection, linear, *projection.trained)  # type: ignore[no-untyped-call]
     return projected
 
 
-def _swiglu_down(gate_up: Tensor, activation: Activation, projection: Projection, linear: Linear) -> Tensor:
-    """(N, 2I) gate and up to (N, H)."""
+def _swiglu_down(
+    gate_up: Tensor,
+    activation: Activation,
+    projection: Projection,
+    linear: Linear,
+    onto: Tensor | None = None,
+) -> Tensor:
+    """(N, 2I) gate and up to (N, H); without gradient, added to `onto` if that is given."""
     if not torch.is_grad_enabled():
-        return projection(swiglu(gate_up, activation), linear)
+        return projection(swiglu(gate_up, activation), linear, onto)
     projected: Tensor = _SwigluDown.apply(  # type: ignore[no-untyped-call]
         gate_up, activation, projection, linear, *projection.trained
     )

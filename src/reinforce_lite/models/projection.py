@@ -77,9 +77,17 @@ class Projection:
             return (*(layer.a for layer in layers), *(layer.b for layer in layers))
         return (*self.weights, *self.biases)
 
-    def __call__(self, x: Tensor, linear: Linear) -> Tensor:
-        """(N, H) to (N, sum of output sizes); for the forward pass alone."""
-        out = linear(x, self.weight, self.bias)
+    def __call__(self, x: Tensor, linear: Linear, onto: Tensor | None = None) -> Tensor:
+        """(N, H) to (N, sum of output sizes); for the forward pass alone.
+
+        `onto`, of the result's shape, is overwritten with its sum with the result, which is rounded once.
+        """
+        if onto is None:
+            out = linear(x, self.weight, self.bias)
+        else:
+            out = onto.addmm_(x, self.weight.t())
+            if self.bias is not None:
+                out.add_(self.bias)
         if self.a is not None:
             low = F.linear(x, self.a.to(x.dtype))  # (N, sum of ranks)
             for columns, ranks, layer in self.low_rank:
