@@ -50,7 +50,7 @@ TRIALS = [
 
 def train(name: str, rank: int, seed: int, learning_rate: float) -> Record:
     """Train to STEPS and evaluate, then to LONGER and evaluate; the record of the whole run."""
-    program = [str(Path(sys.executable).with_name("reinforce-lite")), "train"]
+    program = [sys.executable, "-m", "reinforce_lite", "train"]
     run = f"adapters-{name}"
     options = ("--adapter.rank", str(rank), "--update.learning-rate", str(learning_rate))
     command = [*program, "quickstart", *options, "--train.seed", str(seed), "--run", run, "--resume"]

@@ -79,7 +79,7 @@ TRIALS = [Trial(name, ("--recipe", name), "forecasts.py") for name in RECIPES]
 
 def forecast_and_train(name: str) -> Record:
     """The audit's figures for the recipe as it is, and the record of the run that follows."""
-    program = [str(Path(sys.executable).with_name("reinforce-lite"))]
+    program = [sys.executable, "-m", "reinforce_lite"]
     audited = [*program, "audit", *RECIPES[name], "--minutes", MINUTES, "--json"]
     audit = json.loads(subprocess.run(audited, check=True, stdout=subprocess.PIPE).stdout)
     run = f"forecasts-{name}"

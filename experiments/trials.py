@@ -176,12 +176,12 @@ def _start(experiment: str, trial: Trial, parallel: int) -> "subprocess.Popen[by
         script = str(Path(__file__).with_name(trial.script))
         command = [sys.executable, script, *trial.options, "--out", str(record_file(experiment, trial))]
     else:
-        program = str(Path(sys.executable).with_name("reinforce-lite"))
         model = ("--model.name", str(_model(experiment, trial))) if trial.after else ()
-        command = [program, "train", *trial.options, *model, "--run", name, "--resume"]
+        command = [sys.executable, "-m", "reinforce_lite", "train", *trial.options, *model]
+        command += ["--run", name, "--resume"]
     Path("runs").mkdir(exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // parallel))
-    print(f"{name}: {' '.join(command[1:])}", flush=True)
+    print(f"{name}: {' '.join(command[1:]).removeprefix('-m reinforce_lite ')}", flush=True)
     with Path(f"runs/{name}.log").open("ab") as log:
         environment = {"OMP_NUM_THREADS": threads} | os.environ
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -240,7 +240,7 @@ def evaluate_model(config: Config, step: int) -> Record:
     """The verdicts on greedy completions of `config.model` to the test problems; machine and versions."""
     pipeline = build_pipeline(config)
     groups = pipeline.eval_groups(pipeline.problems("test", config.eval.n))
-    lines = [record.to_record() for record in completion_records(step, groups, split="test")]
+    lines = completion_records(step, groups, split="test")
     return {
         "machine": machine_name(describe_machine(pipeline.policy.device, pipeline.policy.dtype)),
         "versions": package_versions(),
