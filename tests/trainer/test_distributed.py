@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +31,13 @@ from reinforce_lite.errors import (
     StoppedError,
     UsageError,
 )
+from reinforce_lite.learner.optimizers import AdamW
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.models import distributed
+from reinforce_lite.models import distributed, watch
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer.checkpoint import Checkpointer, checkpoint_steps
+from reinforce_lite.utils import clock
 
 STEPS = 4
 
@@ -69,7 +72,7 @@ ERRORS = {
 
 
 def fail(rank: int, place: str, fault: str) -> None:
-    """Let a rank raise an error, or send itself a signal, at this place of the third step."""
+    """Let a rank raise an error, hang, or send itself a signal, at this place of the third step."""
     owner, name = PLACES[place]
     original, steps = getattr(owner, name), 0
 
@@ -78,6 +81,10 @@ def fail(rank: int, place: str, fault: str) -> None:
         steps += name != "generate" or args[1].samples == 4  # no evaluation, no self-check
         if steps == 3 and fault in ERRORS:
             raise ERRORS[fault]
+        while steps == 3 and fault == "spin":
+            pass
+        if steps == 3 and fault == "hang":
+            threading.Event().wait()
         if steps == 3:
             os.kill(os.getpid(), getattr(signal, f"SIG{fault.upper()}"))
         return original(self, *args)
@@ -92,6 +99,8 @@ def train(
     """Train the tiny model in this process; `failure` are the arguments of `fail`."""
     if failure and failure[-1] in ("kill", "stop"):
         distributed.LOST_SECONDS = 8.0
+    if failure and failure[-1] in ("hang", "spin"):
+        watch.STUCK_SECONDS = 3.0
     overrides = {"train.save_every": 1, **settings, "rollout.engine": "native", "train.steps": steps}
     if failure:
         fail(*failure)
@@ -157,6 +166,21 @@ def test_processes_with_different_problems_are_refused(settings: dict[str, Any])
     assert not Run(Path("runs/differing")).started
 
 
+def train_without_memory_to_update(settings: dict[str, Any]) -> None:
+    """Rank 1 has no memory for the second optimizer step, which is its own business."""
+    original, steps = AdamW.step, 0
+
+    def step(self: AdamW, *args: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if os.environ["RANK"] == "1" and steps == 2:
+            raise torch.OutOfMemoryError("no memory for the moments")
+        original(self, *args)
+
+    setattr(AdamW, "step", step)  # noqa: B010 -- in a process of its own
+    train("failing", settings)
+
+
 def train_without_memory(settings: dict[str, Any]) -> None:
     """Rank 1 has no memory to score its share of the second step, where nothing can be halved."""
     original, calls = Scorer.score, 0
@@ -176,6 +200,14 @@ def test_memory_that_runs_out_in_one_process_is_told_by_all(settings: dict[str, 
     errors = processes.run(2, train_without_memory, settings)
     assert [type(error) for error in errors] == [DoesNotFitError] * 2
     assert all("no memory for a reward" in error.cause for error in errors)
+    assert checkpoint_steps(Path("runs/failing/checkpoints")) == [1]
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_in_an_optimizer_step_ends_all(settings: dict[str, Any]) -> None:
+    """The others have taken the step, which is saved nowhere."""
+    errors = processes.run(2, train_without_memory_to_update, settings)
+    assert [type(error) for error in errors] == [DoesNotFitError] * 2
     assert checkpoint_steps(Path("runs/failing/checkpoints")) == [1]
 
 
@@ -267,6 +299,70 @@ def test_run_ends_and_resumes_after_a_process_died_or_hung(
     assert_equal_runs("failing", "one", model_folder)
 
 
+@pytest.mark.parametrize(
+    ("rank", "place", "fault"),
+    [
+        (1, "update", "hang"),
+        pytest.param(1, "rollout", "spin", marks=pytest.mark.slow),
+        pytest.param(0, "rollout", "hang", marks=pytest.mark.slow),
+        pytest.param(0, "checkpoint", "hang", marks=pytest.mark.slow),
+    ],
+)
+def test_run_ends_where_a_process_is_stuck(
+    rank: int, place: str, fault: str, settings: dict[str, Any]
+) -> None:
+    """Its heartbeats continue: a thread sends them. All end on their own, without torchrun's help."""
+    ranks = processes.start(2, train, "failing", settings, STEPS, False, rank, place, fault)
+    other = ranks[1 - rank].result()
+    assert isinstance(other, LostProcessError)
+    assert f"process {rank} is stuck in" in other.cause
+    assert ranks[rank].result() == 1
+    assert checkpoint_steps(Path("runs/failing/checkpoints")) == [1, 2]
+
+
+def train_with_slow_reward(settings: dict[str, Any]) -> None:
+    """A reward of rank 1 takes longer than watched work may."""
+    original, calls = Scorer.score, 0
+
+    def score(self: Scorer, pairs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        time.sleep(9 if calls == 4 and os.environ["RANK"] == "1" else 0)
+        return original(self, pairs)
+
+    watch.STUCK_SECONDS = 5.0
+    Scorer.score = score  # type: ignore[method-assign]  # in a process of its own
+    train("slow", settings)
+
+
+@pytest.mark.slow
+def test_slow_reward_is_not_stuck(settings: dict[str, Any]) -> None:
+    assert processes.run(2, train_with_slow_reward, settings) == [None] * 2
+
+
+def train_with_fast_clock(settings: dict[str, Any], rank: int) -> int:
+    """After two steps the clock of a rank is a day ahead. Returns the steps that this process took."""
+    original, now, steps = Updater.apply_gradient, clock.now, 0
+
+    def apply(self: Updater, *args: Any) -> bool:
+        nonlocal steps
+        steps += 1
+        if steps == 2 and os.environ["RANK"] == str(rank):
+            clock.now = lambda: now() + 86_400  # in a process of its own
+        return original(self, *args)
+
+    setattr(Updater, "apply_gradient", apply)  # noqa: B010
+    train(f"clock-{rank}", settings | {"train.hours": 10})
+    return steps
+
+
+@pytest.mark.parametrize(("rank", "steps"), [(0, 2), pytest.param(1, STEPS, marks=pytest.mark.slow)])
+def test_the_clock_of_the_main_process_alone_decides(rank: int, steps: int, settings: dict[str, Any]) -> None:
+    assert processes.run(2, train_with_fast_clock, settings, rank) == [steps] * 2
+    stopped = Run(Path(f"runs/clock-{rank}")).summary["stopped"]
+    assert stopped == ("hours" if rank == 0 else "steps")
+
+
 def test_torchrun(settings: dict[str, Any]) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
     options = ["--model.name", settings["model.name"], "--train.steps", "2", "--rollout.engine", "native"]
@@ -281,3 +377,28 @@ def test_torchrun(settings: dict[str, Any]) -> None:
     command[command.index(str(RECIPE))] = "no-such-recipe"
     wrong = subprocess.run(command, capture_output=True, text=True, check=False)
     assert wrong.stderr.count("no recipe 'no-such-recipe'") == 1
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_saves_once(settings: dict[str, Any]) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
+    options = [
+        "--model.name",
+        settings["model.name"],
+        "--train.steps",
+        "100000",
+        "--rollout.engine",
+        "native",
+    ]
+    command = [*torchrun, "reinforce_lite", "train", str(RECIPE), *options, "--train.save-every", "100000"]
+    with subprocess.Popen([*command, "--run", "stopped"], stderr=subprocess.PIPE, text=True) as started:
+        run = Run(Path("runs/stopped"))
+        while not (run.path / "steps.jsonl").exists() or len(run.steps) < 3:
+            assert started.poll() is None
+            time.sleep(0.5)
+        started.send_signal(signal.SIGTERM)
+        _, printed = started.communicate()
+    steps = checkpoint_steps(run.path / "checkpoints")
+    assert steps == [run.steps[-1]["step"]]  # once, and of the last step in the log
+    assert run.summary["stopped"] == "signal"
+    assert printed.count("everything is saved") == 1

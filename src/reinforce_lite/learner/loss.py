@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reinforce_lite.models.distributed import advance
 from reinforce_lite.models.logprobs import token_logprobs_and_plain, tokens_per_chunk
 
 
@@ -49,6 +50,7 @@ def backward_in_chunks(
         assert leaf.grad is not None
         gradient[chunk] = leaf.grad
         losses.append(chunk_loss.detach())
+        advance()
         seen.append(plain)
     states.backward(gradient)  # type: ignore[no-untyped-call]
     loss = float(sum(torch.stack(losses).tolist()))  # read at the end: each read waits for the GPU

@@ -141,9 +141,10 @@ class Updater:
         trainable = own_share(trainable_groups(groups, loss_weights.tolist()))
 
         def compute() -> GradientStats:
-            return retry_on_oom(
-                lambda: self._scaled_gradient(trainable), lambda: self._halve_micro_batches(trainable)
-            )
+            with distributed.watched("update"):
+                return retry_on_oom(
+                    lambda: self._scaled_gradient(trainable), lambda: self._halve_micro_batches(trainable)
+                )
 
         return compute() if distributed.size() == 1 else self._sum_gradients(compute)
 
@@ -233,7 +234,8 @@ class Updater:
         # As torch.nn.utils.clip_grads_with_norm_, which would round this factor to the norm tensor's float32.
         clip = min(1.0, self.config.max_grad_norm / (gradient.norm + 1e-6))
         torch._foreach_mul_(self._gradients(), clip)
-        self.optimizer.step(self.learning_rate(step), derive_seed(self.seed, "rounding", step))
+        with distributed.watched("optimizer step"):
+            self.optimizer.step(self.learning_rate(step), derive_seed(self.seed, "rounding", step))
         if gradient.loss_scale:
             self.loss_scale = gradient.loss_scale.after_update()
         self._drop_gradients()
@@ -418,7 +420,8 @@ def micro_batches(
 
 
 def _let_signals_in(param: Tensor) -> None:
-    """Do nothing. While a hook runs Python can handle a signal, which it can't inside a backward pass."""
+    """While a hook runs Python can handle a signal, which it can't inside a backward pass."""
+    distributed.advance()
 
 
 def _move_gradient(master: Tensor, param: Tensor) -> None:
@@ -433,3 +436,4 @@ def _move_gradient(master: Tensor, param: Tensor) -> None:
         for total, part in zip(*pieces, strict=True):
             total.add_(part)
     param.grad = None
+    distributed.advance()

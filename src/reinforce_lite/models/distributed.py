@@ -8,11 +8,12 @@ the same optimizer step from the same numbers. The main process, rank 0, alone w
 
 All processes must decide alike. What only one of them knows (its clock, a file, a signal, an exception) is
 told to all by `exchange`: where the work of one fails, all raise. A process that dies or freezes is noticed
-by its missing heartbeats; one that is stuck in its own work is not. Without torchrun there is one process,
-and everything here is a plain call.
+by its missing heartbeats. One that is stuck in its own work notices that itself (`watched`), tells the others
+and ends. Without torchrun there is one process, and everything here is a plain call.
 """
 
 import contextlib
+import faulthandler
 import logging
 import os
 import pickle
@@ -34,6 +35,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from reinforce_lite.errors import LostProcessError, ReinforceLiteError, UsageError
 from reinforce_lite.models.device import pick_device
+from reinforce_lite.models.watch import Watch
 from reinforce_lite.utils.memory import is_out_of_memory, limit_fragmentation
 from reinforce_lite.utils.text import one_line_error
 
@@ -47,6 +49,10 @@ IMPATIENT_SECONDS = 6.0
 """The same after an error or a signal: torchrun ends the others 30 seconds after one has died."""
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
 """Of one transfer. It starts when all processes have arrived, so it waits for no one's work."""
+NOTICE_SECONDS = 5.0
+"""How long a process that is stuck waits for the main one to notice, before it ends itself."""
+SAVING_SECONDS = 600.0
+"""How long it waits for the main one to save, before which torchrun should end nobody."""
 JOIN_SECONDS = 600.0
 """For all processes to start: the first import of torch from a network's disk takes minutes."""
 PIECE_ELEMENTS = 2**26
@@ -68,6 +74,9 @@ class _Processes:
     """Whether all processes are raising an error that they exchanged: nothing is exchanged until they end."""
     lost: bool = False
     """Whether some process is lost: nothing can be exchanged any more."""
+    gone: str = ""
+    """What the others told of a lost process, if they did."""
+    watch: Watch = field(default_factory=Watch)
     endings: int = 0
     """Calls of `fail_together` so far."""
     heartbeats: dict[int, tuple[int, float]] = field(default_factory=dict)
@@ -164,6 +173,25 @@ def raise_signals_in(interruptible: Callable[[], AbstractContextManager[None]]) 
         _processes.interruptible = interruptible
 
 
+def watched(name: str, expected: float = 0.0) -> AbstractContextManager[None]:
+    """A block of this process's own work that must `advance` (models/watch.py), or the process is ended."""
+    return _processes.watch.over(name, expected) if _processes else nullcontext()
+
+
+def advance() -> None:
+    """Some of this process's own work is done. Raises LostProcessError where another process is lost."""
+    if _processes:
+        _processes.watch.advance()
+        if _processes.gone and not _processes.lost:
+            raise _lost(_processes.gone)
+
+
+def advance_with(module: torch.nn.Module) -> None:
+    """Advance each time that a module of the model is called, for passes that are not our own."""
+    if _processes:
+        module.register_forward_pre_hook(lambda *_: advance())
+
+
 def exchange(work: Callable[[], Value]) -> list[Value]:
     """What the work of each process returned, by rank, on all of them.
 
@@ -178,25 +206,39 @@ def fail_together(work: Callable[[], None]) -> None:
     """Work in which the processes exchange. What one raises outside of an exchange reaches the others too.
 
     After an error the others stay until the main process has ended its work, for example saved a checkpoint:
-    torchrun ends all processes when the first one leaves.
+    torchrun ends all processes when the first one leaves. So does one that is stuck.
     """
     if not _processes:
         work()
         return
     _processes.failing = False
     _processes.endings += 1
-    ended = f"ended/{_processes.endings}"
     try:
         _exchange(work, nullcontext)
     except BaseException:
-        if _processes.lost:
-            raise
-        if is_main():
-            _count(ended, 1)
-        else:
-            with contextlib.suppress(LostProcessError):  # the main process is gone: it has ended
-                _poll(lambda: _count(ended) > 0, LOST_SECONDS)
+        with contextlib.suppress(LostProcessError):  # the main process is gone: it has ended
+            if is_main():
+                _count(_ended(_processes), 1)
+            else:
+                _await_main_end()
         raise
+
+
+def _ended(processes: _Processes) -> str:
+    return f"ended/{processes.endings}"
+
+
+def _await_main_end() -> None:
+    """Wait until the main process has ended its work, or no longer lives."""
+    assert _processes
+    beats, moment = -1, time.monotonic()
+    while not _count(_ended(_processes)):
+        latest, now = _count("heartbeats/0"), time.monotonic()
+        if latest != beats:
+            beats, moment = latest, now
+        elif now - moment > (IMPATIENT_SECONDS if _processes.lost else LOST_SECONDS):
+            return
+        time.sleep(0.05)
 
 
 def agree(decide: Callable[[], Value]) -> Value:
@@ -359,11 +401,40 @@ def _poll(is_done: Callable[[], bool], patience: float) -> None:
 
 
 def _beat(processes: _Processes) -> None:
-    """Count this process's heartbeats in the store, until the store is gone."""
+    """Count this process's heartbeats in the store, and look whether a process is lost or this one stuck."""
+    while processes is _processes:
+        what = processes.watch.stuck_in()
+        try:
+            if not what:
+                processes.store.add(f"heartbeats/{processes.rank}", 1)
+            if not processes.gone and processes.store.check(["gone"]):
+                processes.gone = processes.store.get("gone").decode()
+        except RuntimeError:  # the store is gone
+            processes.gone = "the main process or its machine is gone"
+        if what:
+            _end_stuck(processes, f"process {processes.rank} is stuck in {what}")
+        time.sleep(HEARTBEAT_SECONDS)
+
+
+def _end_stuck(processes: _Processes, what: str) -> None:
+    """End this process, whose main thread hangs, once the main process has saved what there is."""
+    # In a thread: what it is stuck in may be writing to this very stream.
+    threading.Thread(target=_show_stuck, args=(what,), daemon=True).start()
+    start = time.monotonic()
     with contextlib.suppress(RuntimeError):
-        while processes is _processes:
-            processes.store.add(f"heartbeats/{processes.rank}", 1)
-            time.sleep(HEARTBEAT_SECONDS)
+        processes.store.set("gone", what)
+        while processes.rank and not processes.store.add(_ended(processes), 0):
+            seconds = time.monotonic() - start
+            if seconds > (SAVING_SECONDS if processes.store.add("noticed", 0) else NOTICE_SECONDS):
+                break
+            time.sleep(0.1)
+    time.sleep(max(0.0, start + 2 * HEARTBEAT_SECONDS - time.monotonic()))  # until all could read it
+    os._exit(1)
+
+
+def _show_stuck(what: str) -> None:
+    logger.error("%s; its threads are at:", what)
+    faulthandler.dump_traceback(2)
 
 
 def _count(name: str, more: int = 0) -> int:
@@ -378,6 +449,8 @@ def _count(name: str, more: int = 0) -> int:
 def _check_heartbeats(patience: float) -> None:
     """Raises LostProcessError for a process that has had no heartbeat for `patience` seconds."""
     assert _processes
+    if _processes.gone:
+        raise _lost(_processes.gone)
     now = time.monotonic()
     for rank in set(range(_processes.size)) - {_processes.rank}:
         count = _count(f"heartbeats/{rank}")
@@ -399,6 +472,11 @@ def _transfer(collective: Callable[..., Any], *tensors: Any, **options: Any) -> 
 def _lost(what: str) -> LostProcessError:
     assert _processes
     _processes.lost = True
+    with contextlib.suppress(RuntimeError):
+        if not _processes.gone:
+            _processes.store.set("gone", what)
+        if is_main():
+            _processes.store.add("noticed", 1)
     return LostProcessError(
         f"{what}, noticed by process {_processes.rank} of {_processes.size}",
         "see above what it printed last",

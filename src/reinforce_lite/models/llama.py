@@ -27,6 +27,7 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from reinforce_lite.models.adapter import Adapter
+from reinforce_lite.models.distributed import advance
 from reinforce_lite.models.elementwise import (
     rms_norm,
     rms_norm_and_inverse,
@@ -183,6 +184,7 @@ class Llama:
             run_layer = partial(checkpoint, self._layer, use_reentrant=False, preserve_rng_state=False)
         for i in range(len(self.layers)):
             x = run_layer(i, x, rotary, attend, linear)
+            advance()
         return self.norm(x)
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from reinforce_lite.engines.base import Engine, ignore_progress
-from reinforce_lite.models.distributed import map_shares
+from reinforce_lite.models.distributed import advance, map_shares, watched
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer, make_rollouts
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Sampling
@@ -24,8 +24,13 @@ def sample_completions(
     """Each problem's prompt and its `sampling.samples` completions, in the order of the problems."""
     prompts = [prompt_builder(problem.question) for problem in problems]
 
+    def count(finished: int) -> None:
+        advance()
+        progress(finished)
+
     def sample(positions: Sequence[int]) -> list[list[Completion]]:
-        own = engine.generate([prompts[i] for i in positions], sampling, seed, progress)
+        with watched("sampling"):
+            own = engine.generate([prompts[i] for i in positions], sampling, seed, count)
         if len(own) < len(prompts):
             progress((len(prompts) - len(own)) * sampling.samples)  # of the other processes, about as far
         return own

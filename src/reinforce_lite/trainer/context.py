@@ -75,6 +75,8 @@ def prepare(
     check_enough_problems(pipeline.problems("train"), config)
     check_same_prompt(pipeline.prompt_builder, run, pipeline.problems("train")[0].question)
     policy = pipeline.policy
+    if not policy.llama:
+        distributed.advance_with(policy.model.base_model)
     temperature = objective.temperature(config.rollout.temperature)
     updater = Updater(policy, config.update, temperature, config.train.seed)
     if is_main():

@@ -38,7 +38,7 @@ from reinforce_lite.errors import (
 )
 from reinforce_lite.evaluation.evaluate import evaluate_groups
 from reinforce_lite.learner.objective import advantages, loss_weights, warm_start_advantages
-from reinforce_lite.models.distributed import agree, exchange, is_main, local_size
+from reinforce_lite.models.distributed import agree, exchange, is_main, local_size, watched
 from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.rollout.collect import sample_completions, score_groups
@@ -356,7 +356,8 @@ class Trainer:
     def _save_model(self, folder: str, evals: Sequence[Record]) -> None:
         if not is_main():
             return
-        with self.budget.timing(folder):
+        expected = self.budget.durations[folder]
+        with self.budget.timing(folder), watched("saving the model", expected):
             save_model(self.run, folder, self.pipeline, self.step, evals)
 
     def _save_checkpoint(self) -> None:
@@ -365,7 +366,9 @@ class Trainer:
         if self.step in checkpoint_steps(self.context.checkpointer.folder):
             return
         self.callback.phase(SAVING_CHECKPOINT)
-        with self.signals.uninterrupted(), self.budget.timing("checkpoint"):
+        expected = self.budget.durations["checkpoint"]
+        saving = watched("saving a checkpoint", expected)
+        with self.signals.uninterrupted(), self.budget.timing("checkpoint"), saving:
             self.context.checkpointer.save(Progress(self.step, clock.now() - self.start, self.dry_run_bytes))
 
     def _report(self, force: bool = False) -> None:
