@@ -224,6 +224,10 @@ class UpdateConfig(Section):
     offload_optimizer: bool = False
     """Keep 8-bit moments in the machine's own memory, for a card that is still too small. This saves 2 bytes
     per parameter on the card; they cross the bus twice in every step."""
+    shard_optimizer: bool = False
+    """With several processes: each keeps the optimizer's state (32-bit or 16-bit) of its part of every weight
+    alone, and the weights are gathered after each step. The result is the same. If a process is lost, so is
+    its part, and the run resumes from its last checkpoint rather than from its last step."""
 
 
 class TrainConfig(Section):

@@ -267,6 +267,42 @@ def test_plan_with_offloaded_moments(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert on_card["host_bytes"] == 5 * 10**9
 
 
+def test_plan_with_sharded_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A quarter of the 12 bytes of master weights and moments; the main process collects all when it saves."""
+    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "64"]
+    status, plan, _ = plan_json([*args, "--processes", "4", "--update.shard-optimizer"], capsys)
+    assert status == 0
+    sizes = {name: part["bytes"] for name, part in plan["parts"].items()}
+    assert sizes["weights"] == 6_171_877_376
+    assert sizes["gradients"] == 12_343_754_752
+    assert sizes["optimizer state"] == 24_687_509_504 / 4 + 4 * 434
+    assert sizes["master weights"] == 12_343_754_752 / 4
+    assert plan["training_state"]["this recipe"]["total"] == QWEN_3B_PARAMETERS * (2 + 4 + 12 / 4)
+    assert plan["host_bytes"] == 6_171_877_376 + 24_687_509_504 + 12_343_754_752 + 4 * 434
+    assert "one of 4" in plan["parts"]["optimizer state"]["description"]
+    _, alone, _ = plan_json([*args, "--update.shard-optimizer"], capsys)
+    assert alone["parts"]["optimizer state"]["bytes"] == 24_687_509_504 + 4 * 434
+
+
+def test_plan_of_several_processes_shards_before_it_takes_fewer_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "48"]
+    status, plan, _ = plan_json([*args, "--processes", "8"], capsys)
+    assert status == 0
+    assert plan["flags"][0] == "--update.shard-optimizer"
+    assert "each of 8 processes" in plan["chosen"]["update.shard_optimizer"]["cost"]
+    assert not [flag for flag in plan["flags"] if "optimizer-state" in flag]
+    _, plan, _ = plan_json([*args[:-1], "20", "--processes", "8"], capsys)
+    assert plan["flags"][0] == "--update.optimizer-state 8-bit"
+
+
+def test_8_bit_state_is_not_sharded(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--update.shard-optimizer", "--update.optimizer-state", "8-bit", "--model.dtype", "bfloat16"]
+    assert main(["plan", *options]) == 2
+    assert "blocks of 8-bit state" in capsys.readouterr().err
+
+
 def test_scores_count_where_attention_may_be_written_out() -> None:
     """On a card in float16: up to four tensors of 2^26 float32 scores (models/varlen.py); none in bfloat16."""
     sizes = {}

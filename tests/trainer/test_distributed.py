@@ -37,6 +37,7 @@ from reinforce_lite.models import distributed, watch
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer.checkpoint import Checkpointer, checkpoint_steps
+from reinforce_lite.trainer.trainer import Trainer
 from reinforce_lite.utils import clock
 
 STEPS = 4
@@ -62,6 +63,7 @@ PLACES: dict[str, tuple[type, str]] = {
     "rollout": (NativeEngine, "generate"),
     "update": (Updater, "_scaled_gradient"),
     "checkpoint": (Checkpointer, "save"),
+    "in between": (Trainer, "_weigh"),
 }
 
 
@@ -127,13 +129,109 @@ def assert_equal_runs(name: str, other: str, untrained: Path) -> None:
     assert (weights(name) - weights(other)).norm() < 1e-4 * moved.norm()
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_several_processes_equal_one(n: int, settings: dict[str, Any], model_folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("n", "sharded"), [(2, False), (3, False), pytest.param(4, True, marks=pytest.mark.slow)]
+)
+def test_several_processes_equal_one(
+    n: int, sharded: bool, settings: dict[str, Any], model_folder: Path
+) -> None:
     train("one", settings)
-    assert processes.run(n, train, "several", settings) == [None] * n
+    update = settings | {"update.shard_optimizer": sharded}
+    assert processes.run(n, train, "several", update) == [None] * n
     assert_equal_runs("several", "one", model_folder)
     with_signal = [round(5 * (1 - line["frac_reward_zero_std"])) for line in Run(Path("runs/one")).steps]
     assert any(count % n for count in with_signal), "the shares should be uneven"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "update",
+    [
+        {},
+        {"model.dtype": "bfloat16"},
+        {"model.dtype": "bfloat16", "update.optimizer_state": "16-bit"},
+        {"adapter.rank": 4},
+    ],
+    ids=["float32", "masters", "16-bit", "adapter"],
+)
+def test_sharded_optimizer_state_changes_nothing(update: dict[str, Any], settings: dict[str, Any]) -> None:
+    """With it N processes do what they do without it; the checkpoint has the same tensors.
+
+    In thirds of weights the CPU's vectors end elsewhere, which changes rounding.
+    """
+    n, update = 3 if "adapter.rank" in update else 2, settings | update
+    assert processes.run(n, train, "whole", update) == [None] * n
+    assert processes.run(n, train, "sharded", update | {"update.shard_optimizer": True}) == [None] * n
+    whole, sharded = (
+        load_file(Path(f"runs/{name}/checkpoints/step-4/state.safetensors")) for name in ("whole", "sharded")
+    )
+    assert whole.keys() == sharded.keys()
+    assert any(name.startswith("exp_avg_sq/") for name in whole)
+    for name, tensor in whole.items():
+        assert sharded[name].shape == tensor.shape
+        assert sharded[name].dtype == tensor.dtype
+        assert (sharded[name].double() - tensor).norm() <= (0 if n == 2 else 1e-5) * tensor.double().norm()
+
+
+def held(settings: dict[str, Any]) -> tuple[int, int]:
+    """How many numbers this process's optimizer has: of master weights, and of first moments."""
+    seen: list[Updater] = []
+    original = Updater.apply_gradient
+
+    def apply(self: Updater, *args: Any) -> bool:
+        seen[:] = [self]
+        return original(self, *args)
+
+    setattr(Updater, "apply_gradient", apply)  # noqa: B010 -- in a process of its own
+    train("sharded", settings, 2)
+    optimizer: Any = seen[0].optimizer
+    moments = [state["exp_avg"].numel() for state in optimizer.optimizer.state.values()]
+    return sum(w.numel() for w in seen[0].master_weights.values()), sum(moments)
+
+
+@pytest.mark.slow
+def test_each_process_holds_a_part_of_the_optimizer_state(
+    settings: dict[str, Any], model_folder: Path
+) -> None:
+    numbers = sum(t.numel() for t in load_file(model_folder / "model.safetensors").values())
+    sharded = {"model.dtype": "bfloat16", "update.shard_optimizer": True}
+    parts = processes.run(3, held, settings | sharded)
+    assert sum(masters for masters, _ in parts) == numbers
+    assert sum(moments for _, moments in parts) == numbers
+    assert max(max(part) for part in parts) < numbers / 3 + 100
+
+
+def test_sharded_state_resumes_with_other_numbers_of_processes(settings: dict[str, Any]) -> None:
+    """Also stopped by a signal, which saves the last step: one process, two, three, and one again."""
+    sharded = settings | {"update.shard_optimizer": True}
+    train("more", sharded, 1)
+    errors = processes.run(2, train, "more", sharded, 9, True, 1, "update", "term")
+    assert [type(error) for error in errors] == [StoppedError] * 2
+    assert checkpoint_steps(Path("runs/more/checkpoints")) == [2, 3]
+    processes.run(3, train, "more", sharded, 4, True)
+    train("more", settings, 5, True)
+    train("one", settings, 5)
+    rollouts = [list(Run(Path("runs") / name).read("rollouts")) for name in ("more", "one")]
+    assert rollouts[0] == rollouts[1]
+    assert (weights("more") - weights("one")).norm() < 1e-5 * weights("one").norm()
+
+
+@pytest.mark.parametrize(
+    ("place", "fault", "expected", "saved"),
+    [
+        ("rollout", "error", ReinforceLiteError, [2]),  # all take part in saving
+        pytest.param("in between", "error", ReinforceLiteError, [2], marks=pytest.mark.slow),
+        pytest.param("rollout", "bug", LostProcessError, [], marks=pytest.mark.slow),
+        pytest.param("rollout", "kill", LostProcessError, [], marks=pytest.mark.slow),
+    ],
+)
+def test_sharded_state_that_has_lost_a_process_is_not_saved(
+    place: str, fault: str, expected: type, saved: list[int], settings: dict[str, Any]
+) -> None:
+    sharded = settings | {"update.shard_optimizer": True, "train.save_every": 100}
+    errors = processes.run(2, train, "failing", sharded, STEPS, False, 1, place, fault)
+    assert type(errors[0]) is expected
+    assert checkpoint_steps(Path("runs/failing/checkpoints")) == saved
 
 
 def test_the_number_of_processes_may_change(settings: dict[str, Any], model_folder: Path) -> None:
@@ -255,7 +353,11 @@ def train_back(name: str, settings: dict[str, Any]) -> None:
         Updater.weights_are_finite = original  # type: ignore[method-assign]
 
 
-def test_several_processes_go_back_and_ask_the_same_questions(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_several_processes_go_back_and_ask_the_same_questions(
+    sharded: bool, settings: dict[str, Any]
+) -> None:
+    settings = settings | {"update.shard_optimizer": sharded}
     train_back("one", settings)
     assert processes.run(2, train_back, "several", settings) == [None] * 2
     asked = [

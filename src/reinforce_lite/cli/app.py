@@ -192,7 +192,7 @@ def _plan(args: list[str]) -> None:
         from reinforce_lite.cli.plan_table import plan_as_json, show_plan
         from reinforce_lite.planner.plan import best_plan, check_fits, plan_unchanged
 
-    made = best_plan(plan_unchanged(config, parsed.vram))
+    made = best_plan(plan_unchanged(config, parsed.vram, processes=parsed.processes))
     if parsed.as_json:
         _print_json(plan_as_json(made))
     else:

@@ -82,6 +82,8 @@ class PlanArgs(Config):
     """A shipped recipe or a TOML file; quickstart when none is given."""
     vram: Annotated[float | None, arg(metavar="GB")] = None
     """Plan for a card of this many GB (10^9 bytes); by default for this machine."""
+    processes: Annotated[int, arg(metavar="N")] = 1
+    """How many processes train together, each on such a card (docs/scale.md)."""
     as_json: JsonFlag = False
     """Print the plan as JSON."""
 

@@ -11,6 +11,10 @@ accumulate in the dtype of the master weights and are freed after the update. In
 (`loss_scale.py`).
 
 After running out of memory, the same completions are passed again in smaller micro-batches.
+
+With `update.shard_optimizer` each of several processes keeps the master weights and moments of its part of
+every weight alone (ZeRO stage 1, Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054). All get the
+whole gradient; each updates its parts, and the processes then give each other the new weights.
 """
 
 import logging
@@ -18,6 +22,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -113,7 +118,11 @@ class Updater:
             policy.llama.check_fused()
         self.forward_pass = build_forward_pass(policy.model, policy.llama, config.activation_checkpointing)
         self.params = policy.trained_parameters()
+        self.is_sharded = config.shard_optimizer and distributed.size() > 1
+        self.gradient_holders = self.params
+        """By name, what has the gradient of a whole weight as its `grad`."""
         self.master_weights = self._make_master_weights()
+        """By name, what the optimizer updates: the flat parts of this process where it is sharded."""
         policy.master_weights = None  # the updater has them, or does without
         self.optimizer = make_optimizer(config, self.master_weights)
 
@@ -123,13 +132,29 @@ class Updater:
         if is_float32 or self.config.optimizer_state != "32-bit":
             for param in self.params.values():
                 param.register_post_accumulate_grad_hook(_let_signals_in)  # type: ignore[no-untyped-call]
-            return self.params
-        loaded = self.policy.master_weights or {}
-        masters = {name: loaded[name] if loaded else p.detach().float() for name, p in self.params.items()}
+            return (
+                {n: self._own(p.detach()) for n, p in self.params.items()} if self.is_sharded else self.params
+            )
+        loaded: Mapping[str, Tensor] = self.policy.master_weights or self.params
+        if self.is_sharded:
+            masters = {n: self._own(w.detach()).to(torch.float32, copy=True) for n, w in loaded.items()}
+            self.gradient_holders = {n: _float32_holder(p) for n, p in self.params.items()}
+        else:
+            masters = {n: w.detach().float() for n, w in loaded.items()}
+            self.gradient_holders = masters
         for name, param in self.params.items():
-            hook = partial(_move_gradient, masters[name])
+            hook = partial(_move_gradient, self.gradient_holders[name])
             param.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         return masters
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """What of a tensor in the shape of a weight this process's optimizer works on."""
+        return tensor.view(-1)[distributed.own_range(tensor.numel())] if self.is_sharded else tensor
+
+    @property
+    def _has_copies(self) -> bool:
+        """Whether the master weights are float32 copies of the policy's weights."""
+        return self.gradient_holders is not self.params
 
     def compute_gradient(self, groups: Sequence[Group], loss_weights: Tensor) -> GradientStats:
         """Compute the loss for (Q, G) loss weights; its gradient stays in the master weights' `grad`.
@@ -153,16 +178,16 @@ class Updater:
 
         def compute_and_fill() -> tuple[GradientStats, int, set[str]]:
             gradient = compute()
-            moved = {name for name, weight in self.master_weights.items() if weight.grad is not None}
-            for weight in self.master_weights.values():  # now: memory that runs out later ends the run
+            moved = {name for name, weight in self.gradient_holders.items() if weight.grad is not None}
+            for weight in self.gradient_holders.values():  # now: memory that runs out later ends the run
                 weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
             return gradient, self.micro_batch_tokens, moved
 
         shares = distributed.exchange(compute_and_fill)
         stats = [gradient for gradient, _, _ in shares]
         self.micro_batch_tokens = min(tokens for _, tokens, _ in shares)
-        for name in set(self.master_weights).difference(*(moved for _, _, moved in shares)):
-            self.master_weights[name].grad = None  # as in one process, no gradient is not a gradient of 0
+        for name in set(self.gradient_holders).difference(*(moved for _, _, moved in shares)):
+            self.gradient_holders[name].grad = None  # as in one process, no gradient is not a gradient of 0
         if not any(gradient.tokens for gradient in stats):
             return stats[0]
         distributed.sum_tensors(self._gradients())
@@ -234,13 +259,23 @@ class Updater:
         # As torch.nn.utils.clip_grads_with_norm_, which would round this factor to the norm tensor's float32.
         clip = min(1.0, self.config.max_grad_norm / (gradient.norm + 1e-6))
         torch._foreach_mul_(self._gradients(), clip)
-        with distributed.watched("optimizer step"):
-            self.optimizer.step(self.learning_rate(step), derive_seed(self.seed, "rounding", step))
+        seed = derive_seed(self.seed, "rounding", step)
+        if self.is_sharded:  # where memory runs out, all must know before they share the weights
+            distributed.exchange(lambda: self._step_optimizer(self.learning_rate(step), seed))
+        else:
+            self._step_optimizer(self.learning_rate(step), seed)
         if gradient.loss_scale:
             self.loss_scale = gradient.loss_scale.after_update()
         self._drop_gradients()
         self.sync_policy()
         return True
+
+    def _step_optimizer(self, learning_rate: float, seed: int) -> None:
+        with distributed.watched("optimizer step"):
+            for name, part in self.master_weights.items() if self.is_sharded else ():
+                gradient = self.gradient_holders[name].grad
+                part.grad = None if gradient is None else self._own(gradient)
+            self.optimizer.step(learning_rate, seed)
 
     def weights_are_finite(self) -> bool:
         """Whether the policy's weights are, and so the master weights that are rounded to them."""
@@ -251,9 +286,9 @@ class Updater:
 
         For use before the first step; call `reset_optimizer` afterwards.
         """
-        for master in self.master_weights.values():
-            master.grad = torch.zeros_like(master) if master.grad is None else master.grad.zero_()
-        self.optimizer.step(0.0, 0)
+        for weight in self.gradient_holders.values():
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad.zero_()
+        self._step_optimizer(0.0, 0)
         self._drop_gradients()
 
     def reset_optimizer(self) -> None:
@@ -291,7 +326,7 @@ class Updater:
         return loss, SamplerGap.measure([part.tolist() for part in torch.split(differences, sizes)])
 
     def _gradients(self) -> list[Tensor]:
-        return [m.grad for m in self.master_weights.values() if m.grad is not None]
+        return [w.grad for w in self.gradient_holders.values() if w.grad is not None]
 
     def _gradient_norm(self) -> float:
         """As torch.nn.utils.get_total_norm, which would round the norm of bfloat16 gradients to 8 bits."""
@@ -300,21 +335,28 @@ class Updater:
         return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype))))
 
     def _drop_gradients(self) -> None:
-        for weight in (*self.params.values(), *self.master_weights.values()):
+        holders = (self.params, self.gradient_holders, self.master_weights)
+        for weight in chain(*(weights.values() for weights in holders)):
             weight.grad = None
 
     @torch.no_grad()
     def sync_policy(self) -> None:
-        """Round the master weights into the policy, unless they are its own parameters."""
-        if self.master_weights is not self.params:
-            torch._foreach_copy_(list(self.params.values()), list(self.master_weights.values()))
+        """Round the master weights into the policy, unless they are its own parameters.
+
+        Where they are sharded, all processes call it, and get the parts of the others.
+        """
+        if self._has_copies:
+            own = [self._own(param.detach()) for param in self.params.values()]
+            torch._foreach_copy_(own, list(self.master_weights.values()))
+        if self.is_sharded:
+            distributed.share_parts(self.params.values())
 
     @torch.no_grad()
     def restart_from(self, policy: Policy) -> None:
         """Take the weights of the same model, freshly loaded, and forget the optimizer's state."""
         loaded = policy.master_weights or policy.trained_parameters()
         for name, master in self.master_weights.items():
-            master.copy_(loaded[name])
+            master.copy_(self._own(loaded[name].detach()))
         self.sync_policy()
         self.reset_optimizer()
         self.loss_scale = self.loss_scale and LossScale()
@@ -326,20 +368,34 @@ class Updater:
         itemsize = next(iter(self.params.values())).itemsize
         optimizer = sum(optimizer_state_bytes(self.config.optimizer_state, sizes, itemsize))
         optimizer += 16 if self.loss_scale else 0
-        has_copies = self.master_weights is not self.params  # counted with the optimizer
-        return optimizer + (0 if has_copies else sum(p.nbytes for p in self.params.values()))
+        copies = 0 if self._has_copies else sum(p.nbytes for p in self.params.values())
+        return optimizer + copies  # copies are counted with the optimizer
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors that a resumed run needs to continue bit for bit, by flat names."""
+        """All tensors that a resumed run needs to continue bit for bit, by flat names.
+
+        Where they are sharded, all processes call it; the main one gets the whole tensors, on the CPU.
+        """
         state = {f"weight/{name}": master.detach() for name, master in self.master_weights.items()}
         if self.loss_scale:
             numbers = [self.loss_scale.factor, self.loss_scale.updates]
             state["loss_scale"] = torch.tensor(numbers, dtype=torch.float64)
-        return state | self.optimizer.state_dict()
+        state |= self.optimizer.state_dict()
+        if not self.is_sharded:
+            return state
+        whole = {
+            name: distributed.collect_parts(t, self.params[weight].shape) if (weight := _sharded(name)) else t
+            for name, t in state.items()
+        }
+        return {name: t for name, t in whole.items() if t is not None}
+
+    def own_state(self, name: str, tensor: Tensor) -> Tensor:
+        """What of a tensor of `state_dict` this process's `load_state_dict` takes."""
+        return self._own(tensor).clone() if self.is_sharded and _sharded(name) else tensor
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state_dict`; also updates the policy."""
+        """The inverse of `state_dict`, from `own_state` of its tensors; also updates the policy."""
         for name, master in self.master_weights.items():
             master.copy_(state[f"weight/{name}"])
         if self.loss_scale and "loss_scale" in state:
@@ -381,6 +437,17 @@ def trainable_groups(groups: Sequence[Group], loss_weights: list[list[float]]) -
             completions.sort(key=lambda completion: len(completion.token_ids))
             trainable.append(TrainableGroup(group.prompt.token_ids, completions))
     return trainable
+
+
+def _sharded(name: str) -> str:
+    """The weight of which a tensor in `state_dict` has parts; "" for a step count or the loss scale."""
+    kind, _, weight = name.partition("/")
+    return weight if kind in ("weight", "exp_avg", "exp_avg_sq") else ""
+
+
+def _float32_holder(param: Tensor) -> Tensor:
+    """A float32 tensor in a parameter's shape, without memory of its own, that can have a gradient."""
+    return torch.empty((), device=param.device).expand(param.shape)
 
 
 def own_share(groups: Sequence[TrainableGroup]) -> list[TrainableGroup]:

@@ -23,7 +23,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from itertools import chain, pairwise
+from math import ceil
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -70,6 +72,8 @@ class _Processes:
     """A context in which signals are raised; outside of a process's own work they wait."""
     rounds: int = 0
     """Exchanges so far."""
+    roll_calls: int = 0
+    """Calls of `can_transfer` after an error so far."""
     failing: bool = False
     """Whether all processes are raising an error that they exchanged: nothing is exchanged until they end."""
     lost: bool = False
@@ -217,6 +221,7 @@ def fail_together(work: Callable[[], None]) -> None:
         _exchange(work, nullcontext)
     except BaseException:
         with contextlib.suppress(LostProcessError):  # the main process is gone: it has ended
+            _count(f"left/{_processes.endings}", 1)
             if is_main():
                 _count(_ended(_processes), 1)
             else:
@@ -313,6 +318,72 @@ def equal_parts(costs: Sequence[int], n: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise(ends)]
 
 
+def own_range(elements: int) -> slice:
+    """This process's part of a flat tensor that the processes share out.
+
+    Parts are equally long, but for those at the end, which are shorter or empty.
+    """
+    assert _processes
+    length = ceil(elements / _processes.size)
+    start = min(elements, _processes.rank * length)
+    return slice(start, min(elements, start + length))
+
+
+def share_parts(tensors: Iterable[Tensor]) -> None:
+    """Give each process the others' parts (`own_range`) of these contiguous tensors."""
+    for tensor in tensors if _processes else ():
+        flat = tensor.detach().view(-1)
+        part = _padded_part(flat[own_range(len(flat))], len(flat))
+        parts = part.new_empty(size(), len(part))
+        _transfer(dist.all_gather, list(parts.view(torch.uint8)), part.view(torch.uint8))
+        flat.copy_(parts.view(-1)[: len(flat)])
+
+
+def collect_parts(part: Tensor, shape: torch.Size) -> Tensor | None:
+    """The tensor of this shape of which each process has a part: on the main one's CPU, None elsewhere."""
+    assert _processes
+    padded = _padded_part(part, shape.numel()).view(torch.uint8)
+    parts = [torch.empty_like(padded) for _ in range(_processes.size)] if is_main() else None
+    _transfer(dist.gather, padded, parts)
+    return torch.cat(parts).view(part.dtype)[: shape.numel()].cpu().view(shape) if parts else None
+
+
+def _padded_part(part: Tensor, elements: int) -> Tensor:
+    padded = part.new_zeros(ceil(elements / size()))
+    padded[: len(part)] = part
+    return padded
+
+
+def can_transfer(failure: BaseException | None = None) -> bool:
+    """Whether all processes are here, so that they can transfer tensors; all call it.
+
+    That is not so where one is lost, or has left after an error that it does not handle. `failure` is what
+    this process handles, which it may be the only one to know of: it is told to the others, who raise it.
+    """
+    if not _processes or _processes.lost:
+        return not _processes
+    if not _processes.failing and failure is None:
+        exchange(lambda: None)
+        return True
+    if not _processes.failing:
+        assert failure
+        with contextlib.suppress(BaseException):  # the same, or that of another process
+            exchange(partial(_raise, failure))
+    _processes.roll_calls += 1
+    here, left = f"here/{_processes.roll_calls}", f"left/{_processes.endings}"
+    try:
+        _check_heartbeats(IMPATIENT_SECONDS)
+        _count(here, 1)
+        _poll(lambda: _count(here) == size() or _count(left) > 0, IMPATIENT_SECONDS)
+        return _count(here) == size()
+    except LostProcessError:
+        return False
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 def sum_tensors(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by its sum over the processes, the same to the bit on all; sums are in float32.
 
@@ -327,17 +398,22 @@ def sum_tensors(tensors: Iterable[Tensor]) -> None:
                 piece.copy_(wide)
 
 
-def broadcast_tensors(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """The main process's tensors, which are on its CPU; those that the others give are ignored."""
+def broadcast_tensors(
+    tensors: Mapping[str, Tensor] | None, keep: Callable[[str, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """What each process keeps of the main one's tensors, which are on its CPU, by name.
+
+    Those that the others give are ignored.
+    """
     if not _processes:
-        return dict(tensors or {})
+        return {name: keep(name, tensor) for name, tensor in (tensors or {}).items()}
     given = dict(tensors or {}) if is_main() else {}
     shapes = agree(lambda: {name: (t.shape, t.dtype) for name, t in given.items()})
     received = {}
     for name, (shape, dtype) in shapes.items():
         tensor = given[name] if is_main() else torch.empty(shape, dtype=dtype)
         _transfer(dist.broadcast, tensor, src=0)
-        received[name] = tensor
+        received[name] = keep(name, tensor)
     return received
 
 
@@ -402,15 +478,16 @@ def _poll(is_done: Callable[[], bool], patience: float) -> None:
 
 def _beat(processes: _Processes) -> None:
     """Count this process's heartbeats in the store, and look whether a process is lost or this one stuck."""
+    has_store = True
     while processes is _processes:
         what = processes.watch.stuck_in()
         try:
-            if not what:
+            if has_store and not what:
                 processes.store.add(f"heartbeats/{processes.rank}", 1)
-            if not processes.gone and processes.store.check(["gone"]):
+            if has_store and not processes.gone and processes.store.check(["gone"]):
                 processes.gone = processes.store.get("gone").decode()
-        except RuntimeError:  # the store is gone
-            processes.gone = "the main process or its machine is gone"
+        except RuntimeError:
+            has_store, processes.gone = False, "the main process or its machine is gone"
         if what:
             _end_stuck(processes, f"process {processes.rank} is stuck in {what}")
         time.sleep(HEARTBEAT_SECONDS)
@@ -433,7 +510,7 @@ def _end_stuck(processes: _Processes, what: str) -> None:
 
 
 def _show_stuck(what: str) -> None:
-    logger.error("%s; its threads are at:", what)
+    os.write(2, f"reinforce-lite: {what}; its threads are at:\n".encode())  # loggers are mute here
     faulthandler.dump_traceback(2)
 
 

@@ -11,8 +11,9 @@ models/llama.py and estimated for others. Temporaries follow the code named at e
 Symbols: H hidden size, I intermediate size, Q query heads, K key-value heads, D head size. GB is 10^9 bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from operator import itemgetter
 
 import torch
@@ -107,6 +108,8 @@ class Target:
     """Bytes of the whole GPU if it is in this machine, where other programs may hold some of them."""
     host_memory: int | None = None
     """Bytes of the machine itself, if a GPU is in it."""
+    processes: int = 1
+    """How many train the run together, each on a target like this."""
 
     @property
     def size(self) -> int | None:
@@ -165,6 +168,11 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
             f"on {target.device_type}",
             "leave it out, or train all weights on a GPU with --update.optimizer-state 8-bit",
         )
+    if config.update.shard_optimizer and state == "8-bit":
+        raise UsageError(
+            "update.shard_optimizer is for state of 32 or 16 bits: blocks of 8-bit state can't be cut",
+            "leave it out, or add --update.optimizer-state 32-bit",
+        )
     if config.adapter.rank:
         if state != "32-bit":
             raise UsageError(
@@ -192,7 +200,21 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
     if config.update.offload_optimizer:
         text = f"{scheme.description}, whose moments are not on the GPU"
         return replace(scheme, optimizer_state=0, description=text)
+    if (shards := _shards(config, target)) > 1:
+        state_bytes, masters = scheme.optimizer_state / shards, scheme.master_weights / shards
+        text = f"{scheme.description}; state shared out over {shards} processes"
+        return replace(scheme, optimizer_state=state_bytes, master_weights=masters, description=text)
     return scheme
+
+
+def _shards(config: Config, target: Target) -> int:
+    """Over how many processes the optimizer's state is shared out."""
+    return target.processes if config.update.shard_optimizer else 1
+
+
+def _in_parts(sizes: Sequence[int], shards: int) -> list[int]:
+    """The largest part of tensors with these numbers of elements (models/distributed.own_range)."""
+    return [ceil(size / shards) for size in sizes]
 
 
 def memory_parts(config: Config, shape: ModelShape, target: Target) -> tuple[MemoryPart, ...]:
@@ -214,20 +236,23 @@ def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterat
         yield MemoryPart("weights", round(scheme.weights * shape.parameters), text)
     if config.adapter.rank:
         sizes = shape.adapter_sizes(config.adapter)
-        moments, _ = optimizers.optimizer_state_bytes(state, sizes, itemsize=4)
+        parts = _in_parts(sizes, _shards(config, target))
+        moments, _ = optimizers.optimizer_state_bytes(state, parts, itemsize=4)
         text = f"{sum(sizes):,} parameters of rank {config.adapter.rank}, float32, with gradients and moments"
         yield MemoryPart("adapter", 8 * sum(sizes) + moments, text)
         return
     gradient_dtype = "float32" if scheme.gradients == 4 else dtype
     text = f"{gradient_dtype}, {scheme.gradients:g} bytes per parameter; freed after the optimizer step"
     yield MemoryPart("gradients", round(scheme.gradients * shape.parameters), text, UPDATE)
-    moments, master_weights = optimizers.optimizer_state_bytes(
-        state, shape.tensor_sizes, target.dtype.itemsize
-    )
+    shards = _shards(config, target)
+    parts = _in_parts(shape.tensor_sizes, shards)
+    moments, master_weights = optimizers.optimizer_state_bytes(state, parts, target.dtype.itemsize)
     text = (
         f"AdamW's two moments in {state.removesuffix('-bit')} bits, {scheme.optimizer_state:.4g} bytes "
         "per parameter, and a step count per tensor"
     )
+    if shards > 1:
+        text += f"; this process's part, one of {shards}"
     if config.update.offload_optimizer:
         passing = optimizers.OFFLOADED_BLOCKS * 2 * (optimizers.BLOCK + 4)
         text = f"{in_gb(moments)} GB in the machine's own memory, and on the GPU what passes through"
@@ -235,6 +260,8 @@ def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterat
     else:
         yield MemoryPart("optimizer state", moments, text)
     text = MASTER_WEIGHTS[state] if master_weights else "none: the weights themselves are updated"
+    if shards > 1 and master_weights:
+        text = f"float32, the part of this process, one of {shards}"
     yield MemoryPart("master weights", master_weights, text)
 
 
@@ -397,13 +424,17 @@ def host_bytes(config: Config, shape: ModelShape, target: Target) -> int:
     """The most bytes of the GPU's tensors that are in the machine's own memory at one time; 0 without a GPU.
 
     That is when a model is saved: a file of it (models/policy.save_policy), or all of it where an adapter is
-    merged; and offloaded moments. Weights are loaded from mapped files, and checkpoints pass in small pieces.
+    merged; and offloaded moments. Weights are loaded from mapped files, and checkpoints pass in small pieces,
+    except for sharded state, of which the main process collects all.
     """
     if target.device_type == "cpu":
         return 0
     model = shape.parameters * target.dtype.itemsize
     if config.adapter.rank:
         return model
+    if _shards(config, target) > 1:
+        state = config.update.optimizer_state
+        return model + sum(optimizers.optimizer_state_bytes(state, shape.tensor_sizes, target.dtype.itemsize))
     moments = optimizers.pinned_bytes(shape.tensor_sizes) if config.update.offload_optimizer else 0
     return min(model, MODEL_FILE_BYTES) + moments
 

@@ -19,7 +19,7 @@ from reinforce_lite.config import Config, ModelConfig, config_value, option_flag
 from reinforce_lite.errors import DoesNotFitError, UsageError
 from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.device import pick_device, pick_dtype
-from reinforce_lite.models.distributed import local_size
+from reinforce_lite.models.distributed import local_size, size
 from reinforce_lite.planner import estimate
 from reinforce_lite.planner.model_shape import ModelShape, read_shape
 from reinforce_lite.utils import memory
@@ -28,7 +28,7 @@ MEMORY_KEYS = ("update.activation_checkpointing", "update.micro_batch_tokens", "
 """Keys that set how much is held at a time; they change results by rounding alone."""
 ADAPTER_RANK = 16
 """Of the adapter that is suggested where all weights do not fit."""
-PLAN_KEYS = ("update.optimizer_state", "update.offload_optimizer", *MEMORY_KEYS)
+PLAN_KEYS = ("update.shard_optimizer", "update.optimizer_state", "update.offload_optimizer", *MEMORY_KEYS)
 """The keys that a plan may choose."""
 SMALLER = 0.75
 """The part of the planned memory to aim at where the plan fits and memory ran out all the same."""
@@ -80,13 +80,16 @@ class Plan:
         return estimate.parameter_scheme(self.config, self.target)
 
 
-def plan_unchanged(config: Config, vram: float | None = None, trust_remote_code: bool = False) -> Plan:
+def plan_unchanged(
+    config: Config, vram: float | None = None, trust_remote_code: bool = False, processes: int | None = None
+) -> Plan:
     """Plan a recipe without choosing anything.
 
-    `vram` is the memory of a GPU in GB; by default the plan is for this machine's device. Raises
-    UsageError if the model or the device is not available.
+    `vram` is the memory of a GPU in GB; by default the plan is for this machine's device. `processes` are
+    those that train together, by default those of which this is one. Raises UsageError if the model or the
+    device is not available.
     """
-    target = _target(config.model, vram)
+    target = replace(_target(config.model, vram), processes=processes or size())
     base, adapter, _ = resolve_adapter(config.model.name, config.adapter)
     config = config.model_copy(update={"adapter": adapter})
     estimate.parameter_scheme(config, target)  # raises before the model is looked for
@@ -101,9 +104,11 @@ def check_fits(plan: Plan) -> None:
     """
     host_memory = plan.target.host_memory
     if host_memory is not None and plan.host_bytes > host_memory:
-        offloads = plan.config.update.offload_optimizer
+        offloads, shards = plan.config.update.offload_optimizer, plan.config.update.shard_optimizer
         what = "offloaded moments and saving the model take" if offloads else "saving the model takes"
         remedy = "use a machine or container with more memory, or a smaller model"
+        if shards and plan.target.processes > 1:
+            what, remedy = "saving the model and the sharded state takes", f"without it, {remedy}"
         raise DoesNotFitError(
             f"{what} {estimate.in_gb(plan.host_bytes)} GB of the machine's own memory, "
             f"but it has {estimate.in_gb(host_memory)} GB",
@@ -189,11 +194,19 @@ def _optimizer_states(plan: Plan) -> Iterator[dict[str, object]]:
         "update.optimizer_state": update.optimizer_state,
         "update.offload_optimizer": update.offload_optimizer,
     }
-    if update.offload_optimizer or plan.requested.adapter.rank or plan.target.dtype == torch.float16:
+    if update.offload_optimizer or plan.requested.adapter.rank:
+        return
+    if plan.target.processes > 1 and update.optimizer_state != "8-bit" and not update.shard_optimizer:
+        yield {"update.shard_optimizer": True}
+    if plan.target.dtype == torch.float16:
         return
     if update.optimizer_state != "8-bit":
-        yield {"update.optimizer_state": "8-bit"}
-    offloaded: dict[str, object] = {"update.optimizer_state": "8-bit", "update.offload_optimizer": True}
+        yield {"update.optimizer_state": "8-bit", "update.shard_optimizer": False}
+    offloaded: dict[str, object] = {
+        "update.optimizer_state": "8-bit",
+        "update.offload_optimizer": True,
+        "update.shard_optimizer": False,
+    }
     needed = replace(plan, config=override_config(plan.config, offloaded)).host_bytes
     host_memory = plan.target.host_memory
     if plan.target.device_type == "cuda" and (host_memory is None or needed <= host_memory):
@@ -280,6 +293,12 @@ def choice_costs(plan: Plan) -> dict[str, str]:
             f"{plan.scheme.total:.4g} bytes per parameter instead of {before_bytes:g} "
             f"({plan.scheme.description}); results differ (docs/memory.md), "
             'and it needs pip install "reinforce-lite[8bit]"'
+        ),
+        "update.shard_optimizer": (
+            f"each of {plan.target.processes} processes keeps a part of the optimizer's state, with the same "
+            "results; but a run that loses a process resumes from its last checkpoint"
+            if config.update.shard_optimizer
+            else "8-bit state is not shared out"
         ),
         "update.offload_optimizer": (
             "the moments are in the machine's own memory, which then holds up to "

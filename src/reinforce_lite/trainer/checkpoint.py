@@ -24,7 +24,7 @@ from torch import Tensor
 from reinforce_lite.config import override_config
 from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.models.distributed import agree, broadcast_tensors
+from reinforce_lite.models.distributed import agree, broadcast_tensors, is_main
 from reinforce_lite.pipeline import Pipeline, load_configured_policy
 from reinforce_lite.runlog.run import CHECKPOINT_NAME, Run
 from reinforce_lite.tasks import reward_sources, task_fingerprint
@@ -177,8 +177,12 @@ class Checkpointer:
     def save(self, progress: Progress) -> None:
         """Write the checkpoint of a step, after the logs up to that step are on the disk.
 
+        Only the main process writes. The others take part where they hold parts of the optimizer's state.
         Raises FileError when it can't be written.
         """
+        state = self.updater.state_dict()
+        if not is_main():
+            return
         with explain_file_errors("write", self.folder):
             self.folder.mkdir(exist_ok=True)  # now, since `sync` flushes the run's folder too
         self.run.sync()
@@ -189,7 +193,7 @@ class Checkpointer:
             "micro_batch_tokens": self.updater.micro_batch_tokens,
             "max_num_seqs": self.pipeline.engine.max_num_seqs,
         }
-        save_checkpoint(self.folder, progress.step, self.updater.state_dict(), meta)
+        save_checkpoint(self.folder, progress.step, state, meta)
 
     def restore(self) -> Progress:
         """Load weights, optimizer state and sizes from the last checkpoint, and rewind the logs to it.
@@ -257,7 +261,7 @@ class Checkpointer:
         found = agree(read)
         if found is None:
             return None
-        tensors = broadcast_tensors(checkpoint.tensors if checkpoint else None)
+        tensors = broadcast_tensors(checkpoint.tensors if checkpoint else None, self.updater.own_state)
         return Checkpoint(found[0], tensors, found[1])
 
     def _changed_reward(self, saved: Mapping[str, str]) -> list[str]:

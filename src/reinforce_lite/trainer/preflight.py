@@ -18,7 +18,10 @@ from reinforce_lite.utils.secrets import mask, mask_all
 
 REWARD_LIMITS = ("task.reward_seconds", "task.reward_memory", "task.reward_workers")
 SAFE_TO_CHANGE = frozenset(
-    {"train.steps", "train.hours", "train.save_every", "log.trackers", *REWARD_LIMITS, *MEMORY_KEYS}
+    {
+        *("train.steps", "train.hours", "train.save_every", "log.trackers"),
+        *("update.shard_optimizer", *REWARD_LIMITS, *MEMORY_KEYS),
+    }
 )
 """Keys that may differ when a run is resumed. Those about memory are among them because a run that ran out of
 memory may need smaller values."""

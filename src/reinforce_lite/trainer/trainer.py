@@ -38,7 +38,7 @@ from reinforce_lite.errors import (
 )
 from reinforce_lite.evaluation.evaluate import evaluate_groups
 from reinforce_lite.learner.objective import advantages, loss_weights, warm_start_advantages
-from reinforce_lite.models.distributed import agree, exchange, is_main, local_size, watched
+from reinforce_lite.models.distributed import agree, can_transfer, exchange, is_main, local_size, watched
 from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.report.refresher import ReportRefresher
 from reinforce_lite.rollout.collect import sample_completions, score_groups
@@ -97,6 +97,8 @@ class Trainer:
         self.result_saved = False
         self.step_is_whole = True
         """Weights and optimizer are those after `step`: False while a step changes them."""
+        self.saved_step = self.step
+        """The step of the last checkpoint."""
         self.went_back = False
         self.audit = context.audit
         """What was sampled before the run; None after the first step, whether it was of use or not."""
@@ -124,7 +126,7 @@ class Trainer:
         """Save what there is, and raise the failure."""
         if not isinstance(failure, (NotFiniteError, FileError)):
             memory.release_cached_memory()
-            self._save_checkpoint()
+            self._save_checkpoint(failure)
         saved = checkpoint_steps(self.context.checkpointer.folder)
         if isinstance(failure, DoesNotFitError) and saved:
             resume = command_line("train", "--run", self.run.name, "--resume")
@@ -238,6 +240,7 @@ class Trainer:
         if self.streak > 1:
             what += f" and in the {self.streak - 1} before it"
         self.step, self.step_is_whole = self.context.checkpointer.go_back(self.context.permissions), True
+        self.saved_step = self.step
         if not self.went_back:
             self.went_back = True
             self.run.rewind(self.step)
@@ -360,16 +363,21 @@ class Trainer:
         with self.budget.timing(folder), watched("saving the model", expected):
             save_model(self.run, folder, self.pipeline, self.step, evals)
 
-    def _save_checkpoint(self) -> None:
-        if not is_main() or not self.step_is_whole or self.step == 0:
+    def _save_checkpoint(self, failure: ReinforceLiteError | None = None) -> None:
+        """Save the last step, unless it is; `failure` is why the run ends."""
+        is_sharded = self.context.updater.is_sharded
+        if not (is_main() or is_sharded) or not self.step_is_whole or self.step in (0, self.saved_step):
             return
-        if self.step in checkpoint_steps(self.context.checkpointer.folder):
+        if is_sharded and not can_transfer(failure):
+            if is_main():
+                logger.warning("step %d is not saved: the optimizer's state has lost a process", self.step)
             return
         self.callback.phase(SAVING_CHECKPOINT)
         expected = self.budget.durations["checkpoint"]
         saving = watched("saving a checkpoint", expected)
         with self.signals.uninterrupted(), self.budget.timing("checkpoint"), saving:
             self.context.checkpointer.save(Progress(self.step, clock.now() - self.start, self.dry_run_bytes))
+        self.saved_step = self.step
 
     def _report(self, force: bool = False) -> None:
         if not is_main():
