@@ -161,3 +161,38 @@ def test_gpu_benchmark_trains_several_seeds_concurrently(
         *(("full", 0), ("full", 1), ("rank8", 0), ("rank8", 1)),
     ]
     assert all(len(line["rewards"]) == 1 and line["after"]["n"] == 2 for line in runs)
+
+
+def test_simulation_of_scale_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rounds: 2 questions, then one. A round ends with its slowest process, and the update too."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    scale: Any = importlib.import_module("scale")
+    costs = scale.Costs(1.0, 0.1, 0.01, 5.0, gradient_bytes=80.0, bandwidth=10.0)
+    assert scale.sampling_seconds(costs, [[10, 20], [30, 5]], 2) == pytest.approx([20 + 3.0, 30 + 3.5])
+    assert scale.sampling_seconds(costs, [[4, 8]], 2) == pytest.approx([8 + 1.2, 0.0])
+    assert scale.update_seconds(costs, [10, 20, 30, 40], 2) == pytest.approx([0.6, 0.4])
+    assert scale.sum_seconds(costs, 2) == pytest.approx(8.0)
+    assert scale.sum_seconds(costs, 4) == pytest.approx(12.0)
+    assert scale.sum_seconds(costs, 1) == 0.0
+    rounds, trained = [[[10, 20], [30, 5]], [[4, 8]]], [10, 20, 30, 40]
+    assert scale.step_seconds(costs, rounds, trained, 2) == pytest.approx(33.5 + 9.2 + 0.6 + 8.0 + 5.0)
+
+
+def test_simulation_of_scale_is_fitted_to_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of processes that take 2 s for each decoding step, 0.5 s a token, and 0.25 s a trained token."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    scale: Any = importlib.import_module("scale")
+    steps = [([[1], [1]], [1])] * 2 + [([[4, 8], [6, 2]], [4, 8]), ([[10, 10], [3, 5]], [3, 5])]
+    one = {"samples": [9.0, 9.0, 26.0, 34.0], "updates": [9.0, 9.0, 3.0, 2.0], "steps": steps}
+    first = {"samples": [0.0, 0.0, 22.0, 30.0], "updates": [0.0, 0.0, 1.0, 0.75], "steps": steps}
+    second = {"samples": [0.0, 0.0, 16.0, 14.0], "updates": [0.0, 0.0, 2.0, 1.25], "steps": steps}
+    times = {"step_time": [1.0, 1.0, 30.0, 40.0]}
+    figures = scale.compare({1: [one | times], 2: [first | times, second | times]})
+    assert figures["decode"] == pytest.approx(2.0, rel=1e-4)
+    assert figures["token"] == pytest.approx(0.5, rel=1e-4)
+    assert figures["update"] == pytest.approx(0.25)
+    for n, sampling, update in ((1, 60.0, 5.0), (2, 52.0, 3.25)):
+        for what, seconds in (("samples", sampling), ("updates", update)):
+            assert figures[f"{what}, {n} processes"] == pytest.approx(seconds, abs=0.01)
+            assert figures[f"{what}, {n} processes, simulated"] == pytest.approx(seconds, abs=0.01)
+    assert figures["seconds, 2 processes"] == 70.0
