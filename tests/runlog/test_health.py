@@ -10,6 +10,7 @@ from reinforce_lite.runlog.health import (
     find_warnings,
     first_to_last_quarter,
     non_finite_streak,
+    sampler_gap_warning,
 )
 from reinforce_lite.runlog.records import StepMetrics
 
@@ -260,3 +261,33 @@ def test_unknown_entropy_is_left_out() -> None:
 def test_a_model_that_updates_broke_is_not_advised_to_write_more(entropy: list[Any], advice: str) -> None:
     text = find_warnings(steps([0.0] * 20, entropy=entropy, **HOPELESS))["no_signal"]
     assert advice in text
+
+
+def gaps(*values: float | None) -> str:
+    lines = [StepMetrics.from_record({"step": i, "logprob_gap/mean": gap}) for i, gap in enumerate(values, 1)]
+    return sampler_gap_warning(lines)
+
+
+@pytest.mark.parametrize(
+    ("values", "warns"),
+    [
+        ((0.06, 0.07, 0.06), True),  # more than bfloat16 rounds
+        ((0.04, 0.049, 0.048), False),
+        ((0.01, 0.02, 0.031, 0.04, 0.032), True),  # three times the first step's
+        ((0.01, 0.02, 0.031, 0.029, 0.032), False),  # not in each of the last three
+        ((0.01, 0.04, 0.04), False),
+        ((1e-6, 9e-4, 9e-4, 9e-4), False),  # float32: within its bound
+        ((1e-6, 2e-3, 2e-3, 2e-3), True),
+        ((0.01, 0.04, None, 0.04, 0.04), True),  # a step without tokens to learn from is left out
+        ((None, None, 0.2), False),
+    ],
+)
+def test_sampler_gap_warning_thresholds(values: tuple[float | None, ...], warns: bool) -> None:
+    assert bool(gaps(*values)) is warns
+
+
+def test_sampler_gap_warning_names_figures_and_what_to_try() -> None:
+    text = gaps(0.02, 0.07, 0.064, 0.08)
+    assert "at least 0.064 nats per token in the last 3 steps (0.02 in the first)" in text
+    assert "--model.dtype float32" in text
+    assert "engine_correction" in text

@@ -34,6 +34,14 @@ RARELY_RIGHT = 0.1
 NEARLY_ALWAYS_RIGHT = 0.9
 MOSTLY_CLIPPED = 0.5
 OFTEN_NOT_FINITE = 0.1
+LARGE_GAP = 0.05
+"""Nats per token between engine and update: about twice the rounding of bfloat16."""
+GROWN_GAP = 3.0
+"""Times the first step's."""
+SMALL_GAP = 1e-3
+"""Rounding of float32, however it grows."""
+GAP_STEPS = 3
+"""Steps in a row, so that one with few tokens gives no warning."""
 SHOW_FORMAT = "show the format in worked examples (prompt.examples in a recipe file)"
 
 Steps = Sequence[StepMetrics]
@@ -55,8 +63,8 @@ class Change:
 
 
 def find_warnings(steps: Steps) -> dict[str, str]:
-    """The warnings that hold now, by kind: not_finite, second_opinion, reward, entropy, no_signal. Usually
-    none.
+    """The warnings that hold now, by kind: not_finite, second_opinion, reward, entropy, no_signal,
+    sampler_gap. Usually none.
 
     Steps that are often, or just now, not finite are the reason for whatever else looks wrong: then no other
     warning is given.
@@ -70,6 +78,7 @@ def find_warnings(steps: Steps) -> dict[str, str]:
         "reward": reward_warning(steps),
         "entropy": entropy_warning(steps),
         "no_signal": no_signal_warning(steps),
+        "sampler_gap": sampler_gap_warning(steps),
     }
     return {kind: text for kind, text in warnings.items() if text}
 
@@ -189,6 +198,22 @@ def no_signal_warning(steps: Steps) -> str:
     return (
         f"in {len(steps)} steps {percent(no_signal, 0)} of the groups had no signal and "
         f"{percent(right, 0)} of the completions were right: {advice}"
+    )
+
+
+def sampler_gap_warning(steps: Steps) -> str:
+    """In each of the last GAP_STEPS steps the mean gap was large, or far larger than in the first step."""
+    gaps = [step.logprob_gap_mean for step in steps if step.logprob_gap_mean is not None]
+    if len(gaps) < GAP_STEPS:
+        return ""
+    first, least = gaps[0], min(gaps[-GAP_STEPS:])
+    if least <= SMALL_GAP or least <= min(LARGE_GAP, GROWN_GAP * first):
+        return ""
+    return (
+        f"the engine's log-probabilities differ from the update's by at least {least:.2g} nats per token in "
+        f"the last {GAP_STEPS} steps ({first:.2g} in the first): the completions come from a policy that is "
+        "not quite the trained one; try --model.dtype float32, --rollout.engine native, or "
+        "objective.engine_correction truncated"
     )
 
 
