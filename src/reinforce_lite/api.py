@@ -184,6 +184,7 @@ def _respond(config: Config, question: str, permissions: Permissions) -> str:
     """The assistant's response, its prefill included."""
     policy = load_configured_policy(config, permissions, keep_float32=False)
     prompt = PromptBuilder(policy.tokenizer, config.prompt)(question)
-    engine = make_engine(config.rollout.engine, policy)
+    name = config.rollout.engine
+    engine = make_engine("native" if name == "vllm" else name, policy)  # vLLM takes longer to start
     greedy = Sampling(1, config.rollout.max_new_tokens, temperature=0.0, stop=stop_strings(config))
     return prompt.prefill + engine.generate([prompt], greedy, seed=0)[0][0].text

@@ -44,6 +44,7 @@ Baseline = Literal["leave-one-out", "group", "none"]
 Scale = Literal["leave-one-out", "group", "none"]
 GradientSamples = Literal["all", "one"]
 LossNormalization = Literal["constant", "sequence-sum", "sequence-mean"]
+EngineCorrection = Literal["none", "truncated"]
 TrackerName = Literal["trackio", "wandb", "tensorboard"]
 PresetName = Literal["reinforce-lite", "article", "rloo", "grpo", "dr-grpo", "monte-carlo"]
 
@@ -150,8 +151,9 @@ class PromptConfig(Section):
 class RolloutConfig(Section):
     """How completions are sampled in training."""
 
-    engine: Literal["native", "hf"] = "native"
-    """native: our own decoder; hf: transformers' generate, slower, for any causal language model."""
+    engine: Literal["native", "hf", "vllm"] = "native"
+    """native: our own decoder; hf: transformers' generate, slower, for any causal language model; vllm: vLLM,
+    which must be installed, with a copy of the weights."""
     prompts_per_step: Positive = 8
     """Questions per step."""
     group_size: Positive = 10
@@ -201,6 +203,10 @@ class ObjectiveConfig(Section):
     completion's tokens; sequence-mean: average their means."""
     logprob_temperature: Annotated[float, Field(gt=0)] | Literal["sampling"] | None = None
     """The temperature of the log-probabilities that are differentiated; `sampling` is the rollout's."""
+    engine_correction: EngineCorrection = "none"
+    """truncated: weight each token by min(p_update / p_engine, 2), its probabilities as the update and as the
+    engine compute them at the rollout's temperature. For an engine whose rounding differs, such as vllm in
+    bfloat16. It needs rollout.top_p 1."""
 
 
 class UpdateConfig(Section):
@@ -290,6 +296,11 @@ class Config(Section):
     def max_sequence_tokens(self) -> int:
         """The most tokens that a prompt and its completion have together, in training or evaluation."""
         return self.prompt.max_tokens + max(self.rollout.max_new_tokens, self.eval.max_new_tokens or 0)
+
+    @property
+    def corrected_at(self) -> float | None:
+        """The temperature at which tokens get importance weights; None without `engine_correction`."""
+        return None if self.objective.engine_correction == "none" else self.rollout.temperature
 
 
 def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Config:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
 from reinforce_lite.engines.base import Engine, OnProgress, ignore_progress
+from reinforce_lite.engines.vllm import VLLMEngine, check_vllm
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.device import pick_device, pick_dtype
@@ -68,9 +69,11 @@ class Pipeline(PromptedPolicy):
         return self._problems[split, n]
 
     def close(self) -> None:
-        """End the worker processes of the task's reward, if there are any."""
+        """End vLLM and the worker processes of the task's reward, if there are any."""
         if isinstance(self.task, WorkerTask):
             self.task.close()
+        if isinstance(self.engine, VLLMEngine):
+            self.engine.close()
 
     def sampling(self) -> Sampling:
         """How a group is sampled in training."""
@@ -83,6 +86,7 @@ class Pipeline(PromptedPolicy):
             top_p=r.top_p,
             stop=stop_strings(self.config),
             repetition_detection=r.repetition_detection,
+            logprob_temperature=self.config.corrected_at or 1.0,
         )
 
     def eval_groups(
@@ -125,6 +129,8 @@ def build_pipeline(
     `base` is a loaded model to train an adapter over (`load_base`).
     Raises UsageError for a task, reward, model or context length that cannot work.
     """
+    if config.rollout.engine == "vllm":
+        check_vllm(pick_device(config.model.device).type)
     task = task or load_task(config.task)
     check_task(task)
     scorer = Scorer(task)
@@ -134,7 +140,8 @@ def build_pipeline(
     _warn_of_examples(config)
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
     rollout = config.rollout
-    engine = make_engine(rollout.engine, policy, rollout.max_num_seqs, rollout.prompts_per_step)
+    sizes = rollout.max_num_seqs, rollout.prompts_per_step, config.max_sequence_tokens
+    engine = make_engine(rollout.engine, policy, *sizes, config.corrected_at or 1.0)
     return Pipeline(config, policy, prompt_builder, task, engine, scorer)
 
 

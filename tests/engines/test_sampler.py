@@ -109,7 +109,10 @@ def both_samplers(
     ("temperature", "top_p"), [(0.7, 0.9), (0.3, 0.5), (1.0, 1.0), (0.8, 1.0), (0.0, 1.0)]
 )
 @pytest.mark.parametrize("ban", [False, True])
-def test_sampling_without_waiting_draws_the_same_tokens(temperature: float, top_p: float, ban: bool) -> None:
+@pytest.mark.parametrize("at", [1.0, 0.6])
+def test_sampling_without_waiting_draws_the_same_tokens(
+    temperature: float, top_p: float, ban: bool, at: float
+) -> None:
     """Some rows with EOS far ahead, which only half of them may draw."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(400, VOCABULARY, generator=generator) * 4
@@ -117,7 +120,7 @@ def test_sampling_without_waiting_draws_the_same_tokens(temperature: float, top_
     forbid_eos = torch.arange(400) % 8 < 4 if ban else None
     uniforms = torch.rand(400, generator=generator, dtype=torch.float64)
     tokens, expected, wide = both_samplers(
-        logits, Sampling(1, 1, 1, temperature, top_p), uniforms, forbid_eos
+        logits, Sampling(1, 1, 1, temperature, top_p, logprob_temperature=at), uniforms, forbid_eos
     )
     assert not any(wide)
     assert tokens == expected

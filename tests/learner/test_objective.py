@@ -7,11 +7,12 @@ from typing import get_args
 import pytest
 import torch
 
-from reinforce_lite.config import PresetName
+from reinforce_lite.config import PresetName, RolloutConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner.loss import reinforce_loss
 from reinforce_lite.learner.objective import (
     advantages,
+    check_engine_correction,
     check_group_size,
     loss_weights,
     warm_start_advantages,
@@ -188,3 +189,15 @@ def test_scaled_objectives_are_biased_for_graded_rewards() -> None:
 def test_rloo_equals_the_true_gradient() -> None:
     rewards = [0.0, 1.0, 5.0, 2.0]
     assert expected_gradient(PRESETS["rloo"], rewards, 3) == pytest.approx(true_gradient(rewards), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "min_new_tokens", "key"), [(0.9, 0, "top_p 0.9"), (1.0, 4, "min_new_tokens 4")]
+)
+def test_a_correction_needs_the_whole_distribution(top_p: float, min_new_tokens: int, key: str) -> None:
+    rollout = RolloutConfig(top_p=top_p, min_new_tokens=min_new_tokens)
+    truncated = build_objective("reinforce-lite", engine_correction="truncated")
+    with pytest.raises(UsageError, match=f"rollout.{key} "):
+        check_engine_correction(truncated, rollout)
+    check_engine_correction(truncated, RolloutConfig(top_p=1.0))
+    check_engine_correction(build_objective("reinforce-lite", engine_correction="none"), rollout)

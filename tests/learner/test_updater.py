@@ -11,9 +11,9 @@ from transformers import OPTConfig, OPTForCausalLM, Qwen3Config, Qwen3ForCausalL
 
 from helpers.device import DEVICE
 from helpers.groups import make_groups, make_weights, save_wide
-from helpers.plain import independent_loss
+from helpers.plain import independent_loss, sequence_logprobs
 from helpers.tiny import END, make_model, make_tokenizer
-from reinforce_lite.config import PresetName, UpdateConfig
+from reinforce_lite.config import AdapterConfig, PresetName, UpdateConfig
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner import loss
 from reinforce_lite.learner.updater import (
@@ -478,3 +478,37 @@ def test_a_signal_is_heard_inside_a_backward_pass(dtype: str, model_folder: Path
     updater = Updater(load_policy(str(model_folder), dtype, DEVICE), UpdateConfig(), 0.7, 0)
     for param in updater.params.values():
         assert getattr(param, "_post_accumulate_grad_hooks", None)
+
+
+def test_the_weights_are_counted_each_time_they_change(policy: Policy) -> None:
+    """An engine with a copy of them asks for it."""
+    updater = Updater(policy, UpdateConfig(), 0.7, 0)
+    updater.apply_gradient(updater.compute_gradient(make_groups(), torch.zeros(3, 4)), 1)
+    assert policy.version == 0
+    updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 2)
+    assert policy.version == 1
+    updater.load_state_dict(updater.state_dict())
+    assert policy.version == 2
+    policy.add_adapter(AdapterConfig(rank=2), seed=0)
+    assert policy.adapter is not None
+    updater = Updater(policy, UpdateConfig(), 0.7, 0)
+    updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
+    assert (policy.version, policy.adapter.version) == (2, 1)
+    with policy.adapter.perturbed():
+        assert policy.adapter.version == 2
+    assert policy.adapter.version == 3
+
+
+def test_a_correction_weighs_each_token_by_what_the_engine_recorded(policy: Policy) -> None:
+    """The recorded log-probabilities are 0: the policy's own probabilities at 0.7 are the weights, below 2."""
+    updater = Updater(policy, UpdateConfig(), 0.7, 0, corrected_at=0.7)
+    gradient = updater.compute_gradient(make_groups(), make_weights())
+    model = make_model()
+    expected = 0.0
+    for group, row in zip(make_groups(), make_weights().tolist(), strict=True):
+        for rollout, weight in zip(group.rollouts, row, strict=True):
+            logprobs = sequence_logprobs(
+                model, group.prompt.token_ids, rollout.completion.token_ids, 0.7
+            ).detach()
+            expected -= weight * float((logprobs.exp() * logprobs).sum())
+    assert gradient.loss == pytest.approx(expected, rel=1e-4)

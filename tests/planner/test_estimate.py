@@ -1,5 +1,6 @@
 """The estimated parts of a run's memory against the tensors that the code allocates."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import torch
 from helpers.groups import make_groups, make_weights
 from helpers.model_configs import make_family
 from helpers.tiny import make_model, make_tokenizer
-from reinforce_lite.config import Config, EvalConfig, PromptConfig, RolloutConfig, UpdateConfig
+from reinforce_lite.config import AdapterConfig, Config, EvalConfig, PromptConfig, RolloutConfig, UpdateConfig
 from reinforce_lite.engines import native
 from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.learner.updater import Updater
@@ -24,6 +25,7 @@ from reinforce_lite.planner.estimate import (
     SCHEMES,
     Target,
     activation_bytes_per_token,
+    host_bytes,
     memory_parts,
 )
 from reinforce_lite.planner.model_shape import read_shape, shape_of
@@ -146,6 +148,33 @@ def test_a_small_kv_cache_of_a_card_is_held_in_the_update_too(
     shape = read_shape(EMBEDDED_NAME, False, 64)
     parts = memory_parts(config, shape, Target("cuda", torch.bfloat16, gpu_bytes))
     assert [part.phases for part in parts if part.name.startswith("KV cache")] == [phases]
+
+
+@pytest.mark.parametrize(
+    ("device", "copy", "cache", "own", "phases"),
+    [
+        # 16 sequences of 1,024 tokens: 8 blocks of 128 and an empty one
+        ("cpu", 4 * (1_000_000 + 1000 * 64), 16 * 1152 * 2048, 3 * 10**8, PHASES),
+        ("cuda", 4 * 1_000_000, 16 * 1152 * 2048, 15 * 10**8, (ROLLOUT,)),
+    ],
+)
+def test_vllm_by_hand(device: str, copy: int, cache: int, own: int, phases: tuple[str, ...]) -> None:
+    """Two layers of 4 heads of 32: 2 x 2 x 4 x 32 x 4 = 2,048 bytes a token. On a card vLLM sleeps."""
+    shape = replace(
+        read_shape(EMBEDDED_NAME, False, 64),
+        tensor_sizes=(1_000_000,), vocab_size=1000, hidden_size=64, layers=2, kv_heads=4, head_size=32,
+    )  # fmt: skip
+    rollout = RolloutConfig(engine="vllm", max_new_tokens=512, max_num_seqs=16, top_p=1.0)
+    config = Config(prompt=PromptConfig(max_tokens=512), rollout=rollout)
+    parts = {p.name: p for p in memory_parts(config, shape, Target(device, torch.float32, 24 * 10**9))}
+    for name, size in (("weights in vLLM", copy), ("KV cache", cache)):
+        assert (parts[name].bytes, parts[name].phases) == (size, phases)
+    assert (parts["vLLM"].bytes, parts["vLLM"].phases) == (own, PHASES)
+    assert parts["sampling"].bytes == 16 * 1000 * (4 + 8 + 17)
+    assert "packed weights" not in parts
+    adapted = config.model_copy(update={"adapter": AdapterConfig(rank=4)})
+    sleeping = 2 * 4 * 1_000_000 if device == "cuda" else 0  # vLLM's base, while a merged model is written
+    assert host_bytes(adapted, shape, Target(device, torch.float32, 24 * 10**9)) == sleeping
 
 
 def test_sampling_by_hand() -> None:

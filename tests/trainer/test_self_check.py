@@ -142,3 +142,23 @@ def test_engine_with_old_weights_stops_the_run(
     with pytest.raises(SamplerGapError, match="in step 2 "):
         api.train(str(RECIPE), settings | {"train.steps": 4}, task=ToyTask(), run="stale", quiet=True)
     assert [line["step"] for line in Run(Path("runs/stale")).steps] == [1]
+
+
+@pytest.mark.parametrize("engine", ["native", "hf"])
+def test_a_correction_changes_nothing_where_engine_and_update_agree(
+    engine: str, settings: dict[str, Any]
+) -> None:
+    overrides = settings | {"rollout.engine": engine, "rollout.top_p": 1.0, "train.steps": 3}
+    corrected = overrides | {"objective.engine_correction": "truncated"}
+    runs = [api.train(RECIPE, o, task=ToyTask(), quiet=True) for o in (overrides, corrected)]
+    for plain, other in zip(*(run.steps for run in runs), strict=True):
+        assert other["reward"] == plain["reward"]
+        assert other["loss"] == pytest.approx(plain["loss"], rel=1e-3, abs=1e-6)
+        assert other["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-3)
+        assert other["logprob_gap/max"] < 1e-4
+        assert other["entropy"] != plain["entropy"]  # at the temperature of the rollout
+
+
+def test_a_correction_with_top_p_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"rollout.top_p 0\.9 "):
+        api.train(RECIPE, settings | {"objective.engine_correction": "truncated"}, task=ToyTask(), quiet=True)

@@ -64,7 +64,7 @@ class HFEngine:
         ids, mask = _pad_left([p.token_ids for p in prompts], policy.device)  # (prompts, P)
         ending = Ending(policy.eos_token_ids, policy.decode, sampling.stop, sampling.repetition_detection)
         eos_token_ids = torch.tensor(sorted(policy.eos_token_ids), device=ids.device)
-        recorder = _LogprobRecorder(eos_token_ids, ids.shape[1], sampling.min_new_tokens)
+        recorder = _LogprobRecorder(eos_token_ids, ids.shape[1], sampling)
         with torch.inference_mode(), quiet_transformers(), _default_generation_config(policy.model):
             new_ids = policy.model.generate(
                 ids.repeat_interleave(sampling.samples, dim=0),  # (B, P)
@@ -103,15 +103,16 @@ def _generation_config(sampling: Sampling, eos_token_ids: list[int]) -> Any:
 
 
 class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
-    """Records each drawn token's log-probability at temperature 1, and forbids EOS before `min_new_tokens`.
+    """Records each drawn token's log-probability, and forbids EOS before `min_new_tokens`.
 
     It runs before the temperature and top-p warpers. The token drawn from one call's scores is known only
     at the next call, so one (B, V) tensor is kept.
     """
 
-    def __init__(self, eos_token_ids: Tensor, prompt_length: int, min_new_tokens: int) -> None:
+    def __init__(self, eos_token_ids: Tensor, prompt_length: int, sampling: Sampling) -> None:
         self.eos_token_ids = eos_token_ids  # on the scores' device
-        self.min_length = prompt_length + min_new_tokens
+        self.min_length = prompt_length + sampling.min_new_tokens
+        self.temperature = sampling.logprob_temperature
         self.scores: Tensor | None = None  # (B, V) of the step before
         self.logprobs: list[Tensor] = []  # one (B,) per step
 
@@ -128,6 +129,8 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
     def _record(self, tokens: Tensor) -> None:
         assert self.scores is not None
         scores = self.scores.float()
+        if self.temperature != 1:
+            scores = scores / self.temperature
         drawn = scores.gather(1, tokens[:, None]).squeeze(1)
         self.logprobs.append(drawn - scores.logsumexp(1))
 

@@ -36,14 +36,15 @@ def sample_tokens(
     eos_token_ids: Sequence[int],
     forbid_eos: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw (R,) tokens from (R, V) float32 logits; also returns their log-probabilities at temperature 1.
+    """Draw (R,) tokens from (R, V) float32 logits; also returns their log-probabilities.
 
     `uniforms` are (R,) in [0, 1). Rows where the boolean (R,) `forbid_eos` is true draw no EOS token, but
     their log-probabilities still count it. Temperature 0 takes the argmax.
     """
     peak = logits.amax(1, keepdim=True)
     shifted = logits - peak  # (R, V), at most 0
-    log_normaliser = peak.squeeze(1) + shifted.exp().sum(1).log()
+    at = sampling.logprob_temperature
+    log_normaliser = _divided(peak, at).squeeze(1) + _divided(shifted, at).exp().sum(1).log()
     if forbid_eos is not None:
         for token in eos_token_ids:
             shifted[:, token].masked_fill_(forbid_eos, -torch.inf)
@@ -52,7 +53,12 @@ def sample_tokens(
         tokens = shifted.argmax(1)
     else:
         tokens = _sample_nucleus(shifted.div_(sampling.temperature), sampling.top_p, uniforms)
-    return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - log_normaliser
+    return tokens, _divided(logits.gather(1, tokens[:, None]).squeeze(1), at) - log_normaliser
+
+
+def _divided(x: Tensor, temperature: float) -> Tensor:
+    """`x` itself at temperature 1: a quotient would be a copy."""
+    return x if temperature == 1 else x / temperature
 
 
 def sample_without_waiting(
@@ -67,10 +73,13 @@ def sample_without_waiting(
     `eos_token_ids` are (E,) on the device. The third result, a boolean (R,), tells the rows whose nucleus is
     wider than the candidates, and which must be drawn by `sample_tokens`. Changes `logits`.
     """
+    at = sampling.logprob_temperature
     if forbid_eos is not None:
         eos_logits = logits.index_select(1, eos_token_ids)  # (R, E)
         logits.index_copy_(1, eos_token_ids, eos_logits.masked_fill(forbid_eos[:, None], -torch.inf))
-        forbidden = eos_logits.float().masked_fill_(~forbid_eos[:, None], -torch.inf).logsumexp(1)
+        forbidden = (
+            _divided(eos_logits.float(), at).masked_fill_(~forbid_eos[:, None], -torch.inf).logsumexp(1)
+        )
     greedy, nucleus = sampling.temperature == 0, sampling.top_p < 1
     if nucleus and not greedy:
         best, candidates = top_values(logits, CANDIDATES_ON_CARD)
@@ -79,7 +88,7 @@ def sample_without_waiting(
     best = best.float()  # (R, N), descending
     peak = best[:, :1]
     exp_sums = elementwise.compile_for_card(_exp_sums) if logits.is_cuda else _exp_sums
-    mass, scaled_mass = exp_sums(logits, peak, sampling.temperature or 1.0)  # (R,) both
+    mass, scaled_mass = exp_sums(logits, peak, at, sampling.temperature or 1.0)  # (R,) both
     wide = torch.zeros_like(uniforms, dtype=torch.bool)
     if greedy:
         tokens = candidates[:, 0]
@@ -89,16 +98,17 @@ def sample_without_waiting(
         tokens = candidates.gather(1, index[:, None]).squeeze(1)
     else:
         tokens = _invert_wide_cdf(((logits - peak) / sampling.temperature).exp_(), uniforms)
-    log_normaliser = peak.squeeze(1) + mass.log()
+    log_normaliser = _divided(peak, at).squeeze(1) + mass.log()
     if forbid_eos is not None:
         log_normaliser = torch.logaddexp(log_normaliser, forbidden)
-    return tokens, logits.gather(1, tokens[:, None]).squeeze(1).float() - log_normaliser, wide
+    drawn = logits.gather(1, tokens[:, None]).squeeze(1).float()
+    return tokens, _divided(drawn, at) - log_normaliser, wide
 
 
-def _exp_sums(logits: Tensor, peak: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(R,) sums of exp(x) and of exp(x / temperature), for the (R, V) logits x less the (R, 1) peaks."""
+def _exp_sums(logits: Tensor, peak: Tensor, first: float, second: float) -> tuple[Tensor, Tensor]:
+    """(R,) sums of exp(x / T) at two temperatures T, for the (R, V) logits x less the (R, 1) peaks."""
     shifted = logits - peak  # float32, as the peak is
-    return shifted.exp().sum(1), (shifted / temperature).exp().sum(1)
+    return (shifted / first).exp().sum(1), (shifted / second).exp().sum(1)
 
 
 def _draw_candidate(

@@ -16,6 +16,9 @@ from torch import Tensor
 from reinforce_lite.models.distributed import advance
 from reinforce_lite.models.logprobs import token_logprobs_and_plain, tokens_per_chunk
 
+MAX_IMPORTANCE = 2.0
+"""The most that a token's importance weight can be."""
+
 
 def reinforce_loss(logprobs: Tensor, loss_weights: Tensor) -> Tensor:
     """REINFORCE: - sum_i w_i log pi_i, a scalar, for (N,) log-probabilities and constant (N,) loss weights.
@@ -26,13 +29,32 @@ def reinforce_loss(logprobs: Tensor, loss_weights: Tensor) -> Tensor:
     return -(loss_weights.to(logprobs) * logprobs).sum()
 
 
+def importance_weights(logprobs: Tensor, recorded: Tensor) -> Tensor:
+    """min(pi / pi_engine, MAX_IMPORTANCE) of (N,) tokens, from the log-probabilities of both.
+
+    An engine that rounds otherwise samples from a policy that is not quite the trained one. These weights
+    correct the gradient's expectation for that, and their limit bounds its variance: truncated importance
+    sampling (Ionides 2008, https://doi.org/10.1198/106186008X320456), token by token.
+    """
+    return (logprobs.detach() - recorded).exp().clamp(max=MAX_IMPORTANCE)
+
+
 def backward_in_chunks(
-    model: Any, states: Tensor, tokens: Tensor, loss_weights: Tensor, temperature: float
+    model: Any,
+    states: Tensor,
+    tokens: Tensor,
+    loss_weights: Tensor,
+    temperature: float,
+    *,
+    recorded: Tensor | None = None,
+    recorded_temperature: float = 1.0,
 ) -> tuple[float, Tensor]:
     """Compute the loss of (K,) tokens predicted by (K, H) states, and run the whole backward pass.
 
-    `loss_weights` (K,) are the factors of the tokens' log-probabilities. Gradients accumulate in the
-    parameters. Returns the loss, and the tokens' (K,) log-probabilities at temperature 1, on the device.
+    `loss_weights` (K,) are the factors of the tokens' log-probabilities. With the (K,) log-probabilities that
+    the engine `recorded`, each is multiplied by its importance weight. Gradients accumulate in the
+    parameters. Returns the loss, and the tokens' (K,) log-probabilities at `recorded_temperature`, on the
+    device.
     """
     assert len(states) == len(tokens), "states and tokens differ in length"
     detached = states.detach()
@@ -44,8 +66,13 @@ def backward_in_chunks(
     for start in range(0, len(tokens), size):
         chunk = slice(start, start + size)
         leaf = detached[chunk].requires_grad_()  # (C, H)
-        logprobs, plain = token_logprobs_and_plain(model, leaf, tokens[chunk], temperature)
-        chunk_loss = reinforce_loss(logprobs, loss_weights[chunk])
+        logprobs, plain = token_logprobs_and_plain(
+            model, leaf, tokens[chunk], temperature, recorded_temperature
+        )
+        chunk_weights = loss_weights[chunk]
+        if recorded is not None:
+            chunk_weights = chunk_weights * importance_weights(plain, recorded[chunk].to(plain))
+        chunk_loss = reinforce_loss(logprobs, chunk_weights)
         chunk_loss.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
         gradient[chunk] = leaf.grad

@@ -6,7 +6,14 @@ Without torch, so that the report of a run can tell how its advantages came abou
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from reinforce_lite.config import Baseline, GradientSamples, LossNormalization, PresetName, Scale
+from reinforce_lite.config import (
+    Baseline,
+    EngineCorrection,
+    GradientSamples,
+    LossNormalization,
+    PresetName,
+    Scale,
+)
 
 EPSILON = 1e-8
 """Added to a standard deviation. If it is 0, the advantage is huge but finite; `advantage_clip` bounds it."""
@@ -22,6 +29,7 @@ class Objective:
     gradient_samples: GradientSamples
     loss_normalization: LossNormalization
     logprob_temperature: float | Literal["sampling"]
+    engine_correction: EngineCorrection = "none"
 
     def temperature(self, sampling: float) -> float:
         """The temperature at which log pi is differentiated when completions are drawn at `sampling`."""

@@ -105,9 +105,21 @@ class MicroBatch:
 class Updater:
     """Computes a step's gradient and applies it; owns the optimizer and the master weights."""
 
-    def __init__(self, policy: Policy, config: UpdateConfig, temperature: float, seed: int) -> None:
-        """`temperature` is that of the differentiated log pi; `seed` is that of stochastic rounding."""
+    def __init__(
+        self,
+        policy: Policy,
+        config: UpdateConfig,
+        temperature: float,
+        seed: int,
+        corrected_at: float | None = None,
+    ) -> None:
+        """`temperature` is that of the differentiated log pi; `seed` is that of stochastic rounding.
+
+        With `corrected_at` tokens have importance weights. That is the temperature of the rollout, and of the
+        log-probabilities that completions then have.
+        """
         self.policy = policy
+        self.corrected_at = corrected_at
         self.config = config
         self.temperature = temperature
         self.seed = seed
@@ -319,9 +331,16 @@ class Updater:
         sizes = [len(c.token_ids) for c in completions]
         loss_weights = torch.tensor([c.loss_weight for c in completions], dtype=torch.float64).mul_(factor)
         token_weights = loss_weights.repeat_interleave(torch.tensor(sizes))  # (K,)
-        model, temperature = self.policy.model, self.temperature
-        loss, logprobs = backward_in_chunks(model, states, tokens, token_weights, temperature)
         recorded = torch.tensor([lp for c in completions for lp in c.logprobs], dtype=torch.float64)  # (K,)
+        loss, logprobs = backward_in_chunks(
+            self.policy.model,
+            states,
+            tokens,
+            token_weights,
+            self.temperature,
+            recorded=recorded if self.corrected_at else None,
+            recorded_temperature=self.corrected_at or 1.0,
+        )
         differences = logprobs.cpu().double() - recorded
         return loss, SamplerGap.measure([part.tolist() for part in torch.split(differences, sizes)])
 
@@ -341,10 +360,11 @@ class Updater:
 
     @torch.no_grad()
     def sync_policy(self) -> None:
-        """Round the master weights into the policy, unless they are its own parameters.
+        """Round the master weights into the policy, unless they are its own parameters; both have changed.
 
         Where they are sharded, all processes call it, and get the parts of the others.
         """
+        (self.policy.adapter or self.policy).version += 1
         if self._has_copies:
             own = [self._own(param.detach()) for param in self.params.values()]
             torch._foreach_copy_(own, list(self.master_weights.values()))
@@ -410,15 +430,18 @@ def load_trained_weights(policy: Policy, state: Mapping[str, Tensor]) -> None:
     """Give a policy that is not trained the weights of an updater's `state_dict`, in the policy's dtype."""
     for name, weight in policy.trained_parameters().items():
         weight.copy_(state[f"weight/{name}"])
+    (policy.adapter or policy).version += 1
 
 
-def token_logprobs_in_update(model: Any, forward_pass: ForwardPass, branches: Sequence[Branch]) -> Tensor:
-    """(K,) log-probabilities, in nats at temperature 1, of all completion tokens as an update sees them."""
+def token_logprobs_in_update(
+    model: Any, forward_pass: ForwardPass, branches: Sequence[Branch], temperature: float = 1.0
+) -> Tensor:
+    """(K,) log-probabilities, in nats, of all completion tokens as an update sees them."""
     shared_length = _shared_length(forward_pass, [b.prompt for b in branches])
     prefix = forward_pass.prefix(branches[0].prompt[:shared_length]) if shared_length else None
     states = forward_pass.states(branches, prefix)
     tokens = torch.tensor([t for b in branches for ids in b.completions for t in ids], device=states.device)
-    return token_logprobs(model, states, tokens).detach()
+    return token_logprobs(model, states, tokens, temperature).detach()
 
 
 def _shared_length(forward_pass: ForwardPass, prompts: Sequence[Ids]) -> int:

@@ -70,6 +70,8 @@ class Adapter:
         self.model, self.config = model, config
         self.layers: dict[str, LowRank] = {}
         self.by_module: dict[nn.Module, LowRank] = {}
+        self.version = 0
+        """Counts the changes of the matrices; see `Policy.version`."""
         self._hooks: list[RemovableHandle] = []
         generator = torch.Generator().manual_seed(derive_seed(seed, "adapter"))
         model.requires_grad_(False)
@@ -111,6 +113,7 @@ class Adapter:
         for name, layer in self.layers.items():
             self.model.get_parameter(f"{name}.weight").copy_(self._merged(name))
             layer.b.zero_()
+        self.version += 1
 
     @torch.no_grad()
     def _merged(self, name: str) -> Tensor:
@@ -128,12 +131,14 @@ class Adapter:
             for layer in self.layers.values():
                 noise = torch.randn(layer.b.shape, generator=generator).to(layer.b.device)
                 layer.b.add_(noise, alpha=0.02 / layer.scale)
+        self.version += 1
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, layer in self.layers.items():
                     layer.b.copy_(saved[name])
+            self.version += 1
 
     def save(self, folder: Path, base: str, loaded: str = "") -> None:
         """Write a PEFT folder of the adapter over the model named `base`.
@@ -176,6 +181,7 @@ class Adapter:
             )
         for name, parameter in own.items():
             parameter.copy_(weights[name])
+        self.version += 1
 
 
 def _add_product(layer: LowRank, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:

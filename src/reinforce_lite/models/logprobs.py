@@ -42,12 +42,13 @@ def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: floa
 
 
 def token_logprobs_and_plain(
-    model: Any, states: Tensor, tokens: Tensor, temperature: float
+    model: Any, states: Tensor, tokens: Tensor, temperature: float, plain_temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The same, and with them those at temperature 1, without gradient: what an engine records."""
+    """The same, and with them those at `plain_temperature`, without gradient: what an engine records."""
     logits = final_logits(model, states)
     function = _CompiledTokenLogprobs if logits.is_cuda else _TokenLogprobs
-    both: tuple[Tensor, Tensor] = function.apply(logits, tokens, temperature)  # type: ignore[no-untyped-call]
+    temperatures = temperature, plain_temperature
+    both: tuple[Tensor, Tensor] = function.apply(logits, tokens, *temperatures)  # type: ignore[no-untyped-call]
     return both
 
 
@@ -75,14 +76,19 @@ def _first_setting(config: Any, *names: str) -> float | None:
 
 
 class _TokenLogprobs(Function):
-    """log softmax(logits / T)[token] and, without gradient, the same at T = 1. The gradient of the first,
-    (onehot - softmax) / T, is computed in place.
+    """log softmax(logits / T)[token] and, without gradient, the same at `plain_temperature`. The gradient of
+    the first, (onehot - softmax) / T, is computed in place.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, plain_temperature: float
+    ) -> tuple[Tensor, Tensor]:
         scaled = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)  # (C, V)
-        plain = None if temperature == 1 else _chosen(scaled, tokens) - _logsumexp(scaled).squeeze(1)
+        plain = None
+        if temperature != plain_temperature:
+            other = scaled if plain_temperature == 1 else scaled / plain_temperature
+            plain = _chosen(other, tokens) - _logsumexp(other).squeeze(1)
         scaled.div_(temperature)
         logprobs = scaled.sub_(_logsumexp(scaled))
         ctx.save_for_backward(logprobs, tokens)
@@ -93,21 +99,23 @@ class _TokenLogprobs(Function):
         return chosen, plain
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         logprobs, tokens = ctx.saved_tensors
         scaled_grad = grad[:, None] / ctx.temperature
         d_logits = logprobs.exp_().mul_(-scaled_grad)
         d_logits.scatter_add_(1, tokens[:, None], scaled_grad.to(d_logits.dtype))
-        return d_logits.to(ctx.dtype), None, None
+        return d_logits.to(ctx.dtype), None, None, None
 
 
 class _CompiledTokenLogprobs(Function):
     """The same with fewer passes over memory: keeps the logits, and converts them to float32 on the way."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, plain_temperature: float
+    ) -> tuple[Tensor, Tensor]:
         logprobs, plain, normalizer = elementwise.compile_for_card(_logprobs_and_normalizer)(
-            logits, tokens, temperature
+            logits, tokens, temperature, plain_temperature
         )
         ctx.save_for_backward(logits, tokens, normalizer)
         ctx.temperature = temperature
@@ -115,25 +123,26 @@ class _CompiledTokenLogprobs(Function):
         return logprobs, plain
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         logits, tokens, normalizer = ctx.saved_tensors
         scaled_grad = grad / ctx.temperature
         d_logits = elementwise.compile_for_card(_logits_gradient)(
             logits, tokens, normalizer, scaled_grad, ctx.temperature
         )
-        return d_logits, None, None
+        return d_logits, None, None, None
 
 
 def _logprobs_and_normalizer(
-    logits: Tensor, tokens: Tensor, temperature: float
+    logits: Tensor, tokens: Tensor, temperature: float, plain_temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(C,) log-probabilities, those at temperature 1, and the normalizer of the first, for (C, V) logits and
-    (C,) tokens.
+    """(C,) log-probabilities, those at `plain_temperature`, and the normalizer of the first, for (C, V)
+    logits and (C,) tokens.
     """
     precise = torch.promote_types(logits.dtype, torch.float32)
     normalizer = (logits.to(precise) / temperature).logsumexp(1)
     chosen = _chosen(logits, tokens).to(precise)
-    return chosen / temperature - normalizer, chosen - logits.to(precise).logsumexp(1), normalizer
+    plain = chosen / plain_temperature - (logits.to(precise) / plain_temperature).logsumexp(1)
+    return chosen / temperature - normalizer, plain, normalizer
 
 
 def _logsumexp(logits: Tensor) -> Tensor:

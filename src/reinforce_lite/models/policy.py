@@ -62,6 +62,9 @@ class Policy:
     """Our own forward pass over the model's weights; None: only transformers' modules are exact."""
     adapter: Adapter | None = None
     """What is trained in place of the model's weights."""
+    version: int = 0
+    """Counts the changes of the model's own weights, for an engine that has a copy of them; an adapter counts
+    its own."""
     is_shared: bool = False
     """Whether other runs will train adapters over the same weights, which therefore stay as they are."""
 

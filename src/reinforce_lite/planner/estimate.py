@@ -19,7 +19,7 @@ from operator import itemgetter
 import torch
 
 from reinforce_lite.config import Config
-from reinforce_lite.engines import hf, native
+from reinforce_lite.engines import hf, native, vllm
 from reinforce_lite.engines.packed_linear import can_pack
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner import optimizers
@@ -279,6 +279,9 @@ def _int8_weights(shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
 
 def _rollout(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
     rollout, evaluation, itemsize = config.rollout, config.eval, target.dtype.itemsize
+    if rollout.engine == "vllm":
+        yield from _vllm(config, shape, target)
+        return
     greedy = Sampling(1, evaluation.max_new_tokens or rollout.max_new_tokens, temperature=0)
     drawn = Sampling(rollout.group_size, rollout.max_new_tokens, top_p=rollout.top_p)
     calls = [(rollout.prompts_per_step, drawn), (max(evaluation.n, evaluation.validation_n), greedy)]
@@ -302,6 +305,24 @@ def _rollout(config: Config, shape: ModelShape, target: Target) -> Iterator[Memo
     if _uses_native_engine(config, shape) and packs and config.model.base_weights != "int8":
         text = "a copy of the weights, laid out for decoding"
         yield MemoryPart("packed weights", shape.parameters * itemsize, text, (ROLLOUT,))
+
+
+def _vllm(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
+    """engines/vllm.py: on a GPU, vLLM sleeps during the update."""
+    rollout, itemsize, on_card = config.rollout, target.dtype.itemsize, target.device_type == "cuda"
+    phases = (ROLLOUT,) if on_card else PHASES
+    packed_head = 0 if on_card else shape.vocab_size * shape.hidden_size * itemsize
+    text = "vLLM's own copy" + ("; freed after the rollout" if on_card else ", with a packed head")
+    yield MemoryPart("weights in vLLM", shape.parameters * itemsize + packed_head, text, phases)
+    length, token_bytes = max(config.max_sequence_tokens, vllm.MIN_LENGTH), kv_bytes(shape, target.dtype)
+    gpu_memory = target.size if on_card else None
+    cache = vllm.kv_cache_bytes(rollout.max_num_seqs, length, token_bytes, gpu_memory)
+    yield MemoryPart("KV cache", cache, f"{cache // token_bytes:,} tokens of {token_bytes:,} bytes", phases)
+    text = "approximate; libraries, and on a GPU graphs and activations"
+    yield MemoryPart("vLLM", vllm.OWN_BYTES["cuda" if on_card else "cpu"], text)
+    sequences = min(rollout.max_num_seqs, rollout.prompts_per_step * rollout.group_size)
+    logits = sequences * shape.vocab_size * _logit_bytes(Sampling(1, 1, top_p=rollout.top_p), target)
+    yield MemoryPart("sampling", logits, "at most; as the native engine's, not yet measured", (ROLLOUT,))
 
 
 def _logit_bytes(sampling: Sampling, target: Target) -> int:
@@ -430,8 +451,8 @@ def host_bytes(config: Config, shape: ModelShape, target: Target) -> int:
     if target.device_type == "cpu":
         return 0
     model = shape.parameters * target.dtype.itemsize
-    if config.adapter.rank:
-        return model
+    if config.adapter.rank:  # and a copy, where vLLM's base sleeps
+        return 2 * model if config.rollout.engine == "vllm" else model
     if _shards(config, target) > 1:
         state = config.update.optimizer_state
         return model + sum(optimizers.optimizer_state_bytes(state, shape.tensor_sizes, target.dtype.itemsize))

@@ -6,7 +6,8 @@ from typing import Any
 
 from reinforce_lite.callbacks.base import SELF_CHECK, Callback
 from reinforce_lite.config import Config
-from reinforce_lite.learner.objective import check_group_size
+from reinforce_lite.engines import COPYING_ENGINES
+from reinforce_lite.learner.objective import check_engine_correction, check_group_size
 from reinforce_lite.learner.optimizers import check_optimizer
 from reinforce_lite.learner.presets import Objective, build_objective
 from reinforce_lite.learner.updater import Updater
@@ -21,6 +22,7 @@ from reinforce_lite.tasks import load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.audit_cache import KeptAudit, find_audit, weights_digest
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
+from reinforce_lite.trainer.freshness import PROMPTS, FreshnessCheck, fixed_prompts
 from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_prompt
 from reinforce_lite.trainer.self_check import self_check
 from reinforce_lite.trainer.time_budget import DISK_BYTES_PER_SECOND, TimeBudget
@@ -48,6 +50,8 @@ class TrainingContext:
     """Of this recipe, where the first step is still to come."""
     audit_record: Record
     """What audit.json holds; empty if the recipe was not audited before the run was started."""
+    freshness: FreshnessCheck | None
+    """For an engine that has a copy of the weights."""
 
 
 def prepare(
@@ -66,6 +70,7 @@ def prepare(
     """
     objective = build_objective(**config.objective.model_dump())
     check_group_size(objective, config.rollout.group_size)
+    check_engine_correction(objective, config.rollout)
     plan = plan_unchanged(config, trust_remote_code=permissions.trust_remote_code)
     check_fits(plan)
     check_optimizer(config.update)
@@ -78,7 +83,7 @@ def prepare(
     if not policy.llama:
         distributed.advance_with(policy.model.base_model)
     temperature = objective.temperature(config.rollout.temperature)
-    updater = Updater(policy, config.update, temperature, config.train.seed)
+    updater = Updater(policy, config.update, temperature, config.train.seed, config.corrected_at)
     if is_main():
         check_disk_space(run, updater.state_bytes, policy.saved_bytes)
     checkpointer = Checkpointer(run, pipeline, updater)
@@ -105,7 +110,19 @@ def prepare(
         permissions,
         audit=audit,
         audit_record=run.audit if run.started else audit.record if audit else {},
+        freshness=_freshness_check(pipeline),
     )
+
+
+def _freshness_check(pipeline: Pipeline) -> FreshnessCheck | None:
+    """None where engine and update share the weights."""
+    config, policy = pipeline.config, pipeline.policy
+    if config.rollout.engine not in COPYING_ENGINES:
+        return None
+    problems = pipeline.problems("train")[:PROMPTS]
+    limit = getattr(policy.model.config, "max_position_embeddings", None)
+    prompts = fixed_prompts([pipeline.prompt_builder(p.question) for p in problems], limit)
+    return FreshnessCheck(policy, pipeline.engine, prompts, config.corrected_at)
 
 
 def _check_processes(checkpointer: Checkpointer, policy: Policy) -> None:

@@ -195,6 +195,7 @@ def merge_adapter(pipeline: Pipeline, progress: OnProgress) -> dict[str, int]:
     before = pipeline.eval_completions(problems, progress)
     release_cached_memory()
     adapter.merge()
+    pipeline.policy.version += 1
     after = pipeline.eval_completions(problems, progress)
     pairs = zip(before, after, strict=True)
     differing = sum(a[0].text != b[0].text for (_, a), (_, b) in pairs)

@@ -8,7 +8,7 @@ is refused before it is trained on wrong numbers. It takes seconds, and changes 
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -66,6 +66,8 @@ def self_check(pipeline: Pipeline, forward_pass: ForwardPass) -> SelfCheck:
     problems = pipeline.problems("train")[:PROMPTS]
     prompts = [pipeline.prompt_builder(problem.question) for problem in problems]
     sampling = Sampling(SAMPLES, TOKENS, TOKENS, pipeline.config.rollout.temperature)
+    if corrected_at := pipeline.config.corrected_at:  # forbidden end tokens count in what vLLM then records
+        sampling = replace(sampling, min_new_tokens=0, logprob_temperature=corrected_at)
     check = compare_logprobs(pipeline.policy, pipeline.engine, forward_pass, prompts, sampling)
     if not check.passed:
         raise _refusal(pipeline, forward_pass, prompts, sampling, check)
@@ -102,10 +104,11 @@ def _compare_logprobs(
     groups = engine.generate(prompts, sampling, seed=0)
     branches = [Branch(p.token_ids, [c.token_ids for c in g]) for p, g in zip(prompts, groups, strict=True)]
     recorded = torch.tensor([lp for group in groups for c in group for lp in c.logprobs])  # (K,)
-    seen = token_logprobs_in_update(policy.model, forward_pass, branches).cpu()  # (K,)
-    plain = torch.cat([_plain_logprobs(policy.model, b.prompt, c) for b in branches for c in b.completions])
+    at = sampling.logprob_temperature
+    seen = token_logprobs_in_update(policy.model, forward_pass, branches, at).cpu()  # (K,)
+    plain = [_plain_logprobs(policy.model, b.prompt, c, at) for b in branches for c in b.completions]
     bound = {torch.float16: FLOAT16_BOUND, torch.bfloat16: BFLOAT16_BOUND}.get(policy.dtype, BOUND)
-    return SelfCheck(_gap(recorded, plain), _gap(seen, plain), bound)
+    return SelfCheck(_gap(recorded, torch.cat(plain)), _gap(seen, torch.cat(plain)), bound)
 
 
 def _gap(logprobs: Tensor, plain: Tensor) -> float:
@@ -113,13 +116,13 @@ def _gap(logprobs: Tensor, plain: Tensor) -> float:
 
 
 @torch.inference_mode()
-def _plain_logprobs(model: Any, prompt: Ids, completion: Ids) -> Tensor:
+def _plain_logprobs(model: Any, prompt: Ids, completion: Ids, temperature: float = 1.0) -> Tensor:
     """(completion,) log-probabilities by the model's own forward pass over the whole sequence."""
     ids = torch.tensor([[*prompt, *completion]], device=model.device)
     n = len(completion)
     options = {"logits_to_keep": n + 1} if "logits_to_keep" in signature(model.forward).parameters else {}
     logits: Tensor = model(ids, use_cache=False, **options).logits[0, -n - 1 : -1].float()  # (completion, V)
-    return logits.log_softmax(-1).gather(1, ids[0, -n:, None]).squeeze(1).cpu()
+    return (logits / temperature).log_softmax(-1).gather(1, ids[0, -n:, None]).squeeze(1).cpu()
 
 
 def _refusal(
@@ -165,7 +168,9 @@ def _remedy(
         policy.llama = policy.llama and Llama(policy.model)
         if policy.llama and policy.adapter:
             policy.llama.adapt(policy.adapter)
-        engine = make_engine(config.rollout.engine, policy, config.rollout.max_num_seqs)
+        engine = make_engine(
+            config.rollout.engine, policy, config.rollout.max_num_seqs, max_length=config.max_sequence_tokens
+        )
         forward_pass = build_forward_pass(policy.model, policy.llama, config.update.activation_checkpointing)
         if compare_logprobs(policy, engine, forward_pass, prompts, sampling).passed:
             return "they agree with --model.dtype float32"

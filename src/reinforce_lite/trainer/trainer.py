@@ -100,6 +100,8 @@ class Trainer:
         self.saved_step = self.step
         """The step of the last checkpoint."""
         self.went_back = False
+        self.freshness = context.freshness
+        """None once the engine is known to get the new weights."""
         self.audit = context.audit
         """What was sampled before the run; None after the first step, whether it was of use or not."""
 
@@ -181,6 +183,8 @@ class Trainer:
             self.streak = self.streak + 1 if metrics.not_finite else 0
             if self.streak >= NOT_FINITE_STEPS or not weights_finite:
                 self._go_back_or_stop(metrics)
+        if self.freshness and metrics.updated and self.freshness.passed(step):
+            self.freshness = None
         memory.release_cached_memory()
 
     def _weigh(self, groups: Sequence[Group], warm_start: bool) -> tuple[torch.Tensor, torch.Tensor]:
