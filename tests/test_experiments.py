@@ -18,7 +18,7 @@ from reinforce_lite.runlog.run import Run
 
 EXPERIMENTS = ROOT / "experiments"
 RECORDS = ROOT / "docs" / "results"
-NAMES = ["seeds", "quickstart", "adapters", "parts", "word_problems", "against_trl", "gsm8k"]
+NAMES = ["seeds", "selection", "quickstart", "adapters", "parts", "word_problems", "against_trl", "gsm8k"]
 COMPARED = {"adapters": "seeds"}
 """Whose records a table has too."""
 
