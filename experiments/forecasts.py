@@ -10,7 +10,6 @@ only the quickstart was used for that, so it is not counted.
 GSM8K is read from the folder ./gsm8k if it exists, otherwise from the hub.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -74,7 +73,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "equations-2-terms": gym("simple_equations", "max_terms", "2", "max_value", "10"),
     "legs-2-animals": gym("leg_counting", "min_animals", "1", "max_animals", "2", "max_instances", "9"),
 }
-TRIALS = [Trial(name, ("--recipe", name), "forecasts.py") for name in RECIPES]
+TRIALS = [Trial(name, (name,), "forecasts.py") for name in RECIPES]
 
 
 def forecast_and_train(name: str) -> Record:
@@ -86,7 +85,7 @@ def forecast_and_train(name: str) -> Record:
     subprocess.run([*program, "train", *RECIPES[name], "--run", run, "--resume"], check=True)
     keys = ("forecast", "live", "live_interval", "accuracy", "questions")
     asked = {key: audit["ways"][0][key] for key in keys}
-    record = {"options": list(RECIPES[name]), "audit": asked, "advice": audit["advice"]}
+    record = {"trial": name, "options": list(RECIPES[name]), "audit": asked, "advice": audit["advice"]}
     return record | trials.record_run(Run(Path("runs") / run))
 
 
@@ -131,12 +130,4 @@ def write(records: Mapping[str, Record]) -> None:
 
 
 if __name__ == "__main__":
-    if "--out" not in sys.argv:
-        trials.main("forecasts", TRIALS, write)
-    else:
-        parser = argparse.ArgumentParser()
-        parser.add_argument("--recipe", choices=RECIPES, required=True)
-        parser.add_argument("--out", type=Path, required=True)
-        given = parser.parse_args()
-        record = {"trial": given.recipe} | forecast_and_train(given.recipe)
-        given.out.write_text(trials.dump_json(record), encoding="utf-8")
+    trials.main("forecasts", TRIALS, write, script=forecast_and_train)

@@ -12,9 +12,7 @@ sampled first and last. What the word does in each excerpt was labelled by hand:
 for the completions of a step to a problem.
 """
 
-import argparse
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -230,11 +228,4 @@ def _plot(run: Record) -> None:
 
 
 if __name__ == "__main__":
-    if "--out" in sys.argv:
-        parser = argparse.ArgumentParser()
-        parser.add_argument("prompt", choices=list(PROMPTS))
-        parser.add_argument("--out", type=Path)
-        arguments = parser.parse_args()
-        arguments.out.write_text(trials.dump_json(untrained(arguments.prompt)), encoding="utf-8")
-    else:
-        trials.main("gsm8k", TRIALS, write, make_record, prepare)
+    trials.main("gsm8k", TRIALS, write, make_record, prepare, untrained)

@@ -11,8 +11,6 @@ The model is the folder ./qwen2.5-coder-0.5b-instruct if it exists, otherwise th
 the data are the folder ./gsm8k, otherwise the hub's.
 """
 
-import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -169,11 +167,4 @@ def _against_best_prompt(prompts: Mapping[str, Record], main: list[Record]) -> s
 
 
 if __name__ == "__main__":
-    if "--out" in sys.argv:
-        parser = argparse.ArgumentParser()
-        parser.add_argument("prompt", choices=list(PROMPTS))
-        parser.add_argument("--out", type=Path)
-        arguments = parser.parse_args()
-        arguments.out.write_text(trials.dump_json(untrained(arguments.prompt)), encoding="utf-8")
-    else:
-        trials.main("gsm8k_boxed", TRIALS, write)
+    trials.main("gsm8k_boxed", TRIALS, write, script=untrained)

@@ -95,12 +95,21 @@ def main(
     write: Callable[[Mapping[str, Record]], None],
     make_record: Callable[[Run], Record] | None = None,
     prepare: Callable[[], None] | None = None,
+    script: Callable[[str], Record] | None = None,
 ) -> None:
     """The command line of an experiment.
 
     `write` writes table and plot from the records by trial name; `make_record` turns a finished run into a
     record (`record_run` by default); `prepare` writes what the trials need before they start.
+    `script` turns the option of a trial whose script the experiment is into its record.
     """
+    if script and "--out" in sys.argv:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("option")
+        parser.add_argument("--out", type=Path, required=True)
+        given = parser.parse_args()
+        given.out.write_text(dump_json(script(given.option)), encoding="utf-8")
+        return
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument(
         "--hours", type=float, default=24.0, help="stop after this time; the same command resumes"

@@ -34,7 +34,7 @@ from helpers.tiny import END, ToyTask, make_model, make_tokenizer
 from reinforce_lite import api
 from reinforce_lite.config import AdapterConfig
 from reinforce_lite.engines import make_engine as make_any_engine
-from reinforce_lite.engines import vllm
+from reinforce_lite.engines import native, vllm
 from reinforce_lite.engines.vllm import VLLMEngine, check_vllm, kv_cache_bytes
 from reinforce_lite.errors import DoesNotFitError, SamplerGapError, UsageError
 from reinforce_lite.models import distributed
@@ -382,7 +382,7 @@ def test_on_a_card_vllm_sleeps_while_the_policy_is_trained(
     if rank:
         policy.add_adapter(AdapterConfig(rank=rank), seed=0)
     monkeypatch.setattr(Policy, "device", property(lambda _: torch.device("cuda")))
-    monkeypatch.setattr(vllm, "_gpu_memory", lambda device: 24 * 10**9)
+    monkeypatch.setattr(native, "gpu_memory", lambda device: 24 * 10**9)
     monkeypatch.setattr(vllm, "isolated_rng", lambda device, seed: nullcontext())
     engine = VLLMEngine(policy)
     assert fake.calls[-1] == ("sleep 1" if rank else "sleep 2")

@@ -110,7 +110,7 @@ class NativeEngine:
         except BaseException:
             self._decoder = None  # its memory is needed where it ran out, and its state is of no use
             raise
-        if decoder.cache.kv.nbytes > KEPT_SHARE * cache_bytes(_gpu_memory(self.policy.device)):
+        if decoder.cache.kv.nbytes > KEPT_SHARE * cache_bytes(gpu_memory(self.policy.device)):
             self._decoder = None
 
     def _static_decoder(self, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> StaticDecoder:
@@ -119,7 +119,7 @@ class NativeEngine:
         token_bytes = _kv_bytes(self.policy) + STATE_BYTES
         n = max(len(prompts), self.prompts_per_step if sampling.samples > 1 else 1)
         rows, slots = cache_size(
-            n, sampling, self.max_num_seqs, longest, token_bytes, _gpu_memory(self.policy.device)
+            n, sampling, self.max_num_seqs, longest, token_bytes, gpu_memory(self.policy.device)
         )
         size = BatchSize(rows, sampling.max_new_tokens, slots, longest)
         if not (self._decoder and self._decoder.serves(self.policy, sampling, size)):
@@ -128,7 +128,8 @@ class NativeEngine:
         return self._decoder
 
 
-def _gpu_memory(device: torch.device) -> int | None:
+def gpu_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU's whole memory; None elsewhere."""
     is_cuda = device.type == "cuda"
     return int(torch.cuda.get_device_properties(device).total_memory) if is_cuda else None
 
@@ -163,7 +164,7 @@ class _Scheduler:
         self.prefix = prefix_keys_and_values(llama, prompts[0][:n]) if n else []
         longest = max(map(len, prompts)) - n
         self.capacity, slots = cache_size(
-            len(groups), sampling, max_num_seqs, longest, _kv_bytes(policy), _gpu_memory(policy.device)
+            len(groups), sampling, max_num_seqs, longest, _kv_bytes(policy), gpu_memory(policy.device)
         )
         size = min(self.capacity, sampling.samples)
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))

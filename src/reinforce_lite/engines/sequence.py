@@ -26,16 +26,23 @@ class SampledSequence:
     logprobs: list[float] = field(default_factory=list)
 
 
+def group_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:
+    """A seed for the completions of each prompt, whatever the others are; a repeated prompt has others."""
+    seeds, repeats = [], Counter[tuple[int, ...]]()
+    for prompt in prompts:
+        seeds.append(derive_seed(seed, f"answers to {prompt.token_ids}", repeats[prompt.token_ids]))
+        repeats[prompt.token_ids] += 1
+    return seeds
+
+
 def draw_uniforms(prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[SampledSequence]]:
     """The sequences of each prompt, still empty, with their random numbers."""
-    groups, repeats = [], Counter[tuple[int, ...]]()
-    for prompt in prompts:
-        ids = prompt.token_ids
-        generator = torch.Generator().manual_seed(derive_seed(seed, f"answers to {ids}", repeats[ids]))
-        repeats[ids] += 1  # so that a repeated prompt gets other completions
+    groups = []
+    for prompt, group_seed in zip(prompts, group_seeds(prompts, seed), strict=True):
+        generator = torch.Generator().manual_seed(group_seed)
         shape = (sampling.samples, sampling.max_new_tokens)
         uniforms = torch.rand(shape, generator=generator, dtype=torch.float64)
-        groups.append([SampledSequence(ids, row) for row in uniforms.tolist()])
+        groups.append([SampledSequence(prompt.token_ids, row) for row in uniforms.tolist()])
     return groups
 
 

@@ -1,4 +1,4 @@
-"""Sampling by vLLM (https://docs.vllm.ai), for models and batches for which it is faster than our decoder.
+"""Sampling by vLLM (https://docs.vllm.ai) in place of a decoder of our own.
 
 vLLM runs in this process and has a copy of the policy's weights. Before completions are sampled, what has
 changed is copied into it in place, through vLLM's interface for that (`vllm_worker.py`); an adapter is
@@ -18,7 +18,7 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,6 +33,7 @@ import torch
 from reinforce_lite.engines import native
 from reinforce_lite.engines.base import OnProgress, ignore_progress
 from reinforce_lite.engines.ending import Ending
+from reinforce_lite.engines.sequence import group_seeds
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError, missing_extra
 from reinforce_lite.models import distributed
 from reinforce_lite.models.adapter import Adapter
@@ -177,7 +178,7 @@ class VLLMEngine:
         described.architectures = [type(policy.model).__name__]  # a language model taken out of another's
         described.save_pretrained(self._folder.name)
         token_bytes = token_kv_bytes(config, policy.dtype.itemsize)
-        gpu_memory = _gpu_memory(policy.device)
+        gpu_memory = native.gpu_memory(policy.device)
         cache = kv_cache_bytes(self.max_num_seqs, self.max_length, token_bytes, gpu_memory)
         settings = {
             "model": self._folder.name,
@@ -273,14 +274,13 @@ class VLLMEngine:
 
 def _sequences(prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[_Sequence]]:
     """The sequences of each prompt, still empty, with their seeds."""
-    groups, repeats = [], Counter[tuple[int, ...]]()
-    for prompt in prompts:
-        ids = prompt.token_ids
-        group_seed = derive_seed(seed, f"answers to {ids}", repeats[ids])
-        repeats[ids] += 1  # so that a repeated prompt gets other completions
-        seeds = [derive_seed(group_seed, "completion", i) for i in range(sampling.samples)]
-        groups.append([_Sequence(list(ids), number) for number in seeds])
-    return groups
+    return [
+        [
+            _Sequence(list(prompt.token_ids), derive_seed(group_seed, "completion", i))
+            for i in range(sampling.samples)
+        ]
+        for prompt, group_seed in zip(prompts, group_seeds(prompts, seed), strict=True)
+    ]
 
 
 def _append(running: dict[str, _Sequence], out: Any, ending: Ending) -> bool:
@@ -400,8 +400,3 @@ def kv_cache_bytes(max_num_seqs: int, max_length: int, token_bytes: int, gpu_mem
     blocks = ceil(max_length / BLOCK) + 1  # vLLM keeps one empty
     wanted = min(max_num_seqs * blocks * BLOCK * token_bytes, int(native.cache_bytes(gpu_memory)))
     return max(wanted, 2 * blocks * BLOCK * token_bytes)
-
-
-def _gpu_memory(device: torch.device) -> int | None:
-    is_cuda = device.type == "cuda"
-    return int(torch.cuda.get_device_properties(device).total_memory) if is_cuda else None

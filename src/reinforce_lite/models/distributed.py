@@ -1,6 +1,6 @@
 """Several processes that take every step of a run together, started by torchrun.
 
-    torchrun --nproc-per-node 2 -m reinforce_lite train quickstart
+    torchrun --nproc-per-node 2 -m -- reinforce_lite train quickstart
 
 Each process holds the whole model. It samples and scores its share of the questions (`map_shares`), computes
 the gradient of its share of the completions, and adds the gradients of all (`sum_tensors`). Then each takes

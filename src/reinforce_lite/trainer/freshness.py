@@ -11,8 +11,6 @@ rounding. Then this is not decided yet, and the next one is looked at.
 """
 
 from collections.abc import Sequence
-from inspect import signature
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +18,7 @@ from torch import Tensor
 from reinforce_lite.engines.base import Engine
 from reinforce_lite.errors import SamplerGapError
 from reinforce_lite.models.policy import Policy
+from reinforce_lite.trainer.self_check import plain_logits
 from reinforce_lite.types import Prompt, Sampling
 
 PREFIX_TOKENS = 256
@@ -79,14 +78,9 @@ class FreshnessCheck:
     @torch.inference_mode()
     def _next_logprobs(self) -> Tensor:
         """(P, V) log-probabilities of the next token, by the model's own forward pass, a prompt at a time."""
-        model: Any = self.policy.model
-        options = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
-        rows = []
-        for prompt in self.prompts:
-            ids = torch.tensor([prompt.token_ids], device=self.policy.device)
-            logits = model(ids, use_cache=False, **options).logits[0, -1].float()  # (V,)
-            rows.append((logits / self.sampling.logprob_temperature).log_softmax(-1).cpu())
-        return torch.stack(rows).double()
+        model, at = self.policy.model, self.sampling.logprob_temperature
+        rows = [(plain_logits(model, p.token_ids, 1) / at).log_softmax(-1).cpu() for p in self.prompts]
+        return torch.cat(rows).double()
 
 
 def fixed_prompts(prompts: Sequence[Prompt], max_length: int | None = None) -> list[Prompt]:

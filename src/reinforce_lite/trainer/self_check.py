@@ -118,11 +118,17 @@ def _gap(logprobs: Tensor, plain: Tensor) -> float:
 @torch.inference_mode()
 def _plain_logprobs(model: Any, prompt: Ids, completion: Ids, temperature: float = 1.0) -> Tensor:
     """(completion,) log-probabilities by the model's own forward pass over the whole sequence."""
-    ids = torch.tensor([[*prompt, *completion]], device=model.device)
-    n = len(completion)
-    options = {"logits_to_keep": n + 1} if "logits_to_keep" in signature(model.forward).parameters else {}
-    logits: Tensor = model(ids, use_cache=False, **options).logits[0, -n - 1 : -1].float()  # (completion, V)
-    return (logits / temperature).log_softmax(-1).gather(1, ids[0, -n:, None]).squeeze(1).cpu()
+    logits = plain_logits(model, (*prompt, *completion), len(completion) + 1)[:-1]  # (completion, V)
+    tokens = torch.tensor(completion, device=logits.device)[:, None]
+    return (logits / temperature).log_softmax(-1).gather(1, tokens).squeeze(1).cpu()
+
+
+@torch.inference_mode()
+def plain_logits(model: Any, ids: Ids, n: int) -> Tensor:
+    """(n, V) float32 logits of the last n tokens of a sequence, by the model's own forward pass."""
+    options = {"logits_to_keep": n} if "logits_to_keep" in signature(model.forward).parameters else {}
+    logits: Tensor = model(torch.tensor([ids], device=model.device), use_cache=False, **options).logits
+    return logits[0, -n:].float()
 
 
 def _refusal(
