@@ -62,9 +62,9 @@ class Costs:
 
 
 CARD = Costs(4e-3, 12e-6, 1 / 24_000, 0.05, 4 * 3.09e9, 300e9)
-"""A 3B model on an H100. Measured (docs/performance.md): 5.9 ms for a decoding step of 160 sequences and
-24,000 tokens a second in the update. Assumed: that 4 ms of a decoding step do not depend on the sequences,
-the rest, and 300 GB/s between cards of a machine."""
+"""A 3B model on an H100. Measured: 5.9 ms for a decoding step of 160 sequences, by an older version (now 4.7,
+docs/performance.md), and 24,000 tokens a second in the update. Assumed: that 4 ms of a decoding step do not
+depend on the sequences, the rest, and 300 GB/s between cards of a machine."""
 OTHER_MACHINE = 40e9
 """Assumed bytes a second between machines; eight cards are in one."""
 
@@ -123,7 +123,7 @@ def simulated(arguments: argparse.Namespace) -> Figures:
 
 
 class Letters:
-    """Questions whose reward is that of the letters of a response; every third has no signal."""
+    """Questions whose reward depends on the length of the response; every third has no signal."""
 
     def problems(self, split: str) -> Sequence[Problem]:
         """96 short questions."""

@@ -204,9 +204,9 @@ class ObjectiveConfig(Section):
     logprob_temperature: Annotated[float, Field(gt=0)] | Literal["sampling"] | None = None
     """The temperature of the log-probabilities that are differentiated; `sampling` is the rollout's."""
     engine_correction: EngineCorrection = "none"
-    """truncated: weight each token by min(p_update / p_engine, 2), its probabilities as the update and as the
-    engine compute them at the rollout's temperature. For an engine whose rounding differs, such as vllm in
-    bfloat16. It needs rollout.top_p 1."""
+    """truncated: multiply each token's loss weight by min(p_update / p_engine, 2), where the two are its
+    probabilities in the update and in the engine, at the rollout's temperature. For an engine that rounds
+    differently, such as vllm in bfloat16. It needs rollout.top_p 1 and rollout.min_new_tokens 0."""
 
 
 class UpdateConfig(Section):
@@ -231,9 +231,9 @@ class UpdateConfig(Section):
     """Keep 8-bit moments in the machine's own memory, for a card that is still too small. This saves 2 bytes
     per parameter on the card; they cross the bus twice in every step."""
     shard_optimizer: bool = False
-    """With several processes: each keeps the optimizer's state (32-bit or 16-bit) of its part of every weight
-    alone, and the weights are gathered after each step. The result is the same. If a process is lost, so is
-    its part, and the run resumes from its last checkpoint rather than from its last step."""
+    """With several processes, shard the optimizer state (32-bit or 16-bit): each process keeps only the state
+    for its part of every weight, and the weights are gathered after each step. The result is the same. If a
+    process is lost, so is its part, and the run resumes from its last checkpoint, not from its last step."""
 
 
 class TrainConfig(Section):

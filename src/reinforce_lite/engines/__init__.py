@@ -25,7 +25,7 @@ def make_engine(
     max_length: int = 2048,
     logprob_temperature: float = 1.0,
 ) -> Engine:
-    """Build the engine `name` over the policy's own weights; `hf` where `native` does not know the model.
+    """Build the engine `name` for a policy; `hf` where `native` does not know the model.
 
     At most `max_num_seqs` sequences are decoded concurrently; fewer after running out of memory. A step asks
     up to `prompts_per_step` questions together. Only vllm, which has a copy of the weights, needs to know how

@@ -2,8 +2,9 @@
 
 vLLM runs in this process and has a copy of the policy's weights. Before completions are sampled, what has
 changed is copied into it in place, through vLLM's interface for that (`vllm_worker.py`); an adapter is
-loaded as a LoRA. On a CUDA device vLLM sleeps while the policy is trained: its copy and its KV cache are
-freed, or for a frozen base moved to the machine's own memory.
+loaded as a LoRA. On a CUDA device vLLM sleeps while the policy is trained: its KV cache is
+freed, and its copy of the weights too, except that the frozen base of an adapter is moved to the machine's
+own memory.
 
 Prompts and completions are token ids. Where a completion ends is decided here, token by token, by the same
 `Ending` as in the other engines, so vLLM needs no tokenizer. Each completion has a seed of its own.
@@ -122,8 +123,8 @@ class VLLMEngine:
     def sync(self) -> None:
         """Copy the weights that have changed since the last call. `generate` calls it.
 
-        vLLM's cache of prompts is emptied in any case: keys and values of a former call are those of former
-        weights, and rounded as in its batches.
+        vLLM's prefix cache is emptied on every call: its keys and values come from earlier weights and from
+        other batches, which round differently.
         """
         policy, adapter = self.policy, self.policy.adapter
         now = (policy.version, adapter, adapter.version if adapter else 0)
@@ -161,7 +162,7 @@ class VLLMEngine:
         except Exception as error:  # vLLM's own types, and asserts
             if is_out_of_memory(error):
                 raise DoesNotFitError(
-                    f"starting vLLM does not fit into memory ({one_line_error(error)})",
+                    f"starting vLLM ran out of memory ({one_line_error(error)})",
                     "lower rollout.max_num_seqs or prompt.max_tokens, or choose --rollout.engine native",
                 ) from error
             raise UsageError(

@@ -13,9 +13,10 @@ the family differ in what they subtract from a reward, what they divide it by, a
 
 No gradient flows through A, and every token of a completion has the same loss weight, so the objective is one
 number per completion. Each batch of completions is used for one update: the sampling policy is the trained
-policy, and the importance ratio is not clipped. It is 1 up to what sampling alone applies (truncation by
-top-p, `min_new_tokens` and, where `logprob_temperature` is set, another temperature) and up to the rounding
-of another engine (`engine_correction`, `loss.importance_weights`). No KL term, no reference model, no critic.
+policy, and the importance ratio is left out. It is 1 except for what only sampling applies (truncation by
+top-p, `min_new_tokens` and, where `logprob_temperature` is set, another temperature) and for the rounding of
+another engine, which `engine_correction` corrects by a ratio truncated at 2 (`loss.importance_weights`).
+No KL term, no reference model, no critic.
 
 Shapes: Q questions in the step, G completions of each.
 Arithmetic is float64, since learning rests on small differences of rewards.
@@ -47,7 +48,7 @@ def check_group_size(objective: Objective, size: int) -> None:
 
 
 def check_engine_correction(objective: Objective, rollout: RolloutConfig) -> None:
-    """Raises UsageError where the engine samples from more than the policy at another temperature.
+    """Refuse options by which the engine's probabilities differ in more than their temperature.
 
     What top-p or `min_new_tokens` cut away is missing from the engine's probabilities. Then their ratio to
     the policy's is not 1 even if both programs compute the same.
@@ -57,8 +58,8 @@ def check_engine_correction(objective: Objective, rollout: RolloutConfig) -> Non
     for key, value, neutral in (("top_p", rollout.top_p, 1), ("min_new_tokens", rollout.min_new_tokens, 0)):
         if value != neutral:
             raise UsageError(
-                f"objective.engine_correction compares the probabilities of engine and update, but with "
-                f"rollout.{key} {value:g} the engine samples with others",
+                f"objective.engine_correction compares the probabilities of engine and update, but "
+                f"rollout.{key} {value:g} changes the distribution that the engine samples from",
                 f"set rollout.{key} to {neutral}, or objective.engine_correction to none",
             )
 

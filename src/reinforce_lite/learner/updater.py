@@ -12,8 +12,8 @@ accumulate in the dtype of the master weights and are freed after the update. In
 
 After running out of memory, the same completions are passed again in smaller micro-batches.
 
-With `update.shard_optimizer` each of several processes keeps the master weights and moments of its part of
-every weight alone (ZeRO stage 1, Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054). All get the
+With `update.shard_optimizer` each of several processes keeps only the master weights and moments of its part
+of every weight (ZeRO stage 1, Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054). All get the
 whole gradient; each updates its parts, and the processes then give each other the new weights.
 """
 
@@ -115,8 +115,8 @@ class Updater:
     ) -> None:
         """`temperature` is that of the differentiated log pi; `seed` is that of stochastic rounding.
 
-        With `corrected_at` tokens have importance weights. That is the temperature of the rollout, and of the
-        log-probabilities that completions then have.
+        `corrected_at` is the rollout's temperature, at which completions then record their log-probabilities;
+        with it, tokens have importance weights.
         """
         self.policy = policy
         self.corrected_at = corrected_at
@@ -360,9 +360,9 @@ class Updater:
 
     @torch.no_grad()
     def sync_policy(self) -> None:
-        """Round the master weights into the policy, unless they are its own parameters; both have changed.
+        """Round the master weights into the policy, unless they are its own parameters, and count the change.
 
-        Where they are sharded, all processes call it, and get the parts of the others.
+        With sharded state all processes call it, since each gets the others' parts.
         """
         (self.policy.adapter or self.policy).version += 1
         if self._has_copies:

@@ -54,7 +54,7 @@ COLLECTIVE_TIMEOUT = timedelta(seconds=60)
 NOTICE_SECONDS = 5.0
 """How long a process that is stuck waits for the main one to notice, before it ends itself."""
 SAVING_SECONDS = 600.0
-"""How long it waits for the main one to save, before which torchrun should end nobody."""
+"""How long it then waits for the main process to save: when it leaves, torchrun ends the others."""
 JOIN_SECONDS = 600.0
 """For all processes to start: the first import of torch from a network's disk takes minutes."""
 PIECE_ELEMENTS = 2**26
@@ -210,7 +210,7 @@ def fail_together(work: Callable[[], None]) -> None:
     """Work in which the processes exchange. What one raises outside of an exchange reaches the others too.
 
     After an error the others stay until the main process has ended its work, for example saved a checkpoint:
-    torchrun ends all processes when the first one leaves. So does one that is stuck.
+    torchrun ends all processes when the first one leaves. A stuck process waits in the same way.
     """
     if not _processes:
         work()
@@ -357,8 +357,8 @@ def _padded_part(part: Tensor, elements: int) -> Tensor:
 def can_transfer(failure: BaseException | None = None) -> bool:
     """Whether all processes are here, so that they can transfer tensors; all call it.
 
-    That is not so where one is lost, or has left after an error that it does not handle. `failure` is what
-    this process handles, which it may be the only one to know of: it is told to the others, who raise it.
+    False if a process is lost, or has left after an error that it does not handle. `failure` is what this
+    process is handling. The others may not know of it yet: they are told, and raise it.
     """
     if not _processes or _processes.lost:
         return not _processes

@@ -1,9 +1,9 @@
-"""Does a process get on with its work, or is it stuck? For several processes, where the others wait for it.
+"""Detect that a process makes no progress, so that the other processes of a run need not wait for ever.
 
     with watch.over("sampling"):
         ...                       # calls watch.advance() with each token, layer, gradient
 
-A process lives on while its main thread hangs, so heartbeats from a thread of their own tell nothing. What
+A process lives on while its main thread hangs, so heartbeats from a separate thread prove nothing. What
 counts is that the main thread advances. How long it may take from one advance to the next is learned from
 the work itself, since a layer takes a millisecond on a card and half a minute on a small machine: PATIENCE
 times the longest so far, and at least STUCK_SECONDS. Only the first time, which may compile kernels, has a
@@ -20,7 +20,7 @@ STUCK_SECONDS = 45.0
 FIRST_SECONDS = 600.0
 """The same where it is not known how long the work takes."""
 PATIENCE = 8.0
-"""How many times as long as the longest time so far an advance may take."""
+"""An advance may take this many times the longest one so far."""
 
 
 class _Work(NamedTuple):

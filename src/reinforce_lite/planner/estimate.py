@@ -202,13 +202,13 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
         return replace(scheme, optimizer_state=0, description=text)
     if (shards := _shards(config, target)) > 1:
         state_bytes, masters = scheme.optimizer_state / shards, scheme.master_weights / shards
-        text = f"{scheme.description}; state shared out over {shards} processes"
+        text = f"{scheme.description}; state sharded over {shards} processes"
         return replace(scheme, optimizer_state=state_bytes, master_weights=masters, description=text)
     return scheme
 
 
 def _shards(config: Config, target: Target) -> int:
-    """Over how many processes the optimizer's state is shared out."""
+    """Over how many processes the optimizer state is sharded."""
     return target.processes if config.update.shard_optimizer else 1
 
 

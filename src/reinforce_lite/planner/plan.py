@@ -108,7 +108,8 @@ def check_fits(plan: Plan) -> None:
         what = "offloaded moments and saving the model take" if offloads else "saving the model takes"
         remedy = "use a machine or container with more memory, or a smaller model"
         if shards and plan.target.processes > 1:
-            what, remedy = "saving the model and the sharded state takes", f"without it, {remedy}"
+            what = "saving the model and the sharded state take"
+            remedy = f"switch update.shard_optimizer off, or {remedy}"
         raise DoesNotFitError(
             f"{what} {estimate.in_gb(plan.host_bytes)} GB of the machine's own memory, "
             f"but it has {estimate.in_gb(host_memory)} GB",
@@ -298,7 +299,7 @@ def choice_costs(plan: Plan) -> dict[str, str]:
             f"each of {plan.target.processes} processes keeps a part of the optimizer's state, with the same "
             "results; but a run that loses a process resumes from its last checkpoint"
             if config.update.shard_optimizer
-            else "8-bit state is not shared out"
+            else "8-bit state can't be sharded"
         ),
         "update.offload_optimizer": (
             "the moments are in the machine's own memory, which then holds up to "

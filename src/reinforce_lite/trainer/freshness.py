@@ -5,9 +5,9 @@ it was differs by hardly more than rounding. So before the first update a few fi
 one token, and after it again. What the engine records for its tokens must be near what the model's own
 forward pass computes with the new weights, and not near what it computed with the old ones.
 
-The prompts share their first PREFIX_TOKENS tokens, at least two blocks of a cache of prompts in any engine:
-keys and values that an engine kept from the old weights show, too. A first update can be smaller than
-rounding. Then this is not decided yet, and the next one is looked at.
+The prompts share their first PREFIX_TOKENS tokens, at least two blocks of any engine's prefix cache, so
+that keys and values kept from the old weights show, too. A first update can be smaller than rounding. Then
+the check is undecided, and is repeated after the next one.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class FreshnessCheck:
     def passed(self, step: int) -> bool:
         """Whether the engine is known to have the new weights; False if the update is too small to tell.
 
-        Raises SamplerGapError where it has not all of them.
+        Raises SamplerGapError where some weights are still old.
         """
         new = self._next_logprobs()
         tokens, recorded = self._sample()

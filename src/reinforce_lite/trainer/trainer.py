@@ -374,7 +374,9 @@ class Trainer:
             return
         if is_sharded and not can_transfer(failure):
             if is_main():
-                logger.warning("step %d is not saved: the optimizer's state has lost a process", self.step)
+                logger.warning(
+                    "step %d is not saved: a lost process held part of the optimizer state", self.step
+                )
             return
         self.callback.phase(SAVING_CHECKPOINT)
         expected = self.budget.durations["checkpoint"]
