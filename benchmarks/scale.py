@@ -96,12 +96,12 @@ def draw_step(source: random.Random, questions: int, refill: int) -> tuple[list[
     """The rounds of a step with groups of ten, and the completions with a gradient.
 
     Lengths are log-normal with a median of 200 tokens and end at 512. Half of the groups have a signal. A
-    further round asks as many questions as should be needed (rollout.refill).
+    further round asks as many questions as groups are missing (rollout.refill).
     """
     rounds: list[Lengths] = []
     trained: list[Lengths] = [[]]
     while len(trained[0]) < questions and sum(map(len, rounds)) < refill * questions:
-        wanted = questions if not rounds else min(2 * (questions - len(trained[0])), refill * questions)
+        wanted = min(questions - len(trained[0]), refill * questions - sum(map(len, rounds)))
         rounds.append(
             [[min(512, round(source.lognormvariate(5.3, 0.5))) for _ in range(10)] for _ in range(wanted)]
         )
@@ -179,9 +179,10 @@ def work(folder: Path) -> dict[str, Any]:
     }
     out = rl.train("quickstart", overrides, task=Letters(), run=f"of-{os.environ['WORLD_SIZE']}", quiet=True)
     return {
-        "samples": samples[-len(steps) :],  # without those of the self-check
-        "updates": updates,
-        "steps": steps,
+        # Without those of the self-check and, where memory is scarce, the dry run.
+        "samples": samples[-STEPS:],
+        "updates": updates[-STEPS:],
+        "steps": steps[-STEPS:],
         "step_time": [line["step_time"] for line in out.steps],
     }
 
@@ -200,15 +201,21 @@ def measured(arguments: argparse.Namespace) -> Figures:
 
 
 def compare(ranks: Mapping[int, list[dict[str, Any]]]) -> Figures:
-    """The figures of `measured`, from what each of N processes recorded, by N. Costs are those of one."""
-    steps, (one,) = ranks[1][0]["steps"][2:], ranks[1]
-    longest = [[float(max(map(max, lengths))), float(sum(map(sum, lengths)))] for lengths, _ in steps]
-    fitted = torch.linalg.lstsq(torch.tensor(longest), torch.tensor(one["samples"][2:])[:, None]).solution
+    """The figures of `measured`, from what each of N processes recorded, by N. Costs are those of one.
+
+    With another N gradients are rounded otherwise, so a token may differ and then all that follows: each N is
+    simulated with the completions of its own steps.
+    """
+    (one,) = ranks[1]
+    steps = one["steps"][2:]
+    longest = [float(max(map(max, lengths))) for lengths, _ in steps]
+    tokens = [float(sum(map(sum, lengths))) for lengths, _ in steps]
     update = sum(one["updates"][2:]) / sum(sum(trained) for _, trained in steps)
-    costs = Costs(float(fitted[0]), float(fitted[1]), update, 0.0)
+    costs = Costs(*fit(longest, tokens, one["samples"][2:]), update, 0.0)
     figures: Figures = {"decode": costs.decode, "token": costs.token, "update": costs.update}
     for n, records in ranks.items():
-        assert all(record["steps"] == one["steps"] for record in records), "the processes took other steps"
+        steps = records[0]["steps"][2:]
+        assert all(r["steps"][2:] == steps for r in records), "the processes of one run took different steps"
         slowest = {
             key: sum(max(values) for values in list(zip(*(r[key] for r in records), strict=True))[2:])
             for key in ("samples", "updates")
@@ -222,6 +229,20 @@ def compare(ranks: Mapping[int, list[dict[str, Any]]]) -> Figures:
             figures[f"{key}, {n} processes, simulated"] = round(expected[key], 2)
         figures[f"seconds, {n} processes"] = round(sum(records[0]["step_time"][2:]), 2)
     return figures
+
+
+def fit(longest: Sequence[float], tokens: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """The costs of a decoding step and of a token, by least squares; neither is negative."""
+    columns = torch.tensor([longest, tokens], dtype=torch.float64).t()
+    target = torch.tensor(seconds, dtype=torch.float64)
+    decode, token = torch.linalg.lstsq(columns, target[:, None]).solution.flatten().tolist()
+    if decode < 0 or token < 0:  # the best has one of them at 0
+        alone = [float(c @ target / (c @ c)) for c in columns.t()]
+        errors = [
+            float((column * a - target).square().sum()) for column, a in zip(columns.t(), alone, strict=True)
+        ]
+        return (alone[0], 0.0) if errors[0] < errors[1] else (0.0, alone[1])
+    return decode, token
 
 
 def summary(results: dict[str, Figures]) -> list[str]:

@@ -157,6 +157,7 @@ def _against_best_prompt(prompts: Mapping[str, Record], main: list[Record]) -> s
     """Paired tests against the untrained model with the prompt that is best on training problems."""
     best = max(prompts, key=lambda name: sum(_bits(prompts[name]["train"], "lenient")))
     text = f"Against the untrained model with its best prompt on training problems ({best}):\n\n"
+    assert all(run["verdicts"]["ids"] == prompts[best]["test"]["ids"] for run in main), "different problems"
     for kind in trials.KINDS:
         before = _bits(prompts[best]["test"], kind)
         values = [mcnemar_p_value(before, trials.correct(run, -1, kind)) for run in main]

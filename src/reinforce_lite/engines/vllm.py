@@ -211,13 +211,14 @@ class VLLMEngine:
     @contextmanager
     def _awake(self) -> Iterator[None]:
         """vLLM with the policy's present weights; outside of it, a GPU's memory is the trainer's."""
-        if self.policy.device.type == "cuda":
-            release_cached_memory()
-            self._llm.wake_up(tags=["weights"])
-        self.sync()
-        if self.policy.device.type == "cuda":
-            self._llm.wake_up(tags=["kv_cache"])
+        is_cuda = self.policy.device.type == "cuda"
         try:
+            if is_cuda:
+                release_cached_memory()
+                self._llm.wake_up(tags=["weights"])
+            self.sync()
+            if is_cuda:
+                self._llm.wake_up(tags=["kv_cache"])
             yield
         finally:
             self._sleep()

@@ -320,7 +320,7 @@ class _NormLinear(Function):
         x, gain, inverse = ctx.saved_tensors
         projection = ctx.projection
         if x.is_cuda:
-            d_params = projection.parameter_gradients(grad, rms_norm(x, gain, ctx.eps))
+            d_params = projection.parameter_gradients(grad, rms_norm_and_inverse(x, gain, ctx.eps)[0])
             if not ctx.needs_input_grad[0]:
                 return None, None, None, None, None, *d_params
             d = projection.input_gradient(grad)

@@ -80,7 +80,7 @@ class Projection:
     def __call__(self, x: Tensor, linear: Linear, onto: Tensor | None = None) -> Tensor:
         """(N, H) to (N, sum of output sizes); for the forward pass alone.
 
-        `onto`, of the result's shape, is overwritten with its sum with the result, which is rounded once.
+        `onto`, of the result's shape, is overwritten with its sum with the result. `linear` is not used then.
         """
         if onto is None:
             out = linear(x, self.weight, self.bias)

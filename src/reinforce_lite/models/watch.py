@@ -6,8 +6,9 @@
 A process lives on while its main thread hangs, so heartbeats from a separate thread prove nothing. What
 counts is that the main thread advances. How long it may take from one advance to the next is learned from
 the work itself, since a layer takes a millisecond on a card and half a minute on a small machine: PATIENCE
-times the longest so far, and at least STUCK_SECONDS. Only the first time, which may compile kernels, has a
-limit of its own. Work that nobody watches (a reward, loading a model) may take as long as it likes.
+times the longest of the last time, and at least STUCK_SECONDS. Only the first time, which may compile
+kernels, has a limit of its own. Work that nobody watches (a reward, loading a model) may take as long as it
+likes.
 """
 
 import time
@@ -20,7 +21,7 @@ STUCK_SECONDS = 45.0
 FIRST_SECONDS = 600.0
 """The same where it is not known how long the work takes."""
 PATIENCE = 8.0
-"""An advance may take this many times the longest one so far."""
+"""An advance may take this many times the longest one of the last time."""
 
 
 class _Work(NamedTuple):
@@ -28,6 +29,8 @@ class _Work(NamedTuple):
     since: float
     """The moment of the last advance."""
     limit: float
+    longest: float = 0.0
+    """Seconds of an advance so far."""
 
 
 class Watch:
@@ -46,6 +49,7 @@ class Watch:
         try:
             yield
             self.advance()
+            self._longest[name] = self._work.longest  # of this time alone: the first may compile kernels
         finally:
             self._work = outer and outer._replace(since=time.monotonic())
 
@@ -53,8 +57,7 @@ class Watch:
         """Something of the watched work is done."""
         if work := self._work:
             now = time.monotonic()
-            self._longest[work.name] = max(now - work.since, self._longest.get(work.name, 0.0))
-            self._work = work._replace(since=now)
+            self._work = work._replace(since=now, longest=max(now - work.since, work.longest))
 
     def stuck_in(self) -> str | None:
         """What the process is stuck in, and for how long; None where it advances or is not watched."""

@@ -320,8 +320,13 @@ def _vllm(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryP
     yield MemoryPart("KV cache", cache, f"{cache // token_bytes:,} tokens of {token_bytes:,} bytes", phases)
     text = "approximate; libraries, and on a GPU graphs and activations"
     yield MemoryPart("vLLM", vllm.OWN_BYTES["cuda" if on_card else "cpu"], text)
-    sequences = min(rollout.max_num_seqs, rollout.prompts_per_step * rollout.group_size)
-    logits = sequences * shape.vocab_size * _logit_bytes(Sampling(1, 1, top_p=rollout.top_p), target)
+    evaluated = max(config.eval.n, config.eval.validation_n)
+    asked = max(rollout.prompts_per_step * rollout.group_size, evaluated)
+    logits = (
+        min(rollout.max_num_seqs, asked)
+        * shape.vocab_size
+        * _logit_bytes(Sampling(1, 1, top_p=rollout.top_p), target)
+    )
     yield MemoryPart("sampling", logits, "at most; as the native engine's, not yet measured", (ROLLOUT,))
 
 

@@ -56,9 +56,9 @@ class StepMetrics:
     repetition_ratio: float | None = _metric("completions/repetition_ratio")
     """The part of them that repeats itself."""
     entropy: float | None
-    """Mean of -log pi (at temperature 1) over the sampled tokens, in nats per token: an estimate that lies
-    below the policy's entropy when sampling is cooler than 1 or cut by top-p. None if it is not finite, as
-    are the next two."""
+    """Mean of -log pi over the sampled tokens, in nats per token, at temperature 1 (with engine_correction at
+    the rollout's): an estimate that lies below the policy's entropy when sampling is cooler than 1 or cut by
+    top-p. None if it is not finite, as are the next two."""
     loss: float | None
     grad_norm: float | None
     """L2, before clipping; 0 when no group had a signal."""

@@ -175,7 +175,11 @@ def _remedy(
         if policy.llama and policy.adapter:
             policy.llama.adapt(policy.adapter)
         engine = make_engine(
-            config.rollout.engine, policy, config.rollout.max_num_seqs, max_length=config.max_sequence_tokens
+            config.rollout.engine,
+            policy,
+            config.rollout.max_num_seqs,
+            max_length=config.max_sequence_tokens,
+            logprob_temperature=sampling.logprob_temperature,
         )
         forward_pass = build_forward_pass(policy.model, policy.llama, config.update.activation_checkpointing)
         if compare_logprobs(policy, engine, forward_pass, prompts, sampling).passed:
