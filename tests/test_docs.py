@@ -16,7 +16,7 @@ from reinforce_lite.runlog.run import Run
 
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "src" / "reinforce_lite"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 RECIPES = [*(PACKAGE / "recipes").glob("*.toml"), *(ROOT / "experiments").glob("*.toml")]
 OLD_KEYS = r"\b(samples_per_prompt|answers_in_flight|update\.state|objective\.clamp|objective\.normalize)\b"
 TERMS = """advantage, advantage clip, baseline, completion, dry run, engine, extracted answer, fault, gold, group,

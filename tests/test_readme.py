@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type works, with a tiny model and few steps."""
+"""What the READMEs tell a newcomer to type works, with a tiny model and few steps; both say the same."""
 
 import re
 import runpy
@@ -14,7 +14,7 @@ from reinforce_lite.cli.app import main
 from reinforce_lite.config import load_config, recipe_names
 from reinforce_lite.runlog.run import Run, find_run
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+READMES = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
 SMALL = {
     "rollout.prompts_per_step": 2,
     "rollout.max_new_tokens": 6,
@@ -26,13 +26,18 @@ STEPS, MORE_STEPS = 1, 2
 LONGEST = 120  # lines
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.+?)^```", README, re.DOTALL | re.MULTILINE)
+@pytest.fixture(params=READMES, ids=["English", "Chinese"])
+def readme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def commands(program: str) -> list[list[str]]:
-    """The command lines of the README that begin with this program."""
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
+def blocks(readme: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.+?)^```", readme, re.DOTALL | re.MULTILINE)
+
+
+def commands(readme: str, program: str) -> list[list[str]]:
+    """The command lines of a README that begin with this program."""
+    lines = [line for block in blocks(readme, "bash") for line in block.splitlines()]
     return [args for line in lines if (args := shlex.split(line, comments=True))[:1] == [program]]
 
 
@@ -45,16 +50,17 @@ def small_options(args: list[str], model: Path) -> list[str]:
 
 
 def test_commands_run_in_order(
+    readme: str,
     model_folder: Path,
     in_tmp: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("REINFORCE_LITE_CACHE", str(in_tmp / "cache"))
-    (task,) = [block for block in blocks("python") if "def problems" in block]
+    (task,) = [block for block in blocks(readme, "python") if "def problems" in block]
     Path("my_task.py").write_text(task)
     names = set()
-    for _, *args in commands("reinforce-lite"):
+    for _, *args in commands(readme, "reinforce-lite"):
         names.add(args[0])
         trains = args[0] in ("train", "audit")
         assert main(small_options(args, model_folder) if trains else args) == 0, args
@@ -66,7 +72,7 @@ def test_commands_run_in_order(
 
 
 def test_snippet_runs(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    readme: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = rl.train
 
@@ -74,34 +80,50 @@ def test_snippet_runs(
         return train(recipe, overrides | SMALL | settings | {"train.steps": STEPS}, quiet=True)
 
     monkeypatch.setattr(rl, "train", tiny_train)
-    (snippet,) = [block for block in blocks("python") if "rl.train" in block]
+    (snippet,) = [block for block in blocks(readme, "python") if "rl.train" in block]
     assert snippet.splitlines()[0] == "import reinforce_lite as rl"
     Path("snippet.py").write_text(snippet)
     runpy.run_path("snippet.py")
     assert capsys.readouterr().out.splitlines()[-1] == "True 72 right"
 
 
-def test_make_targets_exist() -> None:
+def test_make_targets_exist(readme: str) -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert {args[1] for args in commands("make")} <= set(targets)
+    assert {args[1] for args in commands(readme, "make")} <= set(targets)
 
 
-def test_recipes_table_is_the_shipped_recipes() -> None:
-    rows = dict(re.findall(r"^\| `([a-z0-9.-]+)` \| ([\w.-]+)", README, re.MULTILINE))
+def test_recipes_table_is_the_shipped_recipes(readme: str) -> None:
+    rows = dict(re.findall(r"^\| `([a-z0-9.-]+)` \| ([\w.-]+)", readme, re.MULTILINE))
     assert sorted(rows) == recipe_names()
     for name, model in rows.items():
         shipped = load_config(name).model.name
         assert shipped == "smollm2-135m" or shipped.endswith(f"/{model}")
 
 
-def test_accuracies_are_those_of_the_kept_seeds() -> None:
+def test_accuracies_are_those_of_the_kept_seeds(readme: str) -> None:
     table = (ROOT / "docs" / "results" / "seeds.md").read_text(encoding="utf-8")
     seeds = re.findall(r"^\| \d \| ([\d.]+)% .+?\| ([\d.]+)% ", table, re.MULTILINE)
     assert len(seeds) == 6
     before, after = ([float(share) for share in column] for column in zip(*seeds, strict=True))
     for accuracy in (min(before), max(before), min(after), max(after)):
-        assert f"{accuracy}%" in README
+        assert f"{accuracy}%" in readme
 
 
-def test_it_is_one_sitting_long() -> None:
-    assert len(README.splitlines()) <= LONGEST
+def test_it_is_one_sitting_long(readme: str) -> None:
+    assert len(readme.splitlines()) <= LONGEST
+
+
+def test_both_name_the_same_figures_links_and_code() -> None:
+    def facts(readme: str) -> dict[str, list[str]]:
+        code = "\n".join(blocks(readme, "bash") + blocks(readme, "python"))
+        return {
+            "figures": sorted(re.findall(r"\d+(?:\.\d+)?(?=%)", re.sub(r"#.*", "", readme))),
+            "links": sorted(set(re.findall(r"\]\((.+?)\)", readme)) - {"README.md", "README.zh-CN.md"}),
+            "headings": re.findall(r"^(#+) ", readme, re.MULTILINE),
+            "code": [
+                line.rstrip() for line in re.sub(r"(^|  )#.*", "", code, flags=re.MULTILINE).splitlines()
+            ],
+        }
+
+    english, chinese = map(facts, READMES)
+    assert english == chinese
