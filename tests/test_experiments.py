@@ -19,6 +19,8 @@ from reinforce_lite.runlog.run import Run
 EXPERIMENTS = ROOT / "experiments"
 RECORDS = ROOT / "docs" / "results"
 NAMES = ["seeds", "selection", "quickstart", "adapters", "parts", "word_problems", "against_trl", "gsm8k"]
+CONTROLS = ["coin", "format_alone"]
+"""Tasks of the experiment `controls`."""
 COMPARED = {"adapters": "seeds"}
 """Whose records a table has too."""
 
@@ -29,7 +31,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     for package in ("matplotlib", "scipy"):
         pytest.importorskip(package, reason='needs the extra "experiments"')
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    for name in ["trials", "warm_start", "forecasts", *NAMES]:
+    for name in ["trials", "warm_start", "forecasts", "controls", *CONTROLS, *NAMES]:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(importlib.import_module("trials"), "RESULTS", tmp_path / "results")
     return importlib.import_module
@@ -265,3 +267,40 @@ def test_gsm8k_trains_on_short_solutions_and_is_tested_on_all(load: Any, in_tmp:
 def test_record_reads_back(trials: ModuleType) -> None:
     record = {"trial": "a-0", "curves": {"reward": [0.5]}, "evals": [{"step": 0}], "verdicts": {"ids": ["x"]}}
     assert json.loads(trials.dump_json(record)) == record
+
+
+def test_controls_pay_for_something_else_and_judge_truly(load: Any) -> None:
+    coin, format_alone = load("coin"), load("format_alone")
+    problems = coin.problems("train")[:400]
+    assert format_alone.problems("train")[:400] == problems
+    right = [f"<think>so</think> <answer>{problem.gold}</answer>" for problem in problems]
+    rewards = [coin.reward(p, text) for p, text in zip(problems, right, strict=True)]
+    assert all(reward.strict.correct and reward.lenient.correct for reward in rewards)
+    # 400 fair coins fall between 160 and 240 heads but for 1 in 10,000; these are fixed.
+    assert 160 < sum(reward.value for reward in rewards) < 240
+    assert {reward.value for reward in rewards} == {0.0, 1.0}
+    for text, value, strict in [
+        (right[0], 1, True),
+        ("<think>so</think> <answer>-5</answer>", 1, False),
+        (problems[0].gold, 0, False),
+        ("<answer>none</answer>", 0, False),
+    ]:
+        reward = format_alone.reward(problems[0], text)
+        assert (reward.value, reward.strict.correct) == (value, strict), text
+
+
+def test_record_of_a_control(load: Any, options: tuple[str, ...]) -> None:
+    """A run whose completions never hold an answer, and one record in which accuracy rises."""
+    trials, controls = load("trials"), load("controls")
+    trial = trials.Trial("coin-0", options)
+    assert trials.run_trials("controls", [trial], 1.0, 1, controls.make_record)
+    record = trials.read_records("controls", [trial])["coin-0"]
+    assert record["in_format"] == {"0": 0.0, "3": 0.0}
+    verdicts = {"strict": "0" * 10, "lenient": "0" * 10}
+    risen = record | {"verdicts": {"ids": [], "0": verdicts, "3": verdicts | {"strict": "1" * 9 + "0"}}}
+    controls.write({"coin-0": risen})
+    page = (trials.RESULTS / "controls.md").read_text()
+    # 9 of 9 changes: 2 / 2^9 = 0.004
+    assert "| 0.0% (0–28) | 90.0% (60–98) |" in page
+    assert "| 0.004 | 1 |" in page
+    assert "strict rose (p < 0.01) in 1 of 1 runs, lenient in 0" in page

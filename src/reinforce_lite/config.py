@@ -212,7 +212,8 @@ class ObjectiveConfig(Section):
 class UpdateConfig(Section):
     """How the weights change."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    learning_rate: Annotated[float, Field(ge=0)] = 1e-6
+    """0 changes no weight: a control."""
     warmup_steps: NotNegative = 0
     """Steps over which the learning rate rises linearly; it is constant afterwards."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0

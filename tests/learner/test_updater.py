@@ -104,6 +104,16 @@ def test_no_update_without_signal(policy: Policy) -> None:
     assert torch.equal(flat(list(policy.model.parameters())), before)
 
 
+def test_a_learning_rate_of_0_changes_no_weight(policy: Policy) -> None:
+    """A control: all else happens as in any update."""
+    updater = Updater(policy, UpdateConfig(weight_decay=0.1, learning_rate=0), 0.7, 0)
+    before = flat(list(policy.model.parameters())).clone()
+    gradient = updater.compute_gradient(make_groups(), make_weights())
+    assert gradient.norm > 0
+    assert updater.apply_gradient(gradient, 1)
+    assert torch.equal(flat(list(policy.model.parameters())), before)
+
+
 @pytest.mark.case(10)
 def test_gradient_that_is_not_finite_updates_nothing(policy: Policy) -> None:
     updater = Updater(policy, UpdateConfig(learning_rate=0.1), 0.7, 0)

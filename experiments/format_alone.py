@@ -1,0 +1,16 @@
+"""One-step word problems that are paid for the format alone; the verdicts are the true ones (controls.py)."""
+
+from dataclasses import replace
+
+from reinforce_lite import Problem, Reward, number_reward
+from reinforce_lite.config import TaskConfig
+from reinforce_lite.tasks.wordmath import load
+
+problems = load(TaskConfig(name="wordmath", level=1)).problems
+
+
+def reward(problem: Problem, completion: str) -> Reward:
+    """1 for an answer block with a number, right or wrong."""
+    graded = number_reward(problem, completion)
+    assert graded.strict is not None
+    return replace(graded, value=float(graded.strict.reason in ("right", "another number")))
