@@ -36,7 +36,7 @@ from common import Figures, run
 import reinforce_lite as rl
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.models.distributed import equal_parts, split_by_key
+from reinforce_lite.models.shares import equal_parts, split_by_key
 from reinforce_lite.types import Problem
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

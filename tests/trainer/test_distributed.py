@@ -33,7 +33,7 @@ from reinforce_lite.errors import (
 )
 from reinforce_lite.learner.optimizers import AdamW
 from reinforce_lite.learner.updater import Updater
-from reinforce_lite.models import distributed, watch
+from reinforce_lite.models import distributed, peers, watch
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer.checkpoint import Checkpointer, checkpoint_steps
@@ -100,7 +100,7 @@ def train(
 ) -> None:
     """Train the tiny model in this process; `failure` are the arguments of `fail`."""
     if failure and failure[-1] in ("kill", "stop"):
-        distributed.LOST_SECONDS = 8.0
+        peers.LOST_SECONDS = 8.0
     if failure and failure[-1] in ("hang", "spin"):
         watch.STUCK_SECONDS = 3.0
     overrides = {"train.save_every": 1, **settings, "rollout.engine": "native", "train.steps": steps}

@@ -7,24 +7,20 @@ the gradient of its share of the completions, and adds the gradients of all (`su
 the same optimizer step from the same numbers. The main process, rank 0, alone writes files.
 
 All processes must decide alike. What only one of them knows (its clock, a file, a signal, an exception) is
-told to all by `exchange`: where the work of one fails, all raise. A process that dies or freezes is noticed
-by its missing heartbeats. One that is stuck in its own work notices that itself (`watched`), tells the others
-and ends. Without torchrun there is one process, and everything here is a plain call.
+told to all by `exchange`: where the work of one fails, all raise. A process that dies, freezes or is stuck
+ends the run on all (models/peers.py). Without torchrun there is one process, and everything here is a plain
+call.
 """
 
 import contextlib
-import faulthandler
-import logging
 import os
 import pickle
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from math import ceil
 from typing import Any, TypeVar
 from zlib import crc32
@@ -37,57 +33,22 @@ from torch.distributed.rendezvous import rendezvous
 
 from reinforce_lite.errors import LostProcessError, ReinforceLiteError, UsageError
 from reinforce_lite.models.device import pick_device
-from reinforce_lite.models.watch import Watch
+from reinforce_lite.models.peers import Processes
+from reinforce_lite.models.shares import equal_parts, split_by_key
 from reinforce_lite.utils.memory import is_out_of_memory, limit_fragmentation
 from reinforce_lite.utils.text import one_line_error
 
 Value = TypeVar("Value")
-logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 1.0
-LOST_SECONDS = 25.0
-"""Without a heartbeat, after which a process counts as lost."""
-IMPATIENT_SECONDS = 6.0
-"""The same after an error or a signal: torchrun ends the others 30 seconds after one has died."""
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
 """Of one transfer. It starts when all processes have arrived, so it waits for no one's work."""
-NOTICE_SECONDS = 5.0
-"""How long a process that is stuck waits for the main one to notice, before it ends itself."""
-SAVING_SECONDS = 600.0
-"""How long it then waits for the main process to save: when it leaves, torchrun ends the others."""
 JOIN_SECONDS = 600.0
 """For all processes to start: the first import of torch from a network's disk takes minutes."""
 PIECE_ELEMENTS = 2**26
 """Elements that are summed in one transfer."""
 
 
-@dataclass(slots=True)
-class _Processes:
-    """What this process knows of the others."""
-
-    store: Any
-    rank: int
-    size: int
-    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
-    """A context in which signals are raised; outside of a process's own work they wait."""
-    rounds: int = 0
-    """Exchanges so far."""
-    roll_calls: int = 0
-    """Calls of `can_transfer` after an error so far."""
-    failing: bool = False
-    """Whether all processes are raising an error that they exchanged: nothing is exchanged until they end."""
-    lost: bool = False
-    """Whether some process is lost: nothing can be exchanged any more."""
-    gone: str = ""
-    """What the others told of a lost process, if they did."""
-    watch: Watch = field(default_factory=Watch)
-    endings: int = 0
-    """Calls of `fail_together` so far."""
-    heartbeats: dict[int, tuple[int, float]] = field(default_factory=dict)
-    """The latest count of each process's heartbeats, and the moment at which it was new."""
-
-
-_processes: _Processes | None = None
+_processes: Processes | None = None
 
 
 def join(device: str = "auto") -> None:
@@ -115,8 +76,8 @@ def join(device: str = "auto") -> None:
         raise LostProcessError(
             f"the processes can't connect: {one_line_error(error)}", "see that no firewall is between them"
         ) from error
-    _processes = _Processes(PrefixStore("reinforce-lite", store), rank, size)
-    threading.Thread(target=_beat, args=(_processes,), daemon=True).start()
+    _processes = Processes(PrefixStore("reinforce-lite", store), rank, size)
+    _processes.start_heartbeat()
 
 
 def _take_gpu() -> None:
@@ -147,6 +108,7 @@ def leave() -> None:
     """Part from the other processes; all call it when the run has ended well."""
     global _processes
     if _processes:
+        _processes.left = True
         _processes = None
         dist.destroy_process_group()
 
@@ -187,7 +149,7 @@ def advance() -> None:
     if _processes:
         _processes.watch.advance()
         if _processes.gone and not _processes.lost:
-            raise _lost(_processes.gone)
+            raise _processes.lose(_processes.gone)
 
 
 def advance_with(module: torch.nn.Module) -> None:
@@ -221,29 +183,8 @@ def fail_together(work: Callable[[], None]) -> None:
         _exchange(work, nullcontext)
     except BaseException:
         with contextlib.suppress(LostProcessError):  # the main process is gone: it has ended
-            _count(f"left/{_processes.endings}", 1)
-            if is_main():
-                _count(_ended(_processes), 1)
-            else:
-                _await_main_end()
+            _processes.end_together()
         raise
-
-
-def _ended(processes: _Processes) -> str:
-    return f"ended/{processes.endings}"
-
-
-def _await_main_end() -> None:
-    """Wait until the main process has ended its work, or no longer lives."""
-    assert _processes
-    beats, moment = -1, time.monotonic()
-    while not _count(_ended(_processes)):
-        latest, now = _count("heartbeats/0"), time.monotonic()
-        if latest != beats:
-            beats, moment = latest, now
-        elif now - moment > (IMPATIENT_SECONDS if _processes.lost else LOST_SECONDS):
-            return
-        time.sleep(0.05)
 
 
 def agree(decide: Callable[[], Value]) -> Value:
@@ -288,34 +229,9 @@ def map_shares(keys: Sequence[Hashable], work: Callable[[Sequence[int]], Sequenc
     return [by_position[position] for position in range(len(keys))]
 
 
-def split_by_key(keys: Sequence[Hashable], n: int) -> list[list[int]]:
-    """The positions of each of n shares: the distinct keys are dealt out in turn.
-
-    >>> split_by_key(["a", "b", "a", "c"], 2)
-    [[0, 2, 3], [1]]
-    """
-    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    return [[p for p, key in enumerate(keys) if number[key] % n == share] for share in range(n)]
-
-
 def own_part(costs: Sequence[int]) -> slice:
     """This process's part of a list that is cut into parts of about equal cost."""
     return equal_parts(costs, size())[_processes.rank if _processes else 0]
-
-
-def equal_parts(costs: Sequence[int], n: int) -> list[slice]:
-    """A list of items cut into n parts of about equal cost, some of which may be empty.
-
-    >>> equal_parts([3, 1, 1, 1], 2)
-    [slice(0, 1, None), slice(1, 4, None)]
-    """
-    total, ends, spent = sum(costs), [0], 0
-    for position, cost in enumerate(costs):
-        while len(ends) < n and n * (spent + cost / 2) > total * len(ends):
-            ends.append(position)
-        spent += cost
-    ends += [len(costs)] * (n + 1 - len(ends))
-    return [slice(*pair) for pair in pairwise(ends)]
 
 
 def own_range(elements: int) -> slice:
@@ -369,13 +285,16 @@ def can_transfer(failure: BaseException | None = None) -> bool:
         assert failure
         with contextlib.suppress(BaseException):  # the same, or that of another process
             exchange(partial(_raise, failure))
-    _processes.roll_calls += 1
-    here, left = f"here/{_processes.roll_calls}", f"left/{_processes.endings}"
+    processes = _processes
+    processes.roll_calls += 1
+    here, left = f"here/{processes.roll_calls}", f"left/{processes.endings}"
     try:
-        _check_heartbeats(IMPATIENT_SECONDS)
-        _count(here, 1)
-        _poll(lambda: _count(here) == size() or _count(left) > 0, IMPATIENT_SECONDS)
-        return _count(here) == size()
+        processes.check_heartbeats(patient=False)
+        processes.count(here, 1)
+        processes.await_until(
+            lambda: processes.count(here) == processes.size or processes.count(left) > 0, patient=False
+        )
+        return processes.count(here) == processes.size
     except LostProcessError:
         return False
 
@@ -450,114 +369,34 @@ def _await_others(
     Raises LostProcessError if one of the others is lost.
     """
     assert _processes
-    _processes.rounds += 1
-    arrived, size = f"arrived/{_processes.rounds}", _processes.size
-    _count(arrived, 1)
+    processes = _processes
+    processes.rounds += 1
+    arrived = f"arrived/{processes.rounds}"
+    processes.count(arrived, 1)
+
+    def all_are_here() -> bool:
+        return processes.count(arrived) == processes.size
+
     if error is None:
         try:
             with interruptible():
-                _poll(lambda: _count(arrived) == size, LOST_SECONDS)
+                processes.await_until(all_are_here)
             return None
         except LostProcessError:
             raise
         except BaseException as raised:
             error = raised
-    _poll(lambda: _count(arrived) == size, IMPATIENT_SECONDS)
+    processes.await_until(all_are_here, patient=False)
     return error
-
-
-def _poll(is_done: Callable[[], bool], patience: float) -> None:
-    """Wait until it is done. Raises LostProcessError for a process without heartbeats for so long."""
-    pause, start = 0.001, time.monotonic()
-    while not is_done():
-        if time.monotonic() - start > HEARTBEAT_SECONDS:
-            _check_heartbeats(patience)
-        time.sleep(pause)
-        pause = min(0.05, 1.5 * pause)
-
-
-def _beat(processes: _Processes) -> None:
-    """Count this process's heartbeats in the store, and look whether a process is lost or this one stuck."""
-    has_store = True
-    while processes is _processes:
-        what = processes.watch.stuck_in()
-        try:
-            if has_store and not what:
-                processes.store.add(f"heartbeats/{processes.rank}", 1)
-            if has_store and not processes.gone and processes.store.check(["gone"]):
-                processes.gone = processes.store.get("gone").decode()
-        except RuntimeError:
-            has_store, processes.gone = False, "the main process or its machine is gone"
-        if what:
-            _end_stuck(processes, f"process {processes.rank} is stuck in {what}")
-        time.sleep(HEARTBEAT_SECONDS)
-
-
-def _end_stuck(processes: _Processes, what: str) -> None:
-    """End this process, whose main thread hangs, once the main process has saved what there is."""
-    # In a thread: what it is stuck in may be writing to this very stream.
-    threading.Thread(target=_show_stuck, args=(what,), daemon=True).start()
-    start = time.monotonic()
-    with contextlib.suppress(RuntimeError):
-        processes.store.set("gone", what)
-        while processes.rank and not processes.store.add(_ended(processes), 0):
-            seconds = time.monotonic() - start
-            if seconds > (SAVING_SECONDS if processes.store.add("noticed", 0) else NOTICE_SECONDS):
-                break
-            time.sleep(0.1)
-    time.sleep(max(0.0, start + 2 * HEARTBEAT_SECONDS - time.monotonic()))  # until all could read it
-    os._exit(1)
-
-
-def _show_stuck(what: str) -> None:
-    os.write(2, f"reinforce-lite: {what}; its threads are at:\n".encode())  # loggers are mute here
-    faulthandler.dump_traceback(2)
-
-
-def _count(name: str, more: int = 0) -> int:
-    """A count that all processes share, after adding to it. Raises LostProcessError if its host is lost."""
-    assert _processes
-    try:
-        return int(_processes.store.add(name, more))
-    except RuntimeError as error:
-        raise _lost(f"the main process or its machine is gone: {one_line_error(error)}") from error
-
-
-def _check_heartbeats(patience: float) -> None:
-    """Raises LostProcessError for a process that has had no heartbeat for `patience` seconds."""
-    assert _processes
-    if _processes.gone:
-        raise _lost(_processes.gone)
-    now = time.monotonic()
-    for rank in set(range(_processes.size)) - {_processes.rank}:
-        count = _count(f"heartbeats/{rank}")
-        known, moment = _processes.heartbeats.get(rank, (-1, now))
-        if count != known:
-            _processes.heartbeats[rank] = count, now
-        elif now - moment > patience:
-            raise _lost(f"process {rank} has not answered for {patience:.0f} seconds")
 
 
 def _transfer(collective: Callable[..., Any], *tensors: Any, **options: Any) -> None:
     """Run a collective. Raises LostProcessError if it fails, as when a process dies within it."""
+    assert _processes
     try:
         collective(*tensors, **options)
     except RuntimeError as error:  # gloo: "Connection closed by peer"; nccl: DistBackendError
-        raise _lost(f"a transfer failed: {one_line_error(error)}") from error
-
-
-def _lost(what: str) -> LostProcessError:
-    assert _processes
-    _processes.lost = True
-    with contextlib.suppress(RuntimeError):
-        if not _processes.gone:
-            _processes.store.set("gone", what)
-        if is_main():
-            _processes.store.add("noticed", 1)
-    return LostProcessError(
-        f"{what}, noticed by process {_processes.rank} of {_processes.size}",
-        "see above what it printed last",
-    )
+        raise _processes.lose(f"a transfer failed: {one_line_error(error)}") from error
 
 
 def _sendable(error: BaseException | None) -> BaseException | None:
