@@ -258,7 +258,10 @@ def evaluate_model(config: Config, step: int) -> Record:
 
 
 def verdicts(lines: Iterable[Record]) -> Record:
-    """Verdicts on the test problems by step: {"ids": [...], "0": {"strict": "0110", "lenient": "1110"}}."""
+    """Verdicts on the test problems by step: {"ids": [...], "0": {"strict": "0110", "lenient": "1110"}}.
+
+    A task without a lenient verdict has none here.
+    """
     by_step: dict[int, list[Record]] = defaultdict(list)
     for line in lines:
         if line["split"] == "test":
@@ -266,7 +269,11 @@ def verdicts(lines: Iterable[Record]) -> Record:
     ids = {step: [line["problem_id"] for line in rows] for step, rows in by_step.items()}
     assert len({tuple(i) for i in ids.values()}) <= 1, "different problems"
     bits = {
-        str(step): {kind: "".join(str(int(line[kind])) for line in rows) for kind in KINDS}
+        str(step): {
+            kind: "".join(str(int(line[kind])) for line in rows)
+            for kind in KINDS
+            if rows[0][kind] is not None
+        }
         for step, rows in by_step.items()
     }
     return {"ids": next(iter(ids.values()), [])} | bits

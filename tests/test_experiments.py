@@ -131,6 +131,11 @@ def test_differences_have_simultaneous_intervals(trials: ModuleType) -> None:
     assert trials.differences({"base": [0.5]}, "base") == {}
 
 
+def test_verdicts_of_a_task_without_a_lenient_one(trials: ModuleType) -> None:
+    line = {"split": "test", "step": 0, "problem_id": "a", "strict": True, "lenient": None}
+    assert trials.verdicts([line, line | {"split": "train"}]) == {"ids": ["a"], "0": {"strict": "1"}}
+
+
 def test_result_row_by_hand(trials: ModuleType) -> None:
     """Wilson's intervals and McNemar's p worked out by hand: four of four for lenient, 2 / 2^4; strict 2 / 2^6."""
     before = {"strict": "10000000", "lenient": "11100000"}
