@@ -31,7 +31,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     for package in ("matplotlib", "scipy"):
         pytest.importorskip(package, reason='needs the extra "experiments"')
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    for name in ["trials", "warm_start", "forecasts", "controls", *CONTROLS, *NAMES]:
+    for name in ["trials", "warm_start", "forecasts", "controls", "presets", *CONTROLS, *NAMES]:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(importlib.import_module("trials"), "RESULTS", tmp_path / "results")
     return importlib.import_module
@@ -309,3 +309,32 @@ def test_record_of_a_control(load: Any, options: tuple[str, ...]) -> None:
     assert "| 0.0% (0–28) | 90.0% (60–98) |" in page
     assert "| 0.004 | 1 |" in page
     assert "strict rose (p < 0.01) in 1 of 1 runs, lenient in 0" in page
+
+
+def test_presets_at_length_by_hand(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three records of the base and of another preset, whose accuracy on validation falls from 90 to 60 of 100.
+
+    Wilson's interval of 90 of 100 begins at 82.6%.
+    """
+    trials, presets = load("trials"), load("presets")
+    trials.RESULTS.mkdir(parents=True)
+
+    def record(name: str, accuracies: list[float], right: int) -> dict[str, Any]:
+        evals = [
+            {"split": "validation", "step": 10 * i, "strict": strict, "n": 100}
+            for i, strict in enumerate(accuracies)
+        ]
+        bits = "1" * right + "0" * (10 - right)
+        verdicts = {"0": {"strict": "0" * 10}, "20": {"strict": bits, "lenient": bits}}
+        curves = {"entropy": [1.0] * 5 + [0.25] * 15}
+        return {"trial": name, "machine": "m", "evals": evals, "verdicts": verdicts, "curves": curves}
+
+    records = {
+        **{f"reinforce-lite-{seed}": record("r", [0.2, 0.6, 0.9], 7 + seed % 2) for seed in range(3)},
+        **{f"grpo-{seed}": record("g", [0.2, 0.9, 0.6], 5 + seed % 2) for seed in range(3)},
+    }
+    presets.write(records)
+    base, other = (trials.RESULTS / "presets.md").read_text().splitlines()[2:4]
+    assert base.split(" | ")[5:] == ["73.3%", "90.0%", "90.0%", "0 of 3", "1.00", "0.25 |"]
+    assert other.split(" | ")[5:] == ["53.3%", "90.0%", "60.0%", "3 of 3", "1.00", "0.25 |"]
+    assert other.split(" | ")[4].startswith("-20.0 ")

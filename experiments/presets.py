@@ -1,0 +1,108 @@
+"""The presets at length: 100 steps of the quickstart with each, three seeds.
+
+    python experiments/presets.py --parallel 2
+
+What 24 steps can't show: whether accuracy goes on rising, stays or collapses, and what becomes of entropy. A
+run counts as collapsed if its last accuracy on validation is below the 95% interval of its best one.
+"""
+
+from collections.abc import Mapping
+from statistics import fmean
+
+import matplotlib.pyplot as plt
+import trials
+from trials import Record, Trial
+
+from reinforce_lite.evaluation.statistics import wilson_interval
+
+BASE = "reinforce-lite"
+PRESETS = (BASE, "article", "grpo", "dr-grpo", "rloo")
+SEEDS = range(3)
+LENGTH = ("--train.steps", "100", "--eval.every", "10", "--eval.validation-n", "100", "--eval.n", "200")
+LAST = 5
+"""Steps over which entropy is averaged, at both ends."""
+TRIALS = [
+    Trial(
+        f"{preset}-{seed}",
+        ("quickstart", "--objective.preset", preset, "--train.seed", str(seed), *LENGTH),
+    )
+    for seed in SEEDS
+    for preset in PRESETS
+]
+
+
+def validation(run: Record) -> dict[int, float]:
+    """Strict accuracy on the validation problems by step."""
+    return {e["step"]: e["strict"] for e in run["evals"] if e["split"] == "validation"}
+
+
+def has_collapsed(run: Record) -> bool:
+    """Whether the last accuracy on validation is below the interval of the best one."""
+    by_step = validation(run)
+    n = next(e["n"] for e in run["evals"] if e["split"] == "validation")
+    low, _ = wilson_interval(round(max(by_step.values()) * n), n)
+    return by_step[max(by_step)] < low
+
+
+def write(records: Mapping[str, Record]) -> None:
+    """A row for each preset with all seeds; presets with missing seeds are omitted."""
+    by_setting = trials.by_setting(records)
+    groups = {p: by_setting[p] for p in PRESETS if len(by_setting.get(p, [])) == len(SEEDS)}
+    if BASE not in groups:
+        return
+    accuracies = {preset: trials.final_accuracies(runs) for preset, runs in groups.items()}
+    gaps = trials.differences(accuracies, BASE)
+    rows = []
+    for preset, runs in groups.items():
+        entropies = [run["curves"]["entropy"] for run in runs]
+        best = [max(validation(run).values()) for run in runs]
+        last = [validation(run)[max(validation(run))] for run in runs]
+        rows.append(
+            [
+                preset,
+                *(f"{accuracy:.1%}" for accuracy in accuracies[preset]),
+                gaps.get(preset, ""),
+                f"{fmean(trials.final_accuracies(runs, 'lenient')):.1%}",
+                f"{fmean(best):.1%}",
+                f"{fmean(last):.1%}",
+                f"{sum(map(has_collapsed, runs))} of {len(runs)}",
+                f"{fmean(fmean(e[:LAST]) for e in entropies):.2f}",
+                f"{fmean(fmean(e[-LAST:]) for e in entropies):.2f}",
+            ]
+        )
+    header = [
+        "preset",
+        *(f"strict, seed {seed}" for seed in SEEDS),
+        f"against {BASE}, points",
+        "lenient, mean",
+        "validation, best",
+        "validation, last",
+        "collapsed",
+        f"entropy, first {LAST}",
+        f"entropy, last {LAST}",
+    ]
+    machines = [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in records.values()})]
+    trials.write_page("presets", trials.table(header, rows), *machines)
+    _plot(groups)
+
+
+def _plot(groups: Mapping[str, list[Record]]) -> None:
+    figure, (accuracy, entropy) = plt.subplots(1, 2, figsize=(11, 3.5))
+    for number, (preset, runs) in enumerate(groups.items()):
+        for run in runs:
+            by_step, color = validation(run), f"C{number}"
+            label = preset if run is runs[0] else None
+            accuracy.plot(list(by_step), list(by_step.values()), color=color, linewidth=1, label=label)
+            values = trials.smooth(run["curves"]["entropy"])
+            entropy.plot(range(1, len(values) + 1), values, color=color, linewidth=1)
+    accuracy.set_ylabel("strict accuracy on validation")
+    entropy.set_ylabel("entropy in nats, mean of 5 steps")
+    for axis in (accuracy, entropy):
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    accuracy.legend()
+    trials.save_figure("presets", figure)
+
+
+if __name__ == "__main__":
+    trials.main("presets", TRIALS, write)
