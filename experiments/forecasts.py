@@ -13,7 +13,7 @@ GSM8K is read from the folder ./gsm8k if it exists, otherwise from the hub.
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -37,11 +37,46 @@ def wordmath(level: int, *options: str) -> tuple[str, ...]:
     return (BASE, "--task.name", "wordmath", "--task.level", str(level), *options)
 
 
-def gym(task: str, *params: str) -> tuple[str, ...]:
-    """A task of reasoning-gym, with its parameters."""
-    return (BASE, "--task.name", "gym", "--task.path", task, *(("--task.params", *params) if params else ()))
+def gym(task: str, *params: str, examples: Sequence[tuple[str, str, str]] = ()) -> tuple[str, ...]:
+    """A task of reasoning-gym, with its parameters and worked examples (question, thinking, answer)."""
+    options = (
+        BASE,
+        "--task.name",
+        "gym",
+        "--task.path",
+        task,
+        *(("--task.params", *params) if params else ()),
+    )
+    return (*options, *(worked(*examples) if examples else ()))
 
 
+def worked(*examples: tuple[str, str, str]) -> tuple[str, ...]:
+    """A prompt of worked examples alone, as the quickstart's is."""
+    written = [
+        {"question": question, "answer": f"<think>{thinking}</think>\n<answer>{answer}</answer>"}
+        for question, thinking, answer in examples
+    ]
+    return ("--prompt.instruction", "", "--prompt.examples", json.dumps(written))
+
+
+def sums(*examples: tuple[str, str]) -> list[tuple[str, str, str]]:
+    """Worked examples of sums."""
+    asked = "State the final answer to the following arithmetic problem:"
+    return [(f"{asked} {left} =", f"{left} = {right}", right) for left, right in examples]
+
+
+APPLES = ("Tom has 3 apples. He buys 4 more apples. How many apples does Tom have now?", "3 + 4 = 7", "7")
+PRODUCT = "Solve the following multiplication:"
+RESULT = "Give only the result as your final answer."
+GCD = "Find the Greatest Common Divisor (GCD) of these numbers:"
+ONLY_GCD = "Give only the GCD as your final answer."
+LETTERS = 'How many times does the letter "{}" appear in the text:'
+BACKWARD = "Spell this word backward (example: sun -> nus):"
+LEGS = (
+    "Your task is to count how many legs there are in total when given a list of animals.\n\n"
+    "Now, how many legs are there in total if you have"
+)
+BITS = "How many 1 bits are there in the binary representation of the number"
 GSM8K = (BASE, "--task.name", "gsm8k", *(("--task.path", "gsm8k") if Path("gsm8k").is_dir() else ()))
 NOT_COUNTED = "quickstart"
 """The recipe that the thresholds were chosen with."""
@@ -61,17 +96,46 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "sum": gym("chain_sum"),
     "product": gym("products", "max_digits", "2"),
     "product-2-digits": gym("products", "min_digits", "2", "max_digits", "2"),
-    "gcd-50": gym("gcd", "max_value", "50"),
-    "gcd-1000": gym("gcd"),
-    "lcm-50": gym("lcm", "max_value", "50"),
-    "bits-1000": gym("count_bits", "max_n", "1000"),
-    "letters-1-word": gym("letter_counting", "min_words", "1", "max_words", "1"),
-    "letters-10-words": gym("letter_counting", "min_words", "10", "max_words", "10"),
-    "backward-3": gym("spell_backward", "max_word_len", "3"),
-    "backward-10": gym("spell_backward", "min_word_len", "10"),
-    "sort-3-words": gym("word_sorting", "max_words", "3"),
-    "equations-2-terms": gym("simple_equations", "max_terms", "2", "max_value", "10"),
-    "legs-2-animals": gym("leg_counting", "min_animals", "1", "max_animals", "2", "max_instances", "9"),
+    "level-1-one-example": wordmath(1, *worked(APPLES)),
+    "sum-1-digit-examples": gym(
+        "chain_sum", "max_terms", "2", "max_digits", "1", examples=sums(("5 - 8", "-3"), ("6 + 3", "9"))
+    ),
+    "sum-2-digits-examples": gym(
+        *("chain_sum", "max_terms", "2", "min_digits", "2", "max_digits", "2"),
+        examples=sums(("37 - 98", "-61"), ("42 + 49", "91")),
+    ),
+    "product-1-digit-examples": gym(
+        *("products", "max_digits", "1"), examples=[(f"{PRODUCT} 3 * 8. {RESULT}", "3 * 8 = 24", "24")]
+    ),
+    "gcd-50-examples": gym(
+        *("gcd", "max_value", "50"),
+        examples=[
+            (f"{GCD} 45, 39. {ONLY_GCD}", "45 = 3 * 15, 39 = 3 * 13", "3"),
+            (f"{GCD} 20, 30. {ONLY_GCD}", "20 = 10 * 2, 30 = 10 * 3", "10"),
+        ],
+    ),
+    "letters-1-word-examples": gym(
+        *("letter_counting", "min_words", "1", "max_words", "1"),
+        examples=[(f'{LETTERS.format("d")} "do"?', "d is d, o is not d", "1")],
+    ),
+    "backward-3-examples": gym(
+        *("spell_backward", "max_word_len", "3"),
+        examples=[(f"{BACKWARD} den", "d e n, n e d", "ned"), (f"{BACKWARD} say", "s a y, y a s", "yas")],
+    ),
+    "equations-2-terms-examples": gym(
+        *("simple_equations", "max_terms", "2", "max_value", "10"),
+        examples=[
+            ("Find the value of d in the equation: 5*d + 4 = 9", "5*d = 9 - 4 = 5, d = 5 / 5 = 1", "1")
+        ],
+    ),
+    "legs-2-animals-examples": gym(
+        *("leg_counting", "min_animals", "1", "max_animals", "2", "max_instances", "9"),
+        examples=[(f"{LEGS} 7 shrimps?", "7 * 10 = 70", "70"), (f"{LEGS} 3 tigers?", "3 * 4 = 12", "12")],
+    ),
+    "bits-1000-examples": gym(
+        *("count_bits", "max_n", "1000"),
+        examples=[(f"{BITS} 121?", "121 = 64 + 32 + 16 + 8 + 1", "5")],
+    ),
 }
 TRIALS = [Trial(name, (name,), "forecasts.py") for name in RECIPES]
 
