@@ -97,15 +97,16 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "product": gym("products", "max_digits", "2"),
     "product-2-digits": gym("products", "min_digits", "2", "max_digits", "2"),
     "level-1-one-example": wordmath(1, *worked(APPLES)),
-    "sum-1-digit-examples": gym(
-        "chain_sum", "max_terms", "2", "max_digits", "1", examples=sums(("5 - 8", "-3"), ("6 + 3", "9"))
+    "sum-3-terms-examples": gym(
+        *("chain_sum", "min_terms", "3", "max_terms", "3", "max_digits", "1"),
+        examples=sums(("3 - 9 - 6", "-12"), ("4 - 4 + 8", "8")),
     ),
     "sum-2-digits-examples": gym(
         *("chain_sum", "max_terms", "2", "min_digits", "2", "max_digits", "2"),
         examples=sums(("37 - 98", "-61"), ("42 + 49", "91")),
     ),
-    "product-1-digit-examples": gym(
-        *("products", "max_digits", "1"), examples=[(f"{PRODUCT} 3 * 8. {RESULT}", "3 * 8 = 24", "24")]
+    "product-examples": gym(
+        *("products", "max_digits", "2"), examples=[(f"{PRODUCT} 3 * 28. {RESULT}", "3 * 28 = 84", "84")]
     ),
     "gcd-50-examples": gym(
         *("gcd", "max_value", "50"),
