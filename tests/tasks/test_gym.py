@@ -76,6 +76,31 @@ def test_gym_keeps_the_scorers_partial_reward(reasoning_gym: None) -> None:
     assert (reward.value, reward.strict.correct, reward.strict.reason) == (0.1, False, "scored 0.1")
 
 
+@pytest.mark.parametrize(
+    ("name", "longer"),
+    [
+        ("gcd", "{}1"),
+        ("chain_sum", "{}0"),
+        ("products", "1,{}"),
+        ("manipulate_matrix", "{}\n7"),
+        ("letter_counting", "1{}2"),
+        ("tsumego", "{} or A1"),
+        ("count_bits", "{}, {}"),
+    ],
+)
+def test_gym_does_not_pay_for_an_answer_that_only_contains_the_gold(
+    reasoning_gym: None, name: str, longer: str
+) -> None:
+    """11 is no divisor of what 1 divides best, though the scorer pays 0.5 for it."""
+    scorer, problem = first_problem(name)
+    answer = longer.replace("{}", problem.gold)
+    assert 0 < scorer.scorer.score_answer(answer, problem.info) < 1
+    reward = scorer.score(problem, answer)
+    assert reward.strict
+    assert (reward.value, reward.strict.correct) == (0.0, False)
+    assert reward.strict.reason == "contains the gold, but is another answer"
+
+
 def test_gym_never_runs_an_answer_as_code(reasoning_gym: None, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     for name in ("spiral_matrix", "simple_integration"):

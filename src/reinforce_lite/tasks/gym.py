@@ -5,8 +5,8 @@
 Each has its own scorer. Their answers are often not numbers and may earn a partial reward, so there
 is no lenient verdict. Scorers are not reliable: an answer is bounded before they see it
 (`answer_bounds.py`), what they raise is a reward of 0, they run in worker processes within limits
-(`reward_worker.py`), and those that pay for an answer that does not depend on the question are refused
-or named.
+(`reward_worker.py`), those that pay for an answer that does not depend on the question are refused
+or named, and what they pay for an answer that only contains the gold is not paid.
 
 Problems are generated here and sent to a worker with each completion: some data sets generate different ones
 in another process.
@@ -141,6 +141,8 @@ class GymScorer:
             except Exception as error:  # scorers fail on what they can't read, each in a way of its own
                 reason = f"the scorer raised {one_line_error(error)}"
                 return Reward(0.0, strict=Verdict(False, answer, reason))
+        if _is_paid_for_containing(problem.gold, answer, value):
+            return Reward(0.0, strict=Verdict(False, answer, "contains the gold, but is another answer"))
         right = value >= 1.0
         return Reward(value, strict=Verdict(right, answer, "right" if right else f"scored {value:g}"))
 
@@ -154,6 +156,21 @@ def _unpack(problem: str) -> Problem:
     """What `GymTask.item` has packed; only the trainer writes to a worker."""
     unpacked: Problem = pickle.loads(base64.b64decode(problem))  # noqa: S301
     return unpacked
+
+
+def _is_paid_for_containing(gold: str, answer: str, value: float) -> bool:
+    """Whether a scorer paid the gold's share of a longer answer's characters, as many of them do.
+
+    That is meant for words around the gold, but pays 0.5 for 11 where the gold is 1, and a model learns to
+    answer 11 (docs/log.md).
+    """
+    if not 0 < value < 1:
+        return False
+    for left_out in ("", ","):  # some compare numbers without their commas
+        whole, part = (text.strip().upper().replace(left_out, "") for text in (answer, gold))
+        if part and part in whole and math.isclose(value, len(part) / len(whole)):
+            return True
+    return False
 
 
 def _check_name(name: str) -> None:
