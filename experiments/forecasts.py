@@ -142,16 +142,17 @@ TRIALS = [Trial(name, (name,), "forecasts.py") for name in RECIPES]
 
 
 def forecast_and_train(name: str) -> Record:
-    """The audit's figures for the recipe as it is, and the record of the run that follows."""
+    """The audit's figures for the recipe as it is, and the record of the run that follows and keeps them."""
     program = [sys.executable, "-m", "reinforce_lite"]
-    audited = [*program, "audit", *RECIPES[name], "--minutes", MINUTES, "--json"]
-    audit = json.loads(subprocess.run(audited, check=True, stdout=subprocess.PIPE).stdout)
-    run = f"forecasts-{name}"
-    subprocess.run([*program, "train", *RECIPES[name], "--run", run, "--resume"], check=True)
+    run = Run(Path("runs") / f"forecasts-{name}")
+    if not run.audit:
+        subprocess.run([*program, "audit", *RECIPES[name], "--minutes", MINUTES], check=True)
+    subprocess.run([*program, "train", *RECIPES[name], "--run", run.path.name, "--resume"], check=True)
+    audit = run.audit
     keys = ("forecast", "live", "live_interval", "accuracy", "questions")
     asked = {key: audit["ways"][0][key] for key in keys}
     record = {"trial": name, "options": list(RECIPES[name]), "audit": asked, "advice": audit["advice"]}
-    return record | trials.record_run(Run(Path("runs") / run))
+    return record | trials.record_run(run)
 
 
 def write(records: Mapping[str, Record]) -> None:
