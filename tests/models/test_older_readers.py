@@ -26,7 +26,7 @@ def test_a_saved_model_has_the_keys_of_transformers_4(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"extra_special_tokens": ["<repo_name>"]})
     tokenizer.save_pretrained(tmp_path)
-    policy = load_policy(str(tmp_path), device="cpu")
+    policy = load_policy(str(tmp_path), "float32", "cpu")
     save_policy(policy, tmp_path / "model", {})
     config = read(tmp_path / "model" / "config.json")
     assert (config["rope_theta"], config["torch_dtype"]) == (100000.0, "float32")

@@ -6,6 +6,7 @@ import pytest
 
 from helpers.tasks import load, load_error, reward_value
 from reinforce_lite.tasks import check_task
+from reinforce_lite.types import Problem
 
 TASK = """
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ def test_python_file_module_is_a_task(tmp_path: Path) -> None:
     problems = task.problems("test")
     assert [p.id for p in problems] == ["test0", "test1", "test2"]
     assert [reward_value(task, problems[1], response) for response in ("1", "2")] == [0.5, 0.0]
+
+
+def test_python_file_rewards_before_its_problems_are_asked_for(tmp_path: Path) -> None:
+    task = load(write_task(tmp_path, TASK))
+    assert reward_value(task, Problem("test1", "test 1?", "1"), "1") == 0.5
 
 
 def test_python_file_object_called_task_is_a_task(tmp_path: Path) -> None:

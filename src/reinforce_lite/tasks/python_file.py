@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import ReinforceLiteError, UsageError
@@ -71,6 +71,9 @@ class FileTask(WorkerTask):
 
     def item(self, problem: Problem, completion: str) -> list[Any]:
         """See `WorkerTask`."""
+        for split in get_args(Split):  # a reward may be asked for before the problems are
+            if problem.id not in self._places:
+                self.problems(split)
         return [*self._places[problem.id], completion]
 
     def welcome(self, hello: Any) -> None:
