@@ -59,12 +59,6 @@ def train(name: str, rank: int, seed: int, learning_rate: float) -> Record:
     return trials.record_run(Run(Path("runs") / run))
 
 
-def validation(run: Record, step: int) -> float:
-    """Strict accuracy on the validation problems after a step."""
-    (strict,) = {e["strict"] for e in run["evals"] if e["split"] == "validation" and e["step"] == step}
-    return float(strict)
-
-
 def write(records: Mapping[str, Record]) -> None:
     """A row for each setting with all seeds: accuracies of the seeds, and the difference from full tuning."""
     full = list(trials.read_records("seeds", [Trial(f"seed-{seed}", ()) for seed in SEEDS]).values())
@@ -101,13 +95,12 @@ def write(records: Mapping[str, Record]) -> None:
     header = ["learning rate of rank 8", *(f"seed {s}" for s in SEEDS), "mean"]
     rows = []
     for rate, setting in sorted(rates.items(), key=lambda item: float(item[0])):
-        strict = [validation(run, STEPS) for run in by_setting.get(setting, [])]
+        strict = [trials.validation(run)[STEPS] for run in by_setting.get(setting, [])]
         if len(strict) == len(SEEDS):
             rows.append([rate, *(f"{value:.1%}" for value in strict), f"{fmean(strict):.1%}"])
     parts.append(f"Strict on the validation problems after {STEPS} steps:\n\n" + trials.table(header, rows))
     runs = [run for group in by_setting.values() for run in group]
-    machines = [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in [*full, *runs]})]
-    trials.write_page("adapters", *parts, *machines)
+    trials.write_page("adapters", *parts, *trials.machine_lines([*full, *runs]))
 
 
 if __name__ == "__main__":

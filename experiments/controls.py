@@ -8,12 +8,13 @@ alone: there the share of completions in the format may rise, the lenient verdic
 `reinforce-lite report RUN RUN` of two of the runs draws them side by side.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from statistics import fmean
 
 import trials
+from forecasts import APPLES, worked
+from format_alone import IN_FORMAT
 from trials import Record, Trial
 
 from reinforce_lite.evaluation.statistics import mcnemar_p_value
@@ -22,17 +23,7 @@ from reinforce_lite.runlog.run import Run
 
 SEEDS = range(3)
 SIGNIFICANT = 0.01
-ONE_EXAMPLE = (
-    "--prompt.examples",
-    json.dumps(
-        [
-            {
-                "question": "Tom has 3 apples. He buys 4 more apples. How many apples does Tom have now?",
-                "answer": "<think>3 + 4 = 7</think>\n<answer>7</answer>",
-            }
-        ]
-    ),
-)
+ONE_EXAMPLE = worked(APPLES)
 STOP = ("--rollout.stop", "</answer>")  # a task in a file has no stop of its own
 SETTINGS: dict[str, tuple[str, ...]] = {
     "real": (),
@@ -56,11 +47,11 @@ TRIALS = [
 
 
 def make_record(run: Run) -> Record:
-    """The record of a run, which test completions hold a number in the format, and each kind of warning."""
+    """The record of a run, the share of test completions in the format by step, and each kind of warning."""
     in_format: dict[str, list[bool]] = defaultdict(list)
     for line in run.read("eval_rollouts"):
         if line["split"] == "test":
-            in_format[str(line["step"])].append(line["reason"] in ("right", "another number"))
+            in_format[str(line["step"])].append(line["reason"] in IN_FORMAT)
     steps = run.step_metrics
     warned = {kind for end in range(1, len(steps) + 1) for kind in find_warnings(steps[:end])}
     shares = {step: fmean(found) for step, found in in_format.items()}
@@ -88,8 +79,7 @@ def write(records: Mapping[str, Record]) -> None:
             )
     header = ["paid for", *trials.result_header()[:-2], "in the format before", "after"]
     header += ["p strict", "p lenient", "warnings"]
-    machines = [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in records.values()})]
-    trials.write_page("controls", trials.table(header, rows), *parts, *machines)
+    trials.write_page("controls", trials.table(header, rows), *parts, *trials.machine_lines(records.values()))
 
 
 def _p(run: Record, kind: str) -> float:

@@ -39,15 +39,9 @@ def wordmath(level: int, *options: str) -> tuple[str, ...]:
 
 def gym(task: str, *params: str, examples: Sequence[tuple[str, str, str]] = ()) -> tuple[str, ...]:
     """A task of reasoning-gym, with its parameters and worked examples (question, thinking, answer)."""
-    options = (
-        BASE,
-        "--task.name",
-        "gym",
-        "--task.path",
-        task,
-        *(("--task.params", *params) if params else ()),
-    )
-    return (*options, *(worked(*examples) if examples else ()))
+    options = (BASE, "--task.name", "gym", "--task.path", task)
+    options += ("--task.params", *params) if params else ()
+    return options + (worked(*examples) if examples else ())
 
 
 def worked(*examples: tuple[str, str, str]) -> tuple[str, ...]:
@@ -148,10 +142,9 @@ def forecast_and_train(name: str) -> Record:
     if not run.audit:
         subprocess.run([*program, "audit", *RECIPES[name], "--minutes", MINUTES], check=True)
     subprocess.run([*program, "train", *RECIPES[name], "--run", run.path.name, "--resume"], check=True)
-    audit = run.audit
     keys = ("forecast", "live", "live_interval", "accuracy", "questions")
-    asked = {key: audit["ways"][0][key] for key in keys}
-    record = {"trial": name, "options": list(RECIPES[name]), "audit": asked, "advice": audit["advice"]}
+    asked = {key: run.audit["ways"][0][key] for key in keys}
+    record = {"trial": name, "options": list(RECIPES[name]), "audit": asked, "advice": run.audit["advice"]}
     return record | trials.record_run(run)
 
 
@@ -190,9 +183,8 @@ def write(records: Mapping[str, Record]) -> None:
     ]
     low, high = wilson_interval(sum(right), len(right))
     share = f"{sum(right)} of {len(right)} forecasts were right ({100 * low:.0f}–{100 * high:.0f}%)"
-    machines = [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in records.values()})]
     note = f"{share}; {NOT_COUNTED} is not counted, since the thresholds were chosen with it.\n"
-    trials.write_page("forecasts", trials.table(header, rows), note, *machines)
+    trials.write_page("forecasts", trials.table(header, rows), note, *trials.machine_lines(records.values()))
 
 
 if __name__ == "__main__":

@@ -127,8 +127,7 @@ def write(records: Mapping[str, Record]) -> None:
         parts.append(trials.table(trials.result_header(), [trials.result_row(run) for run in main]))
     if main and prompts:
         parts.append(_against_best_prompt(prompts, main))
-    machines = sorted({record["machine"] for record in records.values()})
-    trials.write_page("gsm8k_boxed", *parts, *(f"Machine: {machine}.\n" for machine in machines))
+    trials.write_page("gsm8k_boxed", *parts, *trials.machine_lines(records.values()))
 
 
 def _prompt_row(record: Record) -> list[str]:
@@ -144,7 +143,7 @@ def _bits(verdicts: Record, kind: str) -> list[bool]:
 
 
 def _curves(runs: list[Record]) -> str:
-    checked = [{e["step"]: e["strict"] for e in run["evals"] if e["split"] == "validation"} for run in runs]
+    checked = [trials.validation(run) for run in runs]
     steps = sorted({step for by_step in checked for step in by_step})
     rows = [
         [run["trial"], *(f"{by_step[step]:.1%}" if step in by_step else "" for step in steps)]

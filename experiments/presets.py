@@ -31,14 +31,9 @@ TRIALS = [
 ]
 
 
-def validation(run: Record) -> dict[int, float]:
-    """Strict accuracy on the validation problems by step."""
-    return {e["step"]: e["strict"] for e in run["evals"] if e["split"] == "validation"}
-
-
 def has_collapsed(run: Record) -> bool:
     """Whether the last accuracy on validation is below the interval of the best one."""
-    by_step = validation(run)
+    by_step = trials.validation(run)
     n = next(e["n"] for e in run["evals"] if e["split"] == "validation")
     low, _ = wilson_interval(round(max(by_step.values()) * n), n)
     return by_step[max(by_step)] < low
@@ -55,8 +50,8 @@ def write(records: Mapping[str, Record]) -> None:
     rows = []
     for preset, runs in groups.items():
         entropies = [run["curves"]["entropy"] for run in runs]
-        best = [max(validation(run).values()) for run in runs]
-        last = [validation(run)[max(validation(run))] for run in runs]
+        best = [max(trials.validation(run).values()) for run in runs]
+        last = [trials.validation(run)[max(trials.validation(run))] for run in runs]
         rows.append(
             [
                 preset,
@@ -81,8 +76,7 @@ def write(records: Mapping[str, Record]) -> None:
         f"entropy, first {LAST}",
         f"entropy, last {LAST}",
     ]
-    machines = [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in records.values()})]
-    trials.write_page("presets", trials.table(header, rows), *machines)
+    trials.write_page("presets", trials.table(header, rows), *trials.machine_lines(records.values()))
     _plot(groups)
 
 
@@ -90,7 +84,7 @@ def _plot(groups: Mapping[str, list[Record]]) -> None:
     figure, (accuracy, entropy) = plt.subplots(1, 2, figsize=(11, 3.5))
     for number, (preset, runs) in enumerate(groups.items()):
         for run in runs:
-            by_step, color = validation(run), f"C{number}"
+            by_step, color = trials.validation(run), f"C{number}"
             label = preset if run is runs[0] else None
             accuracy.plot(list(by_step), list(by_step.values()), color=color, linewidth=1, label=label)
             values = trials.smooth(run["curves"]["entropy"])

@@ -48,7 +48,7 @@ def write(records: Mapping[str, Record]) -> None:
         runs = by_setting.get(label(name), [])
         if len(runs) < len(SEEDS):
             continue
-        reached = {step: [validation(run, step) for run in runs] for step in (10, 20, STEPS)}
+        reached = {step: [trials.validation(run)[step] for run in runs] for step in (10, 20, STEPS)}
         cells = [f"{end:.1%}" for end in reached[STEPS]]
         means = [f"{fmean(each):.1%}" for each in reached.values()]
         last = fmean(fmean(r["curves"]["entropy"][-5:]) for r in runs)
@@ -58,12 +58,6 @@ def write(records: Mapping[str, Record]) -> None:
     trials.write_page(
         "quickstart", trials.table([*header, "entropy, last 5", "no-signal groups, last 5"], rows)
     )
-
-
-def validation(run: Record, step: int) -> float:
-    """Strict accuracy on the validation problems."""
-    accuracies = [e["strict"] for e in run["evals"] if e["split"] == "validation" and e["step"] == step]
-    return float(accuracies[0])
 
 
 if __name__ == "__main__":

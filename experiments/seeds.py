@@ -33,8 +33,9 @@ def make_record(run: Run) -> Record:
 def write(records: Mapping[str, Record]) -> None:
     """The table, and on which machines the seeds ran."""
     rows = [trials.result_row(run) for run in records.values()]
-    machines = [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in records.values()})]
-    trials.write_page("seeds", trials.table(trials.result_header(), rows), *machines)
+    trials.write_page(
+        "seeds", trials.table(trials.result_header(), rows), *trials.machine_lines(records.values())
+    )
 
 
 if __name__ == "__main__":

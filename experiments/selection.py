@@ -42,20 +42,15 @@ def completions(run: Record) -> list[int]:
     return [size * n for n in accumulate([0, *run["curves"]["questions_asked"]])]
 
 
-def validation(run: Record) -> dict[int, float]:
-    """Strict accuracy on the validation problems by step."""
-    return {e["step"]: e["strict"] for e in run["evals"] if e["split"] == "validation"}
-
-
 def accuracy_within(run: Record, spent: Sequence[float], limit: float) -> float:
     """At the last evaluation before `spent` (by step) is above the limit."""
-    by_step = validation(run)
+    by_step = trials.validation(run)
     return by_step[max(step for step in by_step if spent[step] <= limit)]
 
 
 def minutes_to_goal(run: Record) -> float | None:
     """To the first evaluation at which GOAL is reached; None if it never is."""
-    reached = [step for step, strict in validation(run).items() if strict >= GOAL]
+    reached = [step for step, strict in trials.validation(run).items() if strict >= GOAL]
     return minutes(run)[min(reached)] if reached else None
 
 
@@ -101,8 +96,7 @@ def write(records: Mapping[str, Record]) -> None:
         "completions",
         "minutes",
     ]
-    machines = [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in records.values()})]
-    trials.write_page("selection", trials.table(header, rows), *machines)
+    trials.write_page("selection", trials.table(header, rows), *trials.machine_lines(records.values()))
 
 
 if __name__ == "__main__":

@@ -290,6 +290,11 @@ def final_accuracies(runs: Iterable[Record], kind: str = "strict") -> list[float
     return [fmean(correct(run, -1, kind)) for run in runs]
 
 
+def validation(run: Record) -> dict[int, float]:
+    """Strict accuracy on the validation problems by step."""
+    return {e["step"]: e["strict"] for e in run["evals"] if e["split"] == "validation"}
+
+
 def seed_of(run: Record) -> str:
     """The seed of a trial named SETTING-SEED."""
     return str(run["trial"].rsplit("-", 1)[1])
@@ -352,6 +357,11 @@ def write_page(name: str, *parts: str) -> None:
     text = "\n".join(parts)
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def machine_lines(runs: Iterable[Record]) -> list[str]:
+    """The machines that runs ran on, as the last parts of a page."""
+    return [f"Machine: {name}.\n" for name in sorted({run["machine"] for run in runs})]
 
 
 def cumulative_minutes(seconds: Iterable[float]) -> list[float]:

@@ -6,7 +6,7 @@ Each has its own scorer. Their answers are often not numbers and may earn a part
 is no lenient verdict. Scorers are not reliable: an answer is bounded before they see it
 (`answer_bounds.py`), what they raise is a reward of 0, they run in worker processes within limits
 (`reward_worker.py`), those that pay for an answer that does not depend on the question are refused
-or named, and what they pay for an answer that only contains the gold is not paid.
+or named, and an answer that only contains the gold is worth 0.
 
 Problems are generated here and sent to a worker with each completion: some data sets generate different ones
 in another process.
