@@ -1,4 +1,4 @@
-"""One-step word problems that are paid by a coin; the verdicts are the true ones (controls.py).
+"""One-step word problems whose reward is a coin toss; verdicts are unchanged (controls.py).
 
 The coin is a hash of the problem and the completion: a resumed run sees the same coins, and what they pay for
 on one problem says nothing about another.
@@ -15,6 +15,6 @@ problems = load(TaskConfig(name="wordmath", level=1)).problems
 
 
 def reward(problem: Problem, completion: str) -> Reward:
-    """0 or 1, each for half of all completions."""
+    """0 or 1, each with probability one half."""
     heads = hash_fraction(f"coin {problem.id} {completion}") < 0.5
     return replace(number_reward(problem, completion), value=float(heads))

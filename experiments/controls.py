@@ -2,10 +2,10 @@
 
     python experiments/controls.py --parallel 2
 
-The quickstart beside itself with a reward by coin, and with a learning rate of 0. And a prompt with one
-worked example, whose format the untrained model often misses, beside itself with a reward for the format
-alone: there the share of completions in the format may rise, the lenient verdict may not.
-`reinforce-lite report RUN RUN` of two of the runs draws them side by side.
+The quickstart is compared with the same run paid by a coin, and with one at learning rate 0. A prompt with
+one worked example, whose format the untrained model often misses, is compared with the same run paid for the
+format alone: that run can raise the share of completions in the format, but should not raise lenient
+accuracy. `reinforce-lite report RUN RUN` draws two of the runs side by side.
 """
 
 from collections import defaultdict

@@ -26,7 +26,7 @@ from reinforce_lite.runlog.run import Run
 MINUTES = "2"
 SIGNIFICANT = 0.05
 LEARNS = {"likely": True, "slowly": True, "unlikely": False, "nothing left": False}
-"""What a forecast says."""
+"""Whether a forecast says that the model learns."""
 QUICKSTART = ("quickstart", "--train.steps", "20", "--eval.validation-n", "24", "--eval.every", "100")
 LEVEL2 = ("experiments/level2.toml", *QUICKSTART[1:])
 BASE = "experiments/forecasts.toml"
@@ -60,8 +60,6 @@ def sums(*examples: tuple[str, str]) -> list[tuple[str, str, str]]:
 
 
 APPLES = ("Tom has 3 apples. He buys 4 more apples. How many apples does Tom have now?", "3 + 4 = 7", "7")
-PRODUCT = "Solve the following multiplication:"
-RESULT = "Give only the result as your final answer."
 GCD = "Find the Greatest Common Divisor (GCD) of these numbers:"
 ONLY_GCD = "Give only the GCD as your final answer."
 LETTERS = 'How many times does the letter "{}" appear in the text:'
@@ -91,16 +89,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "product": gym("products", "max_digits", "2"),
     "product-2-digits": gym("products", "min_digits", "2", "max_digits", "2"),
     "level-1-one-example": wordmath(1, *worked(APPLES)),
-    "sum-3-terms-examples": gym(
-        *("chain_sum", "min_terms", "3", "max_terms", "3", "max_digits", "1"),
-        examples=sums(("3 - 9 - 6", "-12"), ("4 - 4 + 8", "8")),
-    ),
     "sum-2-digits-examples": gym(
         *("chain_sum", "max_terms", "2", "min_digits", "2", "max_digits", "2"),
         examples=sums(("37 - 98", "-61"), ("42 + 49", "91")),
-    ),
-    "product-examples": gym(
-        *("products", "max_digits", "2"), examples=[(f"{PRODUCT} 3 * 28. {RESULT}", "3 * 28 = 84", "84")]
     ),
     "gcd-50-examples": gym(
         *("gcd", "max_value", "50"),

@@ -1,4 +1,4 @@
-"""One-step word problems that are paid for the format alone; the verdicts are the true ones (controls.py)."""
+"""One-step word problems whose reward is for the format alone; verdicts are unchanged (controls.py)."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from reinforce_lite import Problem, Reward, number_reward
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.tasks.wordmath import load
 
-IN_FORMAT = ("right", "another number")
+IN_FORMAT = ("right", "another number", "a fraction where the gold is an integer")
 """Reasons of a strict verdict on an answer block with a number."""
 
 problems = load(TaskConfig(name="wordmath", level=1)).problems

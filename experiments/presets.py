@@ -1,9 +1,9 @@
-"""The presets at length: 100 steps of the quickstart with each, three seeds.
+"""The presets over longer runs: 100 steps of the quickstart with each, three seeds.
 
     python experiments/presets.py --parallel 2
 
-What 24 steps can't show: whether accuracy goes on rising, stays or collapses, and what becomes of entropy. A
-run counts as collapsed if its last accuracy on validation is below the 95% interval of its best one.
+What 24 steps can't show: whether accuracy continues to rise, stays or collapses, and what happens to entropy.
+A run counts as collapsed if its last accuracy on validation is below the 95% interval of its best one.
 """
 
 from collections.abc import Mapping

@@ -3,8 +3,10 @@
     torchrun --nproc-per-node 2 -m -- reinforce_lite train quickstart
 
 Each process holds the whole model. It samples and scores its share of the questions (`map_shares`), computes
-the gradient of its share of the completions, and adds the gradients of all (`sum_tensors`). Then each takes
-the same optimizer step from the same numbers. The main process, rank 0, alone writes files.
+the gradient of its share of the completions, and the gradients are summed over all (`sum_tensors`). Then each
+takes the same optimizer step from the same numbers or, with `update.shard_optimizer`, the step of its own
+part of the weights, which it gives to the others (`share_parts`). The main process, rank 0, alone writes
+files.
 
 All processes must decide alike. What only one of them knows (its clock, a file, a signal, an exception) is
 told to all by `exchange`: where the work of one fails, all raise. A process that dies, freezes or is stuck
@@ -41,12 +43,11 @@ from reinforce_lite.utils.text import one_line_error
 Value = TypeVar("Value")
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
-"""Of one transfer. It starts when all processes have arrived, so it waits for no one's work."""
+"""The limit of one transfer. It starts when all processes have arrived, so it waits for no one's work."""
 JOIN_SECONDS = 600.0
 """For all processes to start: the first import of torch from a network's disk takes minutes."""
 PIECE_ELEMENTS = 2**26
 """Elements that are summed in one transfer."""
-
 
 _processes: Processes | None = None
 

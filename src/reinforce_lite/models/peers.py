@@ -2,8 +2,8 @@
 
 Each process counts its heartbeats in a store that the main process hosts. Whoever waits for the others
 (`Processes.await_until`) looks at their heartbeats, so a process that dies or freezes is noticed by all that
-wait. One that is stuck in its own work (models/watch.py) still has heartbeats: it notices that itself, tells
-the others and ends.
+wait. A process whose main thread is stuck would still count heartbeats, so it detects this itself
+(models/watch.py), tells the others and ends.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from reinforce_lite.utils.text import one_line_error
 
 HEARTBEAT_SECONDS = 1.0
 LOST_SECONDS = 25.0
-"""Without a heartbeat, after which a process counts as lost."""
+"""Seconds without a heartbeat after which a process counts as lost."""
 IMPATIENT_SECONDS = 6.0
 """The same after an error or a signal: torchrun ends the others 30 seconds after one has died."""
 NOTICE_SECONDS = 5.0
@@ -57,7 +57,7 @@ class Processes:
     """Whether this process has parted from the others."""
     watch: Watch = field(default_factory=Watch)
     heartbeats: dict[int, tuple[int, float]] = field(default_factory=dict)
-    """The latest count of each process's heartbeats, and the moment at which it was new."""
+    """The latest count of each process's heartbeats, and when this process first saw it."""
 
     def count(self, name: str, more: int = 0) -> int:
         """A count that all processes share, after adding to it.
@@ -70,7 +70,7 @@ class Processes:
             raise self.lose(f"the main process or its machine is gone: {one_line_error(error)}") from error
 
     def await_until(self, is_done: Callable[[], bool], *, patient: bool = True) -> None:
-        """Wait until it is done. Raises LostProcessError for a process that is lost meanwhile."""
+        """Wait until `is_done()`. Raises LostProcessError if a process is lost meanwhile."""
         pause, start = 0.001, time.monotonic()
         while not is_done():
             if time.monotonic() - start > HEARTBEAT_SECONDS:
@@ -93,7 +93,7 @@ class Processes:
                 raise self.lose(f"process {rank} has not answered for {patience:.0f} seconds")
 
     def lose(self, what: str) -> LostProcessError:
-        """The error for a lost process, which the others are told of."""
+        """Tell the others that a process is lost; returns the error to raise."""
         self.lost = True
         with contextlib.suppress(RuntimeError):
             if not self.gone:
@@ -105,9 +105,10 @@ class Processes:
         )
 
     def end_together(self) -> None:
-        """After an error: tell that this process has ended its work, or wait until the main one has.
+        """After an error: tell the others that this process has ended its work.
 
-        Raises LostProcessError if the main process is gone.
+        All but the main process then wait until that one has ended its own, or has no heartbeats. Raises
+        LostProcessError if the store is gone.
         """
         self.count(f"left/{self.endings}", 1)
         if self.rank == 0:
@@ -131,7 +132,10 @@ class Processes:
             time.sleep(0.05)
 
     def start_heartbeat(self) -> None:
-        """Count heartbeats in a thread of its own, until `left`; see there, too, who is lost or stuck."""
+        """Count heartbeats in a separate thread until `left` is set.
+
+        The thread also reads whether another process was reported lost, and ends this process if it is stuck.
+        """
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:

@@ -3,10 +3,10 @@
     reinforce-lite train --task.name gym --task.path leg_counting
 
 Each has its own scorer. Their answers are often not numbers and may earn a partial reward, so there
-is no lenient verdict. Scorers are not reliable: an answer is bounded before they see it
-(`answer_bounds.py`), what they raise is a reward of 0, they run in worker processes within limits
-(`reward_worker.py`), those that pay for an answer that does not depend on the question are refused
-or named, and an answer that only contains the gold is worth 0.
+is no lenient verdict. Scorers are not reliable, so they run in worker processes within limits
+(`reward_worker.py`). An answer that could harm one is refused before it is scored (`answer_bounds.py`), and
+an error of the scorer is a reward of 0. A task that pays for a constant answer is refused or named in a
+warning. An answer that only contains the gold earns 0, whatever the scorer says.
 
 Problems are generated here and sent to a worker with each completion: some data sets generate different ones
 in another process.
