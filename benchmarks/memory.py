@@ -40,10 +40,10 @@ from reinforce_lite.planner.estimate import (
     LOGITS,
     OPTIMIZER_STEP,
     ROLLOUT,
-    Target,
 )
 from reinforce_lite.planner.model_shape import shape_of
 from reinforce_lite.planner.plan import Plan, best_plan, check_fits, chosen_flags, plan_unchanged
+from reinforce_lite.planner.schemes import Target
 from reinforce_lite.trainer import dry_run
 from reinforce_lite.types import Group, Sampling
 from reinforce_lite.utils.memory import CUDA_CONTEXT, limit_fragmentation, release_cached_memory

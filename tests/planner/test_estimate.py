@@ -22,13 +22,12 @@ from reinforce_lite.models.prefix_tree import Branch, PrefixTree
 from reinforce_lite.planner.estimate import (
     PHASES,
     ROLLOUT,
-    SCHEMES,
-    Target,
     activation_bytes_per_token,
     host_bytes,
     memory_parts,
 )
 from reinforce_lite.planner.model_shape import read_shape, shape_of
+from reinforce_lite.planner.schemes import SCHEMES, Target
 from reinforce_lite.types import Prompt, Sampling
 
 KEPT = [

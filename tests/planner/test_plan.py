@@ -23,9 +23,9 @@ from reinforce_lite.cli.plan_table import show_plan_after_oom
 from reinforce_lite.config import load_config, override_config
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.models.policy import load_policy
-from reinforce_lite.planner.estimate import Target
 from reinforce_lite.planner.model_shape import read_shape, shape_of
 from reinforce_lite.planner.plan import Plan, check_fits, choice_costs, plan_after_oom, plan_unchanged
+from reinforce_lite.planner.schemes import Target
 from reinforce_lite.utils import memory
 
 TASK_THAT_MUST_NOT_RUN = """

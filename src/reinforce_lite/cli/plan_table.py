@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reinforce_lite.config import config_value
-from reinforce_lite.planner.estimate import OTHER_METHODS, SCHEMES, ParameterScheme, in_gb, kv_bytes
+from reinforce_lite.planner.estimate import in_gb, kv_bytes
 from reinforce_lite.planner.plan import (
     PLAN_KEYS,
     Plan,
@@ -18,6 +18,7 @@ from reinforce_lite.planner.plan import (
     memory_text,
     plan_after_oom,
 )
+from reinforce_lite.planner.schemes import OTHER_METHODS, SCHEMES, ParameterScheme
 from reinforce_lite.utils.memory import peak_bytes, usable_bytes
 from reinforce_lite.utils.text import harmless
 

@@ -12,7 +12,7 @@ Symbols: H hidden size, I intermediate size, Q query heads, K key-value heads, D
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from operator import itemgetter
 
@@ -21,13 +21,13 @@ import torch
 from reinforce_lite.config import Config
 from reinforce_lite.engines import hf, native, vllm
 from reinforce_lite.engines.packed_linear import can_pack
-from reinforce_lite.errors import UsageError
 from reinforce_lite.learner import optimizers
 from reinforce_lite.learner.presets import build_objective
 from reinforce_lite.models import attention, varlen
 from reinforce_lite.models.logprobs import tokens_per_chunk
 from reinforce_lite.models.policy import MODEL_FILE_BYTES
 from reinforce_lite.planner.model_shape import ModelShape
+from reinforce_lite.planner.schemes import Target, parameter_scheme, shard_count
 from reinforce_lite.types import Sampling
 from reinforce_lite.utils.memory import CUDA_CONTEXT
 
@@ -46,80 +46,6 @@ PHASES = (ROLLOUT, LOGITS, BACKWARD, OPTIMIZER_STEP)
 """The phases of a training step, one of which sets the peak. LOGITS: the forward pass is done and a chunk of
 logits exists. BACKWARD: the backward pass is inside the layers."""
 UPDATE = (LOGITS, BACKWARD, OPTIMIZER_STEP)
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterScheme:
-    """Bytes per parameter; all but the gradients are held through the whole run."""
-
-    weights: float
-    gradients: float
-    optimizer_state: float
-    master_weights: float
-    """float32 copies of 16-bit weights, which the optimizer updates."""
-    description: str
-
-    @property
-    def total(self) -> float:
-        """Bytes per parameter in all."""
-        return self.weights + self.gradients + self.optimizer_state + self.master_weights
-
-
-ADAM_8BIT = 2 * (1 + 4 / optimizers.BLOCK)
-"""Two moments of one byte, and a float32 scale for each block of them."""
-SCHEMES = {
-    ("float32", "32-bit"): ParameterScheme(4, 4, 8, 0, "float32 weights, gradients and Adam"),
-    ("float32", "8-bit"): ParameterScheme(4, 4, ADAM_8BIT, 0, "float32 weights and gradients, 8-bit Adam"),
-    ("bfloat16", "32-bit"): ParameterScheme(
-        2, 4, 8, 4, "bfloat16 weights; float32 master weights, gradients and Adam"
-    ),
-    ("float16", "32-bit"): ParameterScheme(
-        2, 4, 8, 4, "float16 weights; float32 master weights, gradients and Adam"
-    ),
-    ("bfloat16", "16-bit"): ParameterScheme(2, 2, 4, 0, "bfloat16 weights, gradients and Adam"),
-    ("bfloat16", "8-bit"): ParameterScheme(
-        2, 2, ADAM_8BIT, 0, "bfloat16 weights, stochastically rounded, and gradients; 8-bit Adam"
-    ),
-}
-"""The schemes of this package, by model.dtype and update.optimizer_state."""
-OTHER_METHODS = {
-    "article": ParameterScheme(2, 2, 8, 0, "one network: bfloat16 weights and gradients, float32 Adam"),
-    "GRPO": ParameterScheme(
-        4, 2, 8, 0, "the article's network, and a frozen bfloat16 reference model for the KL term"
-    ),
-    "PPO": ParameterScheme(
-        4, 4, 16, 0, "the article's network twice: a critic of the same size is trained too"
-    ),
-}
-"""The same figures for other ways to train the model, without their activations and caches."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The hardware that a plan is for."""
-
-    device_type: str
-    """cuda, xpu, mps or cpu."""
-    dtype: torch.dtype
-    """The compute dtype."""
-    memory: int | None
-    """Bytes that a run can have; None where no limit is known."""
-    installed: int | None = None
-    """Bytes of the whole GPU if it is in this machine, where other programs may hold some of them."""
-    host_memory: int | None = None
-    """Bytes of the machine itself, if a GPU is in it."""
-    processes: int = 1
-    """How many train the run together, each on a target like this."""
-
-    @property
-    def size(self) -> int | None:
-        """Bytes of the device, whoever holds them."""
-        return self.installed or self.memory
-
-    @property
-    def dtype_name(self) -> str:
-        """For example bfloat16."""
-        return str(self.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,64 +80,6 @@ MASTER_WEIGHTS = {
 """Descriptions by update.optimizer_state, where there are any."""
 
 
-def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
-    """The scheme of a recipe. Raises UsageError if its optimizer state needs another dtype."""
-    state = config.update.optimizer_state
-    if config.model.base_weights == "int8" and not config.adapter.rank:
-        raise UsageError(
-            "model.base_weights int8 freezes the weights, so there is nothing to train",
-            "add --adapter.rank 16, or remove it",
-        )
-    if config.update.offload_optimizer and (state != "8-bit" or target.device_type != "cuda"):
-        raise UsageError(
-            f"update.offload_optimizer moves 8-bit moments off a CUDA device, but this run has {state} state "
-            f"on {target.device_type}",
-            "leave it out, or train all weights on a GPU with --update.optimizer-state 8-bit",
-        )
-    if config.update.shard_optimizer and state == "8-bit":
-        raise UsageError(
-            "update.shard_optimizer is for state of 32 or 16 bits: blocks of 8-bit state can't be cut",
-            "leave it out, or add --update.optimizer-state 32-bit",
-        )
-    if config.adapter.rank:
-        if state != "32-bit":
-            raise UsageError(
-                f"an adapter's optimizer state can only be 32-bit, not {state}",
-                "add --update.optimizer-state 32-bit",
-            )
-        if config.model.base_weights == "int8":
-            text = f"frozen weights in 8 bits, embedding and head in {target.dtype_name}; a float32 adapter"
-            return ParameterScheme(1, 0, 0, 0, text)
-        text = f"frozen {target.dtype_name} weights; a float32 adapter"
-        return ParameterScheme(target.dtype.itemsize, 0, 0, 0, text)
-    if target.dtype == torch.float16 and state != "32-bit":
-        raise UsageError(
-            f"update.optimizer_state {state} does not go with float16, which has no number small enough for "
-            "small updates and squares of gradients",
-            "choose --update.optimizer-state 32-bit, or --model.dtype "
-            + ("float32" if state == "8-bit" else "bfloat16"),
-        )
-    scheme = SCHEMES.get((target.dtype_name, state))
-    if scheme is None:
-        raise UsageError(
-            f"update.optimizer_state {state} needs bfloat16, but this run computes in {target.dtype_name}",
-            "choose --update.optimizer-state 32-bit or 8-bit, or --model.dtype bfloat16",
-        )
-    if config.update.offload_optimizer:
-        text = f"{scheme.description}, whose moments are not on the GPU"
-        return replace(scheme, optimizer_state=0, description=text)
-    if (shards := _shards(config, target)) > 1:
-        state_bytes, masters = scheme.optimizer_state / shards, scheme.master_weights / shards
-        text = f"{scheme.description}; state sharded over {shards} processes"
-        return replace(scheme, optimizer_state=state_bytes, master_weights=masters, description=text)
-    return scheme
-
-
-def _shards(config: Config, target: Target) -> int:
-    """Over how many processes the optimizer state is sharded."""
-    return target.processes if config.update.shard_optimizer else 1
-
-
 def _in_parts(sizes: Sequence[int], shards: int) -> list[int]:
     """The largest part of tensors with these numbers of elements (models/distributed.own_range)."""
     return [ceil(size / shards) for size in sizes]
@@ -236,7 +104,7 @@ def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterat
         yield MemoryPart("weights", round(scheme.weights * shape.parameters), text)
     if config.adapter.rank:
         sizes = shape.adapter_sizes(config.adapter)
-        parts = _in_parts(sizes, _shards(config, target))
+        parts = _in_parts(sizes, shard_count(config, target))
         moments, _ = optimizers.optimizer_state_bytes(state, parts, itemsize=4)
         text = f"{sum(sizes):,} parameters of rank {config.adapter.rank}, float32, with gradients and moments"
         yield MemoryPart("adapter", 8 * sum(sizes) + moments, text)
@@ -244,7 +112,7 @@ def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterat
     gradient_dtype = "float32" if scheme.gradients == 4 else dtype
     text = f"{gradient_dtype}, {scheme.gradients:g} bytes per parameter; freed after the optimizer step"
     yield MemoryPart("gradients", round(scheme.gradients * shape.parameters), text, UPDATE)
-    shards = _shards(config, target)
+    shards = shard_count(config, target)
     parts = _in_parts(shape.tensor_sizes, shards)
     moments, master_weights = optimizers.optimizer_state_bytes(state, parts, target.dtype.itemsize)
     text = (
@@ -458,7 +326,7 @@ def host_bytes(config: Config, shape: ModelShape, target: Target) -> int:
     model = shape.parameters * target.dtype.itemsize
     if config.adapter.rank:  # and a copy, where vLLM's base sleeps
         return 2 * model if config.rollout.engine == "vllm" else model
-    if _shards(config, target) > 1:
+    if shard_count(config, target) > 1:
         state = config.update.optimizer_state
         return model + sum(optimizers.optimizer_state_bytes(state, shape.tensor_sizes, target.dtype.itemsize))
     moments = optimizers.pinned_bytes(shape.tensor_sizes) if config.update.offload_optimizer else 0

@@ -22,6 +22,7 @@ from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.distributed import local_size, size
 from reinforce_lite.planner import estimate
 from reinforce_lite.planner.model_shape import ModelShape, read_shape
+from reinforce_lite.planner.schemes import ParameterScheme, Target, parameter_scheme
 from reinforce_lite.utils import memory
 
 MEMORY_KEYS = ("update.activation_checkpointing", "update.micro_batch_tokens", "rollout.max_num_seqs")
@@ -43,7 +44,7 @@ class Plan:
     requested: Config
     """The recipe as given."""
     shape: ModelShape
-    target: estimate.Target
+    target: Target
 
     @cached_property
     def parts(self) -> tuple[estimate.MemoryPart, ...]:
@@ -75,9 +76,9 @@ class Plan:
         return estimate.host_bytes(self.config, self.shape, self.target)
 
     @property
-    def scheme(self) -> estimate.ParameterScheme:
+    def scheme(self) -> ParameterScheme:
         """What is kept of each parameter."""
-        return estimate.parameter_scheme(self.config, self.target)
+        return parameter_scheme(self.config, self.target)
 
 
 def plan_unchanged(
@@ -92,7 +93,7 @@ def plan_unchanged(
     target = replace(_target(config.model, vram), processes=processes or size())
     base, adapter, _ = resolve_adapter(config.model.name, config.adapter)
     config = config.model_copy(update={"adapter": adapter})
-    estimate.parameter_scheme(config, target)  # raises before the model is looked for
+    parameter_scheme(config, target)  # raises before the model is looked for
     shape = read_shape(base, trust_remote_code, config.max_sequence_tokens)
     return Plan(config, config, shape, target)
 
@@ -129,7 +130,7 @@ def check_fits(plan: Plan) -> None:
     )
 
 
-def memory_text(target: estimate.Target) -> str:
+def memory_text(target: Target) -> str:
     """How much a run can have: 24.00 GB, or 20.10 GB free of 25.76 GB where a GPU is shared."""
     assert target.memory is not None
     free = f"{estimate.in_gb(target.memory)} GB"
@@ -148,7 +149,7 @@ def _chosen_keys(plan: Plan) -> list[str]:
     return [key for key in PLAN_KEYS if config_value(plan.config, key) != config_value(plan.requested, key)]
 
 
-def _target(model: ModelConfig, vram: float | None) -> estimate.Target:
+def _target(model: ModelConfig, vram: float | None) -> Target:
     if vram is None:
         return _this_machine(pick_device(model.device), model.dtype)
     if not 0 < vram < math.inf:
@@ -157,18 +158,18 @@ def _target(model: ModelConfig, vram: float | None) -> estimate.Target:
     # A GPU that is not in this machine can't be queried; those that are large enough have bfloat16 units.
     dtype = "bfloat16" if model.dtype == "auto" and device_type != "cpu" else model.dtype
     compute = pick_dtype(dtype, torch.device(device_type))
-    return estimate.Target(device_type, compute, round(vram * estimate.GB))
+    return Target(device_type, compute, round(vram * estimate.GB))
 
 
-def _this_machine(device: torch.device, dtype: str) -> estimate.Target:
+def _this_machine(device: torch.device, dtype: str) -> Target:
     """A GPU has what other programs leave; on a CPU they may be moved out of memory."""
     compute, host_memory = pick_dtype(dtype, device), memory.installed_bytes() // local_size()
     if device.type == "cpu":
-        return estimate.Target(device.type, compute, host_memory)
+        return Target(device.type, compute, host_memory)
     if device.type != "cuda":
-        return estimate.Target(device.type, compute, None, None, host_memory)
+        return Target(device.type, compute, None, None, host_memory)
     total = int(torch.cuda.get_device_properties(device).total_memory)
-    return estimate.Target(device.type, compute, memory.usable_bytes(device), total, host_memory)
+    return Target(device.type, compute, memory.usable_bytes(device), total, host_memory)
 
 
 def best_plan(plan: Plan) -> Plan:
@@ -288,7 +289,7 @@ def choice_costs(plan: Plan) -> dict[str, str]:
     step = estimate.max_step_tokens(config, plan.shape)
     before, after = (math.ceil(step / c.update.micro_batch_tokens) for c in (requested, config))
     repeated = (after - before) * config.prompt.max_tokens / step
-    before_bytes = estimate.parameter_scheme(requested, plan.target).total
+    before_bytes = parameter_scheme(requested, plan.target).total
     costs = {
         "update.optimizer_state": (
             f"{plan.scheme.total:.4g} bytes per parameter instead of {before_bytes:g} "
