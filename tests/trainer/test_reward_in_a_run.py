@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,19 @@ def write_task(text: str) -> dict[str, Any]:
     return {"task.name": "./mine.py"}
 
 
+@pytest.fixture
+def new_children() -> Callable[[], set[psutil.Process]]:
+    """The children that this process has got since: other tests' fork server may live on."""
+    before = set(psutil.Process().children())
+    return lambda: set(psutil.Process().children()) - before
+
+
 @pytest.mark.case(22)
-def test_a_run_outlives_its_reward(settings: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_outlives_its_reward(
+    settings: dict[str, Any],
+    capfd: pytest.CaptureFixture[str],
+    new_children: Callable[[], set[psutil.Process]],
+) -> None:
     folder, pid = Path.cwd(), os.getpid()
     run = api.train(RECIPE, settings | write_task(HOSTILE) | {"train.steps": 4}, run="mine", quiet=True)
     assert (Path.cwd(), os.getpid()) == (folder, pid)
@@ -75,7 +87,7 @@ def test_a_run_outlives_its_reward(settings: dict[str, Any], capfd: pytest.Captu
     assert run.summary["reward_faults"] == sum(step["reward_faults"] for step in run.steps)
     print("still here")
     assert "still here" in capfd.readouterr().out
-    assert not psutil.Process().children()
+    assert not new_children()
 
 
 @pytest.mark.slow
@@ -103,7 +115,9 @@ def test_ctrl_c_gets_through_while_a_reward_hangs(settings: dict[str, Any]) -> N
 
 @pytest.mark.case(8)
 @pytest.mark.case(22)
-def test_a_sigterm_gets_through_while_a_reward_hangs(settings: dict[str, Any]) -> None:
+def test_a_sigterm_gets_through_while_a_reward_hangs(
+    settings: dict[str, Any], new_children: Callable[[], set[psutil.Process]]
+) -> None:
     def send() -> None:
         while not Path("hangs").exists():
             time.sleep(0.05)
@@ -115,7 +129,7 @@ def test_a_sigterm_gets_through_while_a_reward_hangs(settings: dict[str, Any]) -
         api.train(RECIPE, options, run="mine", quiet=True)
     assert caught.value.exit_code == 143
     assert json.loads(Path("runs/mine/summary.json").read_text())["steps"] == 2
-    assert not psutil.Process().children()
+    assert not new_children()
 
 
 @pytest.mark.case(22)
@@ -157,7 +171,11 @@ leaks = []
 
 @pytest.mark.slow
 @pytest.mark.case(22)
-def test_soak(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_soak(
+    settings: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    new_children: Callable[[], set[psutil.Process]],
+) -> None:
     """300 steps with a reward that hangs, dies, leaks and lies at random; this process does not grow."""
     process, sizes = psutil.Process(), {}
     limits = {"task.reward_seconds": 1, "task.reward_memory": 0.3, "task.reward_workers": 2}
@@ -180,4 +198,4 @@ def test_soak(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> N
     assert len(faults) == run.summary["reward_faults"] > 100
     assert all(abs(line["reward"]) <= 1 for line in run.read("rollouts"))
     assert sizes[300] < sizes[50] + 50e6
-    assert not process.children()
+    assert not new_children()
