@@ -284,6 +284,31 @@ def test_plan_with_sharded_state(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert alone["parts"]["optimizer state"]["bytes"] == 24_687_509_504 + 4 * 434
 
 
+def test_plan_with_sharded_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Gathered are the embedding, norms and biases, 311,406,592 numbers, and two layers of 77,070,336, in 2 bytes."""
+    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "64"]
+    status, plan, _ = plan_json([*args, "--processes", "4", "--update.shard-weights"], capsys)
+    assert status == 0
+    sizes = {name: part["bytes"] for name, part in plan["parts"].items()}
+    assert sizes["weights"] == 6_171_877_376
+    assert sizes["gradients"] == sizes["master weights"] == 12_343_754_752 / 4
+    assert sizes["optimizer state"] == 24_687_509_504 / 4 + 4 * 434
+    assert sizes["gathered weights"] == 2 * (311_406_592 + 2 * 77_070_336)
+    assert plan["training_state"]["this recipe"]["total"] == QWEN_3B_PARAMETERS * (2 + 16 / 4)
+    assert plan["host_bytes"] == 6_171_877_376 + 24_687_509_504 + 12_343_754_752 + 4 * 434
+    _, alone, _ = plan_json([*args, "--update.shard-weights"], capsys)
+    assert "gathered weights" not in alone["parts"]
+
+
+def test_float32_copy_of_sharded_weights_counts_as_master_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "80", "--model.dtype", "float32"]
+    _, plan, _ = plan_json(["gsm8k-0.5b", *args, "--processes", "4", "--update.shard-weights"], capsys)
+    assert plan["parts"]["weights"]["bytes"] == 12_343_754_752
+    assert plan["parts"]["master weights"]["bytes"] == 12_343_754_752 / 4
+
+
 def test_plan_of_several_processes_shards_before_it_takes_fewer_bits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,7 +319,25 @@ def test_plan_of_several_processes_shards_before_it_takes_fewer_bits(
     assert "each of 8 processes" in plan["chosen"]["update.shard_optimizer"]["cost"]
     assert not [flag for flag in plan["flags"] if "optimizer-state" in flag]
     _, plan, _ = plan_json([*args[:-1], "20", "--processes", "8"], capsys)
+    assert plan["flags"][0] == "--update.shard-weights"
+    assert "each of 8 processes" in plan["chosen"]["update.shard_weights"]["cost"]
+    _, plan, _ = plan_json([*args[:-1], "20", "--processes", "2"], capsys)
     assert plan["flags"][0] == "--update.optimizer-state 8-bit"
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--update.optimizer-state", "8-bit"], "needs 32-bit state"),
+        (["--model.dtype", "float16"], "in float16"),
+        (["--adapter.rank", "8"], "an adapter's are few"),
+    ],
+)
+def test_what_sharded_weights_can_not_do(
+    options: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--model.dtype", "bfloat16", "--update.shard-weights", *options]) == 2
+    assert what in capsys.readouterr().err
 
 
 def test_8_bit_state_is_not_sharded(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ PLACES: dict[str, tuple[type, str]] = {
     "rollout": (NativeEngine, "generate"),
     "update": (Updater, "_scaled_gradient"),
     "checkpoint": (Checkpointer, "save"),
+    "pass": (Updater, "_backward"),
     "in between": (Trainer, "_weigh"),
 }
 
@@ -143,6 +145,15 @@ def test_several_processes_equal_one(
     assert any(count % n for count in with_signal), "the shares should be uneven"
 
 
+@pytest.mark.parametrize("n", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_with_sharded_weights_equal_one(
+    n: int, settings: dict[str, Any], model_folder: Path
+) -> None:
+    train("one", settings)
+    assert processes.run(n, train, "several", settings | {"update.shard_weights": True}) == [None] * n
+    assert_equal_runs("several", "one", model_folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "update",
@@ -195,22 +206,29 @@ def held(settings: dict[str, Any]) -> tuple[int, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("option", ["update.shard_optimizer", "update.shard_weights"])
 def test_each_process_holds_a_part_of_the_optimizer_state(
-    settings: dict[str, Any], model_folder: Path
+    option: str, settings: dict[str, Any], model_folder: Path
 ) -> None:
-    numbers = sum(t.numel() for t in load_file(model_folder / "model.safetensors").values())
-    sharded = {"model.dtype": "bfloat16", "update.shard_optimizer": True}
+    tensors = load_file(model_folder / "model.safetensors").values()
+    numbers, largest = sum(t.numel() for t in tensors), sum(-(-len(t) // 3) * t[0].numel() for t in tensors)
+    sharded = {"model.dtype": "bfloat16", option: True}
     parts = processes.run(3, held, settings | sharded)
     assert sum(masters for masters, _ in parts) == numbers
     assert sum(moments for _, moments in parts) == numbers
-    assert max(max(part) for part in parts) < numbers / 3 + 100
+    assert max(max(part) for part in parts) == largest, "a third of the rows of each tensor, rounded up"
 
 
-def test_sharded_state_resumes_with_other_numbers_of_processes(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("option", "place"), [("update.shard_optimizer", "update"), ("update.shard_weights", "rollout")]
+)
+def test_sharded_state_resumes_with_other_numbers_of_processes(
+    option: str, place: str, settings: dict[str, Any]
+) -> None:
     """Also stopped by a signal, which saves the last step: one process, two, three, and one again."""
-    sharded = settings | {"update.shard_optimizer": True}
+    sharded = settings | {option: True}
     train("more", sharded, 1)
-    errors = processes.run(2, train, "more", sharded, 9, True, 1, "update", "term")
+    errors = processes.run(2, train, "more", sharded, 9, True, 1, place, "term")
     assert [type(error) for error in errors] == [StoppedError] * 2
     assert checkpoint_steps(Path("runs/more/checkpoints")) == [2, 3]
     processes.run(3, train, "more", sharded, 4, True)
@@ -237,6 +255,40 @@ def test_sharded_state_that_has_lost_a_process_is_not_saved(
     errors = processes.run(2, train, "failing", sharded, STEPS, False, 1, place, fault)
     assert type(errors[0]) is expected
     assert checkpoint_steps(Path("runs/failing/checkpoints")) == saved
+
+
+@pytest.mark.parametrize(
+    ("fault", "main", "other"),
+    [
+        ("kill", LostProcessError, -signal.SIGKILL),
+        pytest.param("term", StoppedError, StoppedError, marks=pytest.mark.slow),
+        pytest.param("bug", LostProcessError, ZeroDivisionError, marks=pytest.mark.slow),
+        pytest.param("error", LostProcessError, ReinforceLiteError, marks=pytest.mark.slow),
+        pytest.param("stop", LostProcessError, -signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
+def test_fault_in_a_pass_of_sharded_weights_ends_all(
+    fault: str, main: type, other: Any, settings: dict[str, Any]
+) -> None:
+    """One process fails while the other waits in FSDP2's transfer for its weights."""
+    sharded = settings | {"update.shard_weights": True}
+    start = time.monotonic()
+    started = processes.start(2, train_impatiently, "failing", sharded, STEPS, False, 1, "pass", fault)
+    found = started[0].result()
+    assert time.monotonic() - start < 60
+    assert type(found) is main
+    assert ("process 1 failed" in str(found)) is (fault in ERRORS)
+    if fault == "stop":
+        started[1].kill(signal.SIGKILL)
+    ended = started[1].result()
+    assert ended == other or type(ended) is other
+    assert Run(Path("runs/failing")).started
+
+
+def train_impatiently(*args: Any) -> None:
+    """Transfers may take seconds, not a minute."""
+    distributed.COLLECTIVE_TIMEOUT = timedelta(seconds=8)
+    train(*args)
 
 
 def test_the_number_of_processes_may_change(settings: dict[str, Any], model_folder: Path) -> None:

@@ -128,15 +128,20 @@ class Updater:
         self.loss_scale = LossScale() if policy.dtype == torch.float16 else None
         if policy.llama:
             policy.llama.check_fused()
-        self.forward_pass = build_forward_pass(policy.model, policy.llama, config.activation_checkpointing)
         self.params = policy.trained_parameters()
-        self.is_sharded = config.shard_optimizer and distributed.size() > 1
+        self.model, self.forward_pass = self._make_model()
+        self.is_sharded = distributed.size() > 1 and (config.shard_optimizer or config.shard_weights)
         self.gradient_holders = self.params
         """By name, what has the gradient of a whole weight as its `grad`."""
         self.master_weights = self._make_master_weights()
         """By name, what the optimizer updates: the flat parts of this process where it is sharded."""
         policy.master_weights = None  # the updater has them, or does without
         self.optimizer = make_optimizer(config, self.master_weights)
+
+    def _make_model(self) -> tuple[Any, ForwardPass]:
+        """What computes the gradient: the policy itself."""
+        policy, checkpointing = self.policy, self.config.activation_checkpointing
+        return policy.model, build_forward_pass(policy.model, policy.llama, checkpointing)
 
     def _make_master_weights(self) -> dict[str, Tensor]:
         """What the optimizer updates: what is trained; with 32-bit state float32 copies of 16-bit weights."""
@@ -161,7 +166,7 @@ class Updater:
 
     def _own(self, tensor: Tensor) -> Tensor:
         """What of a tensor in the shape of a weight this process's optimizer works on."""
-        return tensor.view(-1)[distributed.own_range(tensor.numel())] if self.is_sharded else tensor
+        return tensor.view(-1)[distributed.own_range(tensor.shape)] if self.is_sharded else tensor
 
     @property
     def _has_copies(self) -> bool:
@@ -284,9 +289,10 @@ class Updater:
 
     def _step_optimizer(self, learning_rate: float, seed: int) -> None:
         with distributed.watched("optimizer step"):
-            for name, part in self.master_weights.items() if self.is_sharded else ():
-                gradient = self.gradient_holders[name].grad
-                part.grad = None if gradient is None else self._own(gradient)
+            if self.gradient_holders is not self.master_weights:
+                for name, part in self.master_weights.items():
+                    gradient = self.gradient_holders[name].grad
+                    part.grad = None if gradient is None else self._own(gradient)
             self.optimizer.step(learning_rate, seed)
 
     def weights_are_finite(self) -> bool:
@@ -333,7 +339,7 @@ class Updater:
         token_weights = loss_weights.repeat_interleave(torch.tensor(sizes))  # (K,)
         recorded = torch.tensor([lp for c in completions for lp in c.logprobs], dtype=torch.float64)  # (K,)
         loss, logprobs = backward_in_chunks(
-            self.policy.model,
+            self.model,
             states,
             tokens,
             token_weights,
@@ -388,8 +394,8 @@ class Updater:
         itemsize = next(iter(self.params.values())).itemsize
         optimizer = sum(optimizer_state_bytes(self.config.optimizer_state, sizes, itemsize))
         optimizer += 16 if self.loss_scale else 0
-        copies = 0 if self._has_copies else sum(p.nbytes for p in self.params.values())
-        return optimizer + copies  # copies are counted with the optimizer
+        has_masters = itemsize == 2 and self.config.optimizer_state == "32-bit"  # counted with the optimizer
+        return optimizer + (0 if has_masters else sum(p.nbytes for p in self.params.values()))
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors that a resumed run needs to continue bit for bit, by flat names.

@@ -18,7 +18,7 @@ import contextlib
 import os
 import pickle
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
@@ -235,22 +235,27 @@ def own_part(costs: Sequence[int]) -> slice:
     return equal_parts(costs, size())[_processes.rank if _processes else 0]
 
 
-def own_range(elements: int) -> slice:
-    """This process's part of a flat tensor that the processes share out.
+def own_range(shape: torch.Size) -> slice:
+    """This process's part of a tensor of this shape: some of its rows, as a range of its flat elements.
 
-    Parts are equally long, but for those at the end, which are shorter or empty.
+    Parts have equally many rows, but for those at the end, which have fewer or none. FSDP2 shards alike.
     """
     assert _processes
-    length = ceil(elements / _processes.size)
-    start = min(elements, _processes.rank * length)
-    return slice(start, min(elements, start + length))
+    length = _part_length(shape)
+    start = min(shape.numel(), _processes.rank * length)
+    return slice(start, min(shape.numel(), start + length))
+
+
+def _part_length(shape: torch.Size) -> int:
+    """Elements of the longest part."""
+    return ceil(shape[0] / size()) * shape[1:].numel() if shape else 1
 
 
 def share_parts(tensors: Iterable[Tensor]) -> None:
     """Give each process the others' parts (`own_range`) of these contiguous tensors."""
     for tensor in tensors if _processes else ():
         flat = tensor.detach().view(-1)
-        part = _padded_part(flat[own_range(len(flat))], len(flat))
+        part = _padded_part(flat[own_range(tensor.shape)], tensor.shape)
         parts = part.new_empty(size(), len(part))
         _transfer(dist.all_gather, list(parts.view(torch.uint8)), part.view(torch.uint8))
         flat.copy_(parts.view(-1)[: len(flat)])
@@ -259,14 +264,14 @@ def share_parts(tensors: Iterable[Tensor]) -> None:
 def collect_parts(part: Tensor, shape: torch.Size) -> Tensor | None:
     """The tensor of this shape of which each process has a part: on the main one's CPU, None elsewhere."""
     assert _processes
-    padded = _padded_part(part, shape.numel()).view(torch.uint8)
+    padded = _padded_part(part, shape).view(torch.uint8)
     parts = [torch.empty_like(padded) for _ in range(_processes.size)] if is_main() else None
     _transfer(dist.gather, padded, parts)
     return torch.cat(parts).view(part.dtype)[: shape.numel()].cpu().view(shape) if parts else None
 
 
-def _padded_part(part: Tensor, elements: int) -> Tensor:
-    padded = part.new_zeros(ceil(elements / size()))
+def _padded_part(part: Tensor, shape: torch.Size) -> Tensor:
+    padded = part.new_zeros(_part_length(shape))
     padded[: len(part)] = part
     return padded
 
@@ -398,6 +403,23 @@ def _transfer(collective: Callable[..., Any], *tensors: Any, **options: Any) -> 
         collective(*tensors, **options)
     except RuntimeError as error:  # gloo: "Connection closed by peer"; nccl: DistBackendError
         raise _processes.lose(f"a transfer failed: {one_line_error(error)}") from error
+
+
+@contextlib.contextmanager
+def transferring() -> Iterator[None]:
+    """A block of passes in which FSDP2 transfers. Raises LostProcessError where a transfer fails.
+
+    An error of this process's own can't be exchanged, since the others wait in a transfer: they are told, and
+    learn of it when that fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        assert _processes
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            _processes.lose(f"process {_processes.rank} failed: {one_line_error(error)}")
+            raise
+        raise _processes.lose(_processes.gone or f"a transfer failed: {one_line_error(error)}") from error
 
 
 def _sendable(error: BaseException | None) -> BaseException | None:

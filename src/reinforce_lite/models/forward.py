@@ -206,6 +206,7 @@ class FullSequenceForward(ForwardPass):
     def __init__(self, model: Any, checkpointing: bool = False) -> None:
         """Raises UsageError if transformers does not support checkpointing for the model."""
         self.model = model
+        self.body = model.base_model
         if checkpointing:
             layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
             if not layers:
@@ -228,7 +229,7 @@ class FullSequenceForward(ForwardPass):
         tokens, valid = _pad_right(branch.completions, self.model)
         ids = torch.tensor([branch.prompt], device=tokens.device).expand(len(tokens), -1)  # (R, P)
         mask = torch.cat([torch.ones_like(ids), valid.long()], dim=1)
-        out = self.model.base_model(torch.cat([ids, tokens], dim=1), attention_mask=mask, use_cache=False)
+        out = self.body(torch.cat([ids, tokens], dim=1), attention_mask=mask, use_cache=False)
         states: Tensor = out.last_hidden_state
         return states[:, ids.shape[1] - 1 : -1][valid]
 

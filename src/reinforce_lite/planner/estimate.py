@@ -12,7 +12,7 @@ Symbols: H hidden size, I intermediate size, Q query heads, K key-value heads, D
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from operator import itemgetter
 
@@ -27,7 +27,7 @@ from reinforce_lite.models import attention, varlen
 from reinforce_lite.models.logprobs import tokens_per_chunk
 from reinforce_lite.models.policy import MODEL_FILE_BYTES
 from reinforce_lite.planner.model_shape import ModelShape
-from reinforce_lite.planner.schemes import Target, parameter_scheme, shard_count
+from reinforce_lite.planner.schemes import Target, parameter_scheme, shard_count, shards_weights
 from reinforce_lite.types import Sampling
 from reinforce_lite.utils.memory import CUDA_CONTEXT
 
@@ -91,7 +91,7 @@ def memory_parts(config: Config, shape: ModelShape, target: Target) -> tuple[Mem
         *_training_state(config, shape, target),
         *OVERHEAD.get(target.device_type, ()),
         *_rollout(config, shape, target),
-        *_update(config, shape, target),
+        *(_sharded_update if shards_weights(config, target) else _update)(config, shape, target),
     )
 
 
@@ -109,12 +109,14 @@ def _training_state(config: Config, shape: ModelShape, target: Target) -> Iterat
         text = f"{sum(sizes):,} parameters of rank {config.adapter.rank}, float32, with gradients and moments"
         yield MemoryPart("adapter", 8 * sum(sizes) + moments, text)
         return
-    gradient_dtype = "float32" if scheme.gradients == 4 else dtype
+    gradient_dtype = dtype if state != "32-bit" else "float32"
     text = f"{gradient_dtype}, {scheme.gradients:g} bytes per parameter; freed after the optimizer step"
     yield MemoryPart("gradients", round(scheme.gradients * shape.parameters), text, UPDATE)
     shards = shard_count(config, target)
     parts = _in_parts(shape.tensor_sizes, shards)
     moments, master_weights = optimizers.optimizer_state_bytes(state, parts, target.dtype.itemsize)
+    if shards_weights(config, target):
+        master_weights = 4 * sum(parts)
     text = (
         f"AdamW's two moments in {state.removesuffix('-bit')} bits, {scheme.optimizer_state:.4g} bytes "
         "per parameter, and a step count per tensor"
@@ -265,6 +267,27 @@ def _update(config: Config, shape: ModelShape, target: Target) -> Iterator[Memor
         workspace = piece * optimizers.WORKSPACE_BYTES_PER_ELEMENT
         text = f"{piece:,} parameters at a time"
         yield MemoryPart("optimizer workspace", workspace, text, (OPTIMIZER_STEP,))
+
+
+def _sharded_update(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
+    """models/sharded.py: transformers' modules, and what is gathered around them.
+
+    Approximate. The weights outside of the layers are gathered through a whole pass, those of a layer while
+    it and its neighbour compute. In the end their gradient is there whole, and in float32 to be summed; by
+    then no activations are left.
+    """
+    parts = list(_update(config, replace(shape, forward_pass="full_sequence"), target))  # noqa: S106
+    yield from parts
+    itemsize = target.dtype.itemsize
+    in_layers = sum(inputs * outputs for inputs, outputs in shape.linears.values())
+    layer, outside = in_layers // shape.layers, shape.parameters - in_layers
+    text = f"{outside:,} outside of the layers, and two layers of {layer:,}"
+    yield MemoryPart("gathered weights", itemsize * (outside + 2 * layer), text, (LOGITS, BACKWARD))
+    text = f"of the {outside:,} outside of the layers, before it is sharded, and of a layer"
+    activations = next(part.bytes for part in parts if part.name == "activations")
+    summed = max(0, 4 * outside - activations)
+    whole = itemsize * outside + (itemsize + 4) * layer + summed
+    yield MemoryPart("gathered gradient", whole, text, (BACKWARD,))
 
 
 def activation_bytes_per_token(shape: ModelShape, itemsize: int, checkpointing: bool = False) -> int:

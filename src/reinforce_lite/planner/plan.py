@@ -22,15 +22,19 @@ from reinforce_lite.models.device import pick_device, pick_dtype
 from reinforce_lite.models.distributed import local_size, size
 from reinforce_lite.planner import estimate
 from reinforce_lite.planner.model_shape import ModelShape, read_shape
-from reinforce_lite.planner.schemes import ParameterScheme, Target, parameter_scheme
+from reinforce_lite.planner.schemes import ParameterScheme, Target, parameter_scheme, shard_count
 from reinforce_lite.utils import memory
 
 MEMORY_KEYS = ("update.activation_checkpointing", "update.micro_batch_tokens", "rollout.max_num_seqs")
 """Keys that set how much is held at a time; they change results by rounding alone."""
 ADAPTER_RANK = 16
 """Of the adapter that is suggested where all weights do not fit."""
-PLAN_KEYS = ("update.shard_optimizer", "update.optimizer_state", "update.offload_optimizer", *MEMORY_KEYS)
+PLAN_KEYS = (
+    *("update.shard_optimizer", "update.shard_weights", "update.optimizer_state", "update.offload_optimizer"),
+    *MEMORY_KEYS,
+)
 """The keys that a plan may choose."""
+NOT_SHARDED: dict[str, object] = {"update.shard_optimizer": False, "update.shard_weights": False}
 SMALLER = 0.75
 """The part of the planned memory to aim at where the plan fits and memory ran out all the same."""
 
@@ -105,12 +109,12 @@ def check_fits(plan: Plan) -> None:
     """
     host_memory = plan.target.host_memory
     if host_memory is not None and plan.host_bytes > host_memory:
-        offloads, shards = plan.config.update.offload_optimizer, plan.config.update.shard_optimizer
+        offloads, shards = plan.config.update.offload_optimizer, shard_count(plan.config, plan.target) > 1
         what = "offloaded moments and saving the model take" if offloads else "saving the model takes"
         remedy = "use a machine or container with more memory, or a smaller model"
-        if shards and plan.target.processes > 1:
+        if shards:
             what = "saving the model and the sharded state take"
-            remedy = f"switch update.shard_optimizer off, or {remedy}"
+            remedy = f"switch update.shard_optimizer and update.shard_weights off, or {remedy}"
         raise DoesNotFitError(
             f"{what} {estimate.in_gb(plan.host_bytes)} GB of the machine's own memory, "
             f"but it has {estimate.in_gb(host_memory)} GB",
@@ -198,16 +202,19 @@ def _optimizer_states(plan: Plan) -> Iterator[dict[str, object]]:
     }
     if update.offload_optimizer or plan.requested.adapter.rank:
         return
-    if plan.target.processes > 1 and update.optimizer_state != "8-bit" and not update.shard_optimizer:
-        yield {"update.shard_optimizer": True}
+    if plan.target.processes > 1 and update.optimizer_state != "8-bit" and not update.shard_weights:
+        if not update.shard_optimizer:
+            yield {"update.shard_optimizer": True}
+        if update.optimizer_state == "32-bit" and plan.target.dtype != torch.float16:
+            yield {"update.shard_weights": True}
     if plan.target.dtype == torch.float16:
         return
     if update.optimizer_state != "8-bit":
-        yield {"update.optimizer_state": "8-bit", "update.shard_optimizer": False}
+        yield {"update.optimizer_state": "8-bit", **NOT_SHARDED}
     offloaded: dict[str, object] = {
         "update.optimizer_state": "8-bit",
         "update.offload_optimizer": True,
-        "update.shard_optimizer": False,
+        **NOT_SHARDED,
     }
     needed = replace(plan, config=override_config(plan.config, offloaded)).host_bytes
     host_memory = plan.target.host_memory
@@ -300,6 +307,13 @@ def choice_costs(plan: Plan) -> dict[str, str]:
             f"each of {plan.target.processes} processes keeps a part of the optimizer's state, with the same "
             "results; but a run that loses a process resumes from its last checkpoint"
             if config.update.shard_optimizer
+            else "8-bit state can't be sharded"
+        ),
+        "update.shard_weights": (
+            f"each of {plan.target.processes} processes keeps a part of the gradient and of the optimizer's "
+            "state and gathers the update's weights layer by layer, with the same results; the update is "
+            "slower, since each completion passes with its whole prompt"
+            if config.update.shard_weights
             else "8-bit state can't be sharded"
         ),
         "update.offload_optimizer": (

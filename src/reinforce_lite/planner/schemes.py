@@ -97,11 +97,7 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
             f"on {target.device_type}",
             "leave it out, or train all weights on a GPU with --update.optimizer-state 8-bit",
         )
-    if config.update.shard_optimizer and state == "8-bit":
-        raise UsageError(
-            "update.shard_optimizer is for state of 32 or 16 bits: blocks of 8-bit state can't be cut",
-            "leave it out, or add --update.optimizer-state 32-bit",
-        )
+    _check_sharding(config, target)
     if config.adapter.rank:
         if state != "32-bit":
             raise UsageError(
@@ -130,12 +126,46 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
         text = f"{scheme.description}, whose moments are not on the GPU"
         return replace(scheme, optimizer_state=0, description=text)
     if (n := shard_count(config, target)) > 1:
-        state_bytes, masters = scheme.optimizer_state / n, scheme.master_weights / n
-        text = f"{scheme.description}; state sharded over {n} processes"
-        return replace(scheme, optimizer_state=state_bytes, master_weights=masters, description=text)
+        what, masters, gradients = "state", scheme.master_weights, scheme.gradients
+        if config.update.shard_weights:  # the copy that is trained is in float32 whatever the dtype
+            what, masters, gradients = "gradients and state", 4, scheme.gradients / n
+        return replace(
+            scheme,
+            gradients=gradients,
+            optimizer_state=scheme.optimizer_state / n,
+            master_weights=masters / n,
+            description=f"{scheme.description}; {what} sharded over {n} processes",
+        )
     return scheme
+
+
+def _check_sharding(config: Config, target: Target) -> None:
+    state = config.update.optimizer_state
+    if config.update.shard_optimizer and state == "8-bit":
+        raise UsageError(
+            "update.shard_optimizer is for state of 32 or 16 bits: blocks of 8-bit state can't be cut",
+            "leave it out, or add --update.optimizer-state 32-bit",
+        )
+    if config.update.shard_weights and (state != "32-bit" or target.dtype == torch.float16):
+        raise UsageError(
+            f"update.shard_weights needs 32-bit state in bfloat16 or float32, but this run has {state} state "
+            f"in {target.dtype_name}",
+            "leave it out, or add --update.optimizer-state 32-bit and --model.dtype bfloat16",
+        )
+    if config.update.shard_weights and config.adapter.rank:
+        raise UsageError(
+            "update.shard_weights is for training all weights: an adapter's are few, and its base is sampled "
+            "from, so that each process holds all of it",
+            "leave it out, or train without adapter.rank",
+        )
 
 
 def shard_count(config: Config, target: Target) -> int:
     """Over how many processes the optimizer state is sharded."""
-    return target.processes if config.update.shard_optimizer else 1
+    update = config.update
+    return target.processes if update.shard_optimizer or update.shard_weights else 1
+
+
+def shards_weights(config: Config, target: Target) -> bool:
+    """Whether the update's weights and gradients are sharded too."""
+    return config.update.shard_weights and target.processes > 1

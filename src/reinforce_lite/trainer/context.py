@@ -10,6 +10,7 @@ from reinforce_lite.engines import COPYING_ENGINES
 from reinforce_lite.learner.objective import check_engine_correction, check_group_size
 from reinforce_lite.learner.optimizers import check_optimizer
 from reinforce_lite.learner.presets import Objective, build_objective
+from reinforce_lite.learner.sharded_updater import make_updater
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models import distributed
 from reinforce_lite.models.distributed import agree, check_same, is_main
@@ -83,7 +84,7 @@ def prepare(
     if not policy.llama:
         distributed.advance_with(policy.model.base_model)
     temperature = objective.temperature(config.rollout.temperature)
-    updater = Updater(policy, config.update, temperature, config.train.seed, config.corrected_at)
+    updater = make_updater(policy, config.update, temperature, config.train.seed, config.corrected_at)
     if is_main():
         check_disk_space(run, updater.state_bytes, policy.saved_bytes)
     checkpointer = Checkpointer(run, pipeline, updater)

@@ -20,7 +20,7 @@ REWARD_LIMITS = ("task.reward_seconds", "task.reward_memory", "task.reward_worke
 SAFE_TO_CHANGE = frozenset(
     {
         *("train.steps", "train.hours", "train.save_every", "log.trackers"),
-        *("update.shard_optimizer", *REWARD_LIMITS, *MEMORY_KEYS),
+        *("update.shard_optimizer", "update.shard_weights", *REWARD_LIMITS, *MEMORY_KEYS),
     }
 )
 """Keys that may differ when a run is resumed. Those about memory are among them because a run that ran out of

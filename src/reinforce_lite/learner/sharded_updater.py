@@ -1,0 +1,96 @@
+"""An update whose weights, gradient and optimizer state are sharded over several processes (FSDP2).
+
+Each pass gathers the weights of one layer after the other from all processes (models/sharded.py), so all take
+equally many passes: a process whose share of the completions is smaller adds passes that change nothing.
+Memory that runs out in a pass ends the run, since the other processes wait within theirs.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from reinforce_lite.config import UpdateConfig
+from reinforce_lite.learner.sampler_gap import NO_GAP
+from reinforce_lite.learner.updater import (
+    GradientStats,
+    MicroBatch,
+    TrainableCompletion,
+    TrainableGroup,
+    Updater,
+    micro_batches,
+    own_share,
+    trainable_groups,
+)
+from reinforce_lite.models import distributed
+from reinforce_lite.models.forward import ForwardPass
+from reinforce_lite.models.policy import Policy
+from reinforce_lite.models.prefix_tree import Branch
+from reinforce_lite.models.sharded import ShardedModel
+from reinforce_lite.types import Group
+
+IDLE = MicroBatch([Branch((0,), [(0,)])], [TrainableCompletion((0,), 0.0, (0.0,))])
+"""A pass without effect on the gradient."""
+
+
+def make_updater(
+    policy: Policy, config: UpdateConfig, temperature: float, seed: int, corrected_at: float | None = None
+) -> Updater:
+    """The updater that `config` asks for; arguments as those of `Updater`."""
+    is_sharded = config.shard_weights and distributed.size() > 1
+    return (ShardedUpdater if is_sharded else Updater)(policy, config, temperature, seed, corrected_at)
+
+
+class ShardedUpdater(Updater):
+    """An updater with a sharded copy of the policy; its master weights are the copy's parts."""
+
+    sharded: ShardedModel
+
+    def _make_model(self) -> tuple[Any, ForwardPass]:
+        self.sharded = ShardedModel(self.policy.model, self.config.activation_checkpointing)
+        return self.sharded.model, self.sharded.forward_pass
+
+    def _make_master_weights(self) -> dict[str, Tensor]:
+        loaded = self.policy.master_weights or self.params
+        for name, part in self.sharded.parts.items():
+            part.copy_(self._own(loaded[name].detach()))
+        self.gradient_holders = self.sharded.parts
+        return self.sharded.parts
+
+    def compute_gradient(self, groups: Sequence[Group], loss_weights: Tensor) -> GradientStats:
+        """See `Updater.compute_gradient`. Memory that runs out is not tried again."""
+        self._drop_gradients()
+        self.sharded.forget_gathered()
+        passes = list(self._passes(own_share(trainable_groups(groups, loss_weights.tolist()))))
+        most = max(distributed.exchange(lambda: len(passes)))
+        if most == 0:
+            return GradientStats(0.0, 0.0, 0)
+        with distributed.watched("update"), distributed.transferring():
+            measured = [self._backward(batch, None, 1.0) for batch in passes]
+            for _ in range(most - len(passes)):
+                self._backward(IDLE, None, 1.0)
+        for name, gradient in self.sharded.gradients().items():
+            self.master_weights[name].grad = gradient
+        own = GradientStats(
+            loss=sum(loss for loss, _ in measured),
+            norm=self._gradient_norm(),
+            tokens=sum(len(b.prompt) + sum(map(len, b.completions)) for p in passes for b in p.branches),
+            sampler_gap=sum((gap for _, gap in measured), NO_GAP),
+        )
+        shares = distributed.exchange(lambda: own)
+        return GradientStats(
+            loss=sum(share.loss for share in shares),
+            norm=math.hypot(*(share.norm for share in shares)),
+            tokens=sum(share.tokens for share in shares),
+            sampler_gap=sum((share.sampler_gap for share in shares), NO_GAP),
+        )
+
+    def _passes(self, groups: Sequence[TrainableGroup]) -> Iterator[MicroBatch]:
+        """Micro-batches of one branch each: a single call of the model."""
+        for group in groups:
+            yield from micro_batches([group], self.micro_batch_tokens, self._branch_cost(0))
+
+    def _drop_gradients(self) -> None:
+        super()._drop_gradients()
+        self.sharded.drop_gradients()
