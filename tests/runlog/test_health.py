@@ -27,6 +27,8 @@ def steps(reward: list[float], second: list[float] | None = None, **other: list[
                 "frac_reward_zero_std": other.get("no_signal", [0.5] * len(reward))[i],
                 "completions/clipped_ratio": other.get("clipped", [0.0] * len(reward))[i],
                 "completions/repetition_ratio": other["again"][i] if "again" in other else None,
+                "answers/most_frequent": other["same"][i] if "same" in other else None,
+                "answers/most_frequent_right": other["same_right"][i] if "same" in other else None,
                 "entropy": other.get("entropy", [0.2] * len(reward))[i],
                 "warm_start": other.get("warm_start", [None] * len(reward))[i],
                 "not_finite": other["bad"][i] if "bad" in other else None,
@@ -291,3 +293,29 @@ def test_sampler_gap_warning_names_figures_and_what_to_try() -> None:
     assert "at least 0.064 nats per token in the last 3 steps (0.02 in the first)" in text
     assert "--model.dtype float32" in text
     assert "engine_correction" in text
+
+
+@pytest.mark.parametrize(
+    ("same", "right", "warns"),
+    [
+        ([0.9] * 10, [0.42] * 10, True),
+        ([0.0] * 5 + [0.8] * 10, [1.0] * 5 + [0.7] * 10, True),
+        ([0.79] * 10, [0.42] * 10, False),  # others answer otherwise
+        ([0.9] * 10, [0.71] * 10, False),  # the answer is mostly right
+        ([0.9] * 9, [0.42] * 9, False),  # too few steps
+        ([None, *[0.9] * 9], [None, *[0.42] * 9], False),  # of too few questions
+    ],
+)
+def test_one_answer_to_every_question(
+    same: list[float | None], right: list[float | None], warns: bool
+) -> None:
+    warnings = find_warnings(steps([0.4] * len(same), same=same, same_right=right))
+    assert ("same_answer" in warnings) == warns
+
+
+def test_one_answer_names_both_shares() -> None:
+    text = find_warnings(steps([0.4] * 12, same=[0.1] * 2 + [0.95] * 10, same_right=[0.42] * 12))[
+        "same_answer"
+    ]
+    assert "95% of the completions" in text
+    assert "right in 42%" in text

@@ -9,7 +9,7 @@ from helpers.groups import make_groups
 from reinforce_lite.learner.updater import GradientStats
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.trainer.metrics import difficulty, step_metrics
-from reinforce_lite.types import Completion, Group
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 
 SECONDS = {"rollout": 1.0, "reward": 1.0, "update": 1.0}
 
@@ -72,3 +72,31 @@ def test_difficulty_by_hand() -> None:
     assert (step.questions_asked, step.live_groups) == (3, 1)
     assert (step.none_right, step.few_right, step.some_right) == (1 / 3, 0, 0)
     assert (step.most_right, step.all_right) == (1 / 3, 1 / 3)
+
+
+def answering(answers: list[list[str | None]], golds: list[str]) -> list[Group]:
+    """A group for each question, whose completions gave these answers."""
+    completion = Completion((2,), "", False, (-0.5,))
+    return [
+        Group(
+            Problem(gold, "", gold),
+            Prompt((1,)),
+            tuple(Rollout(completion, "", 0.0, Verdict(a == gold, a, ""), None) for a in row),
+        )
+        for row, gold in zip(answers, golds, strict=True)
+    ]
+
+
+def test_most_frequent_answer_by_hand() -> None:
+    """1 is given by five of eight, and right for two of these five."""
+    answers: list[list[str | None]] = [["1", "1"], ["1", "2"], ["1", None], ["1", "4"]]
+    step = metrics(answering(answers, ["1", "2", "3", "4"]))
+    assert (step.same_answer, step.same_answer_right) == (5 / 8, 2 / 5)
+
+
+@pytest.mark.parametrize(
+    "answers", [[["1", "1"]] * 3, [[None, None]] * 4], ids=["few questions", "no answers"]
+)
+def test_no_most_frequent_answer(answers: list[list[str | None]]) -> None:
+    step = metrics(answering(answers, ["1"] * len(answers)))
+    assert (step.same_answer, step.same_answer_right) == (None, None)

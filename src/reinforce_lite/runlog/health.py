@@ -34,6 +34,8 @@ RARELY_RIGHT = 0.1
 NEARLY_ALWAYS_RIGHT = 0.9
 MOSTLY_CLIPPED = 0.5
 OFTEN_NOT_FINITE = 0.1
+MOSTLY_SAME, OFTEN_WRONG = 0.8, 0.7
+"""Of completions that give one answer to all questions, and of these that are right."""
 LARGE_GAP = 0.05
 """Nats per token between engine and update: about twice the rounding of bfloat16."""
 GROWN_GAP = 3.0
@@ -63,8 +65,8 @@ class Change:
 
 
 def find_warnings(steps: Steps) -> dict[str, str]:
-    """The warnings that hold now, by kind: not_finite, second_opinion, reward, entropy, no_signal,
-    sampler_gap. Usually none.
+    """The warnings that hold now, by kind: not_finite, second_opinion, reward, entropy, same_answer,
+    no_signal, sampler_gap. Usually none.
 
     Steps that are often, or just now, not finite are the reason for whatever else looks wrong: then no other
     warning is given.
@@ -77,6 +79,7 @@ def find_warnings(steps: Steps) -> dict[str, str]:
         "second_opinion": second_opinion_warning(steps),
         "reward": reward_warning(steps),
         "entropy": entropy_warning(steps),
+        "same_answer": same_answer_warning(steps),
         "no_signal": no_signal_warning(steps),
         "sampler_gap": sampler_gap_warning(steps),
     }
@@ -158,6 +161,23 @@ def entropy_warning(steps: Steps) -> str:
         f"the entropy collapsed: {before:.3f} nats per token over the first {WINDOW} steps, {after:.3f} over "
         f"the last {WINDOW}; the completions of a question are nearly identical and teach little; try a "
         "lower update.learning_rate or a higher rollout.temperature"
+    )
+
+
+def same_answer_warning(steps: Steps) -> str:
+    """In the last WINDOW steps most completions gave one answer, whatever the question, and it was often
+    wrong.
+    """
+    seen = [(s.same_answer, s.same_answer_right or 0.0) for s in steps if s.same_answer is not None]
+    if len(seen) < WINDOW:
+        return ""
+    same, right = (fmean(values) for values in zip(*seen[-WINDOW:], strict=True))
+    if same < MOSTLY_SAME or right > OFTEN_WRONG:
+        return ""
+    return (
+        f"in the last {WINDOW} steps {percent(same, 0)} of the completions gave the most frequent answer of "
+        f"their step, which was right in {percent(right, 0)} of them: the model answers without regard to "
+        "the question; try problems whose answers differ more, or a lower update.learning_rate"
     )
 
 

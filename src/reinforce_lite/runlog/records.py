@@ -49,6 +49,11 @@ class StepMetrics:
     strict: float = _metric("accuracy/strict")
     lenient: float | None = _metric("accuracy/lenient")
     second_opinion: float | None = _metric("accuracy/second_opinion")
+    same_answer: float | None = _metric("answers/most_frequent")
+    """Share of completions that give the step's most frequent answer, whatever the question; None for few
+    questions (`trainer.metrics.same_answer`) and where no answer was read."""
+    same_answer_right: float | None = _metric("answers/most_frequent_right")
+    """The share of these that are right."""
     mean_length: float = _metric("completions/mean_length")
     """Tokens per completion, the end token included."""
     clipped_ratio: float = _metric("completions/clipped_ratio")

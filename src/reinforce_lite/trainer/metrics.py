@@ -1,5 +1,6 @@
 """Groups to the records of a run: one a step, one a completion."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from statistics import fmean, stdev
@@ -10,6 +11,9 @@ from reinforce_lite.learner.updater import GradientStats
 from reinforce_lite.runlog.records import CompletionRecord, Record, StepMetrics
 from reinforce_lite.types import Group, Split
 from reinforce_lite.utils.finite import finite_or_none
+
+FEW_QUESTIONS = 4
+"""Of fewer, it means nothing that one answer is frequent."""
 
 
 def step_metrics(
@@ -35,6 +39,7 @@ def step_metrics(
     entropy = finite_or_none(-sum(sum(c.logprobs) for c in completions) / sampled)
     none, few, some, most, every = difficulty(groups)
     gap = gradient.sampler_gap
+    same, same_right = same_answer(groups) or (None, None)
     return StepMetrics(
         step=step,
         reward=fmean(r.reward for r in rollouts),
@@ -50,6 +55,8 @@ def step_metrics(
         strict=fmean(r.strict.correct for r in rollouts),
         lenient=fmean(lenient) if lenient else None,
         second_opinion=fmean(second) if second else None,
+        same_answer=same,
+        same_answer_right=same_right,
         mean_length=sampled / len(completions),
         clipped_ratio=fmean(c.truncated for c in completions),
         repetition_ratio=fmean(c.repetitive for c in completions),
@@ -80,6 +87,16 @@ def difficulty(groups: Sequence[Group]) -> list[float]:
     rates = [rate for g in groups if (rate := g.success_rate) is not None]
     classes = [(rate > 0) + (rate > 1 / 3) + (rate >= 2 / 3) + (rate == 1) for rate in rates]
     return [classes.count(i) / max(1, len(rates)) for i in range(5)]
+
+
+def same_answer(groups: Sequence[Group]) -> tuple[float, float] | None:
+    """The share of completions that give the most frequent answer, and the share of these that are right."""
+    verdicts = [r.strict for g in groups for r in g.rollouts]
+    counts = Counter(_text(v.answer) for v in verdicts if v.answer is not None)
+    if len(groups) < FEW_QUESTIONS or not counts:
+        return None
+    [(answer, n)] = counts.most_common(1)
+    return n / len(verdicts), fmean(v.correct for v in verdicts if _text(v.answer) == answer)
 
 
 def completion_records(
