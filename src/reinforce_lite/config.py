@@ -236,10 +236,10 @@ class UpdateConfig(Section):
     for its part of every weight, and the weights are gathered after each step. The result is the same. If a
     process is lost, so is its part, and the run resumes from its last checkpoint, not from its last step."""
     shard_weights: bool = False
-    """With several processes, shard the gradient and the update's float32 weights too, layer by layer, by
-    torch's FSDP2. Each process still holds the whole model in the compute dtype, to sample from. The result
-    is the same, the update slower: each completion passes with its whole prompt. It includes shard_optimizer;
-    it needs 32-bit state, bfloat16 or float32, and no adapter."""
+    """With several processes, train a float32 copy of the model that torch's FSDP2 shards, with gradient and
+    optimizer state. Each process still holds the whole model, to sample from. The result is the same, but the
+    update is slower: weights are gathered layer by layer, and each completion passes with its whole prompt.
+    It includes shard_optimizer; it needs 32-bit state, bfloat16 or float32, and no adapter."""
 
 
 class TrainConfig(Section):

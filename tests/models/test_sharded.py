@@ -12,6 +12,7 @@ import torch
 from helpers import processes
 from helpers.model_configs import make_family
 from helpers.plain import BRANCHES, completion_tokens, reference_logprobs
+from reinforce_lite.errors import UsageError
 from reinforce_lite.models import distributed
 from reinforce_lite.models.logprobs import token_logprobs
 from reinforce_lite.models.sharded import ShardedModel
@@ -31,9 +32,9 @@ def pass_twice(family: str, dtype: torch.dtype, checkpointing: bool) -> tuple[li
     branches = [BRANCHES[int(os.environ["RANK"])]]
     for factor in (1.5, 1.0):
         for name, weight in model.named_parameters():
-            own = weight.detach().view(-1)[distributed.own_range(weight.shape)]
+            own = weight.detach().view(-1)[distributed.own_range(weight.shape, by_rows=True)]
             sharded.parts[name].copy_(factor * own.float())
-        sharded.forget_gathered()
+        sharded.forward_pass.release()
         states = sharded.forward_pass.states(branches, None)
         logprobs = token_logprobs(sharded.model, states, completion_tokens(branches), 0.7)
     torch.autograd.backward(logprobs.sum())
@@ -41,7 +42,10 @@ def pass_twice(family: str, dtype: torch.dtype, checkpointing: bool) -> tuple[li
     for name, gradient in sharded.gradients().items():
         assert gradient is not None
         assert gradient.dtype == torch.float32
-        gradients[name] = distributed.own_range(model.get_parameter(name).shape), gradient.tolist()
+        gradients[name] = (
+            distributed.own_range(model.get_parameter(name).shape, by_rows=True),
+            gradient.tolist(),
+        )
     sharded.drop_gradients()
     assert all(p.grad is None for p in sharded.model.parameters())
     return logprobs.tolist(), gradients
@@ -71,6 +75,22 @@ def test_gradient_is_the_sum_of_plain_transformers(family: str, checkpointing: b
         assert logprobs == pytest.approx(expected.tolist(), abs=2e-5)
         torch.autograd.backward(expected.sum())
     assert gradient_error(model, [parts for _, parts in found]) < 1e-5
+
+
+def build(family: str) -> None:
+    """A sharded copy of a model whose layers are plain modules."""
+    distributed.join("cpu")
+    model = make_family(family)
+    for layer in model.base_model.layers:
+        layer.__class__ = torch.nn.Module
+    ShardedModel(model)
+
+
+def test_model_without_known_layers_is_refused() -> None:
+    """It would be gathered as a whole."""
+    for error in processes.run(N, build, "qwen2"):
+        assert isinstance(error, UsageError)
+        assert "layers of qwen2" in error.cause
 
 
 def test_in_bfloat16_only_the_passes_are_rounded() -> None:

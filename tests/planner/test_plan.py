@@ -285,7 +285,7 @@ def test_plan_with_sharded_state(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_plan_with_sharded_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Gathered are the embedding, norms and biases, 311,406,592 numbers, and two layers of 77,070,336, in 2 bytes."""
+    """Gathered are embedding and last norm, 151,937 x 2048 numbers, and two layers of 77,076,992, in 2 bytes."""
     args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "64"]
     status, plan, _ = plan_json([*args, "--processes", "4", "--update.shard-weights"], capsys)
     assert status == 0
@@ -293,7 +293,7 @@ def test_plan_with_sharded_weights(tmp_path: Path, capsys: pytest.CaptureFixture
     assert sizes["weights"] == 6_171_877_376
     assert sizes["gradients"] == sizes["master weights"] == 12_343_754_752 / 4
     assert sizes["optimizer state"] == 24_687_509_504 / 4 + 4 * 434
-    assert sizes["gathered weights"] == 2 * (311_406_592 + 2 * 77_070_336)
+    assert sizes["gathered weights"] == 2 * (151_937 * 2048 + 2 * 77_076_992)
     assert plan["training_state"]["this recipe"]["total"] == QWEN_3B_PARAMETERS * (2 + 16 / 4)
     assert plan["host_bytes"] == 6_171_877_376 + 24_687_509_504 + 12_343_754_752 + 4 * 434
     _, alone, _ = plan_json([*args, "--update.shard-weights"], capsys)
@@ -323,6 +323,17 @@ def test_plan_of_several_processes_shards_before_it_takes_fewer_bits(
     assert "each of 8 processes" in plan["chosen"]["update.shard_weights"]["cost"]
     _, plan, _ = plan_json([*args[:-1], "20", "--processes", "2"], capsys)
     assert plan["flags"][0] == "--update.optimizer-state 8-bit"
+
+
+@pytest.mark.parametrize("option", [[], ["--update.shard-optimizer"], ["--update.shard-weights"]])
+def test_what_several_processes_can_not_hold_is_told(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["gsm8k-0.5b", "--model.name", config_folder(tmp_path, QWEN_3B), "--vram", "10"]
+    assert main(["plan", *args, "--processes", "4", *option]) == 3
+    error = " ".join(capsys.readouterr().err.split())
+    assert "there are 10.00 GB" in error
+    assert "--adapter.rank 16" in error
 
 
 @pytest.mark.parametrize(

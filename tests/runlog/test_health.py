@@ -304,6 +304,7 @@ def test_sampler_gap_warning_names_figures_and_what_to_try() -> None:
         ([0.9] * 10, [0.71] * 10, False),  # the answer is mostly right
         ([0.9] * 9, [0.42] * 9, False),  # too few steps
         ([None, *[0.9] * 9], [None, *[0.42] * 9], False),  # of too few questions
+        ([*[0.9] * 10, None], [*[0.42] * 10, None], False),  # it gives no answer any more
     ],
 )
 def test_one_answer_to_every_question(

@@ -94,9 +94,7 @@ def test_most_frequent_answer_by_hand() -> None:
     assert (step.same_answer, step.same_answer_right) == (5 / 8, 2 / 5)
 
 
-@pytest.mark.parametrize(
-    "answers", [[["1", "1"]] * 3, [[None, None]] * 4], ids=["few questions", "no answers"]
-)
+@pytest.mark.parametrize("answers", [[["1", "1"]] * 3, [[None, ""]] * 4], ids=["few questions", "no answers"])
 def test_no_most_frequent_answer(answers: list[list[str | None]]) -> None:
     step = metrics(answering(answers, ["1"] * len(answers)))
     assert (step.same_answer, step.same_answer_right) == (None, None)

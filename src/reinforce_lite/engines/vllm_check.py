@@ -10,7 +10,7 @@ from reinforce_lite.errors import UsageError, missing_extra
 from reinforce_lite.models import distributed
 
 VERSION = "0.32"
-"""Of vLLM, and tested alone: its interface for weights changes from one minor version to the next."""
+"""The only version of vLLM that is tested: its interface for weights changes with each minor version."""
 CPUINFO = Path("/proc/cpuinfo")
 
 

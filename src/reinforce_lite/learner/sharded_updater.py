@@ -3,12 +3,16 @@
 Each pass gathers the weights of one layer after the other from all processes (models/sharded.py), so all take
 equally many passes: a process whose share of the completions is smaller adds passes that change nothing.
 Memory that runs out in a pass ends the run, since the other processes wait within theirs.
+
+The gradient is summed over passes in float32. Within a pass it has the compute dtype, so that in bfloat16 the
+head's gradient is rounded after each chunk of tokens (`loss.py`).
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from reinforce_lite.config import UpdateConfig
@@ -45,6 +49,7 @@ def make_updater(
 class ShardedUpdater(Updater):
     """An updater with a sharded copy of the policy; its master weights are the copy's parts."""
 
+    by_rows = True
     sharded: ShardedModel
 
     def _make_model(self) -> tuple[Any, ForwardPass]:
@@ -61,21 +66,22 @@ class ShardedUpdater(Updater):
     def compute_gradient(self, groups: Sequence[Group], loss_weights: Tensor) -> GradientStats:
         """See `Updater.compute_gradient`. Memory that runs out is not tried again."""
         self._drop_gradients()
-        self.sharded.forget_gathered()
         passes = list(self._passes(own_share(trainable_groups(groups, loss_weights.tolist()))))
         most = max(distributed.exchange(lambda: len(passes)))
         if most == 0:
             return GradientStats(0.0, 0.0, 0)
-        with distributed.watched("update"), distributed.transferring():
-            measured = [self._backward(batch, None, 1.0) for batch in passes]
-            for _ in range(most - len(passes)):
-                self._backward(IDLE, None, 1.0)
+        measured = []
+        for batch in (*passes, *[IDLE] * (most - len(passes))):
+            distributed.exchange(lambda: None)  # here signals are raised, and a lost process is noticed
+            with distributed.transferring():
+                measured.append(self._backward(batch, None, 1.0))
+        del measured[len(passes) :]  # those of IDLE
         for name, gradient in self.sharded.gradients().items():
             self.master_weights[name].grad = gradient
         own = GradientStats(
             loss=sum(loss for loss, _ in measured),
             norm=self._gradient_norm(),
-            tokens=sum(len(b.prompt) + sum(map(len, b.completions)) for p in passes for b in p.branches),
+            tokens=sum(len(b.prompt) + len(c) for p in passes for b in p.branches for c in b.completions),
             sampler_gap=sum((gap for _, gap in measured), NO_GAP),
         )
         shares = distributed.exchange(lambda: own)
@@ -85,6 +91,13 @@ class ShardedUpdater(Updater):
             tokens=sum(share.tokens for share in shares),
             sampler_gap=sum((share.sampler_gap for share in shares), NO_GAP),
         )
+
+    def apply_gradient(self, gradient: GradientStats, step: int) -> bool:
+        """See `Updater.apply_gradient`. Raises LostProcessError where the processes then differ."""
+        updated = super().apply_gradient(gradient, step)
+        norm = torch.stack(torch._foreach_norm(list(self.params.values()), 2, dtype=torch.float32)).norm()
+        distributed.check_equal("weights", norm.item().hex())
+        return updated
 
     def _passes(self, groups: Sequence[TrainableGroup]) -> Iterator[MicroBatch]:
         """Micro-batches of one branch each: a single call of the model."""

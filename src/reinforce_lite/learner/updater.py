@@ -14,7 +14,8 @@ After running out of memory, the same completions are passed again in smaller mi
 
 With `update.shard_optimizer` each of several processes keeps only the master weights and moments of its part
 of every weight (ZeRO stage 1, Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054). All get the
-whole gradient; each updates its parts, and the processes then give each other the new weights.
+whole gradient; each updates its parts, and the processes then give each other the new weights. For
+`update.shard_weights` see `sharded_updater.py`.
 """
 
 import logging
@@ -105,6 +106,9 @@ class MicroBatch:
 class Updater:
     """Computes a step's gradient and applies it; owns the optimizer and the master weights."""
 
+    by_rows = False
+    """Whether sharded state is cut into whole rows."""
+
     def __init__(
         self,
         policy: Policy,
@@ -130,7 +134,7 @@ class Updater:
             policy.llama.check_fused()
         self.params = policy.trained_parameters()
         self.model, self.forward_pass = self._make_model()
-        self.is_sharded = distributed.size() > 1 and (config.shard_optimizer or config.shard_weights)
+        self.is_sharded = self.by_rows or (config.shard_optimizer and distributed.size() > 1)
         self.gradient_holders = self.params
         """By name, what has the gradient of a whole weight as its `grad`."""
         self.master_weights = self._make_master_weights()
@@ -166,7 +170,9 @@ class Updater:
 
     def _own(self, tensor: Tensor) -> Tensor:
         """What of a tensor in the shape of a weight this process's optimizer works on."""
-        return tensor.view(-1)[distributed.own_range(tensor.shape)] if self.is_sharded else tensor
+        return (
+            tensor.view(-1)[distributed.own_range(tensor.shape, self.by_rows)] if self.is_sharded else tensor
+        )
 
     @property
     def _has_copies(self) -> bool:
@@ -372,10 +378,10 @@ class Updater:
         """
         (self.policy.adapter or self.policy).version += 1
         if self._has_copies:
-            own = [self._own(param.detach()) for param in self.params.values()]
+            own = [self._own(self.params[name].detach()) for name in self.master_weights]
             torch._foreach_copy_(own, list(self.master_weights.values()))
         if self.is_sharded:
-            distributed.share_parts(self.params.values())
+            distributed.share_parts(self.params.values(), self.by_rows)
 
     @torch.no_grad()
     def restart_from(self, policy: Policy) -> None:
@@ -410,7 +416,9 @@ class Updater:
         if not self.is_sharded:
             return state
         whole = {
-            name: distributed.collect_parts(t, self.params[weight].shape) if (weight := _sharded(name)) else t
+            name: distributed.collect_parts(t, self.params[weight].shape, self.by_rows)
+            if (weight := _sharded(name))
+            else t
             for name, t in state.items()
         }
         return {name: t for name, t in whole.items() if t is not None}
@@ -447,7 +455,9 @@ def token_logprobs_in_update(
     prefix = forward_pass.prefix(branches[0].prompt[:shared_length]) if shared_length else None
     states = forward_pass.states(branches, prefix)
     tokens = torch.tensor([t for b in branches for ids in b.completions for t in ids], device=states.device)
-    return token_logprobs(model, states, tokens, temperature).detach()
+    logprobs = token_logprobs(model, states, tokens, temperature).detach()
+    forward_pass.release()
+    return logprobs
 
 
 def _shared_length(forward_pass: ForwardPass, prompts: Sequence[Ids]) -> int:

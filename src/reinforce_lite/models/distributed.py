@@ -5,7 +5,8 @@
 Each process holds the whole model. It samples and scores its share of the questions (`map_shares`), computes
 the gradient of its share of the completions, and the gradients are summed over all (`sum_tensors`). Then each
 takes the same optimizer step from the same numbers or, with `update.shard_optimizer`, the step of its own
-part of the weights, which it gives to the others (`share_parts`). The main process, rank 0, alone writes
+part of the weights, which it gives to the others (`share_parts`). With `update.shard_weights` the gradient is
+summed part by part too, inside the passes (models/sharded.py). The main process, rank 0, alone writes
 files.
 
 All processes must decide alike. What only one of them knows (its clock, a file, a signal, an exception) is
@@ -44,6 +45,8 @@ Value = TypeVar("Value")
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
 """The limit of one transfer. It starts when all processes have arrived, so it waits for no one's work."""
+CPU_PASS_TIMEOUT = timedelta(minutes=10)
+"""The same inside of a pass on a CPU, where the others may compute for long."""
 JOIN_SECONDS = 600.0
 """For all processes to start: the first import of torch from a network's disk takes minutes."""
 PIECE_ELEMENTS = 2**26
@@ -235,43 +238,45 @@ def own_part(costs: Sequence[int]) -> slice:
     return equal_parts(costs, size())[_processes.rank if _processes else 0]
 
 
-def own_range(shape: torch.Size) -> slice:
-    """This process's part of a tensor of this shape: some of its rows, as a range of its flat elements.
+def own_range(shape: torch.Size, by_rows: bool = False) -> slice:
+    """This process's part of a tensor of this shape, as a range of its flat elements.
 
-    Parts have equally many rows, but for those at the end, which have fewer or none. FSDP2 shards alike.
+    Parts are equally long, but for those at the end, which are shorter or empty. `by_rows` they are whole
+    rows, as FSDP2 cuts tensors.
     """
     assert _processes
-    length = _part_length(shape)
+    length = _part_length(shape, by_rows)
     start = min(shape.numel(), _processes.rank * length)
     return slice(start, min(shape.numel(), start + length))
 
 
-def _part_length(shape: torch.Size) -> int:
+def _part_length(shape: torch.Size, by_rows: bool) -> int:
     """Elements of the longest part."""
-    return ceil(shape[0] / size()) * shape[1:].numel() if shape else 1
+    row = shape[1:].numel() if by_rows else 1
+    return ceil(shape.numel() / row / size()) * row
 
 
-def share_parts(tensors: Iterable[Tensor]) -> None:
+def share_parts(tensors: Iterable[Tensor], by_rows: bool = False) -> None:
     """Give each process the others' parts (`own_range`) of these contiguous tensors."""
     for tensor in tensors if _processes else ():
         flat = tensor.detach().view(-1)
-        part = _padded_part(flat[own_range(tensor.shape)], tensor.shape)
+        part = _padded(flat[own_range(tensor.shape, by_rows)], _part_length(tensor.shape, by_rows))
         parts = part.new_empty(size(), len(part))
         _transfer(dist.all_gather, list(parts.view(torch.uint8)), part.view(torch.uint8))
         flat.copy_(parts.view(-1)[: len(flat)])
 
 
-def collect_parts(part: Tensor, shape: torch.Size) -> Tensor | None:
+def collect_parts(part: Tensor, shape: torch.Size, by_rows: bool = False) -> Tensor | None:
     """The tensor of this shape of which each process has a part: on the main one's CPU, None elsewhere."""
     assert _processes
-    padded = _padded_part(part, shape).view(torch.uint8)
+    padded = _padded(part, _part_length(shape, by_rows)).view(torch.uint8)
     parts = [torch.empty_like(padded) for _ in range(_processes.size)] if is_main() else None
     _transfer(dist.gather, padded, parts)
     return torch.cat(parts).view(part.dtype)[: shape.numel()].cpu().view(shape) if parts else None
 
 
-def _padded_part(part: Tensor, shape: torch.Size) -> Tensor:
-    padded = part.new_zeros(_part_length(shape))
+def _padded(part: Tensor, length: int) -> Tensor:
+    padded = part.new_zeros(length)
     padded[: len(part)] = part
     return padded
 
@@ -405,9 +410,18 @@ def _transfer(collective: Callable[..., Any], *tensors: Any, **options: Any) -> 
         raise _processes.lose(f"a transfer failed: {one_line_error(error)}") from error
 
 
+def group_for_passes(device: torch.device) -> dist.ProcessGroup:
+    """All processes, for transfers inside of a pass, which wait for the others' work too; all call it."""
+    assert _processes
+    timeout = COLLECTIVE_TIMEOUT if device.type == "cuda" else CPU_PASS_TIMEOUT
+    group = _processes.passing = dist.new_group(timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
 @contextlib.contextmanager
 def transferring() -> Iterator[None]:
-    """A block of passes in which FSDP2 transfers. Raises LostProcessError where a transfer fails.
+    """A block of a pass in which FSDP2 transfers. Raises LostProcessError where a transfer fails.
 
     An error of this process's own can't be exchanged, since the others wait in a transfer: they are told, and
     learn of it when that fails.
@@ -416,8 +430,12 @@ def transferring() -> Iterator[None]:
         yield
     except Exception as error:
         assert _processes
+        if _processes.lost:
+            raise
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             _processes.lose(f"process {_processes.rank} failed: {one_line_error(error)}")
+            if dist.get_backend(_processes.passing) == "gloo":
+                dist.destroy_process_group(_processes.passing)  # so that the others' transfers fail now
             raise
         raise _processes.lose(_processes.gone or f"a transfer failed: {one_line_error(error)}") from error
 

@@ -89,6 +89,9 @@ class ForwardPass:
         """`states` of a single branch, for a pass that computes one after the other."""
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Free what passes without a backward pass leave; by default they leave nothing."""
+
     def tokens(self, branch: Branch) -> int:
         """How many tokens, padding included, a branch takes through the policy; an upper bound.
 

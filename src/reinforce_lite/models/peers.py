@@ -53,6 +53,8 @@ class Processes:
     """Whether some process is lost: nothing can be exchanged any more."""
     gone: str = ""
     """What the others told of a lost process, if they did."""
+    passing: Any = None
+    """The group of torch.distributed for transfers inside of a pass, if weights are sharded."""
     left: bool = False
     """Whether this process has parted from the others."""
     watch: Watch = field(default_factory=Watch)

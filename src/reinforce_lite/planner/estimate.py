@@ -81,7 +81,10 @@ MASTER_WEIGHTS = {
 
 
 def _in_parts(sizes: Sequence[int], shards: int) -> list[int]:
-    """The largest part of tensors with these numbers of elements (models/distributed.own_range)."""
+    """The largest part of tensors with these numbers of elements (models/distributed.own_range).
+
+    With whole rows it is up to a row larger.
+    """
     return [ceil(size / shards) for size in sizes]
 
 
@@ -273,19 +276,20 @@ def _sharded_update(config: Config, shape: ModelShape, target: Target) -> Iterat
     """models/sharded.py: transformers' modules, and what is gathered around them.
 
     Approximate. The weights outside of the layers are gathered through a whole pass, those of a layer while
-    it and its neighbour compute. In the end their gradient is there whole, and in float32 to be summed; by
-    then no activations are left.
+    it and its neighbour compute. The head's gradient is there whole from the first chunk of logits on; in the
+    end that of all outside of the layers is, and in float32 to be summed, when no activations are left.
     """
     parts = list(_update(config, replace(shape, forward_pass="full_sequence"), target))  # noqa: S106
     yield from parts
-    itemsize = target.dtype.itemsize
-    in_layers = sum(inputs * outputs for inputs, outputs in shape.linears.values())
-    layer, outside = in_layers // shape.layers, shape.parameters - in_layers
+    itemsize, head = target.dtype.itemsize, shape.vocab_size * shape.hidden_size
+    layer, outside = shape.layer_parameters // shape.layers, shape.parameters - shape.layer_parameters
     text = f"{outside:,} outside of the layers, and two layers of {layer:,}"
     yield MemoryPart("gathered weights", itemsize * (outside + 2 * layer), text, (LOGITS, BACKWARD))
-    text = f"of the {outside:,} outside of the layers, before it is sharded, and of a layer"
+    text = f"{head:,}, and what a chunk of logits adds"
+    yield MemoryPart("gradient of the head", 2 * itemsize * head, text, (LOGITS,))
     activations = next(part.bytes for part in parts if part.name == "activations")
     summed = max(0, 4 * outside - activations)
+    text = f"of the {outside:,} outside of the layers and of a layer, before it is sharded"
     whole = itemsize * outside + (itemsize + 4) * layer + summed
     yield MemoryPart("gathered gradient", whole, text, (BACKWARD,))
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reinforce_lite.config import AdapterConfig
 from reinforce_lite.models.adapter import check_targets, find_targets, is_target, linear_size
@@ -31,6 +32,8 @@ class ModelShape:
     linears: Mapping[str, tuple[int, int]]
     """(inputs, outputs) of each linear layer that can be adapted, by name."""
     layers: int
+    layer_parameters: int
+    """Numbers in all layers; the others are embedding, head and the last norm."""
     hidden_size: int
     query_heads: int
     kv_heads: int
@@ -91,6 +94,7 @@ def shape_of(model: Any, max_sequence_tokens: int) -> ModelShape:
         tensor_sizes=tuple(p.numel() for p in model.parameters()),
         linears={name: linear_size(m) for name, m in find_targets(model, ()).items()},
         layers=config.num_hidden_layers,
+        layer_parameters=sum(p.numel() for p in _in_layers(model)),
         hidden_size=config.hidden_size,
         query_heads=config.num_attention_heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
@@ -102,3 +106,8 @@ def shape_of(model: Any, max_sequence_tokens: int) -> ModelShape:
         float32_gains=family.float32_gains,
         forward_pass="tree" if ours else "shared_prompt" if can_share_prompt(model) else "full_sequence",
     )
+
+
+def _in_layers(model: Any) -> set[torch.nn.Parameter]:
+    layers = (m for m in model.modules() if isinstance(m, GradientCheckpointingLayer))
+    return {p for layer in layers for p in layer.parameters()}

@@ -189,7 +189,7 @@ def best_plan(plan: Plan) -> Plan:
         if best.fits:
             break
         values = {"update.activation_checkpointing": recompute, "update.micro_batch_tokens": tokens}
-        best = _shrink_rollout(replace(plan, config=override_config(plan.config, state | values)))
+        best = _shrink_rollout(replace(plan, config=override_config(plan.requested, state | values)))
     return best
 
 
@@ -216,7 +216,7 @@ def _optimizer_states(plan: Plan) -> Iterator[dict[str, object]]:
         "update.offload_optimizer": True,
         **NOT_SHARDED,
     }
-    needed = replace(plan, config=override_config(plan.config, offloaded)).host_bytes
+    needed = replace(plan, config=override_config(plan.requested, offloaded)).host_bytes
     host_memory = plan.target.host_memory
     if plan.target.device_type == "cuda" and (host_memory is None or needed <= host_memory):
         yield offloaded
@@ -268,6 +268,8 @@ def _alternatives(plan: Plan) -> list[str]:
     adapter: dict[str, object] = {"adapter.rank": ADAPTER_RANK, "update.optimizer_state": "32-bit"}
     if plan.requested.update.offload_optimizer:
         adapter["update.offload_optimizer"] = False
+    if plan.requested.update.shard_weights:
+        adapter["update.shard_weights"] = False
     for changes in [int8] if plan.config.adapter.rank else [adapter, adapter | int8]:
         adapted = override_config(plan.requested, changes)
         if best_plan(replace(plan, config=adapted, requested=adapted)).fits:
@@ -311,8 +313,9 @@ def choice_costs(plan: Plan) -> dict[str, str]:
         ),
         "update.shard_weights": (
             f"each of {plan.target.processes} processes keeps a part of the gradient and of the optimizer's "
-            "state and gathers the update's weights layer by layer, with the same results; the update is "
-            "slower, since each completion passes with its whole prompt"
+            "state, with the same results; but the update is slower, since weights are gathered layer by "
+            "layer and each completion passes with its whole prompt, memory that runs out in it ends the "
+            "run, and a run that loses a process resumes from its last checkpoint"
             if config.update.shard_weights
             else "8-bit state can't be sharded"
         ),

@@ -128,7 +128,7 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
     if (n := shard_count(config, target)) > 1:
         what, masters, gradients = "state", scheme.master_weights, scheme.gradients
         if config.update.shard_weights:  # the copy that is trained is in float32 whatever the dtype
-            what, masters, gradients = "gradients and state", 4, scheme.gradients / n
+            what, masters, gradients = "a float32 copy, gradients and state", 4, scheme.gradients / n
         return replace(
             scheme,
             gradients=gradients,

@@ -168,10 +168,10 @@ def same_answer_warning(steps: Steps) -> str:
     """In the last WINDOW steps most completions gave one answer, whatever the question, and it was often
     wrong.
     """
-    seen = [(s.same_answer, s.same_answer_right or 0.0) for s in steps if s.same_answer is not None]
+    seen = [(s.same_answer, s.same_answer_right or 0.0) for s in steps[-WINDOW:] if s.same_answer is not None]
     if len(seen) < WINDOW:
         return ""
-    same, right = (fmean(values) for values in zip(*seen[-WINDOW:], strict=True))
+    same, right = (fmean(values) for values in zip(*seen, strict=True))
     if same < MOSTLY_SAME or right > OFTEN_WRONG:
         return ""
     return (

@@ -92,7 +92,7 @@ def difficulty(groups: Sequence[Group]) -> list[float]:
 def same_answer(groups: Sequence[Group]) -> tuple[float, float] | None:
     """The share of completions that give the most frequent answer, and the share of these that are right."""
     verdicts = [r.strict for g in groups for r in g.rollouts]
-    counts = Counter(_text(v.answer) for v in verdicts if v.answer is not None)
+    counts = Counter(_text(v.answer) for v in verdicts if v.answer not in (None, ""))
     if len(groups) < FEW_QUESTIONS or not counts:
         return None
     [(answer, n)] = counts.most_common(1)
