@@ -152,7 +152,7 @@ def test_accuracies_of_the_summary_are_those_of_an_evaluation(run: Run) -> None:
     for moment in ("before", "after"):
         accuracy = run.summary["evals"][moment]
         assert set(accuracy) == {
-            *("strict", "lenient", "second_opinion", "n"),
+            *("strict", "lenient", "second_opinion", "n", "best_constant"),
             *("strict_interval", "lenient_interval", "second_opinion_interval"),
         }
         assert all(has_type(value, kinds.get(key, kinds[""])) for key, value in accuracy.items())

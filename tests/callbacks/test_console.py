@@ -311,7 +311,23 @@ def test_a_format_that_the_prompt_does_not_show_is_told_before_training(
 ) -> None:
     interval = None if second is None else (0.0, 1.0)
     result = Evaluation(
-        step, "test", n, 1, strict, (0.0, 1.0), None, None, second, interval, strict, 9.0, 0.0, {}, {}, {}
+        step,
+        "test",
+        n,
+        1,
+        strict,
+        (0.0, 1.0),
+        None,
+        None,
+        second,
+        interval,
+        None,
+        strict,
+        9.0,
+        0.0,
+        {},
+        {},
+        {},
     )
     show = line_console()
     show.evaluated(result)

@@ -82,3 +82,15 @@ def test_evaluation_is_greedy_for_one_sample_and_samples_as_in_training_for_seve
     assert greedy == greedily
     assert sampled == replace(greedily, samples=8, temperature=0.7, top_p=0.9)
     assert greedy_seed == sampled_seed == derive_seed(0, "evaluation")
+
+
+@pytest.mark.parametrize(
+    ("golds", "expected"),
+    [(["1", "2", "1", "3"], 0.5), (["1", "2"], 0.5), (["7"] * 3, 1.0), ([None, "", None], None)],
+)
+def test_best_constant_is_the_share_of_the_most_frequent_gold(
+    golds: list[Any], expected: float | None
+) -> None:
+    groups = [replace(make_group([False]), problem=Problem(str(i), "q", g)) for i, g in enumerate(golds)]
+    assert evaluate_groups(groups, None, "test").best_constant == expected
+    assert evaluate_groups(groups, None, "test").to_record()["best_constant"] == expected

@@ -1,5 +1,6 @@
 """The result in a sentence: what counts as a gain, and what an unfinished run says."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,17 @@ def test_strict_gain_with_a_lenient_loss_is_format(tmp_path: Path) -> None:
     """A lenient change beyond chance must be a rise to count as skill."""
     run = runs.finished(tmp_path / "a", (ONE_RIGHT, SEVEN_RIGHT), (SEVEN_RIGHT, ONE_RIGHT))
     assert summary_of(run)["result"]["kind"] == "format"
+
+
+@pytest.mark.parametrize(("constant", "kind"), [(0.52, "better"), (0.54, "constant"), (0.95, "constant")])
+def test_gain_that_one_answer_would_bring_too_is_told(constant: float, kind: str, tmp_path: Path) -> None:
+    """7 of 8 are right after, 52.9% at the lower end of Wilson's interval."""
+    run = runs.finished(tmp_path / "a", (ONE_RIGHT, SEVEN_RIGHT))
+    lines = [json.dumps(line | {"best_constant": constant}) + "\n" for line in run.evals]
+    (run.path / "evals.jsonl").write_text("".join(lines))
+    result = summary_of(run)["result"]
+    assert result["kind"] == kind
+    assert (f"right for {constant:.1%} of them" in result["sentence"]) == (kind == "constant")
 
 
 def test_second_opinion_replaces_a_missing_lenient_verdict(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """A run's figures in words: each sentence has the numbers that the files have."""
 
+import json
 from pathlib import Path
+
+import pytest
 
 from helpers import run_files as runs
 from reinforce_lite.runlog.diagnosis import diagnose
@@ -68,3 +71,15 @@ def test_a_run_whose_numbers_were_not_finite_is_not_resumed(tmp_path: Path) -> N
     run = write(tmp_path / "a", 3)
     run.write_json("summary", {"stopped": "not finite"})
     assert "lower update.learning_rate" in diagnose(run).next
+
+
+@pytest.mark.parametrize(("constant", "told"), [(0.52, False), (0.54, True)])
+def test_accuracy_that_one_answer_would_reach_is_told(constant: float, told: bool, tmp_path: Path) -> None:
+    """7 of 8 are right after, 52.9% at the lower end of Wilson's interval."""
+    lines = [runs.step(n) for n in (1, 2)]
+    evaluations = [runs.eval_completions(0, runs.ONE_RIGHT), runs.eval_completions(2, runs.SEVEN_RIGHT)]
+    run = runs.write(tmp_path / "a", lines, [runs.completion(n, "p") for n in (1, 2)], evaluations, "steps")
+    evals = [json.dumps(line | {"best_constant": constant}) + "\n" for line in run.evals]
+    (run.path / "evals.jsonl").write_text("".join(evals))
+    text = " ".join(diagnose(run).figures)
+    assert (f"One and the same answer to every question would be right for {constant:.1%}" in text) == told

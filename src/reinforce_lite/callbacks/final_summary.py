@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reinforce_lite.evaluation.statistics import against_chance
+from reinforce_lite.evaluation.statistics import against_chance, constant_hint
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.text import duration, harmless, interval, percent, rounded
@@ -25,6 +25,8 @@ def final_summary(run: Run) -> RenderableType:
     def add(label: str, text: str) -> None:
         places.add_row(label, Text(harmless(text)))
 
+    if constant := constant_hint(evals.get("after", {})):
+        add("note", constant)
     if (run.path / "report.html").exists():
         add("report", f"{run.path / 'report.html'} (open it in a browser)")
     add("model", str(run.path / "model"))

@@ -1,5 +1,6 @@
 """Held-out accuracy, strict and lenient, each with its 95% interval."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -29,6 +30,9 @@ class Evaluation:
     second_opinion: float | None
     """Accuracy by a verdict that is not rewarded; None where no gold is a number."""
     second_opinion_interval: Interval | None
+    best_constant: float | None
+    """What the best constant answer would reach: the share of problems with the most frequent gold. None
+    where there are no golds."""
     reward: float
     """Mean."""
     mean_tokens: float
@@ -74,6 +78,7 @@ def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> 
         n=n,
         samples=samples,
         **accuracies,
+        best_constant=_best_constant(groups),
         reward=fmean(r.reward for r in rollouts),
         mean_tokens=fmean(len(r.completion.token_ids) for r in rollouts),
         truncated=fmean(r.completion.truncated for r in rollouts),
@@ -81,6 +86,11 @@ def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> 
         pass_at=pass_at,
         pass_at_interval={k: wilson_interval(share * n, n) for k, share in pass_at.items()},
     )
+
+
+def _best_constant(groups: Sequence[Group]) -> float | None:
+    golds = Counter(str(g.problem.gold) for g in groups if g.problem.gold not in (None, ""))
+    return golds.most_common(1)[0][1] / len(groups) if golds else None
 
 
 def _accuracy(

@@ -1,7 +1,10 @@
 """Intervals, significance and pass@k, each with the source of its formula."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reinforce_lite.utils.text import percent
 
 Z = 1.959964  # normal quantile of a 95% interval, rounded as in published tables
 
@@ -97,3 +100,17 @@ def against_chance(p: float, change: float, n: int) -> str:
     """
     reasons = filter(None, (format_p(p), small_n_hint(p, change, n)))
     return f"{chance_words(p)} ({'; '.join(reasons)})"
+
+
+def constant_hint(evaluation: Mapping[str, Any]) -> str:
+    """What the best constant answer would reach, where an evaluation's accuracy is not clearly above it.
+
+    `evaluation` has the keys of evals.jsonl. Empty where it is above, or where there are no golds.
+
+    >>> constant_hint({"best_constant": 0.9, "strict_interval": (0.85, 0.93)})
+    'one and the same answer to every question would be right for 90.0% of them'
+    """
+    constant, interval = evaluation.get("best_constant"), evaluation.get("strict_interval")
+    if constant is None or interval is None or constant < interval[0]:
+        return ""
+    return f"one and the same answer to every question would be right for {percent(constant)} of them"

@@ -93,7 +93,7 @@ def _counts(
 
 def _example(kind: str, questions: list[Record]) -> Record | None:
     """The shortest test question that illustrates the result: gained for a gain, lost for a loss."""
-    right_after = {"better": True, "format": True, "worse": False}.get(kind)
+    right_after = {"better": True, "format": True, "constant": True, "worse": False}.get(kind)
     examples = []
     for question in questions:
         before, after = question["completions"][0], question["completions"][-1]

@@ -19,6 +19,7 @@ CHARTS: list[Record] = tomllib.loads((files(__package__) / "charts.toml").read_t
 """The charts of the page, as charts.toml describes them."""
 UNTRAINED = {chart["untrained"] for chart in CHARTS if "untrained" in chart}
 """The figures of an evaluation that charts draw as a reference."""
+EVALUATED = ("step", "split", "n", "strict", "strict_interval", "best_constant")
 LENIENT, SECOND = "accuracy/lenient", "accuracy/second_opinion"
 REFLECTION = tuple(f"reflection/list_{name}" for name in REFLECTION_LISTS)
 
@@ -42,7 +43,7 @@ def build_curves(data: RunData) -> dict[str, Any]:
         "columns": {key: column for key, column in columns.items() if any(v is not None for v in column)},
         "averaged": size,
         "evals": [
-            {key: round_float(e[key]) for key in ("step", "split", "n", "strict", "strict_interval")}
+            {key: round_float(e.get(key)) for key in EVALUATED}
             | {"seconds": round_float(elapsed.get(e["step"], 0.0))}
             for e in greedy
         ],

@@ -12,6 +12,7 @@ from reinforce_lite.evaluation.statistics import (
     CHANCE_RULE,
     SIGNIFICANCE,
     chance_words,
+    constant_hint,
     format_p,
     small_n_hint,
 )
@@ -23,15 +24,16 @@ from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.text import percent
 
 VERDICTS = ("strict", "lenient", "second_opinion")
-_FIGURES = ("step", "n", *VERDICTS, *(f"{name}_interval" for name in VERDICTS))
+_FIGURES = ("step", "n", "best_constant", *VERDICTS, *(f"{name}_interval" for name in VERDICTS))
 
 
 def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStats] = ()) -> dict[str, Any]:
     """The result: `kind`, `sentence`, `before` and `after` (the test's figures, or None), `p` and `changes`.
 
-    `kind` is better, format, same, worse, unknown (no p-value), unfinished or unmeasured. `other` is the
-    verdict shown in addition to strict: lenient, or second_opinion if the task has no lenient one. Shares
-    are fractions of 1. `notes` are the small print, `resume` the command that continues an unfinished run.
+    `kind` is better, format, constant, same, worse, unknown (no p-value), unfinished or unmeasured. `other`
+    is the verdict shown in addition to strict: lenient, or second_opinion if the task has no lenient one.
+    Shares are fractions of 1. `notes` are the small print, `resume` the command that continues an unfinished
+    run.
     `groups` are those of training, for the trend of an unfinished run.
     """
     tests: list[Record] = [{key: e.get(key) for key in _FIGURES} for e in data.evals if e["split"] == "test"]
@@ -90,9 +92,10 @@ def count(n: int, noun: str) -> str:
 def _judge(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> tuple[str, str]:
     """The kind of result, and the second half of the sentence.
 
-    A strict gain may be in format only: the verdict that training does not reward tells.
+    A strict gain may be in format only: the verdict that training does not reward tells. Or one answer to
+    all questions may be right as often.
     """
-    strict, p_other = p["strict"], p[other] if other else None
+    strict = p["strict"]
     if strict is None:
         reason = "as the completions of the evaluations are missing"
         return "unknown", f"whether this is chance is unknown, {reason}"
@@ -101,13 +104,20 @@ def _judge(before: Record, after: Record, p: dict[str, float | None], other: str
         return "same", chance
     if after["strict"] < before["strict"]:
         return "worse", f"a loss, {chance}"
-    gain = f"a gain, {chance}"
+    kind, doubt = _judge_gain(before, after, p[other] if other else None, other)
+    return kind, f"a gain, {chance}{doubt}"
+
+
+def _judge_gain(before: Record, after: Record, p_other: float | None, other: str | None) -> tuple[str, str]:
+    """The kind of a gain in strict accuracy, and what is to be said about it."""
+    if constant := constant_hint(after):
+        return "constant", f"; but {constant}"
     if other is None or p_other is None:
-        return "better", f"{gain}; this task has no second verdict to tell skill from format"
+        return "better", "; this task has no second verdict to tell skill from format"
     if after[other] > before[other] and p_other < SIGNIFICANCE:
-        return "better", f"{gain}, and not in format alone"
+        return "better", ", and not in format alone"
     figures = f"{other.replace('_', ' ')} {percent(before[other])} → {percent(after[other])}"
-    return "format", f"{gain}; perhaps only in format, as no other verdict rose so clearly ({figures})"
+    return "format", f"; perhaps only in format, as no other verdict rose so clearly ({figures})"
 
 
 def _notes(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from reinforce_lite.evaluation.statistics import against_chance
+from reinforce_lite.evaluation.statistics import against_chance, constant_hint
 from reinforce_lite.runlog.health import WINDOW, find_warnings
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
@@ -76,6 +76,8 @@ def _accuracy(run: Run, steps: list[StepMetrics]) -> Iterator[str]:
         p, end = evals["paired_p"][kind], f"{percent(after[kind])} {interval(after[f'{kind}_interval'])}"
         chance = "" if p is None else f": {against_chance(p, after[kind] - before[kind], after['n'])}"
         yield f"Of {after['n']} test problems {start} were right before and {end} after ({name}){chance}."
+    if constant := constant_hint(after or {}):
+        yield f"{constant[0].upper()}{constant[1:]}."
 
 
 def _reward(steps: list[StepMetrics], last: list[StepMetrics]) -> str:

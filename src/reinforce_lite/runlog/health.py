@@ -34,8 +34,8 @@ RARELY_RIGHT = 0.1
 NEARLY_ALWAYS_RIGHT = 0.9
 MOSTLY_CLIPPED = 0.5
 OFTEN_NOT_FINITE = 0.1
-MOSTLY_SAME, OFTEN_WRONG = 0.8, 0.7
-"""Of completions that give one answer to all questions, and of these that are right."""
+MOSTLY_SAME, WRONG = 0.9, 0.08
+"""Of completions: those that give one answer to all questions, and by how much fewer of these are right."""
 LARGE_GAP = 0.05
 """Nats per token between engine and update: about twice the rounding of bfloat16."""
 GROWN_GAP = 3.0
@@ -165,14 +165,14 @@ def entropy_warning(steps: Steps) -> str:
 
 
 def same_answer_warning(steps: Steps) -> str:
-    """In the last WINDOW steps most completions gave one answer, whatever the question, and it was often
-    wrong.
+    """In the last WINDOW steps most completions gave one answer, whatever the question, though others were
+    right.
     """
     seen = [(s.same_answer, s.same_answer_right or 0.0) for s in steps[-WINDOW:] if s.same_answer is not None]
     if len(seen) < WINDOW:
         return ""
     same, right = (fmean(values) for values in zip(*seen, strict=True))
-    if same < MOSTLY_SAME or right > OFTEN_WRONG:
+    if same < MOSTLY_SAME or right > same - WRONG:
         return ""
     return (
         f"in the last {WINDOW} steps {percent(same, 0)} of the completions gave the most frequent answer of "

@@ -44,7 +44,7 @@ def best_step(evals: Sequence[Record]) -> int:
 def before_and_after(run: Run, step: int) -> dict[str, Any]:
     """Test accuracy untrained and after `step`, as far as measured, and whether it changed."""
     tests = {e["step"]: e for e in run.evals if e["split"] == "test"}
-    keys = [key for kind in VERDICTS for key in (kind, f"{kind}_interval")]
+    keys = [*(key for kind in VERDICTS for key in (kind, f"{kind}_interval")), "best_constant"]
     evals: dict[str, Any] = {
         name: {key: tests[at].get(key) for key in (*keys, "n")}
         for name, at in (("before", 0), ("after", step))

@@ -28,7 +28,13 @@ function single(c, axisName) {
 function untrained(runs, c) {
   const levels = runs.map((run) => JSON.stringify([run.curves.untrained[c.untrained], run.curves.evals[0]?.split, run.curves.evals[0]?.n]));
   const y = runs[0].curves.untrained[c.untrained];
-  return known(y) && same(levels) ? [{ label: "untrained, greedy", y }] : [];
+  return known(y) && same(levels) ? [{ label: "untrained, greedy", y }, ...bestConstant(runs, c)] : [];
+}
+
+// What one answer to all questions would reach, where accuracy is drawn and all runs have the same problems.
+function bestConstant(runs, c) {
+  const y = runs[0].curves.evals[0]?.best_constant;
+  return c.evals && known(y) && same(runs.map((run) => run.curves.evals[0]?.best_constant)) ? [{ label: "best constant answer", y }] : [];
 }
 
 function linesOf(run, c, axisName) {

@@ -1,6 +1,6 @@
 """Three tasks of reasoning-gym that the audit calls learnable, and a hopeless one, three seeds each.
 
-    python experiments/reasoning_gym.py --parallel 2
+    python experiments/gym_tasks.py --parallel 2
 
 Counting a letter, adding two numbers of two digits, and counting the 1 bits of a number, each with worked
 examples; and the same sums without. Their audits are in `forecasts.py`, from which the recipes are.
@@ -43,7 +43,7 @@ def write(records: Mapping[str, Record]) -> None:
     ]
     steps = [str(step) for step in trials.validation(runs[0][1])]
     trials.write_page(
-        "reasoning_gym",
+        "gym_tasks",
         trials.table(["task", *trials.result_header()], rows),
         trials.table(["strict on validation after steps", "seed", *steps], curves),
         *trials.machine_lines(records.values()),
@@ -51,4 +51,4 @@ def write(records: Mapping[str, Record]) -> None:
 
 
 if __name__ == "__main__":
-    trials.main("reasoning_gym", TRIALS, write)
+    trials.main("gym_tasks", TRIALS, write)
