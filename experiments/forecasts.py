@@ -4,8 +4,9 @@
 
 The forecasts "likely" and "slowly" say that the model learns, "unlikely" and "nothing left" that it does not.
 It has learned if its strict accuracy on 200 test problems is significantly above the untrained model's (exact
-McNemar test, p < 0.05). The thresholds (trainer/audit_advice.py) were chosen beforehand. Of these recipes
-only the quickstart was used for that, so it is not counted.
+McNemar test, p < 0.05). The table also has what one and the same answer to all problems would reach. The
+thresholds (trainer/audit_advice.py) were chosen beforehand. Of these recipes only the quickstart was used for
+that, so it is not counted.
 
 GSM8K is read from the folder ./gsm8k if it exists, otherwise from the hub.
 """
@@ -141,7 +142,7 @@ def forecast_and_train(name: str) -> Record:
 
 def write(records: Mapping[str, Record]) -> None:
     """A row for each recipe, and how many forecasts came true."""
-    rows, right = [], []
+    rows, right, no_better = [], [], []
     for name, run in records.items():
         before, after = trials.correct(run, 0), trials.correct(run, -1)
         p, audit = mcnemar_p_value(before, after), run["audit"]
@@ -149,6 +150,9 @@ def write(records: Mapping[str, Record]) -> None:
         is_right = LEARNS[audit["forecast"]] == learned
         if name != NOT_COUNTED:
             right.append(is_right)
+        constant = trials.best_constant(run)
+        if learned and wilson_interval(sum(after), len(after))[0] <= constant:
+            no_better.append(name)
         low, high = audit["live_interval"]
         rows.append(
             [
@@ -158,6 +162,7 @@ def write(records: Mapping[str, Record]) -> None:
                 audit["forecast"],
                 trials.accuracy_cell(before),
                 trials.accuracy_cell(after),
+                f"{constant:.1%}",
                 f"{p:.1g}",
                 "right" if is_right else "wrong",
             ]
@@ -169,13 +174,16 @@ def write(records: Mapping[str, Record]) -> None:
         "forecast",
         "strict before",
         "strict after",
+        "best constant",
         "p",
         "forecast was",
     ]
     low, high = wilson_interval(sum(right), len(right))
     share = f"{sum(right)} of {len(right)} forecasts were right ({100 * low:.0f}–{100 * high:.0f}%)"
     note = f"{share}; {NOT_COUNTED} is not counted, since the thresholds were chosen with it.\n"
-    trials.write_page("forecasts", trials.table(header, rows), note, *trials.machine_lines(records.values()))
+    constant = f"Not clearly above the best constant answer, though learned: {', '.join(no_better)}.\n"
+    machines = trials.machine_lines(records.values())
+    trials.write_page("forecasts", trials.table(header, rows), note, constant, *machines)
 
 
 if __name__ == "__main__":

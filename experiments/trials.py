@@ -295,6 +295,11 @@ def validation(run: Record) -> dict[int, float]:
     return {e["step"]: e["strict"] for e in run["evals"] if e["split"] == "validation"}
 
 
+def best_constant(run: Record) -> float:
+    """What one and the same answer would reach on the test problems."""
+    return next(float(e["best_constant"]) for e in run["evals"] if e["split"] == "test")
+
+
 def seed_of(run: Record) -> str:
     """The seed of a trial named SETTING-SEED."""
     return str(run["trial"].rsplit("-", 1)[1])

@@ -19,7 +19,7 @@ from reinforce_lite.runlog.run import Run
 EXPERIMENTS = ROOT / "experiments"
 RECORDS = ROOT / "docs" / "results"
 NAMES = [
-    *("seeds", "selection", "forecasts", "quickstart", "adapters", "parts"),
+    *("seeds", "selection", "forecasts", "gym_tasks", "quickstart", "adapters", "parts"),
     *("word_problems", "against_trl", "gsm8k"),
 ]
 CONTROLS = ["coin", "format_alone"]
@@ -204,7 +204,10 @@ def test_warm_start_table_by_hand(load: Any, tmp_path: Path, capsys: Any) -> Non
 
 
 def test_forecasts_are_counted_by_hand(load: Any, tmp_path: Path, capsys: Any) -> None:
-    """Six more right answers of eight are significant (p = 2 / 2^6), five are not (2 / 2^5)."""
+    """Six more right answers of eight are significant (p = 2 / 2^6), five are not (2 / 2^5).
+
+    7 of 8 have 52.9% at the lower end of Wilson's interval.
+    """
     (tmp_path / "results").mkdir()
     outcomes = {
         "quickstart": ("likely", "11111110"),
@@ -219,6 +222,7 @@ def test_forecasts_are_counted_by_hand(load: Any, tmp_path: Path, capsys: Any) -
             "machine": "a",
             "audit": {"forecast": forecast, "live": 0.5, "live_interval": [0.4, 0.6], "accuracy": 0.1},
             "verdicts": {"ids": [], "0": {"strict": "10000000"}, "20": {"strict": after}},
+            "evals": [{"split": "test", "best_constant": 0.54 if name == "sum" else 0.52}],
         }
         for name, (forecast, after) in outcomes.items()
     }
@@ -233,6 +237,7 @@ def test_forecasts_are_counted_by_hand(load: Any, tmp_path: Path, capsys: Any) -
         ("sum", "wrong"),
     ]
     assert "2 of 4 forecasts were right (15–85%)" in text  # Wilson's interval
+    assert "constant answer, though learned: sum.\n" in text
 
 
 def test_forecasts_audit_what_they_train(load: Any) -> None:
