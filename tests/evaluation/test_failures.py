@@ -119,3 +119,11 @@ def test_pass_at_k_table_is_shown_for_several_samples_only() -> None:
 @pytest.mark.parametrize("groups", [[make_group(RIGHT)], [make_group(RIGHT, RIGHT)]])
 def test_failure_table_is_omitted_where_nothing_is_wrong(groups: list[Group]) -> None:
     assert "why answers are wrong" not in render(groups)
+
+
+def test_accuracy_that_one_answer_would_reach_is_told() -> None:
+    """16 of 16 are right, 80.6% at the lower end of Wilson's interval; then each gold is another one."""
+    same = [make_group(RIGHT)] * 16
+    assert "would be right for 100.0% of the problems" in " ".join(render(same).split())
+    others = [replace(g, problem=replace(g.problem, gold=str(i))) for i, g in enumerate(same)]
+    assert "One and the same answer" not in render(others)

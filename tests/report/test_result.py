@@ -103,7 +103,7 @@ def test_gain_that_one_answer_would_bring_too_is_told(constant: float, kind: str
     (run.path / "evals.jsonl").write_text("".join(lines))
     result = summary_of(run)["result"]
     assert result["kind"] == kind
-    assert (f"right for {constant:.1%} of them" in result["sentence"]) == (kind == "constant")
+    assert (f"right for {constant:.1%} of the problems" in result["sentence"]) == (kind == "constant")
 
 
 def test_second_opinion_replaces_a_missing_lenient_verdict(tmp_path: Path) -> None:

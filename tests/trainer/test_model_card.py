@@ -228,6 +228,14 @@ def test_without_evaluations_of_its_step_a_model_has_no_results(policy: Policy) 
     assert "model_name" not in files["README.md"].split("---")[1]
 
 
+def test_best_constant_is_in_the_table(policy: Policy) -> None:
+    card = files_of(policy, load_config("quickstart"), [BEFORE, EVAL | {"best_constant": 0.125}], 24)[
+        "README.md"
+    ]
+    rows = [line.split(" | ") for line in card.splitlines() if line.startswith(("| before", "| after"))]
+    assert [row[-2] for row in rows] == ["–", "12.5%"]
+
+
 @pytest.mark.parametrize(
     ("step", "evals", "steps", "is_measured"),
     [

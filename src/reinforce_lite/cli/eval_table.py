@@ -10,6 +10,7 @@ from reinforce_lite.cli.args import EvalArgs
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.evaluation.failures import Failure
+from reinforce_lite.evaluation.statistics import constant_hint
 from reinforce_lite.runlog.run import existing_run, trained_config
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.text import interval, percent, shorten
@@ -30,6 +31,8 @@ def show_evaluation(result: Evaluation, failures: Sequence[Failure], console: Co
     if failures:
         console.print("why completions fail, with an example of each reason")
         console.print(_failure_table(failures))
+    if constant := constant_hint(result.to_record()):
+        console.print(f"{constant[0].upper()}{constant[1:]}.")
 
 
 def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str:

@@ -108,9 +108,9 @@ def constant_hint(evaluation: Mapping[str, Any]) -> str:
     `evaluation` has the keys of evals.jsonl. Empty where it is above, or where there are no golds.
 
     >>> constant_hint({"best_constant": 0.9, "strict_interval": (0.85, 0.93)})
-    'one and the same answer to every question would be right for 90.0% of them'
+    'one and the same answer to every question would be right for 90.0% of the problems'
     """
     constant, interval = evaluation.get("best_constant"), evaluation.get("strict_interval")
     if constant is None or interval is None or constant < interval[0]:
         return ""
-    return f"one and the same answer to every question would be right for {percent(constant)} of them"
+    return f"one and the same answer to every question would be right for {percent(constant)} of the problems"

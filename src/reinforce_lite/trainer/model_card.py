@@ -58,7 +58,8 @@ The response is that of `reinforce-lite ask RUN`; in 16 bits rounding may change
 {table}
 
 Strict is the verdict that training pays for; lenient, on number tasks, asks for no format. A gain
-in strict alone is format learning. Intervals are 95% (Wilson).
+in strict alone is format learning. Intervals are 95% (Wilson). Best constant is what one and the same
+answer to all problems would reach.
 
 Measured with Reinforce-Lite {version} in {dtype}: one greedy completion for each of the first problems of a
 split, with the prompt in `prompt.json`. It ends at an end-of-sequence token, {ends}. To measure the
@@ -247,13 +248,18 @@ def _steps(evals: Sequence[Record], step: int, of: int) -> str:
 
 def _table(evals: Sequence[Record], step: int) -> str:
     rows = [e for e in evals if e["step"] in (0, step)]
-    head = "| | split | strict | lenient | problems |\n| --- | --- | --- | --- | --- |\n"
+    head = "| | split | strict | lenient | best constant | problems |\n|" + 6 * " --- |" + "\n"
     lines = "\n".join(
         f"| {'before' if e['step'] == 0 else f'after step {step}'} | {e['split']} "
-        f"| {_share(e, 'strict')} | {_share(e, 'lenient')} | {e['n']} |"
+        f"| {_share(e, 'strict')} | {_share(e, 'lenient')} | {_constant(e)} | {e['n']} |"
         for e in rows
     )
     return head + lines + ("" if any(e["step"] == step for e in rows) else "\n\nNot measured at this step.")
+
+
+def _constant(record: Record) -> str:
+    constant = record.get("best_constant")  # older runs have none
+    return "–" if constant is None else percent(constant)
 
 
 def _share(record: Record, kind: str) -> str:
