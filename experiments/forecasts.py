@@ -21,7 +21,7 @@ from statistics import fmean
 import trials
 from trials import Record, Trial
 
-from reinforce_lite.evaluation.statistics import mcnemar_p_value, wilson_interval
+from reinforce_lite.evaluation.statistics import constant_hint, mcnemar_p_value, wilson_interval
 from reinforce_lite.runlog.run import Run
 
 MINUTES = "2"
@@ -151,7 +151,12 @@ def write(records: Mapping[str, Record]) -> None:
         if name != NOT_COUNTED:
             right.append(is_right)
         constant = trials.best_constant(run)
-        if learned and wilson_interval(sum(after), len(after))[0] <= constant:
+        shown = {
+            "strict": fmean(after),
+            "strict_interval": wilson_interval(sum(after), n := len(after)),
+            "n": n,
+        }
+        if learned and constant_hint(shown | {"best_constant": constant}):
             no_better.append(name)
         low, high = audit["live_interval"]
         rows.append(

@@ -4,8 +4,8 @@
     python experiments/gsm8k_boxed.py
 
 Adapters of rank 8. The untrained model is evaluated with five prompts on training problems, so that nothing
-is chosen on the test problems, and with each of them on the first test problems. The learning rate is chosen
-by validation after a few steps; RATE is the result.
+is chosen on the test problems, and with each of them on the first test problems. The learning rate is to be
+chosen by validation after 20 steps; until then RATE is the usual one of adapters.
 
 The model is the folder ./qwen2.5-coder-0.5b-instruct if it exists, otherwise the hub's model of that name;
 the data are the folder ./gsm8k, otherwise the hub's.
@@ -116,7 +116,7 @@ def write(records: Mapping[str, Record]) -> None:
             "prompt",
             f"strict, {CHOOSING} training",
             "lenient",
-            "strict, test",
+            f"strict, {TEST} test",
             "lenient",
             "tokens",
             "cut",

@@ -3,8 +3,8 @@
     python experiments/gym_tasks.py --parallel 2
 
 Adding two numbers of two digits, counting a letter in a word, and counting the 1 bits of a number, each with
-worked examples; and the same sums without. In the two that count a frequent answer alone brings a reward,
-which the audit says. Their audits are in `forecasts.py`, from which the recipes are.
+worked examples; and the same sums without. In the two counting tasks the most frequent answer alone earns a
+reward, and the audit says so. The recipes are those of `forecasts.py`, which has their audits.
 """
 
 from collections.abc import Mapping

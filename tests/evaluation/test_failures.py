@@ -124,6 +124,8 @@ def test_failure_table_is_omitted_where_nothing_is_wrong(groups: list[Group]) ->
 def test_accuracy_that_one_answer_would_reach_is_told() -> None:
     """16 of 16 are right, 80.6% at the lower end of Wilson's interval; then each gold is another one."""
     same = [make_group(RIGHT)] * 16
-    assert "would be right for 100.0% of the problems" in " ".join(render(same).split())
+    assert "would reach 100.0%" in " ".join(render(same).split())
+    wrong = [make_group(OTHER)] * 16
+    assert "one and the same answer" not in render(wrong)
     others = [replace(g, problem=replace(g.problem, gold=str(i))) for i, g in enumerate(same)]
-    assert "One and the same answer" not in render(others)
+    assert "one and the same answer" not in render(others)

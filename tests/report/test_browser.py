@@ -4,6 +4,7 @@ Needs Chromium (on Debian: `apt install chromium`). Without it these tests are s
 REINFORCE_LITE_BROWSER=required says that a missing browser is a failure, as .ci/run does.
 """
 
+import json
 import os
 import re
 import shutil
@@ -306,7 +307,9 @@ def test_curves_tell_the_untrained_level_and_what_the_file_has(show: OpenReport,
     """The gap of sampler and trainer is drawn where steps.jsonl has it. A quarter of 4 is right before training."""
     figures = {"reward_std": 0.25, "learning_rate": 1e-4, "logprob_gap/mean": 0.001, "logprob_gap/max": 0.02}
     asked = eval_completions(0, [True, False, False, False], "validation")
-    view = show(runs.write(tmp_path / "a", [step(1, **figures)], evaluations=[asked], planned=9))
+    run = runs.write(tmp_path / "a", [step(1, **figures)], evaluations=[asked], planned=9)
+    (run.path / "evals.jsonl").write_text(json.dumps(run.evals[0] | {"best_constant": 0.75}) + "\n")
+    view = show(run)
     legends = {
         name: view.page.locator("#charts .chart", has=view.page.locator(f"b:text-is('{name}')")).locator(
             ".legend"
@@ -318,6 +321,7 @@ def test_curves_tell_the_untrained_level_and_what_the_file_has(show: OpenReport,
         "Accuracy": [
             *("strict, sampled 50.0%", "lenient, sampled 50.0%"),
             *("validation, greedy (step 0, n = 4) 25.0%", "untrained, greedy 25.0%"),
+            "best constant answer 75.0%",
         ],
         "Reward": ["mean reward 0.5", "untrained, greedy 0.25"],
         "Reward spread": ["within a group 0.25"],

@@ -103,7 +103,16 @@ def test_gain_that_one_answer_would_bring_too_is_told(constant: float, kind: str
     (run.path / "evals.jsonl").write_text("".join(lines))
     result = summary_of(run)["result"]
     assert result["kind"] == kind
-    assert (f"right for {constant:.1%} of the problems" in result["sentence"]) == (kind == "constant")
+    assert (f"would reach {constant:.1%}" in result["sentence"]) == (kind == "constant")
+
+
+def test_accuracy_without_a_gain_is_compared_with_one_answer_in_the_small_print(tmp_path: Path) -> None:
+    run = runs.finished(tmp_path / "a", (ONE_RIGHT, [T, T] + [F] * 6))
+    lines = [json.dumps(line | {"best_constant": 0.3}) + "\n" for line in run.evals]
+    (run.path / "evals.jsonl").write_text("".join(lines))
+    result = summary_of(run)["result"]
+    assert result["kind"] == "same"
+    assert "would reach 30.0%" in result["notes"][-1]
 
 
 def test_second_opinion_replaces_a_missing_lenient_verdict(tmp_path: Path) -> None:

@@ -82,4 +82,4 @@ def test_accuracy_that_one_answer_would_reach_is_told(constant: float, told: boo
     evals = [json.dumps(line | {"best_constant": constant}) + "\n" for line in run.evals]
     (run.path / "evals.jsonl").write_text("".join(evals))
     text = " ".join(diagnose(run).figures)
-    assert (f"One and the same answer to every question would be right for {constant:.1%}" in text) == told
+    assert (f"Giving one and the same answer to every question would reach {constant:.1%}" in text) == told

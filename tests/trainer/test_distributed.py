@@ -302,10 +302,14 @@ def test_sharded_state_that_has_lost_a_process_is_not_saved(
 def test_fault_in_a_pass_of_sharded_weights_ends_all(
     fault: str, main: type, other: Any, settings: dict[str, Any]
 ) -> None:
-    """One process fails while the other waits in FSDP2's transfer for its weights."""
+    """One process fails while the other waits in FSDP2's transfer for its weights.
+
+    A transfer may take ten minutes, so only one that fails when that process leaves ends within 30 seconds.
+    """
     sharded = settings | {"update.shard_weights": True}
     start = time.monotonic()
-    started = processes.start(2, train_impatiently, "failing", sharded, STEPS, False, 1, "pass", fault)
+    run = train_impatiently if fault == "stop" else train
+    started = processes.start(2, run, "failing", sharded, STEPS, False, 1, "pass", fault)
     found = started[0].result()
     assert time.monotonic() - start < (60 if fault == "stop" else 30)
     assert type(found) is main
@@ -315,6 +319,36 @@ def test_fault_in_a_pass_of_sharded_weights_ends_all(
     ended = started[1].result()
     assert ended == other or type(ended) is other
     assert Run(Path("runs/failing")).started
+
+
+@pytest.mark.slow
+def test_main_process_that_is_stuck_in_a_pass_is_left(settings: dict[str, Any]) -> None:
+    sharded = settings | {"update.shard_weights": True}
+    main, other = processes.start(2, train_impatiently, "failing", sharded, STEPS, False, 0, "pass", "hang")
+    assert isinstance(other.result(60), LostProcessError)
+    main.kill(signal.SIGKILL)  # as torchrun does when the other has left
+
+
+def train_with_a_flipped_bit(settings: dict[str, Any]) -> None:
+    """One bit of one weight of rank 1 is another one after the second step."""
+    original = Updater.apply_gradient
+
+    def apply(self: Updater, gradient: Any, step: int) -> bool:
+        updated = original(self, gradient, step)
+        if os.environ["RANK"] == "1" and step == 2:
+            weight = next(iter(self.params.values())).detach().view(-1)
+            weight[:1].view(torch.int32).add_(1)
+        return updated
+
+    setattr(Updater, "apply_gradient", apply)  # noqa: B010 -- in a process of its own
+    train("differing", settings | {"update.shard_weights": True})
+
+
+def test_weights_that_differ_between_processes_end_all(settings: dict[str, Any]) -> None:
+    errors = processes.run(2, train_with_a_flipped_bit, settings)
+    assert [type(error) for error in errors] == [LostProcessError] * 2
+    assert all("weights differ" in error.cause for error in errors)
+    assert checkpoint_steps(Path("runs/differing/checkpoints")) == [1]
 
 
 def train_impatiently(*args: Any) -> None:

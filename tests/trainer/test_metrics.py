@@ -88,8 +88,8 @@ def answering(answers: list[list[str | None]], golds: list[str]) -> list[Group]:
 
 
 def test_most_frequent_answer_by_hand() -> None:
-    """1 is given by five of eight, and right for two of these five."""
-    answers: list[list[str | None]] = [["1", "1"], ["1", "2"], ["1", None], ["1", "4"]]
+    """1 is given by five of eight, in three spellings, and right for two of these five."""
+    answers: list[list[str | None]] = [["1", "1"], ["1.0", "2"], ["1 egg", None], ["1", "4"]]
     step = metrics(answering(answers, ["1", "2", "3", "4"]))
     assert (step.same_answer, step.same_answer_right) == (5 / 8, 2 / 5)
 

@@ -31,8 +31,8 @@ class Evaluation:
     """Accuracy by a verdict that is not rewarded; None where no gold is a number."""
     second_opinion_interval: Interval | None
     best_constant: float | None
-    """What the best constant answer would reach: the share of problems with the most frequent gold. None
-    where there are no golds."""
+    """What the best constant answer would reach: the share of problems with the most frequent gold, as golds
+    are written. None where there are no golds."""
     reward: float
     """Mean."""
     mean_tokens: float

@@ -105,12 +105,13 @@ def against_chance(p: float, change: float, n: int) -> str:
 def constant_hint(evaluation: Mapping[str, Any]) -> str:
     """What the best constant answer would reach, where an evaluation's accuracy is not clearly above it.
 
-    `evaluation` has the keys of evals.jsonl. Empty where it is above, or where there are no golds.
-
-    >>> constant_hint({"best_constant": 0.9, "strict_interval": (0.85, 0.93)})
-    'one and the same answer to every question would be right for 90.0% of the problems'
+    `evaluation` has the keys of evals.jsonl. Empty where the accuracy is above or 0, where no two golds are
+    equal, and where there are none.
     """
-    constant, interval = evaluation.get("best_constant"), evaluation.get("strict_interval")
-    if constant is None or interval is None or constant < interval[0]:
+    constant = evaluation.get("best_constant")
+    if constant is None or not evaluation["strict"] or constant * evaluation["n"] <= 1:
         return ""
-    return f"one and the same answer to every question would be right for {percent(constant)} of the problems"
+    if constant < evaluation["strict_interval"][0]:
+        return ""
+    reached = f"giving one and the same answer to every question would reach {percent(constant)}"
+    return f"{reached}, and this accuracy is not clearly above that"

@@ -407,14 +407,15 @@ def _transfer(collective: Callable[..., Any], *tensors: Any, **options: Any) -> 
     try:
         collective(*tensors, **options)
     except RuntimeError as error:  # gloo: "Connection closed by peer"; nccl: DistBackendError
-        raise _processes.lose(f"a transfer failed: {one_line_error(error)}") from error
+        raise _processes.lose_transfer(error) from error
 
 
 def group_for_passes(device: torch.device) -> dist.ProcessGroup:
     """All processes, for transfers inside of a pass, which wait for the others' work too; all call it."""
     assert _processes
     timeout = COLLECTIVE_TIMEOUT if device.type == "cuda" else CPU_PASS_TIMEOUT
-    group = _processes.passing = dist.new_group(timeout=timeout)
+    _processes.is_sharded = True
+    group = dist.new_group(timeout=timeout)
     assert isinstance(group, dist.ProcessGroup)
     return group
 
@@ -424,7 +425,7 @@ def transferring() -> Iterator[None]:
     """A block of a pass in which FSDP2 transfers. Raises LostProcessError where a transfer fails.
 
     An error of this process's own can't be exchanged, since the others wait in a transfer: they are told, and
-    learn of it when that fails.
+    learn of it when that fails, as it does once this process has left.
     """
     try:
         yield
@@ -434,10 +435,8 @@ def transferring() -> Iterator[None]:
             raise
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             _processes.lose(f"process {_processes.rank} failed: {one_line_error(error)}")
-            if dist.get_backend(_processes.passing) == "gloo":
-                dist.destroy_process_group(_processes.passing)  # so that the others' transfers fail now
             raise
-        raise _processes.lose(_processes.gone or f"a transfer failed: {one_line_error(error)}") from error
+        raise _processes.lose_transfer(error) from error
 
 
 def _sendable(error: BaseException | None) -> BaseException | None:

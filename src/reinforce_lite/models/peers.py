@@ -53,8 +53,9 @@ class Processes:
     """Whether some process is lost: nothing can be exchanged any more."""
     gone: str = ""
     """What the others told of a lost process, if they did."""
-    passing: Any = None
-    """The group of torch.distributed for transfers inside of a pass, if weights are sharded."""
+    is_sharded: bool = False
+    """Whether weights are sharded: after a loss the main process has nothing to save, and others may wait in
+    a transfer for this process, which fails when it leaves."""
     left: bool = False
     """Whether this process has parted from the others."""
     watch: Watch = field(default_factory=Watch)
@@ -94,6 +95,19 @@ class Processes:
             elif now - moment > patience:
                 raise self.lose(f"process {rank} has not answered for {patience:.0f} seconds")
 
+    def reported_loss(self) -> str:
+        """What the others told of a lost process, if they did. Raises RuntimeError if the store is gone."""
+        if not self.gone and self.store.check(["gone"]):
+            self.gone = self.store.get("gone").decode()
+        return self.gone
+
+    def lose_transfer(self, error: Exception) -> LostProcessError:
+        """The error to raise where a transfer failed, with what another process told of the cause."""
+        with contextlib.suppress(RuntimeError):
+            if what := self.reported_loss():
+                return self.lose(what)
+        return self.lose(f"a transfer failed: {one_line_error(error)}")
+
     def lose(self, what: str) -> LostProcessError:
         """Tell the others that a process is lost; returns the error to raise."""
         self.lost = True
@@ -124,6 +138,8 @@ class Processes:
 
     def _await_main_end(self) -> None:
         """Wait until the main process has ended its work, or no longer lives."""
+        if self.lost and self.is_sharded:
+            return
         beats, moment = -1, time.monotonic()
         while not self.count(self._ended):
             latest, now = self.count("heartbeats/0"), time.monotonic()
@@ -147,8 +163,8 @@ class Processes:
             try:
                 if has_store and not what:
                     self.store.add(f"heartbeats/{self.rank}", 1)
-                if has_store and not self.gone and self.store.check(["gone"]):
-                    self.gone = self.store.get("gone").decode()
+                if has_store:
+                    self.reported_loss()
             except RuntimeError:
                 has_store, self.gone = False, "the main process or its machine is gone"
             if what:

@@ -59,6 +59,8 @@ def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStat
         f"compared with {percent(before['strict'])} before training: "
     )
     notes = _notes(before, after, p, result["other"])
+    if kind != "constant" and (constant := constant_hint(after)):
+        notes.append(f"{constant[0].upper()}{constant[1:]}.")
     return result | {
         "kind": kind,
         "sentence": f"{head}{meaning}.",

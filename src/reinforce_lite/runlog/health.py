@@ -177,7 +177,7 @@ def same_answer_warning(steps: Steps) -> str:
     return (
         f"in the last {WINDOW} steps {percent(same, 0)} of the completions gave the most frequent answer of "
         f"their step, which was right in {percent(right, 0)} of them: the model answers without regard to "
-        "the question; try problems whose answers differ more, or a lower update.learning_rate"
+        "the question; try problems whose answers differ more"
     )
 
 

@@ -10,6 +10,7 @@ from os import fsencode
 from typing import Any
 from urllib.parse import quote
 
+from reinforce_lite.evaluation.statistics import constant_hint
 from reinforce_lite.utils.text import harmless, interval, percent
 
 WIDTH, HEIGHT, LEFT, BELOW = 480, 100, 40, 20
@@ -37,7 +38,9 @@ def _table(evals: Mapping[str, Any]) -> str:
         cells = [_accuracy(evals[moment], kind) for moment in moments]
         rows += [[kind.replace("_", " "), *cells]] if any(cells) else []
     lines = ["".join(f"<td>{_text(cell)}</td>" for cell in row) for row in rows]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    table = f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    constant = constant_hint(evals[moments[-1]])
+    return f"{table}<p>{_text(constant)}</p>" if constant else table
 
 
 def _accuracy(figures: Mapping[str, Any], kind: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from reinforce_lite.evaluation.reflection import find_reflections, reflection_rates
 from reinforce_lite.learner.updater import GradientStats
 from reinforce_lite.runlog.records import CompletionRecord, Record, StepMetrics
-from reinforce_lite.types import Group, Split
+from reinforce_lite.tasks.numbers import UnreadableError, read_number
+from reinforce_lite.types import Group, Split, Verdict
 from reinforce_lite.utils.finite import finite_or_none
 
 FEW_QUESTIONS = 4
@@ -91,12 +92,21 @@ def difficulty(groups: Sequence[Group]) -> list[float]:
 
 def same_answer(groups: Sequence[Group]) -> tuple[float, float] | None:
     """The share of completions that give the most frequent answer, and the share of these that are right."""
-    verdicts = [r.strict for g in groups for r in g.rollouts]
-    counts = Counter(_text(v.answer) for v in verdicts if v.answer not in (None, ""))
+    verdicts = [(_answer(r.strict), r.strict.correct) for g in groups for r in g.rollouts]
+    counts = Counter(answer for answer, _ in verdicts if answer)
     if len(groups) < FEW_QUESTIONS or not counts:
         return None
-    [(answer, n)] = counts.most_common(1)
-    return n / len(verdicts), fmean(v.correct for v in verdicts if _text(v.answer) == answer)
+    [(most_frequent, n)] = counts.most_common(1)
+    return n / len(verdicts), fmean(right for answer, right in verdicts if answer == most_frequent)
+
+
+def _answer(verdict: Verdict) -> str:
+    """An answer as text, numbers in the same spelling; empty if there is none."""
+    text = _text(verdict.answer) or ""
+    try:
+        return str(read_number(text).value)
+    except UnreadableError:
+        return text
 
 
 def completion_records(

@@ -4,7 +4,7 @@
 const WIDTH = 400, HEIGHT = 190, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 22, BAR = 24;
 const charts = new Set();
 
-// {title, unit, stacked, span: [from, to], clock: bool, lines: [{label, x, y}], points: [{label, x, y, low, high}], references: [{label, y}], exact, hint}
+// {title, unit, stacked, span: [from, to], clock: bool, lines: [{label, x, y}], points: [{label, x, y, low, high}], references: [{label, y, kind}], exact, hint}
 function chart(spec, smoothing) {
   const values = spec.lines.flatMap((l) => l.y).concat((spec.points || []).flatMap((p) => [p.high, p.y]));
   const scale = axis(values.concat((spec.references || []).map((r) => r.y), spec.stacked ? 1 : 0).filter(known), spec.unit);
@@ -72,7 +72,7 @@ function ticksBelow(spec, atX) {
 }
 
 function referenceLines(spec, atY) {
-  return (spec.references || []).map((r, i) => svg("line", { class: `reference r${i}`, x1: LEFT, x2: WIDTH - RIGHT, y1: atY(r.y), y2: atY(r.y) }));
+  return (spec.references || []).map((r) => svg("line", { class: `reference ${r.kind || ""}`, x1: LEFT, x2: WIDTH - RIGHT, y1: atY(r.y), y2: atY(r.y) }));
 }
 
 function curve(line, i, atX, atY) {
@@ -138,8 +138,8 @@ function readings(spec, lines, x) {
     const p = x === null ? points[points.length - 1] : points[nearest(points.map((q) => q.x), x)];
     nodes.push(el("span", {}, el("i", { class: `key dot s${p.series ?? 3}` }), p.label + " ", el("b", {}, percent(p.y))));
   }
-  for (const [i, r] of (spec.references || []).entries()) {
-    nodes.push(el("span", {}, el("i", { class: `key dash r${i}` }), r.label + " ", el("b", {}, inUnit(r.y, spec.unit))));
+  for (const r of spec.references || []) {
+    nodes.push(el("span", {}, el("i", { class: `key dash ${r.kind || ""}` }), r.label + " ", el("b", {}, inUnit(r.y, spec.unit))));
   }
   return nodes;
 }

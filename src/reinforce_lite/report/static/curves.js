@@ -21,20 +21,20 @@ function single(c, axisName) {
   const run = data.runs[0];
   const lines = linesOf(run, c, axisName);
   return { ...c, name: c.title, span: spanOf([run], axisName), clock: axisName === "seconds", lines,
-    points: c.evals ? evalPoints(run, axisName, 3) : [], references: untrained([run], c) };
+    points: c.evals ? evalPoints(run, axisName, 3) : [], references: references([run], c) };
 }
 
-// The untrained model's level, if all runs have the same, on as many problems of the same split.
-function untrained(runs, c) {
-  const levels = runs.map((run) => JSON.stringify([run.curves.untrained[c.untrained], run.curves.evals[0]?.split, run.curves.evals[0]?.n]));
-  const y = runs[0].curves.untrained[c.untrained];
-  return known(y) && same(levels) ? [{ label: "untrained, greedy", y }, ...bestConstant(runs, c)] : [];
-}
-
-// What one answer to all questions would reach, where accuracy is drawn and all runs have the same problems.
-function bestConstant(runs, c) {
-  const y = runs[0].curves.evals[0]?.best_constant;
-  return c.evals && known(y) && same(runs.map((run) => run.curves.evals[0]?.best_constant)) ? [{ label: "best constant answer", y }] : [];
+// Levels that all runs have alike, on as many problems of the same split: the untrained model's and, where accuracy is
+// drawn, what one answer to all questions would reach.
+function references(runs, c) {
+  const levels = {
+    untrained: ["untrained, greedy", (run) => run.curves.untrained[c.untrained]],
+    constant: ["best constant answer", (run) => c.evals ? run.curves.evals[0]?.best_constant : undefined],
+  };
+  return Object.entries(levels).flatMap(([kind, [label, level]]) => {
+    const all = runs.map((run) => JSON.stringify([level(run), run.curves.evals[0]?.split, run.curves.evals[0]?.n]));
+    return known(level(runs[0])) && same(all) ? [{ kind, label, y: level(runs[0]) }] : [];
+  });
 }
 
 function linesOf(run, c, axisName) {
@@ -50,7 +50,7 @@ function comparison(c, axisName) {
     return { ...c, stacked: false, title, name: c.title, span: spanOf(data.runs, axisName), clock: axisName === "seconds",
       lines: runs.map((r) => ({ label: r.name, x: r.curves[axisName], y: r.curves.columns[key] })),
       points: key === c.evals ? data.runs.flatMap((r, i) => evalPoints(r, axisName, i % 6)) : [],
-      references: untrained(data.runs, c) };
+      references: references(data.runs, c) };
   });
 }
 
