@@ -605,6 +605,20 @@ def test_torchrun(settings: dict[str, Any]) -> None:
     assert wrong.stderr.count("no recipe 'no-such-recipe'") == 1
 
 
+def test_process_that_prints_the_error_ends_first(in_tmp: Path) -> None:
+    """torchrun ends the others with the first, which may be before the error was printed."""
+    command = [sys.executable, "-m", "reinforce_lite", "train", "no-such-recipe"]
+    environments = [{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"} for rank in "01"]
+    first, second = (
+        subprocess.Popen(command, env=os.environ | e, stderr=subprocess.PIPE, text=True) for e in environments
+    )
+    with first, second:
+        assert "no recipe 'no-such-recipe'" in first.communicate()[1]
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(2)
+        second.kill()
+
+
 @pytest.mark.slow
 def test_sigterm_to_torchrun_saves_once(settings: dict[str, Any]) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]

@@ -19,6 +19,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ from reinforce_lite.utils.secrets import mask_all
 from reinforce_lite.utils.text import did_you_mean, harmless
 
 START = clock.now()  # close enough to the start of the process
+TURN_SECONDS = 10.0
+"""How long a process that prints nothing leaves the one that does the first turn to end: torchrun ends all
+others with the first."""
 PROCESSES, IS_MAIN = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
 """How many processes torchrun started, and whether this is the one that prints (models/distributed.py)."""
 
@@ -72,6 +76,8 @@ def _show_error(error: ReinforceLiteError) -> None:
         is_shown = IS_MAIN or not distributed.is_failing()
     else:  # they have not met yet
         is_shown = os.environ.get("LOCAL_RANK", "0") == "0"
+        if not is_shown:
+            time.sleep(TURN_SECONDS)
     if is_shown:
         print(harmless(f"reinforce-lite: {error.cause}"), file=sys.stderr)
         if error.remedy:
