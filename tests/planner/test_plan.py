@@ -307,6 +307,8 @@ def test_float32_copy_of_sharded_weights_counts_as_master_weights(
     _, plan, _ = plan_json(["gsm8k-0.5b", *args, "--processes", "4", "--update.shard-weights"], capsys)
     assert plan["parts"]["weights"]["bytes"] == 12_343_754_752
     assert plan["parts"]["master weights"]["bytes"] == 12_343_754_752 / 4
+    saved = 12_343_754_752 + 24_687_509_504 + 4 * 434  # the weights themselves, and their moments
+    assert plan["host_bytes"] == 12_343_754_752 + saved
 
 
 def test_plan_of_several_processes_shards_before_it_takes_fewer_bits(

@@ -154,6 +154,7 @@ def test_several_processes_equal_one(
         (2, {}),
         (2, {"update.micro_batch_tokens": 100, "rollout.group_size": 5}),
         pytest.param(2, {"update.activation_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param(3, {}, marks=pytest.mark.slow),
         pytest.param(4, {}, marks=pytest.mark.slow),
     ],
 )
@@ -166,7 +167,7 @@ def test_several_processes_with_sharded_weights_equal_one(
     passes = processes.run(n, train_and_count_passes, "several", sharded)
     assert_equal_runs("several", "one", model_folder)
     assert len({len(own) for own in passes}) == 1, "all take equally many"
-    assert any(map(any, passes)) == ("rollout.group_size" in update or n == 4), "some are idle"
+    assert any(map(any, passes)) == ("rollout.group_size" in update or n > 2), "some are idle"
 
 
 def train_and_count_passes(name: str, settings: dict[str, Any]) -> list[bool]:

@@ -35,8 +35,8 @@ from reinforce_lite.utils.text import did_you_mean, harmless
 
 START = clock.now()  # close enough to the start of the process
 TURN_SECONDS = 10.0
-"""How long a process that prints nothing leaves the one that does the first turn to end: torchrun ends all
-others with the first."""
+"""How long a process waits for the one that prints their common error: torchrun ends all as soon as one has
+ended."""
 PROCESSES, IS_MAIN = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
 """How many processes torchrun started, and whether this is the one that prints (models/distributed.py)."""
 

@@ -13,7 +13,7 @@ from reinforce_lite.evaluation.failures import Failure
 from reinforce_lite.evaluation.statistics import constant_hint
 from reinforce_lite.runlog.run import existing_run, trained_config
 from reinforce_lite.utils.program import command_line
-from reinforce_lite.utils.text import interval, percent, shorten
+from reinforce_lite.utils.text import as_sentence, interval, percent, shorten
 
 MAX_REASONS = 5
 """Reasons with a row of their own."""
@@ -32,7 +32,7 @@ def show_evaluation(result: Evaluation, failures: Sequence[Failure], console: Co
         console.print("why completions fail, with an example of each reason")
         console.print(_failure_table(failures))
     if constant := constant_hint(result.to_record()):
-        console.print(f"{constant[0].upper()}{constant[1:]}.")
+        console.print(as_sentence(constant))
 
 
 def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str:

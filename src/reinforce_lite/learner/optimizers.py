@@ -395,6 +395,13 @@ def optimizer_state_bytes(state: str, sizes: Sequence[int], itemsize: int) -> tu
     return moments, 4 * sum(n for n in sizes if is_small(n))
 
 
+def saved_state_bytes(state: str, sizes: Sequence[int], itemsize: int) -> int:
+    """Bytes of the optimizer's state with the weights that it moves: master weights, or the policy's own."""
+    moments, master_weights = optimizer_state_bytes(state, sizes, itemsize)
+    has_copies = state == "32-bit" and itemsize < 4
+    return moments + master_weights + (0 if has_copies else itemsize * sum(sizes))
+
+
 def pinned_bytes(sizes: Sequence[int]) -> int:
     """Bytes of offloaded moments of tensors with `sizes` elements.
 

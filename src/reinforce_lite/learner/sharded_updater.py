@@ -85,12 +85,7 @@ class ShardedUpdater(Updater):
             sampler_gap=sum((gap for _, gap in measured), NO_GAP),
         )
         shares = distributed.exchange(lambda: own)
-        return GradientStats(
-            loss=sum(share.loss for share in shares),
-            norm=math.hypot(*(share.norm for share in shares)),
-            tokens=sum(share.tokens for share in shares),
-            sampler_gap=sum((share.sampler_gap for share in shares), NO_GAP),
-        )
+        return GradientStats.of_shares(shares, norm=math.hypot(*(share.norm for share in shares)))
 
     def apply_gradient(self, gradient: GradientStats, step: int) -> bool:
         """See `Updater.apply_gradient`. Raises LostProcessError where the processes then differ."""

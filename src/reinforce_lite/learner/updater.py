@@ -33,7 +33,7 @@ from reinforce_lite.config import UpdateConfig
 from reinforce_lite.errors import DoesNotFitError
 from reinforce_lite.learner.loss import backward_in_chunks
 from reinforce_lite.learner.loss_scale import LossScale
-from reinforce_lite.learner.optimizers import make_optimizer, optimizer_state_bytes
+from reinforce_lite.learner.optimizers import make_optimizer, saved_state_bytes
 from reinforce_lite.learner.sampler_gap import NO_GAP, SamplerGap
 from reinforce_lite.models import distributed
 from reinforce_lite.models.forward import (
@@ -71,6 +71,17 @@ class GradientStats:
     loss_scale: LossScale | None = None
     """With which the gradient was computed; only in float16."""
 
+    @classmethod
+    def of_shares(cls, shares: Sequence["GradientStats"], norm: float) -> "GradientStats":
+        """Those of a whole step, from the shares of several processes and the norm of the summed gradient."""
+        return cls(
+            loss=sum(share.loss for share in shares),
+            norm=norm,
+            tokens=sum(share.tokens for share in shares),
+            sampler_gap=sum((share.sampler_gap for share in shares), NO_GAP),
+            loss_scale=min((s for g in shares if (s := g.loss_scale)), key=lambda s: s.factor, default=None),
+        )
+
     @property
     def is_finite(self) -> bool:
         """Whether loss and gradient are free of NaN and infinity."""
@@ -107,7 +118,7 @@ class Updater:
     """Computes a step's gradient and applies it; owns the optimizer and the master weights."""
 
     by_rows = False
-    """Whether sharded state is cut into whole rows."""
+    """Whether a process's part of a sharded weight is whole rows of it."""
 
     def __init__(
         self,
@@ -170,9 +181,9 @@ class Updater:
 
     def _own(self, tensor: Tensor) -> Tensor:
         """What of a tensor in the shape of a weight this process's optimizer works on."""
-        return (
-            tensor.view(-1)[distributed.own_range(tensor.shape, self.by_rows)] if self.is_sharded else tensor
-        )
+        if not self.is_sharded:
+            return tensor
+        return tensor.view(-1)[distributed.own_range(tensor.shape, self.by_rows)]
 
     @property
     def _has_copies(self) -> bool:
@@ -216,13 +227,7 @@ class Updater:
         distributed.sum_tensors(self._gradients())
         norm = self._gradient_norm()
         distributed.check_equal("gradients", norm.hex())
-        return GradientStats(
-            loss=sum(gradient.loss for gradient in stats),
-            norm=norm,
-            tokens=sum(gradient.tokens for gradient in stats),
-            sampler_gap=sum((gradient.sampler_gap for gradient in stats), NO_GAP),
-            loss_scale=min((s for g in stats if (s := g.loss_scale)), key=lambda s: s.factor, default=None),
-        )
+        return GradientStats.of_shares(stats, norm)
 
     def _halve_micro_batches(self, groups: Sequence[TrainableGroup]) -> None:
         self._drop_gradients()
@@ -398,10 +403,8 @@ class Updater:
         """An upper bound of the size of `state_dict`: quantization tables are counted, but not saved."""
         sizes = [p.numel() for p in self.params.values()]
         itemsize = next(iter(self.params.values())).itemsize
-        optimizer = sum(optimizer_state_bytes(self.config.optimizer_state, sizes, itemsize))
-        optimizer += 16 if self.loss_scale else 0
-        has_masters = itemsize == 2 and self.config.optimizer_state == "32-bit"  # counted with the optimizer
-        return optimizer + (0 if has_masters else sum(p.nbytes for p in self.params.values()))
+        saved = saved_state_bytes(self.config.optimizer_state, sizes, itemsize)
+        return saved + (16 if self.loss_scale else 0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors that a resumed run needs to continue bit for bit, by flat names.

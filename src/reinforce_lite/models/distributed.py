@@ -24,7 +24,6 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from itertools import chain
-from math import ceil
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -37,7 +36,7 @@ from torch.distributed.rendezvous import rendezvous
 from reinforce_lite.errors import LostProcessError, ReinforceLiteError, UsageError
 from reinforce_lite.models.device import pick_device
 from reinforce_lite.models.peers import Processes
-from reinforce_lite.models.shares import equal_parts, split_by_key
+from reinforce_lite.models.shares import equal_parts, part_length, split_by_key
 from reinforce_lite.utils.memory import is_out_of_memory, limit_fragmentation
 from reinforce_lite.utils.text import one_line_error
 
@@ -245,22 +244,16 @@ def own_range(shape: torch.Size, by_rows: bool = False) -> slice:
     rows, as FSDP2 cuts tensors.
     """
     assert _processes
-    length = _part_length(shape, by_rows)
+    length = part_length(shape, size(), by_rows)
     start = min(shape.numel(), _processes.rank * length)
     return slice(start, min(shape.numel(), start + length))
-
-
-def _part_length(shape: torch.Size, by_rows: bool) -> int:
-    """Elements of the longest part."""
-    row = shape[1:].numel() if by_rows else 1
-    return ceil(shape.numel() / row / size()) * row
 
 
 def share_parts(tensors: Iterable[Tensor], by_rows: bool = False) -> None:
     """Give each process the others' parts (`own_range`) of these contiguous tensors."""
     for tensor in tensors if _processes else ():
         flat = tensor.detach().view(-1)
-        part = _padded(flat[own_range(tensor.shape, by_rows)], _part_length(tensor.shape, by_rows))
+        part = _padded(flat[own_range(tensor.shape, by_rows)], part_length(tensor.shape, size(), by_rows))
         parts = part.new_empty(size(), len(part))
         _transfer(dist.all_gather, list(parts.view(torch.uint8)), part.view(torch.uint8))
         flat.copy_(parts.view(-1)[: len(flat)])
@@ -269,7 +262,7 @@ def share_parts(tensors: Iterable[Tensor], by_rows: bool = False) -> None:
 def collect_parts(part: Tensor, shape: torch.Size, by_rows: bool = False) -> Tensor | None:
     """The tensor of this shape of which each process has a part: on the main one's CPU, None elsewhere."""
     assert _processes
-    padded = _padded(part, _part_length(shape, by_rows)).view(torch.uint8)
+    padded = _padded(part, part_length(shape, size(), by_rows)).view(torch.uint8)
     parts = [torch.empty_like(padded) for _ in range(_processes.size)] if is_main() else None
     _transfer(dist.gather, padded, parts)
     return torch.cat(parts).view(part.dtype)[: shape.numel()].cpu().view(shape) if parts else None
@@ -411,7 +404,10 @@ def _transfer(collective: Callable[..., Any], *tensors: Any, **options: Any) -> 
 
 
 def group_for_passes(device: torch.device) -> dist.ProcessGroup:
-    """All processes, for transfers inside of a pass, which wait for the others' work too; all call it."""
+    """A group of all processes, for weights that are sharded from now on; all call it.
+
+    Its transfers are inside of a pass, and wait for what the others compute there.
+    """
     assert _processes
     timeout = COLLECTIVE_TIMEOUT if device.type == "cuda" else CPU_PASS_TIMEOUT
     _processes.is_sharded = True

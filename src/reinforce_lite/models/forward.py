@@ -209,7 +209,7 @@ class FullSequenceForward(ForwardPass):
     def __init__(self, model: Any, checkpointing: bool = False) -> None:
         """Raises UsageError if transformers does not support checkpointing for the model."""
         self.model = model
-        self.body = model.base_model
+        self.body = model.base_model  # another call of it where the model is sharded
         if checkpointing:
             layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
             if not layers:

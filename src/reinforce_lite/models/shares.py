@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
+from math import ceil, prod
 
 
 def split_by_key(keys: Sequence[Hashable], n: int) -> list[list[int]]:
@@ -27,3 +28,13 @@ def equal_parts(costs: Sequence[int], n: int) -> list[slice]:
         spent += cost
     ends += [len(costs)] * (n + 1 - len(ends))
     return [slice(*pair) for pair in pairwise(ends)]
+
+
+def part_length(shape: Sequence[int], n: int, by_rows: bool = False) -> int:
+    """Elements of the longest of n parts of a tensor; `by_rows` parts are whole rows, as FSDP2 cuts tensors.
+
+    >>> part_length((5, 4), 2), part_length((5, 4), 2, by_rows=True)
+    (10, 12)
+    """
+    row = prod(shape[1:]) if by_rows else 1
+    return ceil(prod(shape) / row / n) * row

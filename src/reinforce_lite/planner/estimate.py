@@ -355,7 +355,7 @@ def host_bytes(config: Config, shape: ModelShape, target: Target) -> int:
         return 2 * model if config.rollout.engine == "vllm" else model
     if shard_count(config, target) > 1:
         state = config.update.optimizer_state
-        return model + sum(optimizers.optimizer_state_bytes(state, shape.tensor_sizes, target.dtype.itemsize))
+        return model + optimizers.saved_state_bytes(state, shape.tensor_sizes, target.dtype.itemsize)
     moments = optimizers.pinned_bytes(shape.tensor_sizes) if config.update.offload_optimizer else 0
     return min(model, MODEL_FILE_BYTES) + moments
 

@@ -21,7 +21,7 @@ from reinforce_lite.report.progress import known_so_far, resume_command
 from reinforce_lite.report.run_data import RunData
 from reinforce_lite.report.selection import GroupStats
 from reinforce_lite.runlog.records import Record
-from reinforce_lite.utils.text import percent
+from reinforce_lite.utils.text import as_sentence, percent
 
 VERDICTS = ("strict", "lenient", "second_opinion")
 _FIGURES = ("step", "n", "best_constant", *VERDICTS, *(f"{name}_interval" for name in VERDICTS))
@@ -33,8 +33,7 @@ def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStat
     `kind` is better, format, constant, same, worse, unknown (no p-value), unfinished or unmeasured. `other`
     is the verdict shown in addition to strict: lenient, or second_opinion if the task has no lenient one.
     Shares are fractions of 1. `notes` are the small print, `resume` the command that continues an unfinished
-    run.
-    `groups` are those of training, for the trend of an unfinished run.
+    run. `groups` are those of training, for the trend of an unfinished run.
     """
     tests: list[Record] = [{key: e.get(key) for key in _FIGURES} for e in data.evals if e["split"] == "test"]
     before = next((e for e in tests if e["step"] == 0), None)
@@ -60,7 +59,7 @@ def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStat
     )
     notes = _notes(before, after, p, result["other"])
     if kind != "constant" and (constant := constant_hint(after)):
-        notes.append(f"{constant[0].upper()}{constant[1:]}.")
+        notes.append(as_sentence(constant))
     return result | {
         "kind": kind,
         "sentence": f"{head}{meaning}.",

@@ -12,7 +12,7 @@ from reinforce_lite.runlog.health import WINDOW, find_warnings
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.summary import before_and_after
-from reinforce_lite.utils.text import duration, interval, percent
+from reinforce_lite.utils.text import as_sentence, duration, interval, percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def diagnose(run: Run) -> Diagnosis:
             _time(steps),
         ]
         figures.append(f"Its peak memory is {steps[-1].peak_memory / 1e9:.1f} GB.")
-    problems = [f"{text[0].upper()}{text[1:]}." for text in find_warnings(steps).values()]
+    problems = [as_sentence(text) for text in find_warnings(steps).values()]
     if faults := sum(s.reward_faults or 0 for s in steps):
         problems.append(
             f"The reward failed on {faults} completions, from which nothing is learned: the field `fault` in "
@@ -77,7 +77,7 @@ def _accuracy(run: Run, steps: list[StepMetrics]) -> Iterator[str]:
         chance = "" if p is None else f": {against_chance(p, after[kind] - before[kind], after['n'])}"
         yield f"Of {after['n']} test problems {start} were right before and {end} after ({name}){chance}."
     if constant := constant_hint(after or {}):
-        yield f"{constant[0].upper()}{constant[1:]}."
+        yield as_sentence(constant)
 
 
 def _reward(steps: list[StepMetrics], last: list[StepMetrics]) -> str:

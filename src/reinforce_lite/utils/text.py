@@ -60,6 +60,15 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return f"did you mean {nearest[0]!r}?" if nearest else otherwise
 
 
+def as_sentence(text: str) -> str:
+    """Text as a sentence of its own.
+
+    >>> as_sentence("the reward collapsed")
+    'The reward collapsed.'
+    """
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def one_line_error(error: BaseException, limit: int = 300) -> str:
     """An exception as "TypeName: message" in one line of at most `limit` characters, secrets masked.
 
