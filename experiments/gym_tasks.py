@@ -1,4 +1,4 @@
-"""Tasks of reasoning-gym that the audit calls learnable, and one that it calls hopeless, three seeds each.
+"""Three tasks of reasoning-gym whose forecast is "likely", and one whose forecast is "unlikely", three seeds.
 
     python experiments/gym_tasks.py --parallel 2
 

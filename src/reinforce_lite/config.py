@@ -236,10 +236,11 @@ class UpdateConfig(Section):
     for its part of every weight, and the weights are gathered after each step. The result is the same. If a
     process is lost, so is its part, and the run resumes from its last checkpoint, not from its last step."""
     shard_weights: bool = False
-    """With several processes, train a float32 copy of the model that torch's FSDP2 shards, with gradient and
-    optimizer state. Each process still holds the whole model, to sample from. The result is the same, but the
-    update is slower: weights are gathered layer by layer, and each completion passes with its whole prompt.
-    It includes shard_optimizer; it needs 32-bit state, bfloat16 or float32, and no adapter."""
+    """With several processes, train a float32 copy of the model, which torch's FSDP2 shards together with the
+    gradient and the optimizer state. Each process still holds the whole model, to sample from. The result is
+    the same, but the update is slower: weights are gathered layer by layer, and the prompt is computed again
+    for each completion. It includes shard_optimizer. It needs 32-bit optimizer state and model.dtype bfloat16
+    or float32, and does not work with an adapter."""
 
 
 class TrainConfig(Section):

@@ -343,7 +343,7 @@ def test_what_several_processes_can_not_hold_is_told(
     [
         (["--update.optimizer-state", "8-bit"], "needs 32-bit state"),
         (["--model.dtype", "float16"], "in float16"),
-        (["--adapter.rank", "8"], "an adapter's are few"),
+        (["--adapter.rank", "8"], "an adapter is small"),
     ],
 )
 def test_what_sharded_weights_can_not_do(

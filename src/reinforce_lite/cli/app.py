@@ -34,9 +34,9 @@ from reinforce_lite.utils.secrets import mask_all
 from reinforce_lite.utils.text import did_you_mean, harmless
 
 START = clock.now()  # close enough to the start of the process
-TURN_SECONDS = 10.0
-"""How long a process waits for the one that prints their common error: torchrun ends all as soon as one has
-ended."""
+ERROR_WAIT_SECONDS = 10.0
+"""How long the processes that stay silent wait before they exit, so that the one that prints their common
+error can finish: torchrun ends all processes as soon as one has exited."""
 PROCESSES, IS_MAIN = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
 """How many processes torchrun started, and whether this is the one that prints (models/distributed.py)."""
 
@@ -77,7 +77,7 @@ def _show_error(error: ReinforceLiteError) -> None:
     else:  # they have not met yet
         is_shown = os.environ.get("LOCAL_RANK", "0") == "0"
         if not is_shown:
-            time.sleep(TURN_SECONDS)
+            time.sleep(ERROR_WAIT_SECONDS)
     if is_shown:
         print(harmless(f"reinforce-lite: {error.cause}"), file=sys.stderr)
         if error.remedy:

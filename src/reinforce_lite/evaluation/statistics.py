@@ -105,8 +105,8 @@ def against_chance(p: float, change: float, n: int) -> str:
 def constant_hint(evaluation: Mapping[str, Any]) -> str:
     """What the best constant answer would reach, where an evaluation's accuracy is not clearly above it.
 
-    `evaluation` has the keys of evals.jsonl. Empty where the accuracy is above or 0, where no two golds are
-    equal, and where there are none.
+    `evaluation` has the keys of evals.jsonl. Returns "" where the accuracy is 0 or clearly above the
+    constant, where no two golds are equal, and where there are no golds.
     """
     constant = evaluation.get("best_constant")
     if constant is None or not evaluation["strict"] or constant * evaluation["n"] <= 1:

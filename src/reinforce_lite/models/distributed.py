@@ -420,8 +420,8 @@ def group_for_passes(device: torch.device) -> dist.ProcessGroup:
 def transferring() -> Iterator[None]:
     """A block of a pass in which FSDP2 transfers. Raises LostProcessError where a transfer fails.
 
-    An error of this process's own can't be exchanged, since the others wait in a transfer: they are told, and
-    learn of it when that fails, as it does once this process has left.
+    An error of this process's own can't be exchanged, since the others wait in a transfer. It is written to
+    the store; the others read it when their transfer fails, which happens once this process has exited.
     """
     try:
         yield

@@ -54,8 +54,9 @@ class Processes:
     gone: str = ""
     """What the others told of a lost process, if they did."""
     is_sharded: bool = False
-    """Whether weights are sharded: after a loss the main process has nothing to save, and others may wait in
-    a transfer for this process, which fails when it leaves."""
+    """Whether weights are sharded. After a loss the main process then has nothing to save, and this process
+    must exit without waiting for it: other processes may be stuck in a transfer that fails only when this one
+    exits."""
     left: bool = False
     """Whether this process has parted from the others."""
     watch: Watch = field(default_factory=Watch)

@@ -275,9 +275,10 @@ def _update(config: Config, shape: ModelShape, target: Target) -> Iterator[Memor
 def _sharded_update(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
     """models/sharded.py: transformers' modules, and what is gathered around them.
 
-    Approximate. The weights outside of the layers are gathered through a whole pass, those of a layer while
-    it and its neighbour compute. The head's gradient is there whole from the first chunk of logits on; in the
-    end that of all outside of the layers is, and in float32 to be summed, when no activations are left.
+    Approximate. The weights outside of the layers stay gathered for a whole pass, those of a layer while it
+    and its neighbour compute. From the first chunk of logits on, the head's whole gradient is held. At the
+    end of the pass the whole gradient of all weights outside of the layers is held, with a float32 copy to be
+    summed; the activations have been freed by then.
     """
     parts = list(_update(config, replace(shape, forward_pass="full_sequence"), target))  # noqa: S106
     yield from parts

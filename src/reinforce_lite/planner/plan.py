@@ -313,9 +313,9 @@ def choice_costs(plan: Plan) -> dict[str, str]:
         ),
         "update.shard_weights": (
             f"each of {plan.target.processes} processes keeps a part of the gradient and of the optimizer's "
-            "state, with the same results; but the update is slower, since weights are gathered layer by "
-            "layer and each completion passes with its whole prompt, memory that runs out in it ends the "
-            "run, and a run that loses a process resumes from its last checkpoint"
+            "state, with the same results; but the update is slower (weights are gathered layer by layer, "
+            "and the prompt is computed again for each completion), running out of memory in the update ends "
+            "the run, and a run that loses a process resumes from its last checkpoint"
             if config.update.shard_weights
             else "8-bit state can't be sharded"
         ),

@@ -128,7 +128,7 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
     if (n := shard_count(config, target)) > 1:
         what, masters, gradients = "state", scheme.master_weights, scheme.gradients
         if config.update.shard_weights:  # the copy that is trained is in float32 whatever the dtype
-            what, masters, gradients = "a float32 copy, gradients and state", 4, scheme.gradients / n
+            what, masters, gradients = "master weights, gradients and state", 4, scheme.gradients / n
         return replace(
             scheme,
             gradients=gradients,
@@ -154,8 +154,8 @@ def _check_sharding(config: Config, target: Target) -> None:
         )
     if config.update.shard_weights and config.adapter.rank:
         raise UsageError(
-            "update.shard_weights is for training all weights: an adapter's are few, and its base is sampled "
-            "from, so that each process holds all of it",
+            "update.shard_weights is for training all weights: an adapter is small, and each process holds "
+            "its whole base model anyway, to sample from",
             "leave it out, or train without adapter.rank",
         )
 
