@@ -1,11 +1,13 @@
 """GSM8K with a model of half a billion parameters in its own answer format: prompts, rates, three seeds.
 
-    python experiments/gsm8k_boxed.py --only prompt rate     # first these
-    python experiments/gsm8k_boxed.py
+    python experiments/gsm8k_boxed.py --only prompt rate main     # two cores: two hours for each run of main
+    python experiments/gsm8k_boxed.py --only full main --parallel 6     # a card of 80 GB: ten minutes
 
-Adapters of rank 8. The untrained model is evaluated with five prompts on training problems, so that nothing
+`full` trains all weights on a card for CARD_HOURS, and is evaluated on all test problems; the others train
+adapters of rank 8. The untrained model is evaluated with five prompts on training problems, so that nothing
 is chosen on the test problems, and with each of them on the first test problems. The learning rate is to be
-chosen by validation after 20 steps; until then RATE is the usual one of adapters.
+chosen by validation after 20 steps; until then RATE is the usual one of adapters, which may be too high
+(docs/results.md).
 
 The model is the folder ./qwen2.5-coder-0.5b-instruct if it exists, otherwise the hub's model of that name;
 the data are the folder ./gsm8k, otherwise the hub's.
@@ -35,9 +37,13 @@ TEST = 300
 CHOOSING = 100
 """Training problems on which the prompts are compared."""
 SEEDS = range(3)
-RATES = ("5e-5", "1e-4", "2e-4")
+RATES = ("1e-5", "3e-5", "1e-4")
 RATE = "1e-4"
 STEPS = 40
+TRAINED = ("full", "main", "adaptive")
+SETTINGS = {"main": (), "adaptive": ("--rollout.selection", "adaptive", "--rollout.refill", "2")}
+CARD_HOURS = 0.15
+"""Of each run of `full`."""
 BOXED = "and put your final answer within \\boxed{}."
 PROMPTS: dict[str, dict[str, Any]] = {
     "the recipe's": {},
@@ -56,12 +62,20 @@ PROMPTS: dict[str, dict[str, Any]] = {
         "<answer> </answer> tags.",
     },
 }
+INPUTS = (RECIPE, "--model.name", MODEL, "--task.path", DATA)
 COMMON = (
-    *(RECIPE, "--model.name", MODEL, "--task.path", DATA, "--adapter.rank", "8"),
+    *(*INPUTS, "--adapter.rank", "8"),
     *("--update.micro-batch-tokens", "4096", "--train.save-every", "10"),
     *("--eval.every", "10", "--eval.validation-n", "100"),
 )
+FULL = (
+    *(*INPUTS, "--rollout.prompts-per-step", "16", "--update.learning-rate", "5e-6"),
+    *("--update.micro-batch-tokens", "8192", "--train.save-every", "1000"),
+    *("--eval.every", "20", "--eval.validation-n", "200", "--eval.n", "1319"),
+    *("--train.steps", "1000", "--train.hours", str(CARD_HOURS)),  # the hours end first
+)
 TRIALS = [
+    *(Trial(f"full-{seed}", (*FULL, "--train.seed", str(seed))) for seed in SEEDS),
     *(Trial(f"prompt-{number}", (name,), "gsm8k_boxed.py") for number, name in enumerate(PROMPTS, 1)),
     *(
         Trial(
@@ -72,12 +86,13 @@ TRIALS = [
     ),
     *(
         Trial(
-            f"main-{seed}",
+            f"{setting}-{seed}",
             (
                 *(*COMMON, "--train.steps", str(STEPS), "--eval.n", str(TEST)),
-                *("--update.learning-rate", RATE, "--train.seed", str(seed)),
+                *("--update.learning-rate", RATE, "--train.seed", str(seed), *options),
             ),
         )
+        for setting, options in SETTINGS.items()
         for seed in SEEDS
     ),
 ]
@@ -105,26 +120,25 @@ def untrained(name: str) -> Record:
 
 
 def write(records: Mapping[str, Record]) -> None:
-    """Tables of prompts, rates, and the main runs."""
+    """Tables of prompts, of validation by step, and of each setting's runs."""
     prompts = {record["prompt"]: record for record in records.values() if "prompt" in record}
-    rates, main = (
-        [run for name, run in records.items() if name.startswith(start)] for start in ("rate-", "main-")
-    )
+    runs = {name: record for name, record in records.items() if "prompt" not in record}
     parts = []
     if prompts:
-        header = [
-            "prompt",
-            f"strict, {CHOOSING} training",
-            "lenient",
-            f"strict, {TEST} test",
-            "lenient",
-            "tokens",
-            "cut",
-        ]
-        parts.append(trials.table(header, [_prompt_row(record) for record in prompts.values()]))
-    parts += [_curves(runs) for runs in (rates, main) if runs]
-    if main:
-        parts.append(trials.table(trials.result_header(), [trials.result_row(run) for run in main]))
+        header = ["prompt", f"strict, {CHOOSING} training", "lenient", f"strict, {TEST} test", "lenient"]
+        rows = [_prompt_row(record) for record in prompts.values()]
+        parts.append(trials.table([*header, "tokens", "cut"], rows))
+    if runs:
+        parts.append(_curves(runs))
+    ends = [
+        [setting, str(run["steps"]), *trials.result_row(run)]
+        for setting, seeds in trials.by_setting(runs).items()
+        if setting in TRAINED
+        for run in seeds
+    ]
+    if ends:
+        parts.append(trials.table(["", "steps", *trials.result_header()], ends))
+    main = trials.by_setting(runs)["main"]
     if main and prompts:
         parts.append(_against_best_prompt(prompts, main))
     trials.write_page("gsm8k_boxed", *parts, *trials.machine_lines(records.values()))
@@ -142,12 +156,12 @@ def _bits(verdicts: Record, kind: str) -> list[bool]:
     return [bit == "1" for bit in verdicts["0"][kind]]
 
 
-def _curves(runs: list[Record]) -> str:
-    checked = [trials.validation(run) for run in runs]
-    steps = sorted({step for by_step in checked for step in by_step})
+def _curves(runs: Mapping[str, Record]) -> str:
+    checked = {name: trials.validation(run) for name, run in runs.items()}
+    steps = sorted({step for by_step in checked.values() for step in by_step})
     rows = [
-        [run["trial"], *(f"{by_step[step]:.1%}" if step in by_step else "" for step in steps)]
-        for run, by_step in zip(runs, checked, strict=True)
+        [name, *(f"{by_step[step]:.1%}" if step in by_step else "" for step in steps)]
+        for name, by_step in checked.items()
     ]
     return trials.table(["strict on validation after steps", *map(str, steps)], rows)
 

@@ -34,7 +34,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     for package in ("matplotlib", "scipy"):
         pytest.importorskip(package, reason='needs the extra "experiments"')
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    for name in ["trials", "warm_start", "presets", *CONTROLS, *NAMES]:
+    for name in ["trials", "warm_start", "presets", "gsm8k_boxed", *CONTROLS, *NAMES]:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(importlib.import_module("trials"), "RESULTS", tmp_path / "results")
     return importlib.import_module
@@ -317,6 +317,42 @@ def test_record_of_a_control(load: Any, options: tuple[str, ...]) -> None:
     assert "| 0.0% (0–28) | 90.0% (60–98) |" in page
     assert "| 0.004 | 1 |" in page
     assert "strict rose (p < 0.01) in 1 of 1 runs, lenient in 0" in page
+
+
+def test_gsm8k_boxed_by_hand(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of twelve test problems two are right before, and eight with the best prompt; ten after training.
+
+    Two more than with the best prompt have p = 2 / 2^2, eight more than before 2 / 2^8.
+    """
+    trials, experiment = load("trials"), load("gsm8k_boxed")
+    trials.RESULTS.mkdir(parents=True)
+
+    def bits(right: int) -> dict[str, str]:
+        return dict.fromkeys(("strict", "lenient"), "1" * right + "0" * (12 - right))
+
+    def prompt(name: str, right: int) -> dict[str, Any]:
+        train, test = ({"ids": [], "0": bits(n), "tokens": 9.0, "cut": 0.25} for n in (right, right + 1))
+        return {"prompt": name, "train": train, "test": test, "machine": "m"}
+
+    def run(name: str, accuracies: list[float]) -> dict[str, Any]:
+        evals = [
+            {"split": "validation", "step": 10 * i, "strict": strict} for i, strict in enumerate(accuracies)
+        ]
+        verdicts = {"ids": [], "0": bits(2), "20": bits(10)}
+        run = {"trial": name, "machine": "m", "steps": 20, "seconds": 90, "evals": evals}
+        return run | {"verdicts": verdicts}
+
+    records = {"prompt-1": prompt("good", 7), "prompt-2": prompt("bad", 6)}
+    records |= {"rate-3e-5-0": run("rate-3e-5-0", [0.25, 0.5]), "main-0": run("main-0", [0.25, 0.5, 0.75])}
+    experiment.write(records)
+    lines = (trials.RESULTS / "gsm8k_boxed.md").read_text().splitlines()
+    assert "| good | 58.3% (32–81) | 58.3% (32–81) | 66.7% (39–86) | 66.7% (39–86) | 9 | 25.0% |" in lines
+    assert "| rate-3e-5-0 | 25.0% | 50.0% |  |" in lines
+    assert "| main-0 | 25.0% | 50.0% | 75.0% |" in lines
+    ends = [line for line in lines if line.startswith("| main | 20 | 0 | 16.7% ")]
+    assert len(ends) == 1
+    assert ends[0].endswith(" | 0.008 | 1.5 |")
+    assert "- strict: 66.7%, after 83.3% in the mean of 1 seeds, p = 0.5" in lines
 
 
 def test_presets_at_length_by_hand(load: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from helpers.fake_cuda import FakeCuda
 from helpers.groups import make_groups, make_weights
-from helpers.static import StaticEngine, Tape, make_decoder, tensors
+from helpers.static import BatchEngine, StaticEngine, Tape, make_decoder, tensors
 from reinforce_lite.config import AdapterConfig, UpdateConfig
 from reinforce_lite.engines import native, static_decoder
 from reinforce_lite.engines.native import NativeEngine
@@ -51,7 +51,7 @@ def test_a_replayed_step_gives_the_same_completions(
     policy: Policy, monkeypatch: pytest.MonkeyPatch, sampling: Sampling
 ) -> None:
     """Recorded once, with idle rows, and replayed in two calls with an update in between."""
-    engine, expected = StaticEngine(policy, 3), NativeEngine(policy, 3)
+    engine, expected = StaticEngine(policy, 3), BatchEngine(policy, 3)
     tapes: list[Tape] = []
     make = static_decoder.StaticDecoder.__init__
 

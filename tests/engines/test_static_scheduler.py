@@ -5,9 +5,8 @@ from itertools import chain
 import pytest
 import torch
 
-from helpers.static import StaticEngine
+from helpers.static import BatchEngine, StaticEngine
 from reinforce_lite.engines import sampler, static_scheduler
-from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.engines.sequence import append_tokens
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.types import Completion, Prompt, Sampling
@@ -43,7 +42,7 @@ def test_completions_equal_the_dynamic_batchs(
     ending_policy: Policy, prompts: list[Prompt], sampling: Sampling, max_num_seqs: int
 ) -> None:
     """In float32, token by token."""
-    expected = NativeEngine(ending_policy, max_num_seqs).generate(prompts, sampling, 3)
+    expected = BatchEngine(ending_policy, max_num_seqs).generate(prompts, sampling, 3)
     finished: list[int] = []
     found = StaticEngine(ending_policy, max_num_seqs).generate(prompts, sampling, 3, finished.append)
     assert_equal(found, expected)
@@ -55,7 +54,7 @@ def test_rows_with_a_wide_nucleus_are_drawn_from_all_tokens(
 ) -> None:
     """With 4 candidates, which many a nucleus exceeds."""
     sampling = Sampling(3, 10, 2, 1.5, 0.95)
-    expected = NativeEngine(ending_policy).generate(PROMPTS, sampling, 3)
+    expected = BatchEngine(ending_policy).generate(PROMPTS, sampling, 3)
     drawn: list[int] = []
 
     def count(policy: Policy, sequences: list[object], *rest: object) -> None:
@@ -71,7 +70,7 @@ def test_rows_with_a_wide_nucleus_are_drawn_from_all_tokens(
 def test_repetitions_end_where_the_dynamic_batchs_do(policy: Policy) -> None:
     policy.model.lm_head.bias = torch.nn.Parameter(torch.zeros(259).index_fill(0, torch.tensor([70]), 11.0))
     sampling = Sampling(3, 110, repetition_detection=True)
-    expected = NativeEngine(policy, 5).generate(PROMPTS, sampling, 3)
+    expected = BatchEngine(policy, 5).generate(PROMPTS, sampling, 3)
     assert_equal(StaticEngine(policy, 5).generate(PROMPTS, sampling, 3), expected)
     assert len({len(c.token_ids) for c in chain(*expected)}) > 2
 
@@ -91,7 +90,7 @@ def test_prompts_wait_for_a_slot_and_for_the_next_prefill(
 ) -> None:
     """One prompt in each prefill, and one slot."""
     sampling = Sampling(2, 8)
-    expected = NativeEngine(ending_policy).generate(PROMPTS, sampling, 3)
+    expected = BatchEngine(ending_policy).generate(PROMPTS, sampling, 3)
     monkeypatch.setattr(static_scheduler, "PREFILL_TOKENS", 1)
     monkeypatch.setattr("reinforce_lite.engines.native.cache_size", lambda *_: (3, 1))
     assert_equal(StaticEngine(ending_policy).generate(PROMPTS, sampling, 3), expected)

@@ -1,4 +1,4 @@
-"""The static batch of a CUDA device, on a CPU."""
+"""The static batch of a CUDA device on a CPU, and the batch of a CPU on a card."""
 
 # mypy: allow-untyped-calls
 
@@ -20,6 +20,13 @@ class StaticEngine(NativeEngine):
 
     def _is_static(self) -> bool:
         return True
+
+
+class BatchEngine(NativeEngine):
+    """The native engine as on a CPU, on a card too."""
+
+    def _is_static(self) -> bool:
+        return False
 
 
 def make_decoder(policy: Policy, sampling: Sampling, rows: int = 3) -> StaticDecoder:

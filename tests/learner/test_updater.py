@@ -23,7 +23,7 @@ from reinforce_lite.learner.updater import (
     micro_batches,
     trainable_groups,
 )
-from reinforce_lite.models import prefix_attention
+from reinforce_lite.models import prefix_attention, varlen
 from reinforce_lite.models.forward import FullSequenceForward, SharedPrefix
 from reinforce_lite.models.policy import Policy, load_policy
 
@@ -267,17 +267,22 @@ OPT: dict[str, Any] = {
 
 
 @pytest.mark.case(13)
-@pytest.mark.parametrize("place", ["attention", "head", "prefix"])
+@pytest.mark.parametrize("place", ["blocks", "segments", "head", "prefix"])
 def test_oom_in_the_backward_pass_leaves_no_gradient_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """Once, within autograd, when a part of the gradient has been accumulated."""
     owner, name, at = {
-        "attention": (prefix_attention, "attend_backward", 5),
+        "blocks": (prefix_attention, "attend_backward", 5),
+        "segments": (varlen, "attend_backward", 5),
         "head": (loss, "token_logprobs_and_plain", 2),
         "prefix": (SharedPrefix, "backward", 1),
     }[place]
-    config = UpdateConfig(micro_batch_tokens=20, activation_checkpointing=place == "attention")
+    config = UpdateConfig(micro_batch_tokens=20, activation_checkpointing=place in {"blocks", "segments"})
+    if place == "blocks":  # what a CPU uses
+        monkeypatch.setattr(prefix_attention, "_SegmentsAttention", prefix_attention._BlocksAttention)
+    elif place == "segments":  # what a card uses
+        monkeypatch.setattr(prefix_attention, "_BlocksAttention", prefix_attention._SegmentsAttention)
     reference = Updater(load_policy(save_wide(tmp_path), "float32", DEVICE), config, 0.7, 0)
     expected = reference.compute_gradient(make_groups(), make_weights())
     retried = Updater(load_policy(str(tmp_path), "float32", DEVICE), config, 0.7, 0)
