@@ -159,6 +159,35 @@ def test_entropy_collapse(entropy: list[float], strict: float, warns: bool) -> N
 
 
 @pytest.mark.parametrize(
+    ("entropy", "reward", "warns"),
+    [
+        ([0.1] * 10 + [0.131] * 10, [0.3] * 20, True),
+        ([0.1] * 10 + [0.129] * 10, [0.3] * 20, False),
+        ([0.1] * 10 + [0.3] * 9, [0.3] * 19, False),  # too short
+        ([0.1] * 10 + [0.3] * 10, [0.3] * 10 + [0.4] * 10, False),  # it learns
+        ([0.1] * 10 + [0.3] * 10, [0.3] * 10 + [0.2] * 10, True),
+        ([0.1] * 10 + [None] * 5 + [0.3] * 10, [0.3] * 25, True),
+        ([0.1] * 19 + [2.0], [0.3] * 20, False),  # one step: 0.29 on average, with a noise of 0.19
+        ([0.0] * 20, [0.3] * 20, False),
+    ],
+)
+def test_growing_entropy(entropy: list[float | None], reward: list[float], warns: bool) -> None:
+    warnings = find_warnings(steps(reward, entropy=entropy))
+    assert ("growing_entropy" in warnings) == warns
+
+
+def test_growing_entropy_names_figures_and_leaves_out_a_warm_start() -> None:
+    reward, entropy = [0.3] * 10 + [0.25] * 10, [0.1] * 10 + [0.25] * 10
+    text = find_warnings(steps(reward, entropy=entropy))["growing_entropy"]
+    assert "from 0.100 nats" in text
+    assert "to 0.250 over" in text
+    assert "from 0.30 to 0.25" in text
+    assert "update.learning_rate" in text
+    warm = steps(reward, entropy=entropy, warm_start=[True] * 10 + [False] * 10)
+    assert "growing_entropy" not in find_warnings(warm)
+
+
+@pytest.mark.parametrize(
     ("no_signal", "strict", "warns"),
     [
         ([0.7] * 5 + [0.8] * 5, [0.0] * 10, True),  # 0.75

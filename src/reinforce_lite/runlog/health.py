@@ -29,6 +29,8 @@ COLLAPSED_REWARD = 0.5
 """Of the best window's reward."""
 COLLAPSED_ENTROPY = 0.1
 """Of the first window's entropy."""
+GROWN_ENTROPY = 1.3
+"""Times the first window's."""
 MOSTLY_NO_SIGNAL = 0.75
 RARELY_RIGHT = 0.1
 NEARLY_ALWAYS_RIGHT = 0.9
@@ -65,8 +67,8 @@ class Change:
 
 
 def find_warnings(steps: Steps) -> dict[str, str]:
-    """The warnings that hold now, by kind: not_finite, second_opinion, reward, entropy, same_answer,
-    no_signal, sampler_gap. Usually none.
+    """The warnings that hold now, by kind: not_finite, second_opinion, reward, entropy, growing_entropy,
+    same_answer, no_signal, sampler_gap. Usually none.
 
     Steps that are often, or just now, not finite are the reason for whatever else looks wrong: then no other
     warning is given.
@@ -79,6 +81,7 @@ def find_warnings(steps: Steps) -> dict[str, str]:
         "second_opinion": second_opinion_warning(steps),
         "reward": reward_warning(steps),
         "entropy": entropy_warning(steps),
+        "growing_entropy": growing_entropy_warning(steps),
         "same_answer": same_answer_warning(steps),
         "no_signal": no_signal_warning(steps),
         "sampler_gap": sampler_gap_warning(steps),
@@ -161,6 +164,25 @@ def entropy_warning(steps: Steps) -> str:
         f"the entropy collapsed: {before:.3f} nats per token over the first {WINDOW} steps, {after:.3f} over "
         f"the last {WINDOW}; the completions of a question are nearly identical and teach little; try a "
         "lower update.learning_rate or a higher rollout.temperature"
+    )
+
+
+def growing_entropy_warning(steps: Steps) -> str:
+    """The last WINDOW steps' entropy is clearly above GROWN_ENTROPY times the first's, and the reward did not
+    rise by more than its noise. Steps of a warm start do not count.
+    """
+    known = [(s.entropy, s.reward) for s in steps if s.entropy is not None and not s.warm_start]
+    if len(known) < 2 * WINDOW:
+        return ""
+    entropy, reward = (compare(values[:WINDOW], values[-WINDOW:]) for values in zip(*known, strict=True))
+    grew = entropy.after >= GROWN_ENTROPY * entropy.before and entropy.rise > T_99 * entropy.noise
+    if not grew or reward.rise > reward.noise:
+        return ""
+    return (
+        f"the entropy grew from {entropy.before:.3f} nats per token over the first {WINDOW} steps to "
+        f"{entropy.after:.3f} over the last {WINDOW}, while the reward went from {reward.before:.2f} to "
+        f"{reward.after:.2f}: the updates make the completions more random, not better; try a lower "
+        "update.learning_rate or more questions a step"
     )
 
 
