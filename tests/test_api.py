@@ -12,10 +12,11 @@ import reinforce_lite as rl
 from helpers.paths import RECIPE
 from helpers.tiny import END, ToyTask
 from reinforce_lite import api, engines
-from reinforce_lite.config import load_config
+from reinforce_lite.config import Config, load_config
 from reinforce_lite.engines.base import Engine
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.policy import Policy, load_policy
+from reinforce_lite.pipeline import Pipeline, stop_strings
 from reinforce_lite.rollout.prompts import PromptBuilder
 
 QUESTION = "2 + 2?"
@@ -100,3 +101,24 @@ def test_a_model_that_is_asked_has_no_master_weights(
     monkeypatch.setattr(api, "make_engine", make_engine)
     assert rl.ask(settings["model.name"], "2+2?").text
     assert [(policy.dtype, policy.master_weights) for policy in asked] == [(torch.bfloat16, None)]
+
+
+@pytest.mark.parametrize("samples", [0, -1])
+def test_evaluate_refuses_no_samples(samples: int, settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"samples is {samples}"):
+        rl.evaluate(settings["model.name"], task=ToyTask(), samples=samples, quiet=True)
+
+
+def test_evaluate_names_a_task_that_is_given_as_an_object(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quickstart's task stops at </answer>; a task of one's own has no stop, as in `train`."""
+    seen, build = [], api.build_pipeline
+
+    def build_seen(config: Config, *others: Any) -> Pipeline:
+        seen.append(stop_strings(config))
+        return build(config, *others)
+
+    monkeypatch.setattr(api, "build_pipeline", build_seen)
+    rl.evaluate(settings["model.name"], {"eval.n": 1}, task=ToyTask(), quiet=True)
+    assert seen == [()]

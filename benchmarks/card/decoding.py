@@ -29,7 +29,7 @@ from transformers import Qwen2Config
 from reinforce_lite.engines.ending import Ending
 from reinforce_lite.engines.hf import HFEngine
 from reinforce_lite.engines.native import NativeEngine
-from reinforce_lite.engines.sequence import draw_uniforms
+from reinforce_lite.engines.sequence import start_sequences
 from reinforce_lite.engines.static_scheduler import StaticScheduler
 
 
@@ -74,7 +74,7 @@ def graph(*sizes: str) -> None:
         capture_seconds = time.perf_counter() - start  # the first compiles kernels
         start = time.perf_counter()
         ending = Ending(frozenset(), policy.decode)
-        StaticScheduler(decoder, draw_uniforms(asked, how, 0), 0, ending)._admit()
+        StaticScheduler(decoder, start_sequences(asked, how, 0), 0, ending)._admit()
         synchronize()
         prefill_seconds = time.perf_counter() - start
         decoder.run(width // 2)

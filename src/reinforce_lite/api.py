@@ -17,6 +17,7 @@ from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.callbacks.console import make_console
 from reinforce_lite.config import Config, load_config, override_config
 from reinforce_lite.engines import make_engine
+from reinforce_lite.errors import UsageError
 from reinforce_lite.evaluation.evaluate import Evaluation, evaluate_groups
 from reinforce_lite.evaluation.failures import Failure, common_failures
 from reinforce_lite.models.distributed import join
@@ -128,19 +129,25 @@ def evaluate(
     One sample per problem is greedy; several are drawn as in training and give pass@k as well. Permissions
     and errors are those of `train`.
     """
-    if task is not None:
-        require_task(task)
-    config = override_config(trained_config(fspath(model_or_run)), overrides or {})
+    config = override_config(trained_config(fspath(model_or_run)), _with_task(overrides, task))
     permissions = Permissions(trust_remote_code, allow_pickles)
     return evaluate_model(config, Callback() if quiet else make_console(), samples, task, permissions)[0]
 
 
 def resolve_config(recipe: str, overrides: Mapping[str, Any] | None, task: Task | None) -> Config:
-    """The config of a run; a task given as an object is named after its class."""
+    """The config of a run."""
+    return load_config(recipe, _with_task(overrides, task))
+
+
+def _with_task(overrides: Mapping[str, Any] | None, task: Task | None) -> dict[str, Any]:
+    """The overrides; a task given as an object is named after its class, so it is not taken for the
+    config's.
+    """
+    named = dict(overrides or {})
     if task is not None:
         require_task(task)
-        overrides = {**(overrides or {}), "task.name": type(task).__name__}
-    return load_config(recipe, overrides)
+        named["task.name"] = type(task).__name__
+    return named
 
 
 def evaluate_model(
@@ -153,6 +160,8 @@ def evaluate_model(
     """Evaluate `config.model` on the first `config.eval.n` test problems, and say why completions are
     wrong.
     """
+    if samples < 1:
+        raise UsageError(f"samples is {samples}", "give 1 for greedy completions, or more to sample")
     limit_fragmentation()
     with callback:
         task = task or load_task(config.task)  # an error in it comes before the model is announced

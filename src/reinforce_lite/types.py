@@ -149,13 +149,16 @@ class Group:
     @property
     def success_rate(self) -> float | None:
         """The share of right completions by the strict verdict; None where every reward failed."""
-        verdicts = [r.strict.correct for r in self.rollouts if not r.fault]
+        verdicts = self.verdicts
         return sum(verdicts) / len(verdicts) if verdicts else None
 
     @property
     def is_live(self) -> bool:
-        """Whether some of the completions are right and some wrong."""
-        return 0 < (self.success_rate or 0) < 1
+        """Whether the rewards differ, so that there is something to learn. Rewards that failed do not count.
+
+        With rewards of 1 and 0: whether some of the completions are right and some wrong.
+        """
+        return len({r.reward for r in self.rollouts if not r.fault}) > 1
 
 
 @dataclass(frozen=True, slots=True)

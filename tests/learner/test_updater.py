@@ -435,6 +435,30 @@ def test_bfloat16_policy_has_gradients_close_to_float32(policy: Policy, model_fo
     assert b.norm().item() == pytest.approx(a.norm().item(), rel=0.2)
 
 
+@pytest.mark.case(10)
+@pytest.mark.parametrize(
+    ("dtype", "state"),
+    [("float32", "32-bit"), ("bfloat16", "32-bit"), ("bfloat16", "16-bit"), ("bfloat16", "8-bit")],
+)
+def test_a_state_from_before_the_first_update_has_no_moments(tmp_path: Path, dtype: str, state: Any) -> None:
+    """Back from weights that are not finite, the first update is taken as if nothing had been."""
+    config = UpdateConfig(learning_rate=1e-2, optimizer_state=state)
+    policy = load_policy(save_wide(tmp_path), dtype, DEVICE, keep_float32=state == "32-bit")
+    updater = Updater(policy, config, 0.7, 0)
+    early = {name: t.clone() for name, t in updater.state_dict().items()}
+    updater.compute_gradient(make_groups(), make_weights())
+    for master in updater.master_weights.values():
+        assert master.grad is not None
+        master.grad.fill_(math.nan)
+    updater.optimizer.step(1e-2, 1)
+    updater.load_state_dict(early)
+    assert updater.apply_gradient(updater.compute_gradient(make_groups(), make_weights()), 1)
+    fresh = Updater(load_policy(str(tmp_path), dtype, DEVICE, keep_float32=state == "32-bit"), config, 0.7, 0)
+    assert fresh.apply_gradient(fresh.compute_gradient(make_groups(), make_weights()), 1)
+    trained = [flat(list(u.policy.model.parameters())) for u in (updater, fresh)]
+    assert torch.equal(*trained)
+
+
 @pytest.mark.parametrize(
     ("dtype", "state"),
     [("float32", "32-bit"), ("bfloat16", "32-bit"), ("bfloat16", "16-bit"), ("bfloat16", "8-bit")],

@@ -231,3 +231,9 @@ def test_second_opinion_is_in_every_record(settings: dict[str, Any]) -> None:
         assert {line["second_opinion"] for line in rollouts} == {verdict}
         assert run.summary["evals"]["after"]["second_opinion"] == expected
         assert run.summary["warnings"] == []
+
+
+def test_a_failed_reward_leaves_a_group_of_equal_rewards_without_signal() -> None:
+    """On Python 3.11 the sum of nine times 0.7, divided by nine, is not 0.7."""
+    rollouts = neutralize([*[make_rollout(0.7)] * 9, make_rollout(0.0, "fault")])
+    assert {r.reward for r in rollouts} == {0.7}

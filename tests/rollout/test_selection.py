@@ -1,6 +1,7 @@
 """Which questions are asked: closed forms, a bandit of questions with known success rates, refill by hand."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -199,3 +200,44 @@ def test_an_epoch_asks_every_question_once() -> None:
     assert sorted(p.id for p in whole[:7]) == sorted(p.id for p in whole[7:]) == [p.id for p in problems]
     assert whole[:7] != whole[7:]
     assert epoch_problems(problems, 5, 4, 3) == whole[5:9]
+
+
+@pytest.mark.parametrize(("n", "wanted", "refill"), [(10, 4, 1), (10, 4, 2), (5, 4, 1), (4, 4, 2), (7, 3, 2)])
+def test_a_step_asks_no_question_twice_where_an_epoch_ends(n: int, wanted: int, refill: int) -> None:
+    """Where all are asked for at once, those of the last epoch come first in the next step too."""
+    problems = make_problems(n)
+    selector = QuestionSelector(problems, RolloutConfig(prompts_per_step=wanted, refill=refill), 0)
+    asked: list[str] = []
+    for step in range(1, 60):
+        groups: list[Group] = []
+        while chosen := selector.select(step, groups):
+            groups += [make_group(p, [True, p.id not in {"p0", "p3"}]) for p in chosen]
+        ids = [group.problem.id for group in groups]
+        assert len(set(ids)) == len(ids)
+        assert len(ids) == wanted if refill == 1 else len(ids) >= min(n, wanted)
+        selector.record(step, groups)
+        asked += ids
+    if n >= wanted * refill:
+        assert all(sorted(asked[i : i + n]) == sorted(p.id for p in problems) for i in range(0, 10 * n, n))
+
+
+def test_an_epochs_first_questions_are_moved_back_by_hand() -> None:
+    """After an epoch that ends in 3, 1, and three questions of a step: 1 may come third, 3 second."""
+    before = epoch_problems(make_problems(5), 0, 5, 3)
+    plain, apart = (epoch_problems(make_problems(5), 5, 5, 3, apart=n) for n in (1, 3))
+    assert {p.id for p in apart} == {p.id for p in plain}
+    assert apart[0].id not in {before[-2].id, before[-1].id}
+    assert apart[1].id != before[-1].id
+    moved = [p for p in plain if p not in apart[:2]]
+    assert apart[2:] == moved  # the rest in the order of the shuffle
+
+
+def test_a_group_is_live_where_its_rewards_differ() -> None:
+    def graded(*rewards: float) -> Group:
+        rollouts = (replace(r, reward=v) for r, v in zip(group.rollouts, rewards, strict=True))
+        return replace(group, rollouts=tuple(rollouts))
+
+    group = make_group(make_problems(1)[0], [False, False])
+    assert not group.is_live
+    assert graded(0.2, 0.5).is_live
+    assert not graded(0.2, 0.2).is_live

@@ -83,3 +83,15 @@ def test_accuracy_that_one_answer_would_reach_is_told(constant: float, told: boo
     (run.path / "evals.jsonl").write_text("".join(evals))
     text = " ".join(diagnose(run).figures)
     assert (f"Giving one and the same answer to every question would reach {constant:.1%}" in text) == told
+
+
+def test_a_damaged_line_does_not_hide_what_a_run_reached(tmp_path: Path) -> None:
+    lines, rollouts = [runs.step(n) for n in (1, 2, 3)], [runs.completion(n, "p") for n in (1, 2, 3)]
+    evaluations = [runs.eval_completions(0, runs.ONE_RIGHT), runs.eval_completions(3, runs.SEVEN_RIGHT)]
+    run = runs.write(tmp_path / "a", lines, rollouts, evaluations, "steps")
+    file = run.path / "steps.jsonl"
+    first, _, last = file.read_text().splitlines(keepends=True)
+    file.write_text(f"{first}{{broken\n{last}")
+    text = " ".join(diagnose(run).figures)
+    assert "3 of 3 steps" in text
+    assert "87.5%" in text  # seven of eight after the last step

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,15 @@ def test_the_best_model_is_kept_through_stops(settings: dict[str, Any]) -> None:
     assert (cut.path / "best").is_dir() == (straight.path / "best").is_dir()
     weights = [run.path / "model" / "model.safetensors" for run in (cut, straight)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_the_best_model_of_a_step_that_was_lost_goes(settings: dict[str, Any]) -> None:
+    """Killed after a validation, before its checkpoint, and resumed for fewer steps."""
+    run = api.train(RECIPE, settings, task=ToyTask(), run="lost", quiet=True)
+    best = run.path / "best"
+    shutil.copytree(run.path / "model", best, dirs_exist_ok=True)
+    step = saved_step(best)
+    run.rewind(step)
+    assert best.is_dir()
+    run.rewind(step - 1)
+    assert not best.exists()

@@ -24,6 +24,7 @@ from reinforce_lite.callbacks.base import SAMPLING, UPDATING, Callback
 from reinforce_lite.callbacks.final_summary import final_summary, next_commands
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation.evaluate import Evaluation
+from reinforce_lite.evaluation.statistics import control_verdict
 from reinforce_lite.runlog.health import SHOW_FORMAT, find_warnings
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
@@ -205,7 +206,7 @@ class LiveConsole(Callback):
         table = Table.grid(padding=(0, 2))
         last = self.history[-1]
         rows = [("reward", [s.reward for s in self.history]), ("strict", [s.strict for s in self.history])]
-        control = "second_opinion" if last.lenient is None else "lenient"
+        control = control_verdict(last.lenient)
         if opinions := [opinion for s in self.history if (opinion := getattr(s, control)) is not None]:
             rows.append((control.replace("_", " "), opinions))
         for label, values in rows:
@@ -310,7 +311,7 @@ def _headline(config: Config, run: Run, step: int, device: str) -> str:
 def _evaluation_text(e: Evaluation) -> str:
     when = "" if e.step is None else f"step {e.step}: "
     text = f"{when}{e.split} strict {percent(e.strict)} {interval(e.strict_interval)}"
-    control = "second_opinion" if e.lenient is None else "lenient"
+    control = control_verdict(e.lenient)
     if bounds := getattr(e, f"{control}_interval"):
         text += f", {control.replace('_', ' ')} {percent(getattr(e, control))} {interval(bounds)}"
     text += f", n = {e.n}"

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reinforce_lite.evaluation.statistics import against_chance, constant_hint
+from reinforce_lite.evaluation.statistics import against_chance, constant_hint, control_verdict
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.text import duration, harmless, interval, percent, rounded
@@ -85,8 +85,7 @@ def before_after_table(evals: dict[str, Any]) -> Table:
     """Accuracy before and after on the same test problems, with intervals and p-values."""
     title = f"accuracy on {evals['after']['n']} test problems never trained on (95% intervals)"
     table = Table("", "before", "after", "change", title=title, title_justify="left")
-    control = "lenient" if evals["after"]["lenient"] is not None else "second_opinion"
-    for kind in ("strict", control):
+    for kind in ("strict", control_verdict(evals["after"]["lenient"])):
         before, after = evals["before"].get(kind), evals["after"].get(kind)
         if before is None or after is None:
             continue

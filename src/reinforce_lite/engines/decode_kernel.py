@@ -40,8 +40,9 @@ def attend_to_cache(
 ) -> Tensor:
     """Write the new keys and values of (R, (Q + 2K) x D) to the cache, and attend to it: (R, Q x D).
 
-    `kv` is (S, 2, K, D), and sequence r writes to its place `write_at` r. Its own tokens, of which that one
-    is the last, start at `key_starts` r and are `used_keys` r; its prompt's at R + r. Both have at least one.
+    `kv` is (S, 2, K, D), and sequence r writes to its place write_at[r]. Its own tokens, that one the last of
+    them, are the used_keys[r] places from key_starts[r] on; its prompt's are the used_keys[R + r] places from
+    key_starts[R + r] on. Both numbers are at least 1.
     """
     rows, (_, _, k, d) = len(qkv), kv.shape
     queries = qkv.shape[1] // d - 2 * k

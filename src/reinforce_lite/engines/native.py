@@ -29,7 +29,7 @@ from reinforce_lite.engines.base import OnProgress, ignore_progress
 from reinforce_lite.engines.ending import Ending
 from reinforce_lite.engines.kv_cache import KVCache, token_kv_bytes
 from reinforce_lite.engines.packed_linear import make_linear
-from reinforce_lite.engines.sequence import SampledSequence, append_tokens, draw_uniforms
+from reinforce_lite.engines.sequence import SampledSequence, append_tokens, start_sequences
 from reinforce_lite.engines.static_cache import BatchSize
 from reinforce_lite.engines.static_decoder import StaticDecoder
 from reinforce_lite.engines.static_scheduler import StaticScheduler
@@ -80,7 +80,7 @@ class NativeEngine:
             return []
         assert self.policy.llama is not None, "the native engine does not support this model"
         self.policy.llama.check_fused()
-        groups = draw_uniforms(prompts, sampling, seed)
+        groups = start_sequences(prompts, sampling, seed)
         eos_token_ids, decode = self.policy.eos_token_ids, self.policy.decode
         ending = Ending(eos_token_ids, decode, sampling.stop, sampling.repetition_detection)
         if self._is_static():

@@ -35,7 +35,7 @@ def group_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:
     return seeds
 
 
-def draw_uniforms(prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[SampledSequence]]:
+def start_sequences(prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[list[SampledSequence]]:
     """The sequences of each prompt, still empty, with their random numbers."""
     groups = []
     for prompt, group_seed in zip(prompts, group_seeds(prompts, seed), strict=True):

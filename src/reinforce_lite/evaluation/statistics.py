@@ -16,6 +16,13 @@ MIN_P = 1e-99
 Interval = tuple[float, float]
 """(low, high), fractions of 1."""
 
+VERDICTS = ("strict", "lenient", "second_opinion")
+
+
+def control_verdict(lenient: object) -> str:
+    """The verdict shown next to strict: lenient, or the second opinion where the task has no lenient one."""
+    return "second_opinion" if lenient is None else "lenient"
+
 
 def pass_at_k(k: int, correct: int, samples: int) -> float:
     """The unbiased estimate of the chance that at least one of k samples is correct.

@@ -32,8 +32,6 @@ from reinforce_lite.config import RolloutConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner.presets import EPSILON, Objective
 
-Ids = tuple[int, ...]
-
 
 def check_group_size(objective: Objective, size: int) -> None:
     """Raises UsageError when groups of `size` completions are too small for the baseline or the scale."""
@@ -91,7 +89,9 @@ def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tens
     return a
 
 
-def warm_start_advantages(right: Sequence[Sequence[bool]], completions: Sequence[Sequence[Ids]]) -> Tensor:
+def warm_start_advantages(
+    right: Sequence[Sequence[bool]], completions: Sequence[Sequence[tuple[int, ...]]]
+) -> Tensor:
     """What takes the place of advantages in a warm start: 1 for right completions, 0 for wrong ones.
 
     The loss is then a negative log-likelihood, that of what rejection sampling keeps:

@@ -16,9 +16,10 @@ LARGEST_EXPONENT = 50.0
 
 @dataclass(frozen=True, slots=True)
 class SamplerGap:
-    """Differences of log-probabilities at temperature 1, update minus engine, in nats.
+    """Differences of log-probabilities, update minus engine, in nats.
 
-    Held as sums, so that the gaps of micro-batches and processes can be added.
+    They are those at the temperature at which the engine recorded them: 1, or the rollout's with
+    `objective.engine_correction`. Held as sums, so that the gaps of micro-batches and processes can be added.
     """
 
     tokens: int = 0

@@ -438,6 +438,7 @@ class Updater:
         if self.loss_scale and "loss_scale" in state:
             factor, updates = state["loss_scale"].tolist()
             self.loss_scale = LossScale(factor, int(updates))
+        self.reset_optimizer()  # a state from before the first update has no moments
         self.optimizer.load_state_dict(state)
         self.sync_policy()
 

@@ -26,7 +26,7 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 
     Rounded where transformers rounds; on CUDA rounded once.
     """
-    if x.is_cuda and not torch.is_grad_enabled():  # of a decoding step's rows, torch's own is slower
+    if x.is_cuda and not torch.is_grad_enabled():  # for a decoding step's few rows torch's own is slower
         normed: Tensor = compile_for_card(_rms_norm)(x, gain, eps)
         return normed
     return rms_norm_and_inverse(x, gain, eps)[0]
@@ -174,7 +174,9 @@ class CompiledFunction:
         return self.run is not self.function
 
     def __call__(self, *args: Any) -> Any:
-        """Call the function. Tensors as long as the first of them are as long in every call."""
+        """Call the function. The first dimension may differ from call to call, but a tensor that has the
+        first one's length in one call has it in all.
+        """
         if not self.is_compiled:
             return self.function(*args)
         # Otherwise it would be compiled once more for tensors that require a gradient, and for each length.

@@ -14,8 +14,8 @@ from typing import Any
 
 from jinja2 import Environment
 
-from reinforce_lite.evaluation.statistics import format_p
-from reinforce_lite.report import curves, result, serialize
+from reinforce_lite.evaluation.statistics import VERDICTS, format_p
+from reinforce_lite.report import curves, serialize
 from reinforce_lite.report.build import RunReport
 from reinforce_lite.report.comparison import build_comparison
 from reinforce_lite.runlog.records import Record
@@ -62,7 +62,7 @@ def _verdicts(results: Sequence[Record]) -> list[str]:
     differs from lenient."""
     evals = [e for r in results for e in (r["before"], r["after"]) if e]
     redundant = all(e["second_opinion"] in (e["lenient"], None) for e in evals)
-    names = result.VERDICTS[: 2 if redundant else 3]
+    names = VERDICTS[: 2 if redundant else 3]
     return [name for name in names if any(e[name] is not None for e in evals)]
 
 

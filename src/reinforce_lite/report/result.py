@@ -11,6 +11,7 @@ from typing import Any
 from reinforce_lite.evaluation.statistics import (
     CHANCE_RULE,
     SIGNIFICANCE,
+    VERDICTS,
     chance_words,
     constant_hint,
     format_p,
@@ -23,7 +24,6 @@ from reinforce_lite.report.selection import GroupStats
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.text import as_sentence, percent
 
-VERDICTS = ("strict", "lenient", "second_opinion")
 _FIGURES = ("step", "n", "best_constant", *VERDICTS, *(f"{name}_interval" for name in VERDICTS))
 
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from statistics import fmean
 
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.tasks.base import Task
@@ -106,19 +107,21 @@ def make_rollouts(
     """The rollouts of a problem's completions; `scored` holds each one's response, reward and fault."""
     rollouts: list[Rollout] = []
     for completion, (response, (reward, fault)) in zip(completions, scored, strict=True):
-        strict = reward.strict or Verdict(False, None, "not judged")
+        assert reward.strict, "tasks.check_reward fills it in"
         second = second_opinion(problem, response, reward)
-        rollouts.append(Rollout(completion, response, reward.value, strict, reward.lenient, fault, second))
+        verdicts = (reward.strict, reward.lenient)
+        rollouts.append(Rollout(completion, response, reward.value, *verdicts, fault, second))
     return neutralize(rollouts)
 
 
 def neutralize(rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
     """Give each rollout whose reward failed the mean reward of the others (0 if all failed).
 
-    So it does not move its group's baseline. Its `fault` marks it for weight 0 in the loss.
+    That leaves the group's mean as it is. It makes the standard deviation smaller, and draws the means that
+    leave one out towards it. Its `fault` marks it for weight 0 in the loss.
     """
     usable = [r.reward for r in rollouts if not r.fault]
-    mean = sum(usable) / len(usable) if usable else 0.0
+    mean = fmean(usable) if len(set(usable)) > 1 else next(iter(usable), 0.0)  # equal ones stay exactly equal
     return tuple(replace(r, reward=mean) if r.fault else r for r in rollouts)
 
 

@@ -22,6 +22,7 @@ Both change which questions are trained on. So steps.jsonl has the distribution 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import log, prod
 from random import Random
 from typing import Any
@@ -73,11 +74,10 @@ class QuestionSelector:
             return []
         asked_ids = {group.problem.id for group in groups}
         if self.config.selection == "shuffle":
-            chosen = epoch_problems(self.problems, self.asked + asked, n, self.seed)
-            if not groups:
-                return chosen
-            new = {p.id: p for p in chosen if p.id not in asked_ids}  # fewer where an epoch begins anew
-            return list(new.values())
+            most = self.config.refill * wanted
+            apart = most if most <= len(self.problems) else wanted
+            chosen = epoch_problems(self.problems, self.asked + asked, n, self.seed, apart)
+            return [p for p in chosen if p.id not in asked_ids]  # fewer where a step may ask for all
         candidates = [p for p in self.problems if p.id not in asked_ids]
         random = Random(derive_seed(self.seed, f"selection {asked}" if asked else "selection", step))
         chances = self.history.signal_chances(candidates, step, self.config.group_size)
@@ -106,18 +106,32 @@ class QuestionSelector:
                     self.history.add(line["problem_id"], line["step"], int(line["strict"]), 1)
 
 
-def epoch_problems(problems: Sequence[Problem], start: int, n: int, seed: int) -> list[Problem]:
-    """The n problems from position `start` of an endless row of epochs, each shuffled by the seed."""
-    positions = range(start, start + n)
-    epochs = {position // len(problems) for position in positions}
-    orders = {epoch: _shuffled_indices(len(problems), seed, epoch) for epoch in epochs}
-    return [problems[orders[p // len(problems)][p % len(problems)]] for p in positions]
+def epoch_problems(
+    problems: Sequence[Problem], start: int, n: int, seed: int, apart: int = 1
+) -> list[Problem]:
+    """The n problems from position `start` of an endless row of epochs, each shuffled by the seed.
+
+    Any `apart` in a row differ, also where an epoch ends and the next begins; there are at least as many.
+    """
+    size, positions = len(problems), range(start, start + n)
+    last = positions[-1] // size if positions else -1
+    orders = [_epoch_order(size, seed, epoch, apart) for epoch in range(last + 1)]  # each from its last
+    return [problems[orders[p // size][p % size]] for p in positions]
 
 
-def _shuffled_indices(n: int, seed: int, epoch: int) -> list[int]:
+@cache
+def _epoch_order(n: int, seed: int, epoch: int, apart: int) -> tuple[int, ...]:
+    """The indices of n problems, shuffled; the first ones are moved back that would come too early again."""
     order = list(range(n))
     Random(derive_seed(seed, "order", epoch)).shuffle(order)
-    return order
+    if epoch == 0 or apart == 1:
+        return tuple(order)
+    before, first = _epoch_order(n, seed, epoch - 1, apart)[1 - apart :], []
+    for i in range(apart - 1):
+        too_early = before[i:]
+        first.append(next(index for index in order if index not in too_early))
+        order.remove(first[-1])
+    return (*first, *order)
 
 
 class QuestionHistory:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from reinforce_lite.evaluation.statistics import against_chance, constant_hint
+from reinforce_lite.evaluation.statistics import against_chance, constant_hint, control_verdict
 from reinforce_lite.runlog.health import WINDOW, find_warnings
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
@@ -46,7 +46,7 @@ def diagnose(run: Run) -> Diagnosis:
             f"The reward failed on {faults} completions, from which nothing is learned: the field `fault` in "
             f"{run.path / 'rollouts.jsonl'} says why."
         )
-    return Diagnosis(figures, problems, _next(run, steps))
+    return Diagnosis(figures, problems, _next(run))
 
 
 def _progress(run: Run, steps: list[StepMetrics]) -> str:
@@ -58,14 +58,13 @@ def _progress(run: Run, steps: list[StepMetrics]) -> str:
         "not finite": "it stopped because its numbers were not finite",
     }
     state = reasons.get(stopped or "", "it is training, or was killed")
-    return f"{len(steps)} of {wanted} steps are done: {state}."
+    return f"{steps[-1].step if steps else 0} of {wanted} steps are done: {state}."
 
 
 def _accuracy(run: Run, steps: list[StepMetrics]) -> Iterator[str]:
-    evals = before_and_after(run, len(steps))
+    evals = before_and_after(run, steps[-1].step if steps else 0)
     before, after = evals.get("before"), evals.get("after")
-    control = "second_opinion" if before and before.get("lenient") is None else "lenient"
-    for kind in ("strict", control):
+    for kind in ("strict", control_verdict((before or {}).get("lenient"))):
         if not before or before.get(kind) is None:
             continue
         start = f"{percent(before[kind])} {interval(before[f'{kind}_interval'])}"
@@ -130,7 +129,7 @@ def _time(steps: list[StepMetrics]) -> str:
     )
 
 
-def _next(run: Run, steps: list[StepMetrics]) -> str:
+def _next(run: Run) -> str:
     stopped = run.summary.get("stopped")
     if stopped == "not finite":
         good = f"the last good weights are in {run.path / 'model'}"

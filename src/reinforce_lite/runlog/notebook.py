@@ -10,7 +10,7 @@ from os import fsencode
 from typing import Any
 from urllib.parse import quote
 
-from reinforce_lite.evaluation.statistics import constant_hint
+from reinforce_lite.evaluation.statistics import constant_hint, control_verdict
 from reinforce_lite.utils.text import harmless, interval, percent
 
 WIDTH, HEIGHT, LEFT, BELOW = 480, 100, 40, 20
@@ -32,9 +32,8 @@ def _table(evals: Mapping[str, Any]) -> str:
     moments = [moment for moment in ("before", "after") if moment in evals]
     if not moments:
         return "<p>not evaluated, or not ended yet</p>"
-    control = "second_opinion" if evals[moments[0]].get("lenient") is None else "lenient"
     rows = [["accuracy on test problems", *(f"{moment} (n = {evals[moment]['n']})" for moment in moments)]]
-    for kind in ("strict", control):
+    for kind in ("strict", control_verdict(evals[moments[0]].get("lenient"))):
         cells = [_accuracy(evals[moment], kind) for moment in moments]
         rows += [[kind.replace("_", " "), *cells]] if any(cells) else []
     lines = ["".join(f"<td>{_text(cell)}</td>" for cell in row) for row in rows]

@@ -37,7 +37,7 @@ class StepMetrics:
     """Share of groups whose rewards are all equal."""
     questions_asked: int
     live_groups: int
-    """Groups with right and wrong completions."""
+    """Groups whose rewards differ."""
     none_right: float = _metric("questions/none_right")
     """Share of the questions asked of which no completion was right."""
     few_right: float = _metric("questions/few_right")

@@ -24,7 +24,13 @@ from reinforce_lite.config import DEFAULT_RECIPE, Config, dump_config, load_conf
 from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.runlog.notebook import run_html
 from reinforce_lite.runlog.records import KEYS, Record, StepMetrics, parse_line
-from reinforce_lite.utils.atomic import append_whole, clean_leftovers, flush, write_atomically
+from reinforce_lite.utils.atomic import (
+    append_whole,
+    clean_leftovers,
+    flush,
+    remove_folder,
+    write_atomically,
+)
 from reinforce_lite.utils.finite import to_json
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.secrets import mask, mask_all
@@ -260,6 +266,9 @@ class Run:
         """
         for name in ("steps", "rollouts", "evals"):
             self._take_out(name, lambda record: record["step"] <= step)
+        if (self._read_json("best/config.json").get(STEP_KEY) or 0) > step:
+            with explain_file_errors("write", self.path / "best"):
+                remove_folder(self.path / "best")  # of a step that has not been done now
         complete = {(e["step"], e["split"]) for e in self.read("evals")}
         self._take_out("eval_rollouts", lambda record: (record["step"], record["split"]) in complete)
 

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from reinforce_lite.config import Config
-from reinforce_lite.evaluation.statistics import mcnemar_p_value
+from reinforce_lite.evaluation.statistics import VERDICTS, mcnemar_p_value
 from reinforce_lite.runlog.health import find_warnings
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
-
-VERDICTS = ("strict", "lenient", "second_opinion")
 
 
 def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 The untrained model answers training problems as the first step of a run would sample them: with the recipe's
 prompt, and in other ways of asking that the task's reward can read (`audit_ways.py`). What decides is the
-share of groups with right and wrong completions: only these have a gradient. Each round asks the recipe's way
-and the better half of the others, so most of the time goes to ways that may be recommended (successive
-halving, https://arxiv.org/abs/1502.07943). It changes nothing, and keeps its samples for a run of the same
-recipe (`audit_cache.py`).
+share of groups whose completions earn different rewards: only these have a gradient. Each round asks the
+recipe's way and the better half of the others, so most of the time goes to ways that may be recommended
+(successive halving, https://arxiv.org/abs/1502.07943). It changes nothing, and keeps its samples for a run of
+the same recipe (`audit_cache.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.rollout.selection import epoch_problems
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.tasks import check_task, load_task, reward_sources, task_fingerprint
-from reinforce_lite.tasks.base import Task
+from reinforce_lite.tasks.base import NumberTask, Task
 from reinforce_lite.tasks.data_audit import DataAudit, audit_data
 from reinforce_lite.tasks.reward_worker import WorkerTask
 from reinforce_lite.trainer.audit_advice import Advice, Sampled, give_advice, summarize
@@ -107,16 +107,21 @@ def audit(
         if data.reason_broken:
             return Audit(data, (), ())
         progress(f"loading {config.model.name}")
-        pipeline = build_pipeline(config, task, permissions)
-        ways = ways_to_ask(config)
-        scorers = {name: _scorer(pipeline, name) for name in {way.answer_format for way in ways}}
-        asked = [_Asked(way, scorers[way.answer_format]) for way in ways]
-        _ask(pipeline, asked[0], *first_step(pipeline), progress)
-        seconds = asked[0].sampling_seconds
-        _ask_in_rounds(pipeline, asked, end, progress)
-        sampled = tuple(summarize(a.way, a.groups) for a in asked)
-        found = Audit(data, sampled, tuple(give_advice(config, data, sampled)))
-        _keep(found, pipeline, asked[0].groups, seconds)
+        with closing(build_pipeline(config, task, permissions)) as pipeline:
+            return _audit_model(pipeline, data, end, progress)
+
+
+def _audit_model(pipeline: Pipeline, data: DataAudit, end: float, progress: Callable[[str], None]) -> Audit:
+    """Ask the model in all ways until `end`."""
+    ways = ways_to_ask(pipeline.config)
+    scorers = {name: _scorer(pipeline, name) for name in {way.answer_format for way in ways}}
+    asked = [_Asked(way, scorers[way.answer_format]) for way in ways]
+    _ask(pipeline, asked[0], *first_step(pipeline), progress)
+    seconds = asked[0].sampling_seconds
+    _ask_in_rounds(pipeline, asked, end, progress)
+    sampled = tuple(summarize(a.way, a.groups) for a in asked)
+    found = Audit(data, sampled, tuple(give_advice(pipeline.config, data, sampled)))
+    _keep(found, pipeline, asked[0].groups, seconds)
     return found
 
 
@@ -129,10 +134,10 @@ def _probed_scorer(task: Task) -> Scorer:
 
 def _scorer(pipeline: Pipeline, answer_format: AnswerFormat) -> Scorer:
     """The reward that reads answers in a format."""
-    config = pipeline.config.task
-    if answer_format == config.answer_format:
+    if answer_format == pipeline.config.task.answer_format:
         return pipeline.scorer
-    return Scorer(load_task(config.model_copy(update={"answer_format": answer_format})))
+    assert isinstance(pipeline.task, NumberTask), "others are asked in one format (ways_to_ask)"
+    return Scorer(replace(pipeline.task, answer_format=answer_format))
 
 
 def _ask_in_rounds(

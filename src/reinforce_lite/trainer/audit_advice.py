@@ -59,7 +59,7 @@ class Sampled:
     solved: float
     """Share of questions with a right completion among the group's: pass@G."""
     live: float
-    """Share of groups with right and wrong completions."""
+    """Share of groups whose completions earn different rewards."""
     live_interval: Interval
     format_failures: float
     """Share of completions with the right number but not in the format."""

@@ -1,6 +1,7 @@
 """What a run needs before its first step, prepared once and not replaced afterwards."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,41 +79,51 @@ def prepare(
     task = task or load_task(config.task)  # an error in it comes before the model is announced
     callback.phase(f"loading {config.model.name}")
     pipeline = build_pipeline(config, task, permissions, base)
-    check_enough_problems(pipeline.problems("train"), config)
-    check_same_prompt(pipeline.prompt_builder, run, pipeline.problems("train")[0].question)
-    policy = pipeline.policy
-    if not policy.llama:
-        distributed.advance_with(policy.model.base_model)
-    temperature = objective.temperature(config.rollout.temperature)
-    updater = make_updater(policy, config.update, temperature, config.train.seed, config.corrected_at)
-    if is_main():
-        check_disk_space(run, updater.state_bytes, policy.saved_bytes)
-    checkpointer = Checkpointer(run, pipeline, updater)
-    _check_processes(checkpointer, policy)
-    progress = checkpointer.restore()  # rewinds the logs, which the budget reads
-    callback.phase(SELF_CHECK)
-    check = self_check(pipeline, updater.forward_pass)
-    machine = describe_machine(policy.device, policy.dtype) | {
-        "planned_bytes": plan.total,
-        "self_check": {"max_gap": check.max_gap, "bound": check.bound},
-    }
-    audit = None
-    if not progress.step:
-        audit = agree(lambda: find_audit(pipeline, checkpointer.data, checkpointer.reward_sources))
-    return TrainingContext(
-        run,
-        pipeline,
-        objective,
-        updater,
-        checkpointer,
-        progress,
-        _time_budget(config, run, updater, start),
-        machine,
-        permissions,
-        audit=audit,
-        audit_record=run.audit if run.started else audit.record if audit else {},
-        freshness=_freshness_check(pipeline),
-    )
+    with _closing_on_error(pipeline):
+        check_enough_problems(pipeline.problems("train"), config)
+        check_same_prompt(pipeline.prompt_builder, run, pipeline.problems("train")[0].question)
+        policy = pipeline.policy
+        if not policy.llama:
+            distributed.advance_with(policy.model.base_model)
+        temperature = objective.temperature(config.rollout.temperature)
+        updater = make_updater(policy, config.update, temperature, config.train.seed, config.corrected_at)
+        if is_main():
+            check_disk_space(run, updater.state_bytes, policy.saved_bytes)
+        checkpointer = Checkpointer(run, pipeline, updater)
+        _check_processes(checkpointer, policy)
+        progress = checkpointer.restore()  # rewinds the logs, which the budget reads
+        callback.phase(SELF_CHECK)
+        check = self_check(pipeline, updater.forward_pass)
+        machine = describe_machine(policy.device, policy.dtype) | {
+            "planned_bytes": plan.total,
+            "self_check": {"max_gap": check.max_gap, "bound": check.bound},
+        }
+        audit = None
+        if not progress.step:
+            audit = agree(lambda: find_audit(pipeline, checkpointer.data, checkpointer.reward_sources))
+        return TrainingContext(
+            run,
+            pipeline,
+            objective,
+            updater,
+            checkpointer,
+            progress,
+            _time_budget(config, run, updater, start),
+            machine,
+            permissions,
+            audit=audit,
+            audit_record=run.audit if run.started else audit.record if audit else {},
+            freshness=_freshness_check(pipeline),
+        )
+
+
+@contextmanager
+def _closing_on_error(pipeline: Pipeline) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        pipeline.close()
+        raise
 
 
 def _freshness_check(pipeline: Pipeline) -> FreshnessCheck | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from reinforce_lite.config import Config
 from reinforce_lite.engines import make_engine
 from reinforce_lite.engines.base import Engine
+from reinforce_lite.engines.vllm import VLLMEngine
 from reinforce_lite.errors import SamplerGapError, UsageError
 from reinforce_lite.learner.sampler_gap import SamplerGap
 from reinforce_lite.learner.updater import token_logprobs_in_update
@@ -182,6 +183,9 @@ def _remedy(
             logprob_temperature=sampling.logprob_temperature,
         )
         forward_pass = build_forward_pass(policy.model, policy.llama, config.update.activation_checkpointing)
-        if compare_logprobs(policy, engine, forward_pass, prompts, sampling).passed:
+        check = compare_logprobs(policy, engine, forward_pass, prompts, sampling)
+        if isinstance(engine, VLLMEngine):
+            engine.close()
+        if check.passed:
             return "they agree with --model.dtype float32"
     return "this program can't train the model: please report its config.json, and choose another"

@@ -118,8 +118,8 @@ def _train_listening(
                     context = make_context()
                 finally:
                     signals.check()  # a module that was being imported may have swallowed it, or failed
-                trainer = Trainer(context, callback, signals, command, start)
                 with closing(context.pipeline):
+                    trainer = Trainer(context, callback, signals, command, start)
                     trainer.train()
         except Interrupted as interrupted:  # while the model was loaded or trackers were closed
             if trainer is None:

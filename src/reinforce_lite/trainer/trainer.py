@@ -195,8 +195,7 @@ class Trainer:
             ids = [[r.completion.token_ids for r in g.rollouts] for g in groups]
             group_advantages = warm_start_advantages([g.right for g in groups], ids)
         else:
-            # Nothing is learned from a completion whose reward failed. Its reward is the mean of the group's
-            # usable ones (rollout/scoring.py), so it moves no baseline.
+            # Nothing is learned from a completion whose reward failed (rollout/scoring.neutralize).
             usable = torch.tensor([g.usable for g in groups])
             group_advantages = advantages([g.rewards for g in groups], objective) * usable
             if rollout.refill > 1:  # other questions were asked in place of groups that are not live
