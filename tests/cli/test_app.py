@@ -526,3 +526,55 @@ def test_doctor_reads_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     status, _, err = run(["doctor", str(tmp_path / "none")], capsys)
     assert status == 2
     assert "none" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_an_output_that_can_not_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        status = main(["--version"])
+        assert sys.stdout.write("dropped") == 7
+        full.flush()
+    assert status == 1
+    assert capsys.readouterr().err == "reinforce-lite: can't write the output: No space left on device\n"
+
+
+def test_training_outlives_its_reader(train_args: list[str]) -> None:
+    """As `train ... | head -1`; the notes on standard error go on."""
+    command = [sys.executable, "-m", "reinforce_lite", *train_args, "--run", "piped"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline() == "loading libraries ...\n"
+        process.stdout.close()
+        notes = process.stderr.read()
+    assert process.returncode == 0, notes
+    assert notes.count("output is lost (BrokenPipeError") == 1
+    run = find_run("piped")
+    assert run.summary["stopped"] == "steps"
+    assert (run.path / "model").is_dir()
+
+
+def test_an_encoding_that_lacks_a_character_ends_nothing(tmp_path: Path) -> None:
+    """An interval has a dash."""
+    lines = [runs.step(n) for n in (1, 2)]
+    evaluations = [runs.eval_completions(0, runs.ONE_RIGHT), runs.eval_completions(2, runs.SEVEN_RIGHT)]
+    runs.write(tmp_path / "a", lines, [runs.completion(n, "p") for n in (1, 2)], evaluations, "steps")
+    command = [sys.executable, "-m", "reinforce_lite", "doctor", str(tmp_path / "a")]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.decode("latin-1").count("Traceback")) == (0, 0)
+    assert b"?" in done.stdout
+
+
+def test_a_folder_with_a_runs_files_but_no_config_is_refused(
+    train_args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*train_args, "--run", "mine"], capsys)[0] == 0
+    Path("runs/mine/config.toml").unlink()
+    for resume in ([], ["--resume"]):
+        status, _, err = run([*train_args, "--run", "mine", *resume], capsys)
+        assert status == 2
+        assert "runs/mine has the steps.jsonl of a run, but no config.toml" in err

@@ -932,3 +932,21 @@ def _hash(weights: dict[str, torch.Tensor]) -> str:
     for name in sorted(weights):
         digest.update(((weights[name] * 1e6).round() + 0.0).long().numpy().tobytes())
     return digest.hexdigest()
+
+
+@pytest.mark.case(5)
+@pytest.mark.parametrize("damage", ["line", "file"])
+def test_a_damaged_log_changes_no_question_of_a_resume(damage: str, settings: dict[str, Any]) -> None:
+    """What is asked next follows from the completions of the steps whose lines are lost."""
+
+    def questions(run: Run) -> list[tuple[int, str]]:
+        return [(line["step"], line["problem_id"]) for line in run.read("rollouts")]
+
+    whole = api.train(RECIPE, settings | {"train.steps": 6}, task=ToyTask(), run="whole", quiet=True)
+    cut = api.train(RECIPE, settings | {"train.steps": 4}, task=ToyTask(), run="cut", quiet=True)
+    file = cut.path / "steps.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(["X" + lines[0], *lines[1:]]) if damage == "line" else "")
+    six = settings | {"train.steps": 6}
+    cut = api.train(RECIPE, six, task=ToyTask(), run="cut", resume=True, quiet=True)
+    assert questions(cut) == questions(whole)

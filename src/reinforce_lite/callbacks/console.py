@@ -5,11 +5,12 @@ HEARTBEAT seconds. Completions are a model's text and may hold anything: control
 so that no completion can move the cursor or colour the screen.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from io import StringIO
 from math import isnan
-from typing import Self
+from typing import Self, TextIO, cast
 
 from rich import progress
 from rich.console import Console, RenderableType
@@ -30,6 +31,7 @@ from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.types import Group, Rollout
 from reinforce_lite.utils import clock
+from reinforce_lite.utils.streams import LastingStream
 from reinforce_lite.utils.text import duration, harmless, interval, percent, shorten, sparkline
 
 EXAMPLE_EVERY = 5  # steps between examples
@@ -272,8 +274,13 @@ def _text(text: str, style: str = "") -> Text:
 
 
 def make_console(json: bool = False) -> Callback:
-    """The console that fits the output; with `json` it stays off standard output."""
-    console = Console(stderr=json, highlight=False, markup=False)
+    """The console that fits the output; with `json` it stays off standard output.
+
+    An output that is lost does not end a run.
+    """
+    stream = sys.stderr if json else sys.stdout
+    lasting = cast("TextIO", LastingStream(stream)) if stream else None  # None: it was closed from the start
+    console = Console(file=lasting, highlight=False, markup=False)
     if console.is_jupyter:
         return NotebookConsole(console)
     return LiveConsole(console) if console.is_terminal else LineConsole(console)

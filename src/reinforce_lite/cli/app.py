@@ -15,6 +15,7 @@ usage: reinforce-lite COMMAND ...
 reinforce-lite COMMAND --help shows the options of a command.
 """
 
+import io
 import logging
 import os
 import shlex
@@ -22,7 +23,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
@@ -46,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     quiet_dependencies()
     _show_notices()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an encoding may lack a character
     try:
         guard = SignalGuard(notice="")
         with guard.listening():
@@ -53,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _dispatch(args)
             finally:
                 guard.check()
+        if sys.stdout:  # None where it was closed from the start
+            sys.stdout.flush()
         return 0
     except ReinforceLiteError as error:
         _show_error(error)
@@ -61,12 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + interrupted.signum
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader left: `reinforce-lite eval ... | head`
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and (lost := _lost_output()):
+            if not isinstance(lost, BrokenPipeError):  # whose reader left: `reinforce-lite eval ... | head`
+                with suppress(OSError):
+                    print(f"reinforce-lite: can't write the output: {lost.strerror}", file=sys.stderr)
+            return 1
+        print(harmless("".join(traceback.format_exception(error))), end="", file=sys.stderr)  # a bug
+        return 1
+
+
+def _lost_output() -> OSError | None:
+    """Why standard output can't be written, if a line can't; what is left of it is dropped."""
+    try:
+        print(flush=True)
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception:  # a bug: its traceback, without secrets
-        print(harmless(traceback.format_exc()), end="", file=sys.stderr)
-        return 1
+        return error
+    return None
 
 
 def _show_error(error: ReinforceLiteError) -> None:
@@ -282,7 +300,8 @@ class _NoticeHandler(logging.Handler):
     """Writes to the current standard error, which a live display replaces for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(harmless(f"note: {record.getMessage()}"), file=sys.stderr)
+        with suppress(OSError, ValueError):  # it is lost, or closed
+            print(harmless(f"note: {record.getMessage()}"), file=sys.stderr)
 
 
 def _show_notices() -> None:

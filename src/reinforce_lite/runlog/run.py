@@ -330,6 +330,10 @@ class Run:
                 self.path.rmdir()
 
 
+_OF_A_RUN = ("steps.jsonl", "evals.jsonl", "summary.json", "checkpoints")
+"""What a run writes after its config.toml."""
+
+
 def create_run(name: str) -> Run:
     """A new run directory under runs/. Raises UsageError for a bad name or one that is taken."""
     if not _NAME.fullmatch(name):
@@ -341,6 +345,11 @@ def create_run(name: str) -> Run:
     if run.started:
         remedy = f"resume it with --run {name} --resume, or choose another name"
         raise UsageError(f"the run {name} already exists", remedy)
+    if left := next((file for file in _OF_A_RUN if (run.path / file).exists()), None):
+        raise UsageError(
+            f"{run.path} has the {left} of a run, but no config.toml",
+            "restore that file to resume the run, or choose another name",
+        )
     with explain_file_errors("write", run.path.absolute()):
         run.path.mkdir(parents=True, exist_ok=True)
     return run

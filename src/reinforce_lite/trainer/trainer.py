@@ -265,9 +265,15 @@ class Trainer:
         self.streak = non_finite_streak(steps)
         rollout, problems = self.config.rollout, self.pipeline.problems("train")
         self.selector = QuestionSelector(problems, rollout, self.config.train.seed)
-        asked = sum(s.questions_asked or rollout.prompts_per_step for s in steps)
         audited = self.context.audit_record.get("questions", ())
-        self.selector.restore(asked, self.run.read("rollouts"), audited)
+        self.selector.restore(self._questions_asked(steps), self.run.read("rollouts"), audited)
+
+    def _questions_asked(self, steps: Sequence[StepMetrics]) -> int:
+        """In all steps so far. A step whose line is damaged is counted by its completions."""
+        told = {s.step: s.questions_asked or self.config.rollout.prompts_per_step for s in steps}
+        lost = set(range(1, self.step + 1)) - told.keys()
+        asked = {(line["step"], line["problem_id"]) for line in self.run.read("rollouts")} if lost else set()
+        return sum(told.values()) + sum(step in lost for step, _ in asked)
 
     def _start(self) -> None:
         """Everything before the first step; once config.toml is written the run can be resumed."""
