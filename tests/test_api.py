@@ -11,7 +11,7 @@ import torch
 import reinforce_lite as rl
 from helpers.paths import RECIPE
 from helpers.tiny import END, ToyTask
-from reinforce_lite import api, engines
+from reinforce_lite import api, engines, pipeline
 from reinforce_lite.config import Config, load_config
 from reinforce_lite.engines.base import Engine
 from reinforce_lite.errors import UsageError
@@ -113,7 +113,7 @@ def test_evaluate_names_a_task_that_is_given_as_an_object(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The quickstart's task stops at </answer>; a task of one's own has no stop, as in `train`."""
-    seen, build = [], api.build_pipeline
+    seen, build = [], pipeline.build_pipeline
 
     def build_seen(config: Config, *others: Any) -> Pipeline:
         seen.append(stop_strings(config))
