@@ -16,7 +16,7 @@ def send(signum: int) -> None:
     os.kill(os.getpid(), signum)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_guard_raises_where_the_program_is(signum: int) -> None:
     guard = SignalGuard()
     with guard.listening(), pytest.raises(Interrupted) as caught:
@@ -92,6 +92,24 @@ def test_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None
         guard.mark_handled()
         send(signal.SIGTERM)
     assert statuses == [143]
+
+
+def test_a_terminal_that_closes_may_tell_so_twice() -> None:
+    guard = SignalGuard()
+    with guard.listening():
+        with pytest.raises(Interrupted):
+            send(signal.SIGHUP)
+        guard.mark_handled()
+        send(signal.SIGHUP)
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SignalGuard().listening():
+            send(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_guard_acknowledges_the_first_signal_inside_a_block(caplog: pytest.LogCaptureFixture) -> None:

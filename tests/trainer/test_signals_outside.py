@@ -1,9 +1,11 @@
 """The real program and real signals, in each phase of a run: exit status, no traceback, nothing lost."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -55,7 +57,7 @@ def send_at(process: subprocess.Popen[str], line: str, signums: Sequence[int]) -
     return process.returncode, err
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_libraries_are_loaded(model_folder: Path, in_tmp: Path, signum: int) -> None:
     with start(model_folder) as process:
         status, _ = send_at(process, "loading libraries", [signum])
@@ -114,3 +116,32 @@ def test_a_signal_ends_the_other_commands(model_folder: Path, in_tmp: Path, comm
     ) as process:
         status, _ = send_at(process, "loading libraries", [signal.SIGTERM])
     assert status == 143
+
+
+def test_a_closed_terminal_ends_a_run_with_everything_saved(model_folder: Path, in_tmp: Path) -> None:
+    """As when a connection is lost: the display has nowhere to go, and the kernel sends SIGHUP."""
+    Path("my_task.py").write_text(TASK)
+    command = [sys.executable, "-m", "reinforce_lite", "train", "--run", "mine", *SMALL.split()]
+    terminal, end = os.openpty()
+    with subprocess.Popen(
+        [*command, "--model.name", str(model_folder), "--train.steps", "500"],
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(end)
+        while not find_steps():
+            os.read(terminal, 65536)
+        os.close(terminal)
+        assert process.wait(timeout=120) == 129
+    run = find_run("mine")
+    assert run.summary["stopped"] == "signal"
+    assert (run.path / "checkpoints" / f"step-{run.summary['steps']}").is_dir()
+
+
+def find_steps() -> bool:
+    """Whether a step is done."""
+    file = Path("runs/mine/steps.jsonl")
+    return file.exists() and file.stat().st_size > 0

@@ -43,7 +43,7 @@ PROCESSES, IS_MAIN = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RAN
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit status: 0 done, 1 failed, 2 bad usage, 3 does not fit, 130 and 143 stopped."""
+    """Run one command. Exit status: 0 done, 1 failed, 2 bad usage, 3 does not fit, 129, 130, 143 stopped."""
     args = list(sys.argv[1:] if argv is None else argv)
     quiet_dependencies()
     _show_notices()
@@ -97,9 +97,10 @@ def _show_error(error: ReinforceLiteError) -> None:
         if not is_shown:
             time.sleep(ERROR_WAIT_SECONDS)
     if is_shown:
-        print(harmless(f"reinforce-lite: {error.cause}"), file=sys.stderr)
-        if error.remedy:
-            print(harmless(f"  {error.remedy}"), file=sys.stderr)
+        with suppress(OSError):  # the terminal was closed
+            print(harmless(f"reinforce-lite: {error.cause}"), file=sys.stderr)
+            if error.remedy:
+                print(harmless(f"  {error.remedy}"), file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> None:

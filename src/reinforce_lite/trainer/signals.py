@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM: stop immediately, but never between the two halves of one change.
+"""Ctrl-C, SIGTERM and a closed terminal: stop immediately, but never between the two halves of one change.
 
 A signal raises Interrupted wherever the program is, except inside `uninterrupted()`, where it waits for the
 end of the block. The trainer changes weights and logs only inside such blocks, so its state is always that of
-the last finished step. A second signal ends the process immediately.
+the last finished step. A second signal ends the process immediately, unless it is SIGHUP: a terminal that
+closes sends several. Where SIGHUP is ignored, as under nohup, it stays so.
 """
 
 import logging
@@ -29,7 +30,7 @@ class Interrupted(BaseException):
 
 
 class SignalGuard:
-    """Handles SIGINT and SIGTERM while `listening()`, and answers the first with a notice.
+    """Handles SIGINT, SIGTERM and SIGHUP while `listening()`, and answers the first with a notice.
 
     With `at_once` the first one ends the process: while modules are imported there is nothing to save, and
     many a module swallows what is raised in the middle of it. With `several` processes signals are raised in
@@ -47,7 +48,9 @@ class SignalGuard:
     def listening(self) -> Iterator[None]:
         """Install the handlers. Only a main thread can; in another thread signals are left as they are."""
         is_main = threading.current_thread() is threading.main_thread()
-        signums = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+        signums = [signal.SIGINT, signal.SIGTERM] if is_main else []
+        if is_main and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signums.append(signal.SIGHUP)
         previous = {signum: signal.signal(signum, self._handle) for signum in signums}
         try:
             yield
@@ -92,7 +95,7 @@ class SignalGuard:
             # In a thread: here the main thread may be in the middle of writing to the same stream.
             if self.notice:
                 self._notifier.start()
-        else:
+        elif signum != signal.SIGHUP or self.at_once:
             if os.isatty(1):
                 os.write(1, b"\x1b[?25h")  # show the cursor, which the live display hides
             os._exit(128 + signum)
