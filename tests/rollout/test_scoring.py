@@ -105,6 +105,24 @@ def test_what_is_no_number_or_has_no_sums_is_a_fault(result: Any) -> None:
     assert "the reward returned" in fault
 
 
+@pytest.mark.parametrize("correct", ["no", "", None, [True], 0.5, np.array([True])])
+@pytest.mark.parametrize("kind", ["strict", "lenient"])
+def test_a_verdict_that_is_neither_true_nor_false_is_a_fault(correct: Any, kind: str) -> None:
+    """Any text but an empty one would count as right."""
+    verdicts = {"strict": Verdict(True, None, ""), kind: Verdict(correct, None, "")}
+    reward, fault = score(Reward(1.0, **verdicts))
+    assert reward.value == 0.0
+    assert "not True or False" in fault
+
+
+@pytest.mark.parametrize(("correct", "expected"), [(1, True), (0.0, False), (torch.tensor(True), True)])
+def test_a_verdict_may_be_a_number_or_a_scalar(correct: Any, expected: bool) -> None:
+    reward, fault = score(Reward(1.0, Verdict(correct, None, "")))
+    assert not fault
+    assert reward.strict
+    assert reward.strict.correct is expected
+
+
 @pytest.mark.case(22)
 @pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), RecursionError("deep")])
 def test_what_an_object_raises_is_contained(error: BaseException) -> None:

@@ -94,13 +94,20 @@ def check_reward(result: object) -> Reward:
 
 
 def _plain(verdict: Verdict) -> Verdict:
-    """The verdict with a bool of Python's own: numpy's can't be written as JSON."""
-    return replace(verdict, correct=bool(verdict.correct))
+    """The verdict with a bool of Python's own: numpy's can't be written as JSON, and "no" would be true."""
+    correct = _scalar(verdict.correct)
+    if not isinstance(correct, int | float) or correct not in (0, 1):
+        raise TypeError(f"a verdict of the reward has correct={correct!r:.60}, not True or False")
+    return replace(verdict, correct=bool(correct))
+
+
+def _scalar(value: Any) -> Any:
+    """A scalar of numpy or torch as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def _finite_number(value: object) -> float:
-    if getattr(value, "shape", None) == ():  # a scalar of numpy or torch
-        value = value.item()  # type: ignore[attr-defined]
+    value = _scalar(value)
     if not isinstance(value, int | float):
         raise TypeError(f"the reward returned {type(value).__name__} {value!r:.60}, not a number")
     if not abs(value) <= MAX_REWARD:  # NaN is not
