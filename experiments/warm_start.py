@@ -1,8 +1,8 @@
 """Does a warm start help where a task is too hard? Word problems of two steps, from the untrained model.
 
-    python experiments/warm_start.py
+    python experiments/warm_start.py --parallel 2
 
-An hour each on all cores: the recipe as it is, after a warm start, and after one with adaptive selection and
+An hour each: the recipe as it is, after a warm start, and after one with adaptive selection and
 refill. The records also keep which operations the test completions write: runs that learn nothing fall into
 stereotypes (docs/log.md).
 """
@@ -16,7 +16,7 @@ from word_problems import make_record
 SEEDS = range(3)
 HOURS = 1
 WARM_STEPS = 30
-"""About ten minutes."""
+"""Ten minutes or so."""
 EVERY = 30
 """Steps between evaluations on validation."""
 WARM = ("--train.warm-start", str(WARM_STEPS))
@@ -46,13 +46,12 @@ TRIALS = [
 def write(records: Mapping[str, Record]) -> None:
     """Each run's accuracy and steps; with all seeds, the differences from the recipe as it is."""
     by_setting = trials.by_setting(records)
-    kinds = ("strict",)
     rows = [
-        [TITLES[setting], *trials.result_row(run, kinds), str(run["steps"]), _most_frequent(run)]
+        [TITLES[setting], *trials.result_row(run), *_ending(run)]
         for setting in SETTINGS
         for run in by_setting.get(setting, [])
     ]
-    header = ["", *trials.result_header(kinds), "steps", "operations of 200 completions after"]
+    header = ["", *trials.result_header(), "best constant", "steps", "operations of 200 completions after"]
     parts = [trials.table(header, rows)]
     complete = {s: runs for s, runs in by_setting.items() if len(runs) == len(SEEDS)}
     if "recipe" in complete:
@@ -61,13 +60,14 @@ def write(records: Mapping[str, Record]) -> None:
             parts.append(
                 f"{TITLES[setting]}, against the recipe (strict, mean over seeds): {points} points.\n"
             )
-    trials.write_page("warm_start", *parts)
+    trials.write_page("warm_start", *parts, *trials.machine_lines(records.values()))
 
 
-def _most_frequent(run: Record) -> str:
-    """The operations that most test completions write after the last step."""
+def _ending(run: Record) -> list[str]:
+    """The best constant answer, the steps, and the operations that most test completions write after them."""
     counts = run["operations"][max(run["operations"], key=int)]
-    return ", ".join(f"`{written}` {n}" for written, n in list(counts.items())[:3])
+    most = ", ".join(f"`{written}` {n}" for written, n in list(counts.items())[:3])
+    return [f"{trials.best_constant(run):.1%}", str(run["steps"]), most]
 
 
 if __name__ == "__main__":
