@@ -132,7 +132,9 @@ def write(
         text = "".join(json.dumps(line) + "\n" for line in lines)  # ASCII: lone surrogates too
         (path / f"{name}.jsonl").write_text(text, encoding="utf-8")
     if stopped:
-        run.write_json("summary", {"stopped": stopped, "seconds": 20.0 * len(steps) + 60, **summary})
+        run.write_json(
+            "summary", {"stopped": stopped, "steps": len(steps), "seconds": 20.0 * len(steps) + 60, **summary}
+        )
     return run
 
 

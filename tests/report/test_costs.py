@@ -87,5 +87,7 @@ def test_machine_file_may_be_incomplete(text: str, tmp_path: Path) -> None:
 def test_memory_of_older_and_unfinished_runs(tmp_path: Path) -> None:
     run = runs.write(tmp_path / "a", [step(1), step(2, **{"memory/peak_bytes": 3_500_000_000})])
     assert summary_of(run)["costs"]["memory"] == {"planned": None, "dry_run": None, "measured": 3_500_000_000}
-    run.write_json("summary", {"stopped": "steps", "seconds": 30.0, "peak_memory_bytes": 3_600_000_000})
+    run.write_json(
+        "summary", {"stopped": "steps", "steps": 2, "seconds": 30.0, "peak_memory_bytes": 3_600_000_000}
+    )
     assert summary_of(run)["costs"]["memory"]["measured"] == 3_600_000_000

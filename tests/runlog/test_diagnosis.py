@@ -69,7 +69,7 @@ def test_a_run_that_has_just_started(tmp_path: Path) -> None:
 
 def test_a_run_whose_numbers_were_not_finite_is_not_resumed(tmp_path: Path) -> None:
     run = write(tmp_path / "a", 3)
-    run.write_json("summary", {"stopped": "not finite"})
+    run.write_json("summary", {"steps": 3, "stopped": "not finite"})
     assert "lower update.learning_rate" in diagnose(run).next
 
 

@@ -74,7 +74,7 @@ def test_names_are_harmless() -> None:
 def test_a_run_shows_its_files(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.finished(in_tmp / "runs" / "a", (ONE_RIGHT, SEVEN_RIGHT))
     figures = {key: accuracy(0.125) for key in ("before", "after")}
-    run.write_json("summary", {"evals": figures})
+    run.write_json("summary", {"steps": 2, "stopped": "steps", "evals": figures})
     run.write("report.html", "")
     (in_tmp / "notebooks").mkdir()
     monkeypatch.chdir("notebooks")  # a notebook's links start at its own folder, the current one

@@ -58,6 +58,7 @@ def test_zeros_that_a_power_cut_leaves_end_the_file(run: Run) -> None:
     assert run.steps == [step(1)]
 
 
+SUMMARY = {"steps": 2, "stopped": "steps"}
 BAD_LINES = [
     b'{"step": 2, "rew',
     b"null",
@@ -196,8 +197,8 @@ def test_any_text_is_stored_exactly(run: Run) -> None:
     """HOSTILE has half an emoji, NUL, a right-to-left mark, a terminal escape and a line separator."""
     run.append("rollouts", *(completion(1, "p", completion=text) for text in (HOSTILE, "\ufeff\n\r")))
     assert [line["completion"] for line in run.read("rollouts")] == [HOSTILE, "\ufeff\n\r"]
-    run.write_json("summary", {"task": HOSTILE})
-    assert run.summary == {"task": HOSTILE}
+    run.write_json("summary", SUMMARY | {"task": HOSTILE})
+    assert run.summary == SUMMARY | {"task": HOSTILE}
     assert run.first_command(f"train {HOSTILE}") == f"train {HOSTILE}".replace("\ud83d", "\ufffd")
 
 
@@ -208,8 +209,8 @@ def test_secrets_are_masked_in_every_file(run: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SOME_PASSWORD", secret)
     line = completion(1, "p", tokens=12)
     run.append("rollouts", line | {"completion": f"x{secret}", "reflection": {"list_a": [secret]}})
-    run.write_json("summary", {"task": secret})
+    run.write_json("summary", SUMMARY | {"task": secret})
     assert run.first_command(f"train {secret}") == "train [SOME_PASSWORD]"
     expected = {"completion": "x[SOME_PASSWORD]", "reflection": {"list_a": ["[SOME_PASSWORD]"]}}
     assert list(run.read("rollouts")) == [line | expected]
-    assert run.summary == {"task": "[SOME_PASSWORD]"}
+    assert run.summary == SUMMARY | {"task": "[SOME_PASSWORD]"}

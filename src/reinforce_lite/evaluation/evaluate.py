@@ -9,6 +9,7 @@ from typing import Any
 from reinforce_lite.evaluation.reflection import reflection_rates
 from reinforce_lite.evaluation.statistics import Interval, pass_at_k, wilson_interval
 from reinforce_lite.types import Group, Rollout, Split
+from reinforce_lite.utils.kinds import Amount, Count, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,25 +19,25 @@ class Evaluation:
     step: int | None
     """None outside a run."""
     split: Split
-    n: int
+    n: Count
     """Problems."""
-    samples: int
+    samples: Count
     """Completions per problem; a single one is greedy."""
-    strict: float
+    strict: Share
     strict_interval: Interval
-    lenient: float | None
+    lenient: Share | None
     """None for tasks that have no lenient verdict."""
     lenient_interval: Interval | None
-    second_opinion: float | None
+    second_opinion: Share | None
     """Accuracy by a verdict that is not rewarded; None where no gold is a number."""
     second_opinion_interval: Interval | None
-    best_constant: float | None
+    best_constant: Share | None
     """What the best constant answer would reach: the share of problems with the most frequent gold, as golds
     are written. None where there are no golds."""
     reward: float
     """Mean."""
-    mean_tokens: float
-    truncated: float
+    mean_tokens: Amount
+    truncated: Share
     """The share of completions cut at the token limit, or where they repeat themselves."""
     reflection: Mapping[str, float]
     """For each keyword list of `reflection.py`, the share of completions with a hit."""

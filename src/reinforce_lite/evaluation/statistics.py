@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reinforce_lite.utils.kinds import Share
 from reinforce_lite.utils.text import percent
 
 Z = 1.959964  # normal quantile of a 95% interval, rounded as in published tables
@@ -13,7 +14,7 @@ CHANCE_RULE = f"Below {SIGNIFICANCE:g} a change is called more than chance expla
 MIN_P = 1e-99
 """The smallest p-value shown: with many problems one may underflow to 0, which no p-value is."""
 
-Interval = tuple[float, float]
+Interval = tuple[Share, Share]
 """(low, high), fractions of 1."""
 
 VERDICTS = ("strict", "lenient", "second_opinion")
@@ -60,7 +61,7 @@ def mcnemar_p_value(before: Sequence[bool], after: Sequence[bool]) -> float:
     return min(1.0, 2 * tail)
 
 
-def paired_interval(before: Sequence[bool], after: Sequence[bool]) -> Interval:
+def paired_interval(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float]:
     """The 95% interval of the change of a share, from verdicts on the same problems in the same order.
 
     With gained' = (gained + 1) / (n + 2) and lost' = (lost + 1) / (n + 2):

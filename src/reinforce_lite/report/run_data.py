@@ -1,15 +1,42 @@
 """What a report reads: a run's small files as a whole, its completions as a stream."""
 
 import contextlib
-import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
 
-from reinforce_lite.errors import explain_file_errors
+from reinforce_lite.errors import ReinforceLiteError, UsageError, explain_file_errors
 from reinforce_lite.runlog.records import Record, StepMetrics
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.utils.kinds import Count, Keys
+
+_Few = Annotated[int, (0, 1_000_000)]
+
+
+class _Rollout(TypedDict, total=False):
+    prompts_per_step: _Few
+    group_size: _Few
+    refill: _Few
+
+
+class _Train(TypedDict, total=False):
+    steps: Count
+    warm_start: Count
+
+
+class _Config(TypedDict, total=False):
+    """What a report reads of config.toml and needs a type for."""
+
+    model: dict[str, object]
+    task: dict[str, object]
+    objective: dict[str, object]
+    rollout: _Rollout
+    train: _Train
+
+
+_CONFIG = Keys.of(_Config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +82,28 @@ class RunData:
 
 def load_run_data(run: Run) -> RunData:
     """Read everything except the completions."""
-    file = run.path / "config.toml"
-    with explain_file_errors("read", file):
-        config = tomllib.loads(file.read_text(encoding="utf-8"))
+    config = _load_config(run.path / "config.toml")
     evals = sorted(run.evals, key=lambda e: e["step"])
     retaken = sum(line["file"] == "steps.jsonl" for line in run.read("rewound"))
-    machine, audit = _read_object(run, "machine"), _read_object(run, "audit")
+    machine, audit = _or_empty(run, "machine"), _or_empty(run, "audit")
     records = run.steps
     steps = [StepMetrics.from_record(record) for record in records]
     return RunData(run, config, steps, records, evals, run.summary, machine, audit, retaken)
 
 
-def _read_object(run: Run, name: str) -> Record:
-    with contextlib.suppress(OSError, ValueError, TypeError):  # missing, truncated, or not an object
-        return dict(json.loads((run.path / f"{name}.json").read_text(encoding="utf-8")))
+def _load_config(file: Path) -> dict[str, Any]:
+    with explain_file_errors("read", file):
+        config = tomllib.loads(file.read_text(encoding="utf-8"))
+    if wrong := _CONFIG.wrong(config):
+        raise UsageError(f"{file} is damaged: [{wrong}] has a wrong value")
+    return config
+
+
+def _or_empty(run: Run, name: Literal["machine", "audit"]) -> Record:
+    """What a report can do without; a damaged file is like none."""
+    with contextlib.suppress(ReinforceLiteError):
+        record: Record = getattr(run, name)
+        return record
     return {}
 
 

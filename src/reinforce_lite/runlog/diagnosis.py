@@ -39,7 +39,8 @@ def diagnose(run: Run) -> Diagnosis:
             _entropy(steps, last),
             _time(steps),
         ]
-        figures.append(f"Its peak memory is {steps[-1].peak_memory / 1e9:.1f} GB.")
+        if peak := steps[-1].peak_memory:  # older versions have none
+            figures.append(f"Its peak memory is {peak / 1e9:.1f} GB.")
     problems = [as_sentence(text) for text in find_warnings(steps).values()]
     if faults := sum(s.reward_faults or 0 for s in steps):
         problems.append(
@@ -120,7 +121,7 @@ def _entropy(steps: list[StepMetrics], last: list[StepMetrics]) -> str:
 
 
 def _time(steps: list[StepMetrics]) -> str:
-    total = sum(s.step_time for s in steps)
+    total = max(1e-9, sum(s.step_time for s in steps))
     rollout, update = sum(s.rollout_seconds for s in steps), sum(s.update_seconds for s in steps)
     reward = sum(s.reward_seconds for s in steps)
     shares = f"{percent(rollout / total, 0)} sampling, {percent(update / total, 0)} updating"

@@ -7,13 +7,14 @@ The metric names in the files are TRL's where it has one (`completions/clipped_r
 be compared. In the program they are attributes; only this module and the page's charts spell them out.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_type_hints
 
+from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.types import Split
-from reinforce_lite.utils.finite import finite_or_none
+from reinforce_lite.utils.finite import from_json
+from reinforce_lite.utils.kinds import Amount, Count, Keys, Share
 
 Record = dict[str, Any]
 NotFinite = Literal["weights", "gradient", "log-probabilities"]
@@ -27,38 +28,38 @@ def _metric(key: str) -> Any:
 class StepMetrics:
     """What is known after a step. Shares are fractions of 1, times in seconds, memory in bytes."""
 
-    step: int
+    step: Count
     """From 1."""
     reward: float
     """Mean over the step's completions."""
     reward_std: float
     """Standard deviation within a group, mean over groups."""
-    no_signal_ratio: float = _metric("frac_reward_zero_std")
+    no_signal_ratio: Share = _metric("frac_reward_zero_std")
     """Share of groups whose rewards are all equal."""
-    questions_asked: int
-    live_groups: int
+    questions_asked: Count
+    live_groups: Count
     """Groups whose rewards differ."""
-    none_right: float = _metric("questions/none_right")
+    none_right: Share = _metric("questions/none_right")
     """Share of the questions asked of which no completion was right."""
-    few_right: float = _metric("questions/few_right")
+    few_right: Share = _metric("questions/few_right")
     """Up to a third."""
-    some_right: float = _metric("questions/some_right")
-    most_right: float = _metric("questions/most_right")
+    some_right: Share = _metric("questions/some_right")
+    most_right: Share = _metric("questions/most_right")
     """Two thirds or more."""
-    all_right: float = _metric("questions/all_right")
-    strict: float = _metric("accuracy/strict")
-    lenient: float | None = _metric("accuracy/lenient")
-    second_opinion: float | None = _metric("accuracy/second_opinion")
-    same_answer: float | None = _metric("answers/most_frequent")
+    all_right: Share = _metric("questions/all_right")
+    strict: Share = _metric("accuracy/strict")
+    lenient: Share | None = _metric("accuracy/lenient")
+    second_opinion: Share | None = _metric("accuracy/second_opinion")
+    same_answer: Share | None = _metric("answers/most_frequent")
     """Share of completions that give the step's most frequent answer, whatever the question; None for few
     questions (`trainer.metrics.same_answer`) and where no answer was read."""
-    same_answer_right: float | None = _metric("answers/most_frequent_right")
+    same_answer_right: Share | None = _metric("answers/most_frequent_right")
     """The share of these that are right."""
-    mean_length: float = _metric("completions/mean_length")
+    mean_length: Amount = _metric("completions/mean_length")
     """Tokens per completion, the end token included."""
-    clipped_ratio: float = _metric("completions/clipped_ratio")
+    clipped_ratio: Share = _metric("completions/clipped_ratio")
     """Share of completions cut: at the limit, or where they repeat themselves."""
-    repetition_ratio: float | None = _metric("completions/repetition_ratio")
+    repetition_ratio: Share | None = _metric("completions/repetition_ratio")
     """The part of them that repeats itself."""
     entropy: float | None
     """Mean of -log pi over the sampled tokens, in nats per token, at temperature 1 (with engine_correction at
@@ -82,22 +83,22 @@ class StepMetrics:
     """False when there was nothing to learn from, or the gradient or the new weights were not finite."""
     not_finite: NotFinite | None
     """What held NaN or infinity in this step; None in a healthy one."""
-    reward_faults: int
+    reward_faults: Count
     """Completions whose reward function failed."""
-    reflection_a: float = _metric("reflection/list_a")
-    reflection_b: float = _metric("reflection/list_b")
-    reflection_c: float = _metric("reflection/list_c")
-    rollout_seconds: float = _metric("time/rollout")
-    reward_seconds: float = _metric("time/reward")
-    update_seconds: float = _metric("time/update")
-    rollout_tokens_per_second: float = _metric("tokens_per_second/rollout")
-    update_tokens_per_second: float = _metric("tokens_per_second/update")
-    num_tokens: int
+    reflection_a: Share = _metric("reflection/list_a")
+    reflection_b: Share = _metric("reflection/list_b")
+    reflection_c: Share = _metric("reflection/list_c")
+    rollout_seconds: Amount = _metric("time/rollout")
+    reward_seconds: Amount = _metric("time/reward")
+    update_seconds: Amount = _metric("time/update")
+    rollout_tokens_per_second: Amount = _metric("tokens_per_second/rollout")
+    update_tokens_per_second: Amount = _metric("tokens_per_second/update")
+    num_tokens: Count
     """Tokens since the start of the run, prompts included."""
-    step_time: float
-    peak_memory: int = _metric("memory/peak_bytes")
-    micro_batch_tokens: int = _metric("memory/micro_batch_tokens")
-    max_num_seqs: int = _metric("memory/max_num_seqs")
+    step_time: Amount
+    peak_memory: Count = _metric("memory/peak_bytes")
+    micro_batch_tokens: Count = _metric("memory/micro_batch_tokens")
+    max_num_seqs: Count = _metric("memory/max_num_seqs")
 
     def completions(self, prompts_per_step: int, group_size: int) -> int:
         """How many were sampled; `prompts_per_step` is for lines of older versions."""
@@ -111,9 +112,6 @@ class StepMetrics:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """A line read back. What an older version did not write, or wrote as NaN, is None."""
         values: dict[str, Any] = {name: record.get(key) for name, key in KEYS.items()}
-        for name, value in values.items():
-            if isinstance(value, float):
-                values[name] = finite_or_none(value)
         return cls(**values)
 
 
@@ -125,9 +123,9 @@ KEYS = {f.name: f.metadata.get("key", f.name) for f in fields(StepMetrics)}
 class CompletionRecord:
     """One completion and its verdicts: a line of rollouts.jsonl or eval_rollouts.jsonl."""
 
-    step: int
+    step: Count
     problem_id: str
-    sample: int
+    sample: Count
     """From 0 within its group."""
     question: str
     gold: str | None
@@ -142,7 +140,7 @@ class CompletionRecord:
     second_opinion: bool | None
     advantage: float | None
     """In the warm start 1 if it was learned from, else 0; None in an evaluation."""
-    tokens: int
+    tokens: Count
     truncated: bool
     reflection: Mapping[str, list[str]]
     """Reflection words by keyword list; `hits` reads those of a line."""
@@ -160,59 +158,51 @@ def hits(line: Record) -> dict[str, list[str]]:
     return {name: words for name, words in line.get("reflection", {}).items() if words}
 
 
-_NUMBER = (int, float)
-_COMPLETION: dict[str, Any] = {
-    "step": int,
-    "problem_id": str,
-    "sample": int,
-    "question": str,
-    "gold": object,
-    "completion": str,
-    "answer": object,
-    "reason": object,
-    "reward": _NUMBER,
-    "strict": int,
-    "lenient": object,
-    "advantage": object,
-    "tokens": int,
-    "truncated": int,
-    "reflection": dict,
+def _steps() -> Keys:
+    """Older versions lack other keys."""
+    hints = get_type_hints(StepMetrics, include_extras=True)
+    required = """step reward frac_reward_zero_std accuracy/strict completions/mean_length
+        completions/clipped_ratio step_time time/rollout time/reward time/update tokens_per_second/rollout
+        tokens_per_second/update"""
+    return Keys({KEYS[name]: hint for name, hint in hints.items()}, required.split())
+
+
+def _completions(*required: str) -> Keys:
+    """Of older versions: a gold, and what was extracted, may be of any type."""
+    hints = get_type_hints(CompletionRecord, include_extras=True)
+    hints |= dict.fromkeys(("gold", "answer", "reason"), Any)
+    return Keys(hints, hints.keys() - {"second_opinion", "fault", "split"} | set(required))
+
+
+def _evals() -> Keys:
+    """Within a run an evaluation has a step and a duration."""
+    hints = get_type_hints(Evaluation, include_extras=True)
+    hints = {
+        key: hint for key, hint in hints.items() if key not in ("reflection", "pass_at", "pass_at_interval")
+    }
+    required = "step split n reward strict strict_interval lenient lenient_interval seconds"
+    return Keys(hints | {"step": Count, "seconds": Amount}, required.split())
+
+
+LINES = {
+    "steps": _steps(),
+    "rollouts": _completions(),
+    "eval_rollouts": _completions("split"),
+    "evals": _evals(),
+    "rewound": Keys({"file": str, "record": dict}, ("file", "record")),
 }
-_STEP = """reward frac_reward_zero_std accuracy/strict completions/mean_length completions/clipped_ratio
-    step_time time/rollout time/reward time/update tokens_per_second/rollout tokens_per_second/update"""
-REQUIRED: dict[str, dict[str, Any]] = {
-    "steps": {"step": int, **dict.fromkeys(_STEP.split(), _NUMBER)},
-    "rollouts": _COMPLETION,
-    "eval_rollouts": _COMPLETION | {"split": str},
-    "evals": {
-        "step": int,
-        "split": str,
-        "n": int,
-        "reward": _NUMBER,
-        "strict": _NUMBER,
-        "strict_interval": object,
-        "lenient": object,
-        "lenient_interval": object,
-        "seconds": _NUMBER,
-    },
-    "rewound": {"file": str, "record": dict},
-}
-"""By log, the keys that each of its lines has, and the types of their values. Later versions may add keys."""
+"""By log, what each of its lines holds. Later versions may add keys."""
 
 
 def parse_line(log: str, line: bytes) -> Record | None:
-    """The record of a line of a log; None for a damaged one: no JSON object, or a key or type is wrong."""
+    """The record of a line of a log; None for a damaged one: no JSON object, or a key or its value is wrong.
+
+    A number that is not finite is None in it.
+    """
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = from_json(line)
+    except ValueError:
         return None
-    required = REQUIRED.get(log, {})
-    if not isinstance(record, dict) or not all(
-        key in record and isinstance(record[key], kind) for key, kind in required.items()
-    ):
+    if not isinstance(record, dict) or (log in LINES and LINES[log].wrong(record)):
         return None
-    if log != "steps":
-        return record
-    kinds = {key: (str if key == KEYS["not_finite"] else _NUMBER) for key in KEYS.values()}
-    right = (record.get(key) is None or isinstance(record[key], kind) for key, kind in kinds.items())
-    return record if all(right) else None
+    return record

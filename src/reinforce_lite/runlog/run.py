@@ -8,7 +8,6 @@ Lines are appended as they happen, so a killed run has lost nothing that it wrot
 lines after its checkpoint out of its logs with `rewind`, into rewound.jsonl.
 """
 
-import json
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from reinforce_lite.config import DEFAULT_RECIPE, Config, dump_config, load_config, override_config
 from reinforce_lite.errors import UsageError, explain_file_errors
+from reinforce_lite.runlog.json_files import FILES, STEP_KEY
 from reinforce_lite.runlog.notebook import run_html
 from reinforce_lite.runlog.records import KEYS, Record, StepMetrics, parse_line
 from reinforce_lite.utils.atomic import (
@@ -31,7 +31,7 @@ from reinforce_lite.utils.atomic import (
     remove_folder,
     write_atomically,
 )
-from reinforce_lite.utils.finite import to_json
+from reinforce_lite.utils.finite import from_json, to_json
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.secrets import mask, mask_all
 from reinforce_lite.utils.text import did_you_mean, whole_characters
@@ -39,8 +39,6 @@ from reinforce_lite.utils.text import did_you_mean, whole_characters
 logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
-STEP_KEY = "reinforce_lite_step"
-"""Key in a saved model's config.json: the step of its weights."""
 CHECKPOINT_NAME = re.compile(r"step-(\d+)")
 """Of an intact checkpoint's folder, with its step; a damaged one has more behind it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -241,11 +239,19 @@ class Run:
 
     def _read_json(self, name: str, remedy: str = "remove it: a resume writes it again") -> Record:
         file = self.path / name
+        with explain_file_errors("read", file):
+            if not file.exists():
+                return {}
+            text = file.read_bytes()
         try:
-            with explain_file_errors("read", file):
-                return dict(json.loads(file.read_bytes())) if file.exists() else {}
-        except (ValueError, TypeError) as error:
+            record: Any = from_json(text)
+        except ValueError as error:
             raise UsageError(f"{file} is damaged: {error}", remedy) from error
+        if not isinstance(record, dict):
+            raise UsageError(f"{file} is damaged: it holds no object", remedy)
+        if wrong := FILES[name].wrong(record):
+            raise UsageError(f"{file} is damaged: {wrong!r} is missing or has a wrong value", remedy)
+        return record
 
     def first_command(self, command: str = "") -> str:
         """The command that started the run. If it has not started yet, `command` is stored as that one."""
@@ -253,7 +259,7 @@ class Run:
         if command and not self.started:
             self.write(file.name, whole_characters(mask(command)) + "\n")
         with explain_file_errors("read", file):
-            return file.read_text(encoding="utf-8").strip() if file.exists() else ""
+            return file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
 
     def evaluated(self, step: int, split: str) -> bool:
         """Whether this evaluation is complete."""

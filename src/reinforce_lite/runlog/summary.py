@@ -26,17 +26,17 @@ def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
         "seconds_per_step": sum(s.step_time for s in steps) / max(1, len(steps)),
         "rollout_tokens_per_second": tokens / max(1e-9, sum(s.rollout_seconds for s in steps)),
         "train_tokens_per_second": trained_tokens / max(1e-9, sum(s.update_seconds for s in steps)),
-        "reward_faults": sum(s.reward_faults for s in steps),
-        "best_step": best_step(evals) if evals else None,
+        "reward_faults": sum(s.reward_faults or 0 for s in steps),
+        "best_step": best_step(evals),
         "evals": before_and_after(run, step),
         "warnings": list(find_warnings(steps).values()),
     }
 
 
-def best_step(evals: Sequence[Record]) -> int:
-    """The step with the highest mean reward on validation; the earliest of equals."""
-    validations = [e for e in evals if e["split"] == "validation"]
-    return int(max(validations, key=lambda e: (e["reward"], -e["step"]))["step"])
+def best_step(evals: Sequence[Record]) -> int | None:
+    """The step with the highest mean reward on validation, the earliest of equals; None without any."""
+    rewards = {e["step"]: e["reward"] for e in evals if e["split"] == "validation"}
+    return max(rewards, key=lambda step: (rewards[step], -step), default=None)
 
 
 def before_and_after(run: Run, step: int) -> dict[str, Any]:

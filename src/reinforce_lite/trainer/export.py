@@ -22,8 +22,9 @@ from reinforce_lite.models.older_readers import add_tokenizer_keys
 from reinforce_lite.models.policy import Policy, save_policy, write_texts
 from reinforce_lite.pipeline import Pipeline, PromptedPolicy, load_configured_policy
 from reinforce_lite.rollout.prompts import PromptBuilder
+from reinforce_lite.runlog.json_files import STEP_KEY
 from reinforce_lite.runlog.records import Record
-from reinforce_lite.runlog.run import STEP_KEY, Run
+from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer.card_metadata import Library, hub_name, is_local
 from reinforce_lite.trainer.checkpoint import Checkpoint, checkpoint_steps, load_checkpoint
 from reinforce_lite.trainer.model_card import explaining_files

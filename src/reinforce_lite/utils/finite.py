@@ -1,4 +1,4 @@
-"""JSON without numbers that are not finite."""
+"""JSON without numbers that are not finite, written and read."""
 
 import json
 import math
@@ -11,6 +11,20 @@ def finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def from_json(text: str | bytes) -> Any:
+    """What JSON text says, with None for numbers that are not finite: NaN, Infinity, 1e999.
+
+    Raises ValueError for text that is not JSON, also where it is nested too deeply.
+
+    >>> from_json('{"loss": NaN, "reward": 1.5}')
+    {'loss': None, 'reward': 1.5}
+    """
+    try:
+        return json.loads(text, parse_constant=lambda _: None, parse_float=_finite_float)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def to_json(value: Any, **options: Any) -> str:
     """JSON text with null for numbers that are not finite, which JSON cannot express.
 
@@ -21,6 +35,10 @@ def to_json(value: Any, **options: Any) -> str:
         return json.dumps(value, allow_nan=False, **options)
     except ValueError:
         return json.dumps(_without_not_finite(value), allow_nan=False, **options)
+
+
+def _finite_float(digits: str) -> float | None:
+    return finite_or_none(float(digits))
 
 
 def _without_not_finite(value: Any) -> Any:
