@@ -292,7 +292,10 @@ def test_light_rooms_import_without_torch() -> None:
     [
         ("config.toml", "not = = toml", "runs/a/config.toml is damaged: "),
         ("config.toml", "caf\udce9", "runs/a/config.toml is damaged: "),
+        ("config.toml", "[rollout]\ngroup_size = 1e308", "runs/a/config.toml is damaged: [rollout]"),
+        ("config.toml", "train = 7", "runs/a/config.toml is damaged: [train]"),
         ("summary.json", '{"steps": ', "runs/a/summary.json is damaged: "),
+        ("summary.json", '{"stopped": "steps"}', "runs/a/summary.json is damaged: 'steps'"),
     ],
 )
 def test_a_report_of_damaged_files_names_them(

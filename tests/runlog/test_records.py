@@ -1,11 +1,13 @@
 """Records go to the files under the names that docs/metrics.md promises, and come back."""
 
 import json
+import math
 from typing import Any, get_args
 
 import pytest
 
-from helpers.run_files import step
+from helpers.run_files import completion as c
+from helpers.run_files import evaluation, step
 from reinforce_lite.runlog.records import KEYS, CompletionRecord, NotFinite, StepMetrics, hits, parse_line
 
 
@@ -26,6 +28,49 @@ def test_step_metrics_have_trls_names() -> None:
 
 def test_step_metrics_are_read_back() -> None:
     assert StepMetrics.from_record(metrics().to_record()) == metrics()
+
+
+EVALUATION = evaluation(0, "test", [{**c(0, "p"), "second_opinion": True}])
+DAMAGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("steps", step(1), {"reward": math.nan}),
+    ("steps", step(1), {"time/reward": math.inf}),
+    ("steps", step(1), {"time/reward": -1}),
+    ("steps", step(1), {"accuracy/strict": 1e300}),
+    ("steps", step(1), {"reward": 1e300}),
+    ("steps", step(1), {"step": 10**400}),
+    ("steps", step(1), {"reward_faults": 0.5}),
+    ("evals", EVALUATION, {"strict_interval": None}),
+    ("evals", EVALUATION, {"strict_interval": [0.5]}),
+    ("evals", EVALUATION, {"strict_interval": [0.5, 7]}),
+    ("evals", EVALUATION, {"second_opinion_interval": None}),
+    ("evals", EVALUATION, {"best_constant": "high"}),
+    ("rollouts", c(1, "p"), {"reflection": {"list_a": 5}}),
+    ("rollouts", c(1, "p"), {"strict": 5}),
+    ("rollouts", c(1, "p"), {"second_opinion": "yes"}),
+    ("eval_rollouts", c(1, "p", split="test"), {"fault": 1}),
+]
+
+
+@pytest.mark.case(4)
+@pytest.mark.parametrize(("log", "line", "damage"), DAMAGES)
+def test_a_line_with_a_wrong_value_is_damaged(log: str, line: dict[str, Any], damage: dict[str, Any]) -> None:
+    assert parse_line(log, json.dumps(line).encode())
+    assert parse_line(log, json.dumps(line | damage).encode()) is None
+
+
+def test_a_line_of_an_older_version_is_whole() -> None:
+    """It lacks keys, and had NaN for what is null now, and golds that were no text."""
+    old = step(1, entropy=math.nan, loss=math.inf, grad_norm=-math.inf)
+    assert parse_line("steps", json.dumps(old).encode()) == old | {
+        "entropy": None,
+        "loss": None,
+        "grad_norm": None,
+    }
+    for gold in (7, 7.5, None):
+        line = c(1, "p", gold=gold)
+        assert parse_line("rollouts", json.dumps(line).encode()) == line
+    first = {key: value for key, value in EVALUATION.items() if not key.startswith("second_opinion")}
+    assert parse_line("evals", json.dumps(first).encode())
 
 
 def test_step_metrics_of_an_older_file_are_none_where_missing() -> None:

@@ -112,6 +112,30 @@ def test_a_line_of_any_log_needs_its_keys(run: Run, log: str, line: dict[str, An
     assert [d["file"] for d in lines_of(run, "damaged.jsonl")] == [f"{log}.jsonl"] * 2
 
 
+JSON_DAMAGES = [
+    ("summary.json", '{"stopped": "steps"}', "'steps'"),
+    ("summary.json", '{"stopped": "steps", "steps": "2"}', "'steps'"),
+    ("summary.json", '{"stopped": "steps", "steps": 2, "evals": {"before": {"strict": 0.5}}}', "'evals'"),
+    ("summary.json", "[]", "no object"),
+    ("summary.json", "[" * 100_000, "too deeply"),
+    ("first_prompt.json", '{"question": "x"}', "'text'"),
+    ("audit.json", '{"questions": [{"problem_id": "p"}]}', "'questions'"),
+    ("machine.json", '{"dtype": 7}', "'dtype'"),
+    ("model/config.json", '{"reinforce_lite_step": "2"}', "'reinforce_lite_step'"),
+]
+
+
+@pytest.mark.case(4)
+@pytest.mark.parametrize(("name", "text", "what"), JSON_DAMAGES)
+def test_a_json_file_with_a_wrong_value_is_damaged(run: Run, name: str, text: str, what: str) -> None:
+    (run.path / name).parent.mkdir(exist_ok=True)
+    (run.path / name).write_text(text)
+    key = "model_step" if name.startswith("model") else name.removesuffix(".json")
+    with pytest.raises(UsageError, match=f"{name} is damaged: .*{what}") as caught:
+        getattr(run, key)
+    assert caught.value.remedy.startswith("remove it")
+
+
 def test_what_a_resume_cuts_off_is_kept_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a kill comes before the lines have left their log."""
     run.append("steps", step(1), step(2), step(3))

@@ -79,8 +79,9 @@ def test_a_run_that_has_not_started_is_not_compared(tmp_path: Path) -> None:
     check_same_prompt(builder(CHATML + "x"), run, "2+2?")
 
 
-def test_a_damaged_file_is_named(run: Run) -> None:
-    (run.path / "first_prompt.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", '{"question": "x"}'])
+def test_a_damaged_file_is_named(run: Run, text: str) -> None:
+    (run.path / "first_prompt.json").write_text(text)
     with pytest.raises(UsageError, match=r"first_prompt\.json is damaged"):
         check_same_prompt(builder(), run, "2+2?")
 

@@ -39,7 +39,7 @@ def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStat
     before = next((e for e in tests if e["step"] == 0), None)
     after = next((e for e in reversed(tests) if e["step"] > 0), None)
     result: dict[str, Any] = {"status": status(data), "step": data.step, "before": before, "after": after}
-    result["other"] = next((v for v in VERDICTS[1:] if before and before[v] is not None), None)
+    result["other"] = next((v for v in VERDICTS[1:] if before and _is_known(v, before, after)), None)
     result["resume"] = resume_command(data)
     if before is None or after is None:
         kind = "unmeasured" if before is None else "unfinished"
@@ -67,6 +67,10 @@ def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStat
         "p": p,
         "changes": changes,
     }
+
+
+def _is_known(verdict: str, *evaluations: Record | None) -> bool:
+    return all(e[verdict] is not None for e in evaluations if e)
 
 
 def status(data: RunData) -> str:

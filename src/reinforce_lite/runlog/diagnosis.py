@@ -70,7 +70,7 @@ def _accuracy(run: Run, steps: list[StepMetrics]) -> Iterator[str]:
             continue
         start = f"{percent(before[kind])} {interval(before[f'{kind}_interval'])}"
         name = kind.replace("_", " ")
-        if not after:
+        if not after or after.get(kind) is None:
             yield f"Untrained, {start} of {before['n']} test problems are right ({name})."
             continue
         p, end = evals["paired_p"][kind], f"{percent(after[kind])} {interval(after[f'{kind}_interval'])}"

@@ -1,6 +1,6 @@
-"""What the JSON files of a run hold, as far as the program reads it back (docs/run-files.md has all keys).
+"""What the JSON files of a run hold, as far as the program reads it back; docs/run-files.md has all keys.
 
-Keys that are not required may be null or missing: older versions did not write them.
+Keys that are not required may be missing: older versions did not write them.
 """
 
 from collections.abc import Mapping
@@ -53,8 +53,8 @@ class _Summary(TypedDict, total=False):
 
 
 class _Machine(TypedDict, total=False):
-    system: str
-    processor: str
+    system: str | None
+    processor: str | None
     cores: Count | None
     memory_bytes: Amount
     gpu: str

@@ -7,7 +7,7 @@ The metric names in the files are TRL's where it has one (`completions/clipped_r
 be compared. In the program they are attributes; only this module and the page's charts spell them out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_type_hints
 
@@ -158,20 +158,25 @@ def hits(line: Record) -> dict[str, list[str]]:
     return {name: words for name, words in line.get("reflection", {}).items() if words}
 
 
+def _line_keys(hints: dict[str, Any], required: Collection[str]) -> Keys:
+    """What is not required may be null too: in a table a key that a line lacks is null."""
+    return Keys({key: hint if key in required else hint | None for key, hint in hints.items()}, required)
+
+
 def _steps() -> Keys:
     """Older versions lack other keys."""
     hints = get_type_hints(StepMetrics, include_extras=True)
     required = """step reward frac_reward_zero_std accuracy/strict completions/mean_length
         completions/clipped_ratio step_time time/rollout time/reward time/update tokens_per_second/rollout
         tokens_per_second/update"""
-    return Keys({KEYS[name]: hint for name, hint in hints.items()}, required.split())
+    return _line_keys({KEYS[name]: hint for name, hint in hints.items()}, required.split())
 
 
 def _completions(*required: str) -> Keys:
     """Of older versions: a gold, and what was extracted, may be of any type."""
     hints = get_type_hints(CompletionRecord, include_extras=True)
     hints |= dict.fromkeys(("gold", "answer", "reason"), Any)
-    return Keys(hints, hints.keys() - {"second_opinion", "fault", "split"} | set(required))
+    return _line_keys(hints, hints.keys() - {"second_opinion", "fault", "split"} | set(required))
 
 
 def _evals() -> Keys:
@@ -181,7 +186,7 @@ def _evals() -> Keys:
         key: hint for key, hint in hints.items() if key not in ("reflection", "pass_at", "pass_at_interval")
     }
     required = "step split n reward strict strict_interval lenient lenient_interval seconds"
-    return Keys(hints | {"step": Count, "seconds": Amount}, required.split())
+    return _line_keys(hints | {"step": Count, "seconds": Amount}, required.split())
 
 
 LINES = {

@@ -54,16 +54,14 @@ def make_check(hint: Any) -> Check:
 
 
 class Keys:
-    """The keys of an object and the types of their values. A key that is not required may be null or missing.
+    """The keys of an object and the types of their values. One that is not required may be missing.
 
-    A key `x_interval` must have a value where `x` has one.
+    Of `x` and `x_interval` both have a value or neither.
     """
 
     def __init__(self, hints: Mapping[str, Any], required: Collection[str]) -> None:
         self.required = frozenset(required)
-        self.checks = {
-            key: make_check(hint if key in self.required else hint | None) for key, hint in hints.items()
-        }
+        self.checks = {key: make_check(hint) for key, hint in hints.items()}
         self.intervals = {f"{key}_interval": key for key in hints if f"{key}_interval" in hints}
 
     @classmethod
@@ -77,14 +75,11 @@ class Keys:
 
     def wrong(self, record: Mapping[str, Any]) -> str:
         """The first key whose value is missing or of another type or range; empty if there is none."""
-        for key in self.required:
-            if key not in record:
-                return key
         for key, check in self.checks.items():
-            if not check(record.get(key)):
+            if not check(record[key]) if key in record else key in self.required:
                 return key
         for key, of in self.intervals.items():
-            if record.get(key) is None and record.get(of) is not None:
+            if (record.get(key) is None) != (record.get(of) is None):
                 return key
         return ""
 
