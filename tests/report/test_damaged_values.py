@@ -15,6 +15,7 @@ from helpers import run_files as runs
 from reinforce_lite.errors import ReinforceLiteError
 from reinforce_lite.report.build import build_report
 from reinforce_lite.report.page import render
+from reinforce_lite.report.run_data import iter_groups
 from reinforce_lite.runlog.diagnosis import diagnose
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
@@ -23,7 +24,7 @@ from reinforce_lite.runlog.summary import summarize
 pytestmark = pytest.mark.case(4)
 
 MISSING = object()
-VALUES = (
+VALUES: tuple[Any, ...] = (
     *(MISSING, None, "x", True, [], [1], {}, {"a": 5}),
     *(float("nan"), float("inf"), 1e300, 10**400, -1, 0),
 )
@@ -116,6 +117,14 @@ def check(run: Run, name: str, texts: list[str]) -> None:
             error.add_note(text.splitlines()[-1])
             raise
     (run.path / name).write_text(whole, encoding="utf-8")
+
+
+def test_a_group_whose_first_line_is_damaged_is_no_part_of_the_one_before(tmp_path: Path) -> None:
+    rollouts = [runs.completion(1, problem, s == 0, s) for problem in ("p", "q") for s in (0, 1, 2)]
+    run = runs.write(
+        tmp_path / "a", [runs.step(1)], [*rollouts[:3], rollouts[3] | {"tokens": "x"}, *rollouts[4:]]
+    )
+    assert list(iter_groups(run)) == [rollouts[:3], rollouts[4:]]
 
 
 @pytest.mark.parametrize("name", [*LOGS, *JSON_FILES])

@@ -8,6 +8,7 @@ import pytest
 from helpers import run_files as runs
 from reinforce_lite.runlog.diagnosis import diagnose
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.summary import summarize
 
 
 def write(folder: Path, steps: int, **changes: object) -> Run:
@@ -83,6 +84,16 @@ def test_accuracy_that_one_answer_would_reach_is_told(constant: float, told: boo
     (run.path / "evals.jsonl").write_text("".join(evals))
     text = " ".join(diagnose(run).figures)
     assert (f"Giving one and the same answer to every question would reach {constant:.1%}" in text) == told
+
+
+def test_a_run_whose_evaluations_were_damaged_is_summarized(tmp_path: Path) -> None:
+    """Without the lines on validation no step is the best; without a verdict after it, none is compared."""
+    before = runs.eval_completions(0, runs.ONE_RIGHT)
+    after = runs.eval_completions(1, runs.SEVEN_RIGHT, lenient=None)
+    run = runs.write(tmp_path / "a", [runs.step(1)], [runs.completion(1, "p")], [before, after], "steps")
+    assert summarize(run, run.config, 1)["best_step"] is None
+    assert "12.5% (2–47%) of 8 test problems are right (lenient)" in " ".join(diagnose(run).figures)
+    assert runs.summary_of(run)["result"]["other"] is None
 
 
 def test_a_damaged_line_does_not_hide_what_a_run_reached(tmp_path: Path) -> None:

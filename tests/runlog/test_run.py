@@ -136,6 +136,11 @@ def test_a_json_file_with_a_wrong_value_is_damaged(run: Run, name: str, text: st
     assert caught.value.remedy.startswith("remove it")
 
 
+def test_a_command_that_is_no_text_is_read(run: Run) -> None:
+    (run.path / "command.txt").write_bytes(b"train \xff")
+    assert run.first_command() == "train \ufffd"
+
+
 def test_what_a_resume_cuts_off_is_kept_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a kill comes before the lines have left their log."""
     run.append("steps", step(1), step(2), step(3))

@@ -108,10 +108,13 @@ def _or_empty(run: Run, name: Literal["machine", "audit"]) -> Record:
 
 
 def iter_groups(run: Run) -> Iterator[list[Record]]:
-    """The groups of rollouts.jsonl: the lines of the completions sampled for one question in one step."""
+    """The groups of rollouts.jsonl: the lines of the completions sampled for one question in one step.
+
+    The first line of a group may be damaged; then the next group begins where the problem changes.
+    """
     group: list[Record] = []
     for line in run.read("rollouts"):
-        if line["sample"] == 0 and group:
+        if group and (line["sample"] == 0 or line["problem_id"] != group[-1]["problem_id"]):
             yield group
             group = []
         group.append(line)
