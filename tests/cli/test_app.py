@@ -176,6 +176,9 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
         (["train", "--model.trust-remote-code"], "--trust-remote-code and --allow-pickles"),
         (["eval", "--model.trust_remote_code=True"], "--trust-remote-code and --allow-pickles"),
         (["plan", "--update.state", "8-bit"], "--update.state has become --update.optimizer-state"),
+        (["audit", "--minutes", "nan"], "an audit can't take nan minutes"),
+        (["audit", "--minutes", "inf"], "an audit can't take inf minutes"),
+        (["audit", "--minutes", "-1"], "an audit can't take -1 minutes"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(

@@ -513,6 +513,8 @@ def test_plan_wraps_at_80_columns(
     [
         (["--vram", "0"], "a GPU can't have 0 GB"),
         (["--vram", "nan"], "a GPU can't have nan GB"),
+        (["--processes", "0"], "0 processes can't train"),
+        (["--processes", "-3"], "-3 processes can't train"),
         (["--model.name", "no/such/model"], "can't load the model 'no/such/model'"),
         (["nothere"], "there is no recipe 'nothere'"),
     ],

@@ -92,8 +92,10 @@ def plan_unchanged(
 
     `vram` is the memory of a GPU in GB; by default the plan is for this machine's device. `processes` are
     those that train together, by default those of which this is one. Raises UsageError if the model or the
-    device is not available.
+    device is not available, and for memory or processes that no machine can have.
     """
+    if processes is not None and processes < 1:
+        raise UsageError(f"{processes} processes can't train", "give 1 or more, for example --processes 2")
     target = replace(_target(config.model, vram), processes=processes or size())
     base, adapter, _ = resolve_adapter(config.model.name, config.adapter)
     config = config.model_copy(update={"adapter": adapter})

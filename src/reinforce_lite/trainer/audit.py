@@ -8,11 +8,13 @@ recipe's way and the better half of the others, so most of the time goes to ways
 the same recipe (`audit_cache.py`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 
 from reinforce_lite.config import Config, override_config
+from reinforce_lite.errors import UsageError
 from reinforce_lite.pipeline import Pipeline, build_pipeline, stop_strings
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
@@ -95,8 +97,10 @@ def audit(
 ) -> Audit:
     """Audit a recipe in about `minutes`; the first round is finished however long it takes.
 
-    Raises UsageError as `train` does.
+    Raises UsageError as `train` does, and for minutes that can't pass.
     """
+    if not 0 <= minutes < math.inf:
+        raise UsageError(f"an audit can't take {minutes:g} minutes", "for example --minutes 3")
     limit_fragmentation()
     end = clock.now() + 60 * minutes
     task = task or load_task(config.task)
