@@ -419,10 +419,10 @@ def flat_values(config: Config, include: Any = None) -> dict[str, Any]:
 
 def _read(file: Path, source: str) -> dict[str, Any]:
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"can't read the recipe {source}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, deep nesting
         raise UsageError(f"{source} is not a TOML file: {error}") from None
     model = values.get("model")
     if isinstance(model, dict) and model.get("trust_remote_code") is False:

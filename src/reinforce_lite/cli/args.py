@@ -147,10 +147,8 @@ def parse_train(args: list[str]) -> tuple[TrainArgs, Config]:
     twice. A resumed run brings its own config unless a recipe is named.
     """
     first, _ = _parse(TrainArgs, load_config(DEFAULT_RECIPE), args)
-    source = first.recipe or DEFAULT_RECIPE
-    if first.resume and first.run and not first.recipe and (run := existing_run(first.run)):
-        source = str(run.path / "config.toml")
-    recipe = load_config(source)
+    resumed = existing_run(first.run) if first.resume and first.run and not first.recipe else None
+    recipe = resumed.config if resumed else load_config(first.recipe or DEFAULT_RECIPE)
     parsed, config = _parse(TrainArgs, recipe, args)
     warn_of_learning_rate(recipe, config)
     return parsed, config

@@ -88,8 +88,14 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The resolved config."""
-        return load_config(str(self.path / "config.toml"))
+        """The resolved config. Raises UsageError for a damaged file; an empty one would mean all defaults."""
+        file = self.path / "config.toml"
+        with explain_file_errors("read", file):
+            is_empty = self.started and not file.read_bytes().strip()
+        if is_empty:
+            remedy = "restore it from a copy: without the run's settings it can't be used or resumed"
+            raise UsageError(f"{file} is damaged: it is empty", remedy)
+        return load_config(str(file))
 
     @property
     def steps(self) -> list[Record]:
