@@ -1,5 +1,6 @@
 """Recipes, precedence, and what is said about mistakes."""
 
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def test_precedence_is_overrides_then_file_then_defaults(tmp_path: Path) -> None
         ("[eval]\nsamples = 8", "has become the option --samples", "remove it"),
         ("[model]\ntrust_remote_code = true", "--trust-remote-code and --allow-pickles", "remove it"),
         ("[model]\nallow_pickles = true", "there is no key 'model.allow_pickles'", ""),
+        (f"[train]\nsteps = {'9' * 5000}", "not a TOML file", ""),
+        (f"[task.params]\na = {'[' * 3000}{']' * 3000}", "not a TOML file", ""),
+        ("[task.params]\na = nan", "task.params: NaN", ""),
+        ("[task.params]\na = {b = [-inf]}", "task.params: NaN", ""),
+        (f"[task.params]\na = {'[' * 300}{']' * 300}", "task.params: maximum recursion depth", ""),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, cause: str, remedy: str) -> None:
@@ -86,7 +92,7 @@ def test_dump_goes_round(tmp_path: Path) -> None:
         "quickstart",
         {
             "objective.advantage_clip": "none",
-            "task.params": {"min": 3, "kind": "x"},
+            "task.params": {"min": 3, "kind": "x", "days": (date(2020, 1, 1), time(12, 30))},
             "prompt.system": 'a "quoted"\nline ٧ \\',
             "prompt.examples": [{"question": "q", "answer": "a"}],
         },
@@ -94,6 +100,27 @@ def test_dump_goes_round(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(dump_config(changed), encoding="utf-8")
     assert load_config(str(file)) == changed
+
+
+def test_a_byte_order_mark_before_a_recipe_is_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nsteps = 7\n", encoding="utf-8-sig")
+    assert load_config(str(file)).train.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prompt.system", "be \udcff"),
+        ("prompt.examples", [{"question": "q", "answer": "\ud83d"}]),
+        ("task.columns", {"\udcff": "q"}),
+        ("task.params", {"a": [{"\udcff": 1}]}),
+    ],
+)
+def test_half_a_character_is_refused(key: str, value: Any) -> None:
+    """No tokenizer and no file takes it. Bytes of a command line that are not UTF-8 come like this."""
+    with pytest.raises(UsageError, match=f"{key}.*not UTF-8"):
+        load_config("quickstart", {key: value})
 
 
 def test_differences_are_said_and_safe_ones_left_out() -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from reinforce_lite.errors import UsageError
 from reinforce_lite.types import AnswerFormat
+from reinforce_lite.utils.finite import to_json
 from reinforce_lite.utils.text import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,16 @@ class Section(BaseModel):
     """A table of a recipe: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @field_validator("*")
+    @classmethod
+    def _encodable(cls, value: Any) -> Any:
+        """Bytes of a command line that are not UTF-8 become half characters, which no tokenizer takes."""
+        try:
+            json.dumps(value, ensure_ascii=False, skipkeys=True, default=str).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds bytes that are not UTF-8") from None
+        return value
 
 
 class ModelConfig(Section):
@@ -114,11 +125,14 @@ class TaskConfig(Section):
     @field_validator("params")
     @classmethod
     def _storable(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """The params as config.toml will give them back."""
         try:
-            tomli_w.dumps(params)  # as the run directory stores them
-        except TypeError as error:
+            stored: dict[str, Any] = tomllib.loads(tomli_w.dumps(params))
+        except (TypeError, RecursionError) as error:
             raise ValueError(str(error)) from None
-        return params
+        if to_json(stored, default=str) != json.dumps(stored, default=str):
+            raise ValueError("NaN and infinity are no parameters")
+        return stored
 
 
 class ExampleConfig(Section):
@@ -370,7 +384,9 @@ def recipe_names() -> list[str]:
 
 def dump_config(config: Config) -> str:
     """The config as TOML; `load_config` reads back the same config."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    values = config.model_dump(mode="json", exclude_none=True)
+    values["task"]["params"] = config.task.params  # TOML has dates, JSON has not
+    return tomli_w.dumps(values)
 
 
 def config_value(config: Config, dotted: str) -> Any:

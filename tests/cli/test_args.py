@@ -1,11 +1,15 @@
 """How options become a config."""
 
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers import run_files as runs
 from reinforce_lite.cli.args import parse_train
 from reinforce_lite.config import dump_config, load_config
+from reinforce_lite.errors import UsageError
 
 
 def test_task_params_take_text_numbers_and_json(tmp_path: Any) -> None:
@@ -28,7 +32,16 @@ def test_task_params_take_text_numbers_and_json(tmp_path: Any) -> None:
     assert again.task == config.task
 
 
-@pytest.mark.parametrize(("words", "said"), [(["a", "1", "b"], "'b'"), (["a", "[null]"], "NoneType")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a", "1", "b"], "'b'"),
+        (["a", "[null]"], "NoneType"),
+        (["a", "NaN"], "NaN and infinity"),
+        (["a", "[" * 3000], "brackets"),
+        (["a", "\udcff"], "not UTF-8"),
+    ],
+)
 def test_task_params_that_cannot_be_read_or_stored_are_refused(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -36,6 +49,32 @@ def test_task_params_that_cannot_be_read_or_stored_are_refused(
         parse_train(["--task.params", *words])
     assert caught.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_task_params_keep_a_recipes_dates(tmp_path: Any) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("[task.params]\nday = 2020-01-01")
+    _, config = parse_train([str(recipe), "--train.steps", "3"])
+    assert config.task.params == {"day": date(2020, 1, 1)}
+
+
+def test_bytes_that_are_not_utf_8_are_refused_where_they_become_a_prompt(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_train(["--prompt.system", "be \udcff"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "prompt" in said
+    assert "system" in said
+    assert "not UTF-8" in said
+
+
+def test_a_resume_with_an_emptied_config_says_that_it_is_damaged(in_tmp: Path) -> None:
+    path = runs.write(Path("runs/a"), [runs.step(1)]).path
+    (path / "config.toml").write_text("\n")
+    with pytest.raises(UsageError, match=r"runs/a/config\.toml is damaged: it is empty"):
+        parse_train(["--run", "a", "--resume"])
 
 
 def test_task_columns_can_name_several_columns_for_the_question() -> None:

@@ -262,6 +262,8 @@ def _read_value(text: str) -> Any:
         return text == "True"
     try:
         return json.loads(text)
+    except RecursionError:
+        raise ValueError("too many brackets in brackets") from None
     except ValueError:
         return text
 
