@@ -173,6 +173,32 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         load_policy(str(tmp_path))
 
 
+BAD_VALUES = [
+    ("num_attention_heads", 0),
+    ("num_hidden_layers", 0),
+    ("num_hidden_layers", -1),
+    ("hidden_size", -16),
+    ("vocab_size", "259"),
+    ("rms_norm_eps", None),
+    ("layer_types", "x"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD_VALUES)
+def test_bad_values_in_a_models_config_are_told_in_one_line(
+    key: str, value: object, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bad"
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text()) | {key: value}
+    (folder / "config.json").write_text(json.dumps(config))
+    for read in (lambda name: read_shape(name, False, 64), load_policy):
+        with pytest.raises(UsageError, match=r"can't load the model|can't be trained") as caught:
+            read(str(folder))
+        assert "\n" not in caught.value.cause
+        assert caught.value.remedy
+
+
 def test_eos_token_ids_are_those_of_tokenizer_and_generation_config(
     model_folder: Path, tmp_path: Path
 ) -> None:

@@ -19,8 +19,9 @@ def language_model(model: Any, name: str) -> Any:
     Raises UsageError for a family that can't be trained.
     """
     config = model.config.get_text_config()
-    if config.is_encoder_decoder or not getattr(config, "num_attention_heads", None):
-        kind = "is an encoder-decoder" if config.is_encoder_decoder else "has no attention layers"
+    kind = "is an encoder-decoder" if config.is_encoder_decoder else "has no attention layers"
+    has_layers = getattr(config, "num_hidden_layers", 1) > 0 and getattr(config, "num_attention_heads", None)
+    if config.is_encoder_decoder or not has_layers:
         raise UsageError(
             f"{name} can't be trained: a {config.model_type} model {kind}",
             "choose a decoder with attention, e.g. a Llama, Qwen, Gemma or Mistral model",

@@ -11,22 +11,26 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from reinforce_lite.errors import DoesNotFitError, UsageError
+from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
 from reinforce_lite.utils.memory import is_out_of_memory
+from reinforce_lite.utils.text import one_line_error
 
 
 @contextmanager
 def explain_load_errors(name: str) -> Iterator[None]:
-    """Turn what transformers raises about a model into one line of cause and one of remedy."""
+    """Turn what transformers raises about a model into one line of cause and one of remedy.
+
+    A model's files can hold anything, and most values of a config.json are used unchecked: a number of heads
+    of 0 is divided by. So every kind of exception is told, those without a known cause with their type.
+    """
     try:
         yield
+    except ReinforceLiteError:
+        raise
     except Exception as error:
         if is_out_of_memory(error):
             remedy = "choose a smaller model, or --model.dtype bfloat16"
             raise DoesNotFitError(f"the model {name!r} does not fit into memory", remedy) from error
-        known = (OSError, ValueError, ImportError, KeyError, SafetensorError, UnpicklingError)
-        if not isinstance(error, known):
-            raise
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "trust_remote_code" in str(error):
             cause = "it brings its own Python code"
@@ -38,6 +42,9 @@ def explain_load_errors(name: str) -> Iterator[None]:
             remedy = "its weights are damaged: download or copy the model again"
         elif "safetensors" in str(error):
             remedy = "only safetensors weights are loaded; pickled ones need --allow-pickles"
+        elif not isinstance(error, OSError | ValueError | ImportError | KeyError):
+            cause = one_line_error(error)
+            remedy = "see that the values in its config.json are right, or download or copy the model again"
         else:
             remedy = "give a model folder, the name of a reachable Hugging Face model, or smollm2-135m"
         raise UsageError(f"can't load the model {name!r}: {cause}", remedy) from error
