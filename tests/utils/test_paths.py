@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from reinforce_lite.utils.paths import is_path, local_or_hub_name, without_folders, without_folders_in
+from reinforce_lite.utils.paths import (
+    exists,
+    is_dir,
+    is_file,
+    is_path,
+    local_or_hub_name,
+    without_folders,
+    without_folders_in,
+)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "owner/name", "openai/gsm8k", "name-1.5b"])
@@ -26,6 +34,15 @@ def test_a_path_where_nothing_is_is_refused(name: str, in_tmp: Path, monkeypatch
     monkeypatch.setenv("HOME", str(in_tmp))
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         local_or_hub_name(name)
+
+
+def test_nothing_is_at_a_path_that_no_file_can_have() -> None:
+    for name in ("x" * 300, "./" + "x" * 300, "~/" + "x" * 5000, "nul\0"):
+        assert not exists(name)
+        assert not is_file(name)
+        assert not is_dir(name)
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        local_or_hub_name("./" + "x" * 300)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from transformers.pytorch_utils import Conv1D
 
 from reinforce_lite.config import AdapterConfig
 from reinforce_lite.errors import UsageError
-from reinforce_lite.utils.paths import expand_home
+from reinforce_lite.utils.paths import expand_home, is_file
 from reinforce_lite.utils.seeding import derive_seed
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -261,7 +261,7 @@ def read_adapter_folder(name: str) -> SavedAdapter | None:
     Raises UsageError for a kind of adapter that this program does not know.
     """
     folder = expand_home(name)
-    if not (folder / CONFIG_FILE).is_file():
+    if not is_file(folder / CONFIG_FILE):
         return None
     try:
         saved: Mapping[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -276,7 +276,7 @@ def read_adapter_folder(name: str) -> SavedAdapter | None:
             )
         config = AdapterConfig(rank=saved["r"], alpha=saved["lora_alpha"], targets=tuple(sorted(targets)))
         base = saved.get(LOADED_KEY) or saved["base_model_name_or_path"]
-        if not isinstance(base, str) or (expand_home(base) / CONFIG_FILE).is_file():
+        if not isinstance(base, str) or is_file(expand_home(base) / CONFIG_FILE):
             raise ValueError(f"its base is {base!r}, which is no model")
         return SavedAdapter(folder, base, config)
     except (OSError, ValueError, KeyError, TypeError) as error:

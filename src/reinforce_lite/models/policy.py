@@ -34,7 +34,7 @@ from reinforce_lite.models.older_readers import add_keys
 from reinforce_lite.models.tokenizer import check_embedding, decode_exactly, end_of_turn
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.atomic import replace_folder
-from reinforce_lite.utils.paths import local_or_hub_name
+from reinforce_lite.utils.paths import is_dir, local_or_hub_name
 from reinforce_lite.utils.tensors import not_finite
 from reinforce_lite.utils.text import one_line_error
 
@@ -167,7 +167,7 @@ def _open(name: str, permissions: Permissions) -> tuple[Any, Any]:
     """The causal language model and its tokenizer, as transformers reads them. Raises as `load_policy`."""
     with explain_load_errors(name):
         folder = str(embedded_folder()) if name == EMBEDDED_NAME else local_or_hub_name(name)
-    if Path(folder).is_dir() and not permissions.allow_pickles:
+    if is_dir(folder) and not permissions.allow_pickles:
         _refuse_pickles(Path(folder))
     opening = nullcontext() if permissions.allow_pickles else no_pickles(name)
     with quiet_transformers(), explain_load_errors(name), opening:

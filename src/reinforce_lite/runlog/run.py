@@ -32,6 +32,7 @@ from reinforce_lite.utils.atomic import (
     write_atomically,
 )
 from reinforce_lite.utils.finite import from_json, to_json
+from reinforce_lite.utils.paths import is_file
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.secrets import mask, mask_all
 from reinforce_lite.utils.text import did_you_mean, whole_characters
@@ -72,10 +73,7 @@ class Run:
     @property
     def started(self) -> bool:
         """Whether the directory holds a run that can be resumed."""
-        try:
-            return (self.path / "config.toml").is_file()
-        except OSError:  # a name too long for a file
-            return False
+        return is_file(self.path / "config.toml")
 
     @property
     def resume_hint(self) -> str:
@@ -417,7 +415,7 @@ def trained_config(name: str) -> Config:
         return override_config(run.config, {"model.name": str(model), "adapter.rank": 0})
     run_around = Run(Path(name).parent)
     config = run_around.config if run_around.started else load_config(DEFAULT_RECIPE)
-    if not run_around.started and Path(name, "prompt.json").is_file():
+    if not run_around.started and is_file(Path(name, "prompt.json")):
         logger.warning(
             "%s is outside its run: where no option says otherwise, prompt and limits are the quickstart's, "
             "not those of its prompt.json",

@@ -21,7 +21,7 @@ from reinforce_lite.tasks import grading, numbers, running_text
 from reinforce_lite.tasks.base import Task, loose_question, normalize_question
 from reinforce_lite.tasks.python_file import FileTask
 from reinforce_lite.types import Split
-from reinforce_lite.utils.paths import expand_home
+from reinforce_lite.utils.paths import expand_home, is_file
 from reinforce_lite.utils.text import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def load_task(config: TaskConfig) -> Task:
     """
     if config.name.endswith(".py"):
         module = "python_file"
-        if (file := expand_home(config.name)).is_file():
+        if is_file(file := expand_home(config.name)):
             logger.warning("running the task file %s", file.resolve())
     elif config.name in TASK_NAMES:
         module = config.name

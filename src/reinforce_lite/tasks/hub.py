@@ -18,7 +18,7 @@ from reinforce_lite.errors import UsageError, missing_extra
 from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.tasks.tables import Table, read_problems, split_train
 from reinforce_lite.types import Problem
-from reinforce_lite.utils.paths import expand_home, local_or_hub_name
+from reinforce_lite.utils.paths import exists, expand_home, local_or_hub_name
 from reinforce_lite.utils.text import did_you_mean
 
 
@@ -59,7 +59,7 @@ def _fetch(path: str) -> Mapping[str, Any]:
         import datasets
     except ImportError:
         raise missing_extra("hub", "a data set from the hub") from None
-    name, _, config = (path, "", "") if expand_home(path).exists() else path.partition(":")
+    name, _, config = (path, "", "") if exists(expand_home(path)) else path.partition(":")
     try:
         with _without_retry_log():
             dataset: Mapping[str, Any] = datasets.load_dataset(local_or_hub_name(name), config or None)

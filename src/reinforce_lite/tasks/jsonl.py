@@ -18,7 +18,7 @@ from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.tasks.tables import BadRowError, Table, read_problems, split_train
 from reinforce_lite.types import Problem
-from reinforce_lite.utils.paths import expand_home
+from reinforce_lite.utils.paths import expand_home, is_dir
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -32,7 +32,7 @@ def load(config: TaskConfig) -> NumberTask:
     def read(file: Path) -> tuple[Problem, ...]:
         return read_problems(read_table(file), config.columns)
 
-    if not path.is_dir():
+    if not is_dir(path):
         return split_train(read(path), seed=config.seed, answer_format=config.answer_format)
     validation = path / "validation.jsonl"
     return split_train(
@@ -48,9 +48,9 @@ def read_table(path: Path) -> Table:
     """A file's lines, numbered from 1, without the blank ones. Raises UsageError when it can't be opened."""
     try:
         data = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError for a NUL in the name
         raise UsageError(
-            f"can't read {path}: {error.strerror}",
+            f"can't read {path}: {error.strerror if isinstance(error, OSError) else error}",
             "a folder needs train.jsonl and test.jsonl; task.path may also be one file",
         ) from None
     return Table(name=str(path), stem=path.stem, rows=_parse_lines(data.removeprefix(_BOM)))

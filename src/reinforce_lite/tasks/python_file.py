@@ -29,7 +29,7 @@ from reinforce_lite.tasks.base import short_hash
 from reinforce_lite.tasks.reward_worker import MAX_BATCH, WorkerTask
 from reinforce_lite.tasks.rewards import RewardFunction, outcome_to_json
 from reinforce_lite.types import Problem, Split
-from reinforce_lite.utils.paths import expand_home
+from reinforce_lite.utils.paths import expand_home, is_file
 from reinforce_lite.utils.text import one_line_error
 
 
@@ -39,7 +39,7 @@ def load(config: TaskConfig) -> "FileTask":
     Raises UsageError when the file does not exist, does not import or does not define a task.
     """
     path = expand_home(config.name)
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(f"there is no file {path}", "task.name is a known task or the path of a Python file")
     try:
         task = FileTask(config, path)

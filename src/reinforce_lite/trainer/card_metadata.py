@@ -15,7 +15,7 @@ from huggingface_hub import CardData, EvalResult, ModelCard, ModelCardData, try_
 from reinforce_lite.config import Config, TaskConfig
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.runlog.records import Record
-from reinforce_lite.utils.paths import expand_home, is_path, without_folders
+from reinforce_lite.utils.paths import expand_home, is_dir, is_path, without_folders
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def hub_name(name: str) -> str:
 
 def is_local(name: str) -> bool:
     """Whether a base is a folder on this machine."""
-    return name != EMBEDDED_NAME and expand_home(name).is_dir()
+    return name != EMBEDDED_NAME and is_dir(expand_home(name))
 
 
 def base_data(name: str) -> ModelCardData:

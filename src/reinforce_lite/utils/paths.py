@@ -24,7 +24,7 @@ def local_or_hub_name(name: str) -> str:
     Raises FileNotFoundError where nothing is at what can only be a path.
     """
     path = expand_home(name)
-    if path.exists():
+    if exists(path):
         return str(path)
     if is_path(name):
         raise FileNotFoundError("there is no such file or folder")
@@ -34,7 +34,7 @@ def local_or_hub_name(name: str) -> str:
 def is_path(name: str) -> bool:
     """Whether a name is no name on the hub: something is there, or nothing else is spelled so."""
     is_spelled_so = name.startswith(_BEGINNINGS) or name.endswith(_ENDINGS) or name.count("/") > 1
-    return is_spelled_so or _exists(name)
+    return is_spelled_so or exists(name)
 
 
 def without_folders(name: str) -> str:
@@ -49,7 +49,7 @@ def without_folders(name: str) -> str:
         return name
     is_spelled_so = name.startswith(_BEGINNINGS) or name.endswith(_ENDINGS)
     has_folders = name.count("/") > 1 and len(name.split()) == 1
-    is_there = os.sep in name and _exists(name)
+    is_there = os.sep in name and exists(name)
     return expand_home(name).resolve().name if is_spelled_so or has_folders or is_there else name
 
 
@@ -62,5 +62,20 @@ def without_folders_in(value: Any) -> Any:
     return without_folders(value) if isinstance(value, str) else value
 
 
-def _exists(name: str) -> bool:
-    return os.path.exists(name)  # noqa: PTH110 -- Path.exists raises for names that are too long
+# A path that a user names may be too long for a file, or hold a NUL: nothing is there, but the functions of
+# pathlib raise OSError.
+
+
+def exists(path: str | Path) -> bool:
+    """Whether anything is there."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a file is there."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_dir(path: str | Path) -> bool:
+    """Whether a folder is there."""
+    return os.path.isdir(path)  # noqa: PTH112
