@@ -184,6 +184,8 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
         (["plan", f"{'x' * 300}.toml"], "File name too long"),
         (["ask", f"./{'x' * 300}", "hi"], "no such file or folder"),
         (["eval", f"./{'x' * 300}"], "no such file or folder"),
+        (["report", "a", "--out", ""], "--out is a folder: ."),
+        (["report", "a", "--out", ".."], "--out is a folder: .."),
         (["audit", "--minutes", "nan"], "an audit can't take nan minutes"),
         (["audit", "--minutes", "inf"], "an audit can't take inf minutes"),
         (["audit", "--minutes", "-1"], "an audit can't take -1 minutes"),
@@ -198,6 +200,35 @@ def test_bad_usage_is_one_line_and_status_2(
     assert "Traceback" not in err
     assert err.startswith("reinforce-lite: ")
     assert not list(in_tmp.glob("runs/*/*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("command", "size", "said"),
+    [("plan", "abc", "WORLD_SIZE"), ("train", "abc", "WORLD_SIZE"), ("train", "2", "RANK")],
+)
+def test_an_environment_that_is_not_torchruns_is_told(
+    command: str, size: str, said: str, in_tmp: Path
+) -> None:
+    environment = {**os.environ, "WORLD_SIZE": size}
+    arguments = [sys.executable, "-m", "reinforce_lite", command, "--model.device", "cpu"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert f"the environment variable {said} is" in done.stderr
+    assert "torchrun" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_current_folder_that_was_deleted_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    os.chdir("gone")
+    (tmp_path / "gone").rmdir()
+    for command in ("train", "plan"):
+        status, _, err = run([command], capsys)
+        assert status == 2
+        assert "the current folder was deleted" in err
 
 
 @pytest.mark.parametrize("option", [["--train.stepz", "3"], ["--train.steps", "x"], ["--train.steps", "0"]])

@@ -6,6 +6,7 @@ import pytest
 
 from reinforce_lite.utils.paths import (
     exists,
+    expand_home,
     is_dir,
     is_file,
     is_path,
@@ -37,8 +38,8 @@ def test_a_path_where_nothing_is_is_refused(name: str, in_tmp: Path, monkeypatch
 
 
 def test_nothing_is_at_a_path_that_no_file_can_have() -> None:
-    for name in ("x" * 300, "./" + "x" * 300, "~/" + "x" * 5000, "nul\0"):
-        assert not exists(name)
+    for name in ("x" * 300, "./" + "x" * 300, "~/" + "x" * 5000, "nul\0", "~nul\0"):
+        assert not exists(expand_home(name))
         assert not is_file(name)
         assert not is_dir(name)
     with pytest.raises(FileNotFoundError, match="no such file or folder"):

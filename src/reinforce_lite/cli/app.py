@@ -27,6 +27,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
+from reinforce_lite.models.torchrun import world_size
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.utils import clock
 from reinforce_lite.utils.finite import to_json
@@ -38,8 +39,8 @@ START = clock.now()  # close enough to the start of the process
 ERROR_WAIT_SECONDS = 10.0
 """How long the processes that stay silent wait before they exit, so that the one that prints their common
 error can finish: torchrun ends all processes as soon as one has exited."""
-PROCESSES, IS_MAIN = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
-"""How many processes torchrun started, and whether this is the one that prints (models/distributed.py)."""
+IS_MAIN = os.environ.get("RANK", "0") == "0"
+"""Whether this is the one of several processes that prints (models/distributed.py)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,13 +112,22 @@ def _dispatch(args: list[str]) -> None:
         from reinforce_lite import __version__
 
         print(__version__)
-    elif command in COMMANDS and PROCESSES > 1 and command != "train":
+    elif command in COMMANDS and command != "train" and world_size() > 1:
         raise UsageError(f"{command} runs in one process", "start it without torchrun")
     elif command in COMMANDS:
+        _check_folder()
         COMMANDS[command](rest)
     else:
         remedy = did_you_mean(command, COMMANDS, f"there are: {', '.join(COMMANDS)}")
         raise UsageError(f"there is no command {command!r}", remedy)
+
+
+def _check_folder() -> None:
+    """Raises UsageError in a folder that was deleted: no path is found from there, nor torch's libraries."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        raise UsageError("the current folder was deleted", "go to one that exists, e.g. with cd") from None
 
 
 def _train(args: list[str]) -> None:
@@ -127,7 +137,7 @@ def _train(args: list[str]) -> None:
     parsed, config = parse_train(args)
     if parsed.resume and not parsed.run:
         raise UsageError("--resume needs the name of a run", "name it with --run NAME")
-    run = None if PROCESSES > 1 else open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
+    run = None if world_size() > 1 else open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
     with _imports(parsed.as_json or not IS_MAIN):
         from reinforce_lite.callbacks.console import make_console
         from reinforce_lite.cli.plan_table import show_plan_after_oom

@@ -37,6 +37,7 @@ from reinforce_lite.errors import LostProcessError, ReinforceLiteError, UsageErr
 from reinforce_lite.models.device import pick_device
 from reinforce_lite.models.peers import Processes
 from reinforce_lite.models.shares import equal_parts, part_length, split_by_key
+from reinforce_lite.models.torchrun import check_environment, world_size
 from reinforce_lite.utils.memory import is_out_of_memory, limit_fragmentation
 from reinforce_lite.utils.text import one_line_error
 
@@ -57,12 +58,13 @@ _processes: Processes | None = None
 def join(device: str = "auto") -> None:
     """Meet the other processes that torchrun started; does nothing where there are none.
 
-    Each process of a machine takes a GPU of its own, where there are GPUs. Raises UsageError for too few, or
-    for a device of another kind.
+    Each process of a machine takes a GPU of its own, where there are GPUs. Raises UsageError for too few, for
+    a device of another kind, and where another program than torchrun has set WORLD_SIZE alone.
     """
     global _processes
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _processes:
+    if world_size() == 1 or _processes:
         return
+    check_environment()
     limit_fragmentation()  # before CUDA is initialized
     kind = pick_device(device).type
     if kind not in ("cpu", "cuda"):

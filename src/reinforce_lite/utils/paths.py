@@ -14,7 +14,7 @@ def expand_home(name: str) -> Path:
     """The path with a leading `~` or `~user` replaced; unchanged where there is no such user."""
     try:
         return Path(name).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # ValueError for a NUL in a user's name
         return Path(name)
 
 
