@@ -30,6 +30,7 @@ from reinforce_lite.config import (
 from reinforce_lite.errors import UsageError
 from reinforce_lite.runlog.run import Run, existing_run, find_run, trained_config
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
+from reinforce_lite.utils.paths import is_dir
 
 JsonFlag = Annotated[FlagCreatePairsOff[bool], arg(name="json")]
 """For fields named `as_json`: one named json would hide a method of pydantic."""
@@ -190,11 +191,13 @@ def parse_doctor(args: list[str]) -> DoctorArgs:
 def parse_report(args: list[str]) -> tuple[ReportArgs, list[Run], Path]:
     """Parse `report`'s arguments, the runs that they name, and the file to write.
 
-    Raises UsageError when no run is named, or one that does not exist.
+    Raises UsageError when no run is named, or one that does not exist, and for a folder as the file.
     """
     parsed = tyro.cli(ReportArgs, args=args, prog="reinforce-lite report")
     if not parsed.runs:
         raise UsageError("report needs the name of a run", "name one under runs/, or several")
+    if parsed.out and is_dir(parsed.out):  # an empty text is the current folder
+        raise UsageError(f"--out is a folder: {parsed.out}", "name a file, for example --out report.html")
     runs = [find_run(name) for name in parsed.runs]
     folder = runs[0].path if len(runs) == 1 else Path()
     return parsed, runs, parsed.out or folder / "report.html"
