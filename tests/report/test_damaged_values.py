@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from helpers import run_files as runs
-from reinforce_lite.errors import ReinforceLiteError
+from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.report.build import build_report
 from reinforce_lite.report.page import render
-from reinforce_lite.report.run_data import iter_groups
+from reinforce_lite.report.run_data import iter_groups, load_run_data
 from reinforce_lite.runlog.diagnosis import diagnose
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
@@ -125,6 +125,16 @@ def test_a_group_whose_first_line_is_damaged_is_no_part_of_the_one_before(tmp_pa
         tmp_path / "a", [runs.step(1)], [*rollouts[:3], rollouts[3] | {"tokens": "x"}, *rollouts[4:]]
     )
     assert list(iter_groups(run)) == [rollouts[:3], rollouts[4:]]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[train", f"a = {'9' * 5000}", "a = " + "[" * 3000, "\xff", "[train]\nsteps = 1.5"]
+)
+def test_a_damaged_config_is_told_in_one_line(text: str, tmp_path: Path) -> None:
+    run = write(tmp_path / "a")
+    (run.path / "config.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"config\.toml is damaged: \S"):
+        load_run_data(run)
 
 
 @pytest.mark.parametrize("name", [*LOGS, *JSON_FILES])

@@ -93,7 +93,13 @@ def load_run_data(run: Run) -> RunData:
 
 def _load_config(file: Path) -> dict[str, Any]:
     with explain_file_errors("read", file):
-        config = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_bytes()
+    try:
+        config = tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file} is damaged: {error}") from error
+    if not config:
+        raise UsageError(f"{file} is damaged: it is empty")
     if wrong := _CONFIG.wrong(config):
         raise UsageError(f"{file} is damaged: [{wrong}] has a wrong value")
     return config

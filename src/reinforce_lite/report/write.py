@@ -1,10 +1,9 @@
 """Write the report of one run or several to a file."""
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from reinforce_lite.errors import UsageError, explain_file_errors
+from reinforce_lite.errors import explain_file_errors
 from reinforce_lite.report import page
 from reinforce_lite.report.build import build_report
 from reinforce_lite.runlog.records import Record
@@ -17,12 +16,7 @@ def write_report(runs: Sequence[Run], file: Path) -> list[Record]:
 
     Raises FileError if a run cannot be read or `file` cannot be written, UsageError for damaged files.
     """
-    reports = []
-    for run in runs:
-        try:
-            reports.append(build_report(run, n_runs=len(runs)))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:  # runlog reports damaged JSON itself
-            raise UsageError(f"{run.path / 'config.toml'} is damaged: {error}") from error
+    reports = [build_report(run, n_runs=len(runs)) for run in runs]
     with explain_file_errors("write", file):
         write_atomically(file, page.render(reports))
     return [report.summary for report in reports]
