@@ -33,7 +33,8 @@ PROMISES = """
 6. If the data or the config has changed, a resume is refused and the difference shown.
 7. A resume of a finished run says that it is finished, and exits with status 0.
 8. Ctrl-C, SIGTERM or a closed terminal in any phase saves what is finished and ends within seconds, with
-   status 130, 143 or 129. A second signal ends the process immediately.
+   status 130, 143 or 129. A second Ctrl-C or SIGTERM ends the process
+   immediately.
 9. A second process on one run directory is refused. The lock of a process that died is taken over.
 
 ## Numbers

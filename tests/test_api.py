@@ -122,3 +122,19 @@ def test_evaluate_names_a_task_that_is_given_as_an_object(
     monkeypatch.setattr(api, "build_pipeline", build_seen)
     rl.evaluate(settings["model.name"], {"eval.n": 1}, task=ToyTask(), quiet=True)
     assert seen == [()]
+
+
+def test_a_runs_completions_end_as_in_training_whatever_the_task(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = rl.train(RECIPE, settings | {"train.steps": 1, "eval.n": 2}, run="tags", quiet=True)
+    seen, build = [], pipeline.build_pipeline
+
+    def build_seen(config: Config, *others: Any) -> Pipeline:
+        seen.append(stop_strings(config))
+        return build(config, *others)
+
+    monkeypatch.setattr(api, "build_pipeline", build_seen)
+    for overrides in ({}, {"rollout.stop": ["x"]}):
+        rl.evaluate(run, {"eval.n": 1} | overrides, task=ToyTask(), quiet=True)
+    assert seen == [("</answer>",), ("x",)]

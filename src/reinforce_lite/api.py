@@ -129,7 +129,11 @@ def evaluate(
     One sample per problem is greedy; several are drawn as in training and give pass@k as well. Permissions
     and errors are those of `train`.
     """
-    config = override_config(trained_config(fspath(model_or_run)), _with_task(overrides, task))
+    name = fspath(model_or_run)
+    config = trained_config(name)
+    if existing_run(name):  # its completions end where they ended in training, whatever the task is now
+        overrides = {"rollout.stop": list(stop_strings(config))} | dict(overrides or {})
+    config = override_config(config, _with_task(overrides, task))
     permissions = Permissions(trust_remote_code, allow_pickles)
     return evaluate_model(config, Callback() if quiet else make_console(), samples, task, permissions)[0]
 

@@ -63,6 +63,8 @@ class Section(BaseModel):
             json.dumps(value, ensure_ascii=False, skipkeys=True, default=str).encode()
         except UnicodeEncodeError:
             raise ValueError("it holds bytes that are not UTF-8") from None
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
         return value
 
 
@@ -180,8 +182,8 @@ class RolloutConfig(Section):
     """Which questions a step asks. shuffle: each once an epoch. adaptive: rather those whose completions are
     likely to be neither all right nor all wrong, judged by what the policy did on them before."""
     refill: Positive = 1
-    """A step asks further questions until prompts_per_step of them have right and wrong completions, at most
-    this many times prompts_per_step in all; 1: none."""
+    """A step asks further questions until prompts_per_step of them have completions whose rewards differ, at
+    most this many times prompts_per_step in all; 1: none."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     stop: tuple[Annotated[str, Field(min_length=1)], ...] | None = None

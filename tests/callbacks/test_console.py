@@ -474,3 +474,11 @@ def test_the_loss_scale_of_float16_is_shown(in_tmp: Path, terminal: bool) -> Non
 
     assert "loss scale" not in shown({})
     assert "32,768" in shown({"loss_scale": 32768.0})
+
+
+def test_json_stays_off_standard_output_without_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    make_console(json=True).phase("loading")
+    assert capsys.readouterr().out == ""

@@ -5,12 +5,19 @@ import pytest
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.torchrun import check_environment, world_size
 
-COMPLETE = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+COMPLETE = {
+    "WORLD_SIZE": "2",
+    "RANK": "1",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", *COMPLETE):
+    for name in COMPLETE:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -32,7 +39,9 @@ def test_a_world_size_that_is_none_is_refused(value: str, monkeypatch: pytest.Mo
         ("MASTER_ADDR", None),
         ("MASTER_PORT", None),
         ("MASTER_PORT", "http"),
+        ("LOCAL_RANK", None),
         ("LOCAL_RANK", "x"),
+        ("LOCAL_WORLD_SIZE", None),
         ("LOCAL_WORLD_SIZE", "0"),
     ],
 )

@@ -489,26 +489,25 @@ def test_a_line_tells_the_advantages_of_a_group(show: OpenReport, tmp_path: Path
 
 
 def test_lines_of_groups_that_are_not_counted(show: OpenReport, tmp_path: Path) -> None:
-    """A reward that failed has the mean of the others'. With refill a group of which none is right is not used."""
+    """A reward that failed has the mean of the others'. With refill equal rewards do not count by any preset."""
     failed = rewarded([0, 0.5, 1], [-(0.75**0.5), 0, 0.75**0.5])
     failed[1] |= {"strict": False, "fault": "ValueError: no"}
-    all_wrong = [line | {"strict": False} for line in rewarded([0.1, 0.2, 0.6], [0] * 3)]
-    all_right = rewarded([0.5, 1, 0.75], [0] * 3)
+    all_right = rewarded([1, 1, 1], [0] * 3)
     all_right[2] |= {"strict": False, "fault": "ValueError: no"}
-    refill = "not counted, as with rollout.refill a group needs right and wrong completions"
+    refill = "not counted, as with rollout.refill a group needs rewards that differ"
     unscored = "1 not counted, as the reward failed"
     cases = [
-        (failed, 1, f"1 of 3 right: advantage +0.866; the other −0.866; {unscored}"),
-        (all_wrong, 2, f"0 of 3 right: {refill}"),
-        (all_right, 2, f"2 of 3 right: {refill}; {unscored}"),
-        (rewarded([0, 0], [-1, -1]), 1, "0 of 2 right: advantage −1 each"),
+        ("reinforce-lite", failed, 1, f"1 of 3 right: advantage +0.866; the other −0.866; {unscored}"),
+        ("monte-carlo", rewarded([0.5, 0.5], [0] * 2), 2, f"2 of 2 right: {refill}"),
+        ("monte-carlo", all_right, 2, f"2 of 3 right: {refill}; {unscored}"),
+        ("reinforce-lite", rewarded([0, 0], [-1, -1]), 1, "0 of 2 right: advantage −1 each"),
     ]
     shown = [
-        with_objective(tmp_path / str(n), "reinforce-lite", group, refill)
-        for n, (group, refill, _) in enumerate(cases)
+        with_objective(tmp_path / str(n), preset, group, refill)
+        for n, (preset, group, refill, _) in enumerate(cases)
     ]
     view = show(*shown)
-    for n, (_, _, line) in enumerate(cases):
+    for n, (*_, line) in enumerate(cases):
         view.page.select_option("#run", str(n))
         assert view.text("#groups .advantages") == line
     assert view.page.locator("#groups details").count() == 0  # the log lost the line of the right completion

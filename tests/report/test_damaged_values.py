@@ -125,6 +125,9 @@ def test_a_group_whose_first_line_is_damaged_is_no_part_of_the_one_before(tmp_pa
         tmp_path / "a", [runs.step(1)], [*rollouts[:3], rollouts[3] | {"tokens": "x"}, *rollouts[4:]]
     )
     assert list(iter_groups(run)) == [rollouts[:3], rollouts[4:]]
+    again = [runs.completion(2, "p", s == 0, s) for s in (1, 2)]
+    run = runs.write(tmp_path / "b", [runs.step(1), runs.step(2)], [*rollouts[:3], *again])
+    assert list(iter_groups(run)) == [rollouts[:3], again]
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,8 @@ def test_growing_entropy_names_figures_and_leaves_out_a_warm_start() -> None:
     assert "update.learning_rate" in text
     warm = steps(reward, entropy=entropy, warm_start=[True] * 10 + [False] * 10)
     assert "growing_entropy" not in find_warnings(warm)
+    solved = steps([0.98] * 20, entropy=entropy, strict=[0.98] * 20)
+    assert "growing_entropy" not in find_warnings(solved)  # the reward can't rise
 
 
 @pytest.mark.parametrize(

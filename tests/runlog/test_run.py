@@ -133,7 +133,7 @@ def test_a_json_file_with_a_wrong_value_is_damaged(run: Run, name: str, text: st
     key = "model_step" if name.startswith("model") else name.removesuffix(".json")
     with pytest.raises(UsageError, match=f"{name} is damaged: .*{what}") as caught:
         getattr(run, key)
-    assert caught.value.remedy.startswith("remove it")
+    assert caught.value.remedy.startswith("remove ")
 
 
 def test_a_command_that_is_no_text_is_read(run: Run) -> None:

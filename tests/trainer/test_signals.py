@@ -103,6 +103,22 @@ def test_a_terminal_that_closes_may_tell_so_twice() -> None:
         send(signal.SIGHUP)
 
 
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM])
+def test_a_logout_may_send_both(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM and SIGHUP in either order are one request; another SIGTERM is the second."""
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    guard = SignalGuard()
+    with guard.listening():
+        with pytest.raises(Interrupted):
+            send(first)
+        guard.mark_handled()
+        send(signal.SIGHUP if first == signal.SIGTERM else signal.SIGTERM)
+        assert statuses == []
+        send(signal.SIGTERM)
+    assert statuses == [143]
+
+
 def test_what_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

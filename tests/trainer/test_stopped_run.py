@@ -160,3 +160,7 @@ def test_the_best_model_of_a_step_that_was_lost_goes(settings: dict[str, Any]) -
     assert best.is_dir()
     run.rewind(step - 1)
     assert not best.exists()
+    best.mkdir()
+    (best / "config.json").write_text("{")
+    run.rewind(step)
+    assert not best.exists()  # of what step it was can't be told

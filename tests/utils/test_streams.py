@@ -3,6 +3,7 @@
 import errno
 import io
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,3 +56,11 @@ def test_a_character_that_the_encoding_lacks(encoding: str, written: str) -> Non
     assert raw.getvalue().decode(encoding) == written
     assert stream.encoding == encoding
     assert not stream.isatty()
+
+
+def test_an_object_that_only_writes_will_do() -> None:
+    """As people put in place of standard output, to write to a file too."""
+    written: list[str] = []
+    stream = LastingStream(SimpleNamespace(write=written.append, flush=lambda: None))  # type: ignore[arg-type]
+    stream.write("step 1")
+    assert written == ["step 1"]

@@ -280,7 +280,7 @@ def make_console(json: bool = False) -> Callback:
     """
     stream = sys.stderr if json else sys.stdout
     lasting = cast("TextIO", LastingStream(stream)) if stream else None  # None: it was closed from the start
-    console = Console(file=lasting, highlight=False, markup=False)
+    console = Console(file=lasting, stderr=json, highlight=False, markup=False)
     if console.is_jupyter:
         return NotebookConsole(console)
     return LiveConsole(console) if console.is_terminal else LineConsole(console)

@@ -17,11 +17,12 @@ from reinforce_lite.utils.text import one_line_error
 
 
 @contextmanager
-def explain_load_errors(name: str) -> Iterator[None]:
+def explain_load_errors(name: str, runs_its_code: bool = False) -> Iterator[None]:
     """Turn what transformers raises about a model into one line of cause and one of remedy.
 
     A model's files can hold anything, and most values of a config.json are used unchecked: a number of heads
-    of 0 is divided by. So every kind of exception is told, those without a known cause with their type.
+    of 0 is divided by. So every kind of exception is told, those without a known cause with their type. Where
+    the model's own code may run, such an exception is raised as it is: its author needs the traceback.
     """
     try:
         yield
@@ -43,6 +44,8 @@ def explain_load_errors(name: str) -> Iterator[None]:
         elif "safetensors" in str(error):
             remedy = "only safetensors weights are loaded; pickled ones need --allow-pickles"
         elif not isinstance(error, OSError | ValueError | ImportError | KeyError):
+            if runs_its_code:
+                raise
             cause = one_line_error(error)
             remedy = "see that the values in its config.json are right, or download or copy the model again"
         else:

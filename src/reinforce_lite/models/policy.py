@@ -170,7 +170,7 @@ def _open(name: str, permissions: Permissions) -> tuple[Any, Any]:
     if is_dir(folder) and not permissions.allow_pickles:
         _refuse_pickles(Path(folder))
     opening = nullcontext() if permissions.allow_pickles else no_pickles(name)
-    with quiet_transformers(), explain_load_errors(name), opening:
+    with quiet_transformers(), explain_load_errors(name, permissions.trust_remote_code), opening:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype="auto",

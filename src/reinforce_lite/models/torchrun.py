@@ -21,9 +21,8 @@ def check_environment() -> None:
     _number("MASTER_PORT", least=0)
     if not os.environ.get("MASTER_ADDR"):
         raise _error("MASTER_ADDR", "must be the address of the main machine")
-    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        if name in os.environ:
-            _number(name, least=0 if name == "LOCAL_RANK" else 1)
+    _number("LOCAL_RANK", least=0)
+    _number("LOCAL_WORLD_SIZE", least=1)
 
 
 def _number(name: str, least: int) -> int:

@@ -74,7 +74,7 @@ def read_shape(name: str, trust_remote_code: bool, max_sequence_tokens: int) -> 
     Raises UsageError if the model does not exist, can't be trained, or would run its author's code without
     permission.
     """
-    with quiet_transformers(), explain_load_errors(name):
+    with quiet_transformers(), explain_load_errors(name, trust_remote_code):
         if name == EMBEDDED_NAME:
             config: Any = LlamaConfig(**EMBEDDED_SHAPE)
         else:

@@ -95,7 +95,7 @@ def _load_config(file: Path) -> dict[str, Any]:
     with explain_file_errors("read", file):
         text = file.read_bytes()
     try:
-        config = tomllib.loads(text.decode())
+        config = tomllib.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is damaged: {error}") from error
     if not config:
@@ -113,14 +113,18 @@ def _or_empty(run: Run, name: Literal["machine", "audit"]) -> Record:
     return {}
 
 
+def _group_of(line: Record) -> tuple[int, str]:
+    return line["step"], line["problem_id"]
+
+
 def iter_groups(run: Run) -> Iterator[list[Record]]:
     """The groups of rollouts.jsonl: the lines of the completions sampled for one question in one step.
 
-    The first line of a group may be damaged; then the next group begins where the problem changes.
+    The first line of a group may be damaged; then it begins where the step or the problem changes.
     """
     group: list[Record] = []
     for line in run.read("rollouts"):
-        if group and (line["sample"] == 0 or line["problem_id"] != group[-1]["problem_id"]):
+        if group and (line["sample"] == 0 or _group_of(line) != _group_of(group[-1])):
             yield group
             group = []
         group.append(line)

@@ -1,6 +1,6 @@
 """Which questions a step asks.
 
-A group whose completions are all right or all wrong has no signal: its rollout teaches nothing. `shuffle`
+A group whose completions all earned the same has no signal: its rollout teaches nothing. `shuffle`
 asks every question once an epoch. `adaptive` prefers questions whose group is likely to have a signal, given
 what the policy did on them before:
 
@@ -15,7 +15,8 @@ is forgotten for good. Related: GRESO, https://arxiv.org/abs/2506.02177.
 
 Success is correctness. Selecting by the spread of a shaped reward would favour questions with a noisy one.
 
-With `rollout.refill` a step asks further questions in place of those whose group had no signal.
+With `rollout.refill` a step asks further questions in place of those whose group had no signal. With a shaped
+reward nearly every group has one.
 
 Both change which questions are trained on. So steps.jsonl has the distribution of their difficulty.
 """
@@ -126,12 +127,13 @@ def _epoch_order(n: int, seed: int, epoch: int, apart: int) -> tuple[int, ...]:
     Random(derive_seed(seed, "order", epoch)).shuffle(order)
     if epoch == 0 or apart == 1:
         return tuple(order)
-    before, first = _epoch_order(n, seed, epoch - 1, apart)[1 - apart :], []
-    for i in range(apart - 1):
-        too_early = before[i:]
-        first.append(next(index for index in order if index not in too_early))
-        order.remove(first[-1])
-    return (*first, *order)
+    before, waiting, first = _epoch_order(n, seed, epoch - 1, apart)[1 - apart :], dict.fromkeys(order), []
+    too_early = set(before)
+    for earlier in before:
+        first.append(next(index for index in waiting if index not in too_early))
+        del waiting[first[-1]]
+        too_early.remove(earlier)
+    return (*first, *waiting)
 
 
 class QuestionHistory:

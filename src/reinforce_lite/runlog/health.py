@@ -169,10 +169,11 @@ def entropy_warning(steps: Steps) -> str:
 
 def growing_entropy_warning(steps: Steps) -> str:
     """The last WINDOW steps' entropy is clearly above GROWN_ENTROPY times the first's, and the reward did not
-    rise by more than its noise. Steps of a warm start do not count.
+    rise by more than its noise, though it could. Steps of a warm start do not count.
     """
-    known = [(s.entropy, s.reward) for s in steps if s.entropy is not None and not s.warm_start]
-    if len(known) < 2 * WINDOW:
+    steps = [s for s in steps if not s.warm_start]
+    known = [(s.entropy, s.reward) for s in steps if s.entropy is not None]
+    if len(known) < 2 * WINDOW or fmean(s.strict for s in steps[-WINDOW:]) >= NEARLY_ALWAYS_RIGHT:
         return ""
     entropy, reward = (compare(values[:WINDOW], values[-WINDOW:]) for values in zip(*known, strict=True))
     grew = entropy.after >= GROWN_ENTROPY * entropy.before and entropy.rise > T_99 * entropy.noise

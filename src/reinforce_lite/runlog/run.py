@@ -32,7 +32,7 @@ from reinforce_lite.utils.atomic import (
     write_atomically,
 )
 from reinforce_lite.utils.finite import from_json, to_json
-from reinforce_lite.utils.paths import is_file
+from reinforce_lite.utils.paths import exists, is_file
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.secrets import mask, mask_all
 from reinforce_lite.utils.text import did_you_mean, whole_characters
@@ -147,7 +147,8 @@ class Run:
     @property
     def model_step(self) -> int | None:
         """The step whose weights are in model/; None where there is none, or one of 0.1.0."""
-        step: int | None = self._read_json("model/config.json").get(STEP_KEY)
+        remedy = f"remove {self.path / 'model'}, which {command_line('export', self.name)} writes again"
+        step: int | None = self._read_json("model/config.json", remedy).get(STEP_KEY)
         return step
 
     @property
@@ -276,11 +277,21 @@ class Run:
         """
         for name in ("steps", "rollouts", "evals"):
             self._take_out(name, lambda record: record["step"] <= step)
-        if (self._read_json("best/config.json").get(STEP_KEY) or 0) > step:
-            with explain_file_errors("write", self.path / "best"):
-                remove_folder(self.path / "best")  # of a step that has not been done now
+        self._remove_best_after(step)
         complete = {(e["step"], e["split"]) for e in self.read("evals")}
         self._take_out("eval_rollouts", lambda record: (record["step"], record["split"]) in complete)
+
+    def _remove_best_after(self, step: int) -> None:
+        """Remove best/ if it is of a step that has not been done now, or if its step can't be read."""
+        best = self.path / "best"
+        try:
+            is_later = (self._read_json("best/config.json").get(STEP_KEY) or 0) > step
+        except UsageError as error:
+            logger.warning("%s: %s is removed", error.cause, best)
+            is_later = True
+        if is_later:
+            with explain_file_errors("write", best):
+                remove_folder(best)
 
     def _take_out(self, name: str, keep: Callable[[Record], bool]) -> None:
         log = self.path / f"{name}.jsonl"
@@ -355,7 +366,7 @@ def create_run(name: str) -> Run:
     if run.started:
         remedy = f"resume it with --run {name} --resume, or choose another name"
         raise UsageError(f"the run {name} already exists", remedy)
-    if left := next((file for file in _OF_A_RUN if (run.path / file).exists()), None):
+    if left := next((file for file in _OF_A_RUN if exists(run.path / file)), None):
         raise UsageError(
             f"{run.path} has the {left} of a run, but no config.toml",
             "restore that file to resume the run, or choose another name",

@@ -2,8 +2,9 @@
 
 A signal raises Interrupted wherever the program is, except inside `uninterrupted()`, where it waits for the
 end of the block. The trainer changes weights and logs only inside such blocks, so its state is always that of
-the last finished step. A second signal ends the process immediately, unless it is SIGHUP: a terminal that
-closes sends several. Where SIGHUP is ignored, as under nohup, it stays so.
+the last finished step. A second Ctrl-C or SIGTERM ends the process immediately. A terminal that closes, or a
+logout, sends SIGHUP several times, or SIGTERM with it: these do not. Where SIGHUP is ignored, as under nohup,
+it stays so.
 """
 
 import logging
@@ -95,7 +96,9 @@ class SignalGuard:
             # In a thread: here the main thread may be in the middle of writing to the same stream.
             if self.notice:
                 self._notifier.start()
-        elif signum != signal.SIGHUP or self.at_once:
+        elif not self.at_once and signal.SIGHUP in {signum, self._received}:
+            self._received = max(signum, self._received or 0)  # of SIGHUP and another the other one
+        else:
             if os.isatty(1):
                 os.write(1, b"\x1b[?25h")  # show the cursor, which the live display hides
             os._exit(128 + signum)

@@ -13,6 +13,7 @@ process alone writes, and decides what depends on the clock.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -273,7 +274,8 @@ class Trainer:
         told = {s.step: s.questions_asked or self.config.rollout.prompts_per_step for s in steps}
         lost = set(range(1, self.step + 1)) - told.keys()
         asked = {(line["step"], line["problem_id"]) for line in self.run.read("rollouts")} if lost else set()
-        return sum(told.values()) + sum(step in lost for step, _ in asked)
+        counts = Counter(step for step, _ in asked)
+        return sum(told.values()) + sum(counts[n] or self.config.rollout.prompts_per_step for n in lost)
 
     def _start(self) -> None:
         """Everything before the first step; once config.toml is written the run can be resumed."""

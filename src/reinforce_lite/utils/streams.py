@@ -22,7 +22,7 @@ class LastingStream:
     def write(self, text: str) -> int:
         """Write text if that is possible."""
         try:
-            self.stream.write(_encodable(text, self.stream.encoding))
+            self.stream.write(_encodable(text, getattr(self.stream, "encoding", None)))
         except (OSError, ValueError) as error:  # ValueError: the stream was closed
             self._tell(error)
         return len(text)

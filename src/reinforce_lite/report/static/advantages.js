@@ -17,8 +17,8 @@ function originOf(c, { step, completions: group }) {
   const rewards = group.map((other) => other.reward);
   const zero = c.fault ? "not counted: its reward failed"
     : (baseline !== "none" || scale !== "none") && same(rewards) ? "no signal, as all rewards of the group are equal"
-    : refill && same(group.filter((other) => !other.fault).map((other) => other.strict))
-      ? "not counted, as with rollout.refill a group needs right and wrong completions" : null;
+    : refill && same(group.filter((other) => !other.fault).map((other) => other.reward))
+      ? "not counted, as with rollout.refill a group needs rewards that differ" : null;
   if (zero) return c.advantage === 0 ? [zero] : null;
   const peers = { group: ["group’s", rewards],
     "leave-one-out": ["others’", group.filter((other) => other !== c).map((other) => other.reward)] };
