@@ -20,7 +20,7 @@ EXPERIMENTS = ROOT / "experiments"
 RECORDS = ROOT / "docs" / "results"
 NAMES = [
     *("seeds", "selection", "controls", "forecasts", "gym_tasks", "quickstart", "adapters", "parts"),
-    *("word_problems", "against_trl", "gsm8k"),
+    *("word_problems", "warm_start", "against_trl", "gsm8k"),
 ]
 CONTROLS = ["coin", "format_alone"]
 """Tasks of the experiment `controls`."""
@@ -34,7 +34,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     for package in ("matplotlib", "scipy"):
         pytest.importorskip(package, reason='needs the extra "experiments"')
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    for name in ["trials", "warm_start", "presets", "gsm8k_boxed", *CONTROLS, *NAMES]:
+    for name in ["trials", "presets", "gsm8k_boxed", *CONTROLS, *NAMES]:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(importlib.import_module("trials"), "RESULTS", tmp_path / "results")
     return importlib.import_module
