@@ -132,7 +132,7 @@ class TaskConfig(Section):
             stored: dict[str, Any] = tomllib.loads(tomli_w.dumps(params))
         except (TypeError, RecursionError) as error:
             raise ValueError(str(error)) from None
-        if to_json(stored, default=str) != json.dumps(stored, default=str):
+        if to_json(stored, default=str) != json.dumps(stored, default=str):  # which writes NaN and Infinity
             raise ValueError("NaN and infinity are no parameters")
         return stored
 

@@ -435,11 +435,11 @@ def test_bfloat16_policy_has_gradients_close_to_float32(policy: Policy, model_fo
     assert b.norm().item() == pytest.approx(a.norm().item(), rel=0.2)
 
 
+STATES = [("float32", "32-bit"), ("bfloat16", "32-bit"), ("bfloat16", "16-bit"), ("bfloat16", "8-bit")]
+
+
 @pytest.mark.case(10)
-@pytest.mark.parametrize(
-    ("dtype", "state"),
-    [("float32", "32-bit"), ("bfloat16", "32-bit"), ("bfloat16", "16-bit"), ("bfloat16", "8-bit")],
-)
+@pytest.mark.parametrize(("dtype", "state"), STATES)
 def test_a_state_from_before_the_first_update_has_no_moments(tmp_path: Path, dtype: str, state: Any) -> None:
     """Back from weights that are not finite, the first update is taken as if nothing had been."""
     config = UpdateConfig(learning_rate=1e-2, optimizer_state=state)
@@ -459,10 +459,7 @@ def test_a_state_from_before_the_first_update_has_no_moments(tmp_path: Path, dty
     assert torch.equal(*trained)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "state"),
-    [("float32", "32-bit"), ("bfloat16", "32-bit"), ("bfloat16", "16-bit"), ("bfloat16", "8-bit")],
-)
+@pytest.mark.parametrize(("dtype", "state"), STATES)
 def test_state_dict_round_trip_continues_bit_for_bit(tmp_path: Path, dtype: str, state: Any) -> None:
     """Two updates equal one, saved, loaded elsewhere, and another."""
     config = UpdateConfig(learning_rate=1e-2, optimizer_state=state)
@@ -480,10 +477,7 @@ def test_state_dict_round_trip_continues_bit_for_bit(tmp_path: Path, dtype: str,
 
 
 @pytest.mark.case(10)
-@pytest.mark.parametrize(
-    ("dtype", "state"),
-    [("float32", "32-bit"), ("bfloat16", "32-bit"), ("bfloat16", "16-bit"), ("bfloat16", "8-bit")],
-)
+@pytest.mark.parametrize(("dtype", "state"), STATES)
 def test_restart_from_a_loaded_model_is_a_new_updater(tmp_path: Path, dtype: str, state: Any) -> None:
     """Whatever two updates and infinite weights have left in weights and optimizer."""
     config, name = UpdateConfig(learning_rate=1e-2, optimizer_state=state), save_wide(tmp_path)

@@ -1,13 +1,11 @@
 """What a report reads: a run's small files as a whole, its completions as a stream."""
 
 import contextlib
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-from reinforce_lite.errors import ReinforceLiteError, UsageError, explain_file_errors
+from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.runlog.records import Record, StepMetrics
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.utils.kinds import Count, Keys
@@ -82,7 +80,7 @@ class RunData:
 
 def load_run_data(run: Run) -> RunData:
     """Read everything except the completions."""
-    config = _load_config(run.path / "config.toml")
+    config = _checked_config(run)
     evals = sorted(run.evals, key=lambda e: e["step"])
     retaken = sum(line["file"] == "steps.jsonl" for line in run.read("rewound"))
     machine, audit = _or_empty(run, "machine"), _or_empty(run, "audit")
@@ -91,17 +89,10 @@ def load_run_data(run: Run) -> RunData:
     return RunData(run, config, steps, records, evals, run.summary, machine, audit, retaken)
 
 
-def _load_config(file: Path) -> dict[str, Any]:
-    with explain_file_errors("read", file):
-        text = file.read_bytes()
-    try:
-        config = tomllib.loads(text.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is damaged: {error}") from error
-    if not config:
-        raise UsageError(f"{file} is damaged: it is empty")
+def _checked_config(run: Run) -> Record:
+    config = run.config_values
     if wrong := _CONFIG.wrong(config):
-        raise UsageError(f"{file} is damaged: [{wrong}] has a wrong value")
+        raise UsageError(f"{run.path / 'config.toml'} is damaged: [{wrong}] has a wrong value")
     return config
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -86,14 +87,25 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The resolved config. Raises UsageError for a damaged file; an empty one would mean all defaults."""
+        """The resolved config. Raises UsageError for a damaged file."""
+        if self.started:
+            _ = self.config_values  # an empty file would mean all defaults
+        return load_config(str(self.path / "config.toml"))
+
+    @property
+    def config_values(self) -> Record:
+        """config.toml as it is, also of another version. Raises UsageError for a damaged file."""
         file = self.path / "config.toml"
+        remedy = "restore it from a copy: without the run's settings it can't be used or resumed"
         with explain_file_errors("read", file):
-            is_empty = self.started and not file.read_bytes().strip()
-        if is_empty:
-            remedy = "restore it from a copy: without the run's settings it can't be used or resumed"
+            text = file.read_bytes()
+        try:
+            values = tomllib.loads(text.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{file} is damaged: {error}", remedy) from error
+        if not values:
             raise UsageError(f"{file} is damaged: it is empty", remedy)
-        return load_config(str(file))
+        return values
 
     @property
     def steps(self) -> list[Record]:

@@ -7,7 +7,7 @@ is refused before it is trained on wrong numbers. It takes seconds, and changes 
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -183,9 +183,7 @@ def _remedy(
             logprob_temperature=sampling.logprob_temperature,
         )
         forward_pass = build_forward_pass(policy.model, policy.llama, config.update.activation_checkpointing)
-        check = compare_logprobs(policy, engine, forward_pass, prompts, sampling)
-        if isinstance(engine, VLLMEngine):
-            engine.close()
-        if check.passed:
-            return "they agree with --model.dtype float32"
+        with closing(engine) if isinstance(engine, VLLMEngine) else nullcontext():
+            if compare_logprobs(policy, engine, forward_pass, prompts, sampling).passed:
+                return "they agree with --model.dtype float32"
     return "this program can't train the model: please report its config.json, and choose another"
