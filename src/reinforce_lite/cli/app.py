@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and (lost := _lost_output()):
-            if not isinstance(lost, BrokenPipeError):  # whose reader left: `reinforce-lite eval ... | head`
+            if not isinstance(lost, BrokenPipeError):  # the reader left, as in `... | head`
                 with suppress(OSError):
                     print(f"reinforce-lite: can't write the output: {lost.strerror}", file=sys.stderr)
             return 1
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _lost_output() -> OSError | None:
-    """Why standard output can't be written, if a line can't; what is left of it is dropped."""
+    """The error of writing a line to standard output, or None; after an error the rest is dropped."""
     try:
         print(flush=True)
     except OSError as error:

@@ -266,7 +266,7 @@ def _read_value(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("too many brackets in brackets") from None
+        raise ValueError("it is nested too deeply, with brackets in brackets") from None
     except ValueError:
         return text
 

@@ -40,9 +40,9 @@ def attend_to_cache(
 ) -> Tensor:
     """Write the new keys and values of (R, (Q + 2K) x D) to the cache, and attend to it: (R, Q x D).
 
-    `kv` is (S, 2, K, D), and sequence r writes to its place write_at[r]. Its own tokens, that one the last of
-    them, are the used_keys[r] places from key_starts[r] on; its prompt's are the used_keys[R + r] places from
-    key_starts[R + r] on. Both numbers are at least 1.
+    `kv` is (S, 2, K, D), and sequence r writes to its position write_at[r]. Its own tokens, that one the last
+    of them, are the used_keys[r] positions from key_starts[r] on; its prompt's are the used_keys[R + r]
+    positions from key_starts[R + r] on. Both numbers are at least 1.
     """
     rows, (_, _, k, d) = len(qkv), kv.shape
     queries = qkv.shape[1] // d - 2 * k

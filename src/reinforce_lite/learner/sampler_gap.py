@@ -18,8 +18,8 @@ LARGEST_EXPONENT = 50.0
 class SamplerGap:
     """Differences of log-probabilities, update minus engine, in nats.
 
-    They are those at the temperature at which the engine recorded them: 1, or the rollout's with
-    `objective.engine_correction`. Held as sums, so that the gaps of micro-batches and processes can be added.
+    Both are at the temperature at which the engine recorded its own: 1, or with `objective.engine_correction`
+    the rollout's. Held as sums, so that the gaps of micro-batches and processes can be added.
     """
 
     tokens: int = 0

@@ -174,8 +174,8 @@ class CompiledFunction:
         return self.run is not self.function
 
     def __call__(self, *args: Any) -> Any:
-        """Call the function. The first dimension may differ from call to call, but a tensor that has the
-        first one's length in one call has it in all.
+        """Call the function. The length of dimension 0 may differ from call to call, but a tensor that shares
+        it with the first tensor in one call must share it in every call.
         """
         if not self.is_compiled:
             return self.function(*args)

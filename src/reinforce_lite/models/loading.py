@@ -20,9 +20,10 @@ from reinforce_lite.utils.text import one_line_error
 def explain_load_errors(name: str, runs_its_code: bool = False) -> Iterator[None]:
     """Turn what transformers raises about a model into one line of cause and one of remedy.
 
-    A model's files can hold anything, and most values of a config.json are used unchecked: a number of heads
-    of 0 is divided by. So every kind of exception is told, those without a known cause with their type. Where
-    the model's own code may run, such an exception is raised as it is: its author needs the traceback.
+    A model's files can hold anything, and most values of a config.json are used unchecked: 0 heads, for
+    example, lead to a division by zero. So any exception is turned into these lines; one of no known cause
+    keeps its type. Where the model's own code may run, such an exception is raised as it is: its author needs
+    the traceback.
     """
     try:
         yield

@@ -117,8 +117,8 @@ def make_rollouts(
 def neutralize(rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
     """Give each rollout whose reward failed the mean reward of the others (0 if all failed).
 
-    That leaves the group's mean as it is. It makes the standard deviation smaller, and draws the means that
-    leave one out towards it. Its `fault` marks it for weight 0 in the loss.
+    The group's mean stays the same; its standard deviation becomes smaller, and leave-one-out baselines move
+    towards the mean. `fault` marks the rollout for weight 0 in the loss.
     """
     usable = [r.reward for r in rollouts if not r.fault]
     mean = fmean(usable) if len(set(usable)) > 1 else next(iter(usable), 0.0)  # equal ones stay exactly equal

@@ -1,8 +1,8 @@
 """Which questions a step asks.
 
-A group whose completions all earned the same has no signal: its rollout teaches nothing. `shuffle`
-asks every question once an epoch. `adaptive` prefers questions whose group is likely to have a signal, given
-what the policy did on them before:
+A group whose completions all earned the same reward has no signal: its rollout teaches nothing.
+`shuffle` asks every question once an epoch. `adaptive` prefers questions whose group is likely to have a
+signal, given what the policy did on them before:
 
     s successes in n trials, older ones counting less     p ~ Beta(k m + s, k (1 - m) + n - s)
     E[p^G] = prod_{i<G} (a + i) / (a + b + i)             for p ~ Beta(a, b): the beta-binomial distribution
@@ -78,7 +78,9 @@ class QuestionSelector:
             most = self.config.refill * wanted
             apart = most if most <= len(self.problems) else wanted
             chosen = epoch_problems(self.problems, self.asked + asked, n, self.seed, apart)
-            return [p for p in chosen if p.id not in asked_ids]  # fewer where a step may ask for all
+            return [
+                p for p in chosen if p.id not in asked_ids
+            ]  # fewer if refill x wanted exceeds all problems
         candidates = [p for p in self.problems if p.id not in asked_ids]
         random = Random(derive_seed(self.seed, f"selection {asked}" if asked else "selection", step))
         chances = self.history.signal_chances(candidates, step, self.config.group_size)
@@ -112,17 +114,18 @@ def epoch_problems(
 ) -> list[Problem]:
     """The n problems from position `start` of an endless row of epochs, each shuffled by the seed.
 
-    Any `apart` in a row differ, also where an epoch ends and the next begins; there are at least as many.
+    Any `apart` consecutive ones differ, also across the end of an epoch; `problems` must have at least that
+    many.
     """
     size, positions = len(problems), range(start, start + n)
     last = positions[-1] // size if positions else -1
-    orders = [_epoch_order(size, seed, epoch, apart) for epoch in range(last + 1)]  # each from its last
+    orders = [_epoch_order(size, seed, epoch, apart) for epoch in range(last + 1)]  # each needs its last
     return [problems[orders[p // size][p % size]] for p in positions]
 
 
 @cache
 def _epoch_order(n: int, seed: int, epoch: int, apart: int) -> tuple[int, ...]:
-    """The indices of n problems, shuffled; the first ones are moved back that would come too early again."""
+    """The indices of n problems, shuffled; one that would repeat within `apart` positions is moved back."""
     order = list(range(n))
     Random(derive_seed(seed, "order", epoch)).shuffle(order)
     if epoch == 0 or apart == 1:

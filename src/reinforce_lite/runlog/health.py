@@ -168,8 +168,8 @@ def entropy_warning(steps: Steps) -> str:
 
 
 def growing_entropy_warning(steps: Steps) -> str:
-    """The last WINDOW steps' entropy is clearly above GROWN_ENTROPY times the first's, and the reward did not
-    rise by more than its noise, though it could. Steps of a warm start do not count.
+    """The entropy clearly rose, over the last WINDOW steps to GROWN_ENTROPY times the first's or more, and
+    the reward did not rise by more than its noise, though it could. Steps of a warm start do not count.
     """
     steps = [s for s in steps if not s.warm_start]
     known = [(s.entropy, s.reward) for s in steps if s.entropy is not None]

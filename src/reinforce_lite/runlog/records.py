@@ -173,7 +173,7 @@ def _steps() -> Keys:
 
 
 def _completions(*required: str) -> Keys:
-    """Of older versions: a gold, and what was extracted, may be of any type."""
+    """In older versions the gold, the extracted answer and the reason could be of any type."""
     hints = get_type_hints(CompletionRecord, include_extras=True)
     hints |= dict.fromkeys(("gold", "answer", "reason"), Any)
     return _line_keys(hints, hints.keys() - {"second_opinion", "fault", "split"} | set(required))

@@ -294,7 +294,7 @@ class Run:
         self._take_out("eval_rollouts", lambda record: (record["step"], record["split"]) in complete)
 
     def _remove_best_after(self, step: int) -> None:
-        """Remove best/ if it is of a step that has not been done now, or if its step can't be read."""
+        """Remove best/ if it is from a later step than this, or if its step can't be read."""
         best = self.path / "best"
         try:
             is_later = (self._read_json("best/config.json").get(STEP_KEY) or 0) > step

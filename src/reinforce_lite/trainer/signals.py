@@ -2,9 +2,9 @@
 
 A signal raises Interrupted wherever the program is, except inside `uninterrupted()`, where it waits for the
 end of the block. The trainer changes weights and logs only inside such blocks, so its state is always that of
-the last finished step. A second Ctrl-C or SIGTERM ends the process immediately. A terminal that closes, or a
-logout, sends SIGHUP several times, or SIGTERM with it: these do not. Where SIGHUP is ignored, as under nohup,
-it stays so.
+the last finished step. A second Ctrl-C or SIGTERM ends the process immediately. A second signal does not if
+it or the first is SIGHUP: a terminal that closes, or a logout, may send SIGHUP several times, or SIGTERM too.
+If SIGHUP was ignored before, as under nohup, it stays ignored.
 """
 
 import logging
@@ -97,7 +97,8 @@ class SignalGuard:
             if self.notice:
                 self._notifier.start()
         elif not self.at_once and signal.SIGHUP in {signum, self._received}:
-            self._received = max(signum, self._received or 0)  # of SIGHUP and another the other one
+            # SIGHUP, the lowest number, gives way to any other signal.
+            self._received = max(signum, self._received or 0)
         else:
             if os.isatty(1):
                 os.write(1, b"\x1b[?25h")  # show the cursor, which the live display hides

@@ -90,7 +90,7 @@ def _number(kind: type, low: float, high: float) -> Check:
 
 
 def _container(kind: Any, args: tuple[Any, ...]) -> Check:
-    """Of a list or a mapping to any length, or of a tuple, which is a list in JSON."""
+    """The check of a list or mapping of any length, or of a tuple, which JSON stores as a list."""
     checks = [make_check(arg) for arg in args]
     if kind is tuple:
         return lambda value: (

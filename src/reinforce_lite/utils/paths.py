@@ -62,8 +62,8 @@ def without_folders_in(value: Any) -> Any:
     return without_folders(value) if isinstance(value, str) else value
 
 
-# A path that a user names may be too long for a file, or hold a NUL: nothing is there, but the functions of
-# pathlib raise OSError.
+# Nothing can exist at a path that is too long or holds a NUL. For a path that is too long pathlib's functions
+# raise OSError; those of os.path return False for both.
 
 
 def exists(path: str | Path) -> bool:

@@ -1,4 +1,4 @@
-"""An output whose loss does not end what is written about."""
+"""An output stream whose loss does not end the run that writes to it."""
 
 import logging
 from contextlib import suppress
@@ -35,14 +35,14 @@ class LastingStream:
             self._tell(error)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else is asked of it is the stream's."""
+        """All other attributes are the stream's."""
         return getattr(self.stream, name)
 
     def _tell(self, error: Exception) -> None:
         if not self.has_failed:
             self.has_failed = True
             with suppress(OSError, ValueError):  # the other output may be lost with it
-                logger.warning("output is lost (%s); the run goes on", one_line_error(error))
+                logger.warning("output is lost (%s); the run continues", one_line_error(error))
 
 
 def _encodable(text: str, encoding: str | None) -> str:
