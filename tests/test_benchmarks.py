@@ -196,3 +196,35 @@ def test_simulation_of_scale_is_fitted_to_one_process(monkeypatch: pytest.Monkey
             assert figures[f"{what}, {n} processes"] == pytest.approx(seconds, abs=0.01)
             assert figures[f"{what}, {n} processes, simulated"] == pytest.approx(seconds, abs=0.01)
     assert figures["seconds, 2 processes"] == 70.0
+
+
+def make_checkout(folder: Path, seconds: float) -> Path:
+    """A checkout whose only benchmark sleeps."""
+    (folder / "benchmarks").mkdir(parents=True)
+    text = f"import time\ndef nap(arguments):\n    return timed(lambda: time.sleep({seconds}))\n"
+    (folder / "benchmarks" / "naps.py").write_text(text)
+    return folder
+
+
+def test_two_states_are_compared_in_turns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    compare = importlib.import_module("compare")
+    monkeypatch.setattr(compare, "NOW", make_checkout(tmp_path / "now", 0.3))
+    before = make_checkout(tmp_path / "before", 0.1)
+    monkeypatch.setattr(sys, "argv", ["compare.py", str(before), "naps.nap", "--pairs", "2", "--turns", "2"])
+    compare.main()
+    *turns, mean = capfd.readouterr().out.splitlines()
+    assert len(turns) == 4
+    assert 1.5 < float(mean.split()[4]) < 6
+
+
+def test_a_state_whose_benchmark_fails_ends_the_comparison(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    compare = importlib.import_module("compare")
+    monkeypatch.setattr(compare, "NOW", make_checkout(tmp_path / "now", 0.0))
+    with pytest.raises(SystemExit, match="ended early"):
+        compare.compare(tmp_path / "now", "naps.missing", "float32", 1, now_first=False)
