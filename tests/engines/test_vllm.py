@@ -3,6 +3,7 @@
 Where it can't, the tests at the end are left: when it is refused, and what it is told, with a vLLM that is faked.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -28,6 +29,7 @@ from engines.test_base import (  # noqa: F401 -- pytest runs the tests among the
     test_seed_determines_completions,
     test_text_omits_only_eos,
 )
+from helpers import processes
 from helpers.device import DEVICE
 from helpers.paths import RECIPE
 from helpers.tiny import END, ToyTask, make_model, make_tokenizer
@@ -37,12 +39,13 @@ from reinforce_lite.engines import make_engine as make_any_engine
 from reinforce_lite.engines import native, vllm, vllm_check
 from reinforce_lite.engines.vllm import VLLMEngine, kv_cache_bytes
 from reinforce_lite.engines.vllm_check import check_vllm
-from reinforce_lite.errors import DoesNotFitError, SamplerGapError, UsageError
-from reinforce_lite.models import distributed
+from reinforce_lite.errors import DoesNotFitError, LostProcessError, SamplerGapError, UsageError
+from reinforce_lite.models import distributed, peers
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.trainer.freshness import FreshnessCheck, fixed_prompts
 from reinforce_lite.types import Completion, Prompt, Sampling
 from reinforce_lite.utils.seeding import derive_seed
+from trainer.test_distributed import PLACES, Letters, assert_equal_runs, fail
 
 
 def why_not() -> str:
@@ -236,6 +239,49 @@ def test_a_run_is_fresh_in_every_step_and_resumes(settings: dict[str, Any], chan
         assert (a["reward"], a["loss"], a["grad_norm"]) == (b["reward"], b["loss"], b["grad_norm"])
 
 
+def train_as_one_of_several(name: str, settings: dict[str, Any], resume: bool = False) -> list[float]:
+    """Train; the largest gap of each step between what vLLM and the update say of this process's tokens."""
+    overrides = settings | {"rollout.engine": "vllm", "train.steps": 4, "train.save_every": 1}
+    run = api.train(RECIPE, overrides, task=Letters(), run=name, resume=resume, quiet=True)
+    return [line["logprob_gap/max"] for line in run.steps if line["updated"]]
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("n", "changes"),
+    [(2, {}), (2, {"adapter.rank": 2}), (2, {"update.shard_weights": True}), (3, {})],
+    ids=["full", "adapter", "sharded weights", "three"],
+)
+def test_each_of_several_processes_samples_by_a_vllm_of_its_own(
+    n: int, changes: dict[str, Any], settings: dict[str, Any], model_folder: Path
+) -> None:
+    train_as_one_of_several("one", settings | {k: v for k, v in changes.items() if k == "adapter.rank"})
+    gaps = processes.run(n, train_as_one_of_several, "several", settings | changes)
+    assert len(gaps[0]) > 1
+    assert max(gaps[0]) < 1e-4
+    assert_equal_runs("several", "one", model_folder)
+
+
+def train_until_one_is_killed(name: str, settings: dict[str, Any]) -> None:
+    """Rank 1 is killed when it samples for the third step."""
+    peers.LOST_SECONDS = 8.0
+    PLACES["rollout"] = (VLLMEngine, "generate")
+    fail(1, "rollout", "kill")
+    train_as_one_of_several(name, settings)
+
+
+@needs_vllm
+def test_a_run_goes_on_after_one_of_several_processes_with_vllm_was_killed(
+    settings: dict[str, Any], model_folder: Path
+) -> None:
+    left, killed = processes.run(2, train_until_one_is_killed, "several", settings)
+    assert isinstance(left, LostProcessError)
+    assert killed == -signal.SIGKILL
+    processes.run(2, train_as_one_of_several, "several", settings, True)
+    train_as_one_of_several("one", settings)
+    assert_equal_runs("several", "one", model_folder)
+
+
 @needs_vllm
 @pytest.mark.skipif(DEVICE != "cpu", reason="another machine has other kernels")
 def test_a_model_that_vllm_has_no_kernel_for_is_refused(tmp_path: Path) -> None:
@@ -254,8 +300,14 @@ class FakeLLM:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.requests: dict[str, tuple[int, Any]] = {}
-        self.llm_engine = self
+        self.llm_engine = self.engine_core = self._finalizer = self.model_executor = self
         self.most = 0
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+    def detach(self) -> None:
+        self.calls.append("nothing at exit")
 
     def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> None:
         self.calls.append(method)
@@ -400,6 +452,21 @@ def test_on_a_card_vllm_sleeps_while_the_policy_is_trained(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_vllm_leaves_the_process_group_to_several_processes(
+    n: int, policy: Policy, fake: FakeLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of a shutdown vLLM destroys the default group, whoever has made it."""
+    monkeypatch.setattr(distributed, "size", lambda: n)
+    monkeypatch.setattr(vllm, "_import_vllm", lambda: fake.calls.append("import"))
+    engine = VLLMEngine(policy)
+    assert fake.calls[0] == ("init_weight_transfer_engine" if n == 1 else "import")
+    assert engine._settings().get("distributed_executor_backend") == (None if n == 1 else "external_launcher")
+    fake.calls.clear()
+    engine.close()
+    assert fake.calls == (["shutdown"] if n == 1 else ["nothing at exit", "shutdown"])
+
+
 def test_requests_are_aborted_after_an_error(policy: Policy, fake: FakeLLM) -> None:
     def fail(finished: int) -> None:
         raise KeyboardInterrupt
@@ -487,12 +554,6 @@ def test_what_can_not_run_is_refused_without_an_import(
     with pytest.raises(UsageError, match=message) as refused:
         check_vllm(device)
     assert 'pip install "reinforce-lite[vllm]"' in refused.value.remedy or "native" in refused.value.remedy
-
-
-def test_several_processes_are_refused(machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "size", lambda: 2)
-    with pytest.raises(UsageError, match="several processes"):
-        check_vllm("cpu")
 
 
 def test_a_run_is_refused_before_the_model_is_loaded(

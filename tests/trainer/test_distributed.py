@@ -83,7 +83,7 @@ def fail(rank: int, place: str, fault: str) -> None:
     owner, name = PLACES[place]
     original, steps = getattr(owner, name), 0
 
-    def failing(self: Any, *args: Any) -> Any:
+    def failing(self: Any, *args: Any, **options: Any) -> Any:
         nonlocal steps
         steps += name != "generate" or args[1].samples == 4  # no evaluation, no self-check
         if steps == 3 and fault in ERRORS:
@@ -94,7 +94,7 @@ def fail(rank: int, place: str, fault: str) -> None:
             threading.Event().wait()
         if steps == 3:
             os.kill(os.getpid(), getattr(signal, f"SIG{fault.upper()}"))
-        return original(self, *args)
+        return original(self, *args, **options)
 
     if os.environ["RANK"] == str(rank):
         setattr(owner, name, failing)  # in a process of its own

@@ -9,8 +9,11 @@ own memory.
 Prompts and completions are token ids. Where a completion ends is decided here, token by token, by the same
 `Ending` as in the other engines, so vLLM needs no tokenizer. Each completion has a seed of its own.
 
+Of several processes (`models/distributed.py`) each has a vLLM of its own, which samples that process's share.
+They start together, since vLLM makes its process groups out of the one that they have.
+
 Every name of vLLM is in this module and in `vllm_worker.py`; `vllm_check.py` says where it can run. Omitted
-on purpose: several processes, quantized weights, and models that bring their own code.
+on purpose: one vLLM over several GPUs, quantized weights, and models that bring their own code.
 """
 
 import copy
@@ -34,6 +37,7 @@ from reinforce_lite.engines.kv_cache import token_kv_bytes
 from reinforce_lite.engines.sequence import group_seeds
 from reinforce_lite.engines.vllm_check import check_vllm
 from reinforce_lite.errors import DoesNotFitError, ReinforceLiteError, UsageError
+from reinforce_lite.models import distributed
 from reinforce_lite.models.adapter import Adapter
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.types import Completion, Prompt, Sampling
@@ -133,7 +137,7 @@ class VLLMEngine:
     def close(self) -> None:
         """End vLLM and free its memory."""
         if self._llm is not None:
-            self._llm.llm_engine.engine_core.shutdown()
+            _shut_down(self._llm.llm_engine)
             self._llm, self._sent = None, None
             release_cached_memory()
 
@@ -143,7 +147,13 @@ class VLLMEngine:
             os.environ.setdefault(name, value)
         set_num_threads = torch.set_num_threads
         try:
-            with isolated_rng(self.policy.device, 0), warnings.catch_warnings():
+            if distributed.size() > 1:
+                distributed.exchange(_import_vllm)  # which takes longer in some processes than in others
+            with (
+                distributed.watched("starting vLLM"),
+                isolated_rng(self.policy.device, 0),
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore")
                 self._llm = _make_llm(self._settings())
                 self._llm.collective_rpc("init_weight_transfer_engine", args=({},))
@@ -190,6 +200,8 @@ class VLLMEngine:
         if gpu_memory is not None:
             share = (policy.saved_bytes + cache + OWN_BYTES["cuda"]) / gpu_memory
             settings |= {"enable_sleep_mode": True, "gpu_memory_utilization": min(0.95, share)}
+        if distributed.size() > 1:
+            settings["distributed_executor_backend"] = "external_launcher"
         if policy.adapter:
             rank = next(r for r in LORA_RANKS if r >= policy.adapter.config.rank)
             settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
@@ -198,6 +210,7 @@ class VLLMEngine:
     def _make_room(self, length: int) -> None:
         """Start anew if a sequence can be longer than before: an audit tries other limits."""
         if length > self.max_length or self._llm is None:
+            assert distributed.size() == 1, "several processes would have to start vLLM together"
             self.close()
             self.max_length = max(length, self.max_length)
             self._start()
@@ -312,6 +325,10 @@ def _sampling_params(sampling: Sampling, seed: int, eos_token_ids: list[int]) ->
     )
 
 
+def _import_vllm() -> None:
+    import vllm  # noqa: F401
+
+
 def _make_llm(settings: dict[str, Any]) -> Any:
     from vllm import LLM
     from vllm.config import WeightTransferConfig
@@ -322,6 +339,15 @@ def _make_llm(settings: dict[str, Any]) -> Any:
             BACKEND, "reinforce_lite.engines.vllm_worker", "ByReference"
         )
     return LLM(**settings, weight_transfer_config=WeightTransferConfig(backend=BACKEND))
+
+
+def _shut_down(engine: Any) -> None:
+    """End vLLM, except for the process group of several processes: vLLM would destroy it, at exit too."""
+    if distributed.size() == 1:
+        engine.engine_core.shutdown()
+    else:
+        engine.engine_core._finalizer.detach()
+        engine.model_executor.shutdown()
 
 
 def _check_policy(policy: Policy) -> None:

@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from reinforce_lite.errors import UsageError, missing_extra
-from reinforce_lite.models import distributed
 
 VERSION = "0.32"
 """The only version of vLLM that is tested: its interface for weights changes with each minor version."""
@@ -51,8 +50,6 @@ def _why_not(device_type: str, is_for_cpus: bool) -> str | None:
         return f"it needs Linux, and this is {platform.system()}"
     if device_type not in ("cpu", "cuda"):
         return f"the model is on {device_type}, and only cpu and cuda are supported"
-    if distributed.size() > 1:
-        return "several processes are not supported yet"
     if device_type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
         flags = CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else ""
         if " avx2 " not in flags.replace("\n", " "):
