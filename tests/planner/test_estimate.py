@@ -1,5 +1,6 @@
 """The estimated parts of a run's memory against the tensors that the code allocates."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from reinforce_lite.engines import native
 from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.embedded import EMBEDDED_NAME
+from reinforce_lite.models.forward import FullSequenceForward
 from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.models.prefix_attention import PrefixAttention
@@ -201,14 +203,25 @@ def test_activations_of_smollm2_by_hand() -> None:
     assert parts["activations"] == (4096 + 64) * (30 * (4 * 5760 + 4 * 11) + 16 * 576) + 64 * sums
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "smollm3", "granite", "olmo2", "gemma3"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_activations_are_what_the_forward_pass_saves(family: str, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("device", "forward_pass", "share"),
+    [("cpu", "full_sequence", 0.36), ("cpu", "tree", 0), ("cuda", "full_sequence", 0)],
+)
+def test_gaps_between_activations_are_planned_where_glibc_leaves_them(
+    device: str, forward_pass: Literal["tree", "full_sequence"], share: float
+) -> None:
+    shape = replace(read_shape(EMBEDDED_NAME, False, 1280), forward_pass=forward_pass)
+    parts = memory_parts(Config(), shape, Target(device, torch.bfloat16, 24 * 10**9))
+    sizes = {part.name: part.bytes for part in parts}
+    assert sizes.get("allocator, activations", 0) == round(share * sizes["activations"])
+
+
+FAMILY_NAMES = ["llama", "qwen3", "smollm3", "granite", "olmo2", "gemma3"]
+BRANCH = Branch(range(20, 60), [range(5, 35), range(7, 37)])
+
+
+def saved_for_backward(model: Any, run: Callable[[], Any]) -> int:
     """The storages that autograd saves for the backward pass, each once, without the weights."""
-    model = make_family(family)
-    for p in model.parameters():
-        p.data = p.data.to(getattr(torch, dtype))
-    llama = Llama(model)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -218,11 +231,31 @@ def test_activations_are_what_the_forward_pass_saves(family: str, dtype: str) ->
             saved[storage.data_ptr()] = storage
         return t
 
-    tree = PrefixTree([Branch(range(20, 60), [range(5, 35), range(7, 40)])], 0, llama.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        llama(tree.ids, tree.positions, PrefixAttention(llama, tree))
-    itemsize = getattr(torch, dtype).itemsize
-    per_token = activation_bytes_per_token(shape_of(model, 64), itemsize)
-    after_layers = 2 * 16 * itemsize  # the final states and their gradient come after the forward pass
-    measured = sum(storage.nbytes() for storage in saved.values()) / len(tree.ids)
+        run()
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_are_what_the_forward_pass_saves(family: str, dtype: torch.dtype) -> None:
+    model = make_family(family).to(dtype)
+    llama = Llama(model)
+    tree = PrefixTree([BRANCH], 0, llama.device)
+    measured = saved_for_backward(
+        model, lambda: llama(tree.ids, tree.positions, PrefixAttention(llama, tree))
+    ) / len(tree.ids)
+    per_token = activation_bytes_per_token(shape_of(model, 64), dtype.itemsize)
+    after_layers = 2 * 16 * dtype.itemsize  # the final states and their gradient come after the forward pass
     assert measured == pytest.approx(per_token - after_layers, rel=0.04)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_are_what_transformers_modules_save(family: str, dtype: torch.dtype) -> None:
+    """Of the same family, at the same shape; each completion is passed with its prompt."""
+    model = make_family(family).to(dtype)
+    shape = replace(shape_of(model, 64), forward_pass="full_sequence")
+    measured = saved_for_backward(model, lambda: FullSequenceForward(model).states([BRANCH], None)) / 140
+    per_token = activation_bytes_per_token(shape, dtype.itemsize)
+    assert measured == pytest.approx(per_token, rel=0.1)

@@ -32,8 +32,6 @@ from reinforce_lite.types import Sampling
 from reinforce_lite.utils.memory import CUDA_CONTEXT
 
 GB = 10**9
-TRANSFORMERS_ACTIVATIONS = 9500 / 5760
-"""Activations saved by transformers' modules as a multiple of those of our forward pass (docs/log.md)."""
 TEMPLATE_TOKENS = 64
 """Upper bound on the tokens that a chat template adds before a question."""
 SORT_BYTES = {"cuda": 64, "cpu": 34}
@@ -73,6 +71,9 @@ OVERHEAD = {
 }
 """About what the process holds in addition to live tensors, by device type; not known for others. A GPU's
 allocator is torch's, a CPU's glibc's (utils/memory.limit_fragmentation, docs/memory.md)."""
+TRANSFORMERS_GAPS = 0.36
+"""What glibc's gaps take besides the activations of transformers' modules, as a share of these: temporaries
+and what is kept alternate there (docs/log.md)."""
 MASTER_WEIGHTS = {
     "32-bit": "float32, 4 bytes per parameter: 16-bit rounding would lose small updates",
     "8-bit": "norm weights and biases in float32",
@@ -258,6 +259,9 @@ def _update(config: Config, shape: ModelShape, target: Target) -> Iterator[Memor
         text += f", and {prefix:,} of a prefix that prompts share, {per_prefix_token:,} bytes"
     saved = micro_batch * per_token + prefix * per_prefix_token
     yield MemoryPart("activations", saved, text, (LOGITS, BACKWARD))
+    if target.device_type == "cpu" and shape.forward_pass != "tree":
+        text = "approximate; between the activations of transformers' modules"
+        yield MemoryPart("allocator, activations", round(TRANSFORMERS_GAPS * saved), text, (LOGITS, BACKWARD))
     chunk_tokens = tokens_per_chunk(target.device_type, shape.vocab_size)
     chunk = chunk_tokens * shape.vocab_size
     # models/logprobs.py: the logits, a float32 copy at the temperature, and logsumexp's exponentials
@@ -305,15 +309,19 @@ def activation_bytes_per_token(shape: ModelShape, itemsize: int, checkpointing: 
     After the layers come the last norm's input in float32 and what its gain multiplies (H each), and the
     final states and their gradient (2H). With checkpointing a layer saves its input (H), and one layer at a
     time is recomputed.
+
+    A layer of transformers' modules saves besides the activation of gate and its product with up (2I), and
+    each norm saves its input in float32 and what its gain multiplies (H each).
     """
     h, q, k, d = shape.hidden_size, shape.query_heads, shape.kv_heads, shape.head_size
     layer = itemsize * (2 * h + (q + 2 * k) * d + q * d + 2 * shape.intermediate_size) + 4 * (2 + q)
     normed = 4 if shape.float32_gains else itemsize
-    layer += shape.output_norms * (h * itemsize + 4)
+    if shape.forward_pass == "tree":
+        layer += shape.output_norms * (h * itemsize + 4)
+    else:
+        layer += itemsize * 2 * shape.intermediate_size + shape.norms * h * (4 + normed)
     if shape.qk_norm:
         layer += 4 * (q + k) + 4 * (q + (2 * k if itemsize == 4 else k)) * d + normed * (q + k) * d
-    if shape.forward_pass != "tree":
-        layer = round(layer * TRANSFORMERS_ACTIVATIONS)
     layers = shape.layers * h * itemsize + layer if checkpointing else shape.layers * layer
     return layers + h * (4 + normed + 2 * itemsize)
 

@@ -43,6 +43,8 @@ class ModelShape:
     vocab_size: int
     qk_norm: bool
     """Queries and keys are normalised before attention (Qwen3, Gemma 3, OLMo 2)."""
+    norms: int
+    """Of a layer, but those of queries and keys."""
     output_norms: int
     """Norms of what a layer adds to the residual stream, in our own forward pass (Gemma 3, OLMo 2)."""
     float32_gains: bool
@@ -102,6 +104,7 @@ def shape_of(model: Any, max_sequence_tokens: int) -> ModelShape:
         intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         vocab_size=config.vocab_size,
         qk_norm=any(name.endswith("self_attn.q_norm.weight") for name, _ in model.named_parameters()),
+        norms=sum(map(bool, (*family.input_norms, *family.output_norms))),
         output_norms=sum(map(bool, family.output_norms)),
         float32_gains=family.float32_gains,
         forward_pass="tree" if ours else "shared_prompt" if can_share_prompt(model) else "full_sequence",
