@@ -12,7 +12,8 @@ import reinforce_lite as rl
 from helpers.paths import ROOT
 from reinforce_lite.cli.app import main
 from reinforce_lite.config import load_config, recipe_names
-from reinforce_lite.runlog.run import Run, find_run
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import find_run
 
 READMES = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
 SMALL = {

@@ -24,7 +24,8 @@ from reinforce_lite.models.distributed import join
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import build_pipeline, load_configured_policy, stop_strings
 from reinforce_lite.rollout.prompts import PromptBuilder
-from reinforce_lite.runlog.run import Run, existing_run, find_run, trained_config
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import existing_run, find_run, trained_config
 from reinforce_lite.tasks import load_task, require_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer import session

@@ -23,7 +23,8 @@ from reinforce_lite.callbacks.console import LineConsole, LiveConsole, NotebookC
 from reinforce_lite.config import Config, ModelConfig, TaskConfig
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.runlog.records import StepMetrics
-from reinforce_lite.runlog.run import Run, create_run
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import create_run
 from reinforce_lite.runlog.summary import before_and_after
 from reinforce_lite.trainer import session
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict

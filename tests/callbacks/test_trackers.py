@@ -28,7 +28,7 @@ from reinforce_lite.config import TrackerName
 from reinforce_lite.errors import DoesNotFitError, FileError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.runlog import run as runlog
-from reinforce_lite.runlog.run import create_run
+from reinforce_lite.runlog.runs import create_run
 from reinforce_lite.trainer import session
 from reinforce_lite.trainer.checkpoint import checkpoint_steps
 

@@ -18,7 +18,7 @@ from helpers.faults import Refuses, Write, watching
 from helpers.tiny import make_model
 from reinforce_lite.cli.app import main
 from reinforce_lite.errors import UsageError
-from reinforce_lite.runlog.run import find_run
+from reinforce_lite.runlog.runs import find_run
 
 FAST = ["--model.dtype", "float32", "--train.steps", "2", "--rollout.prompts-per-step", "2"]
 FAST += [

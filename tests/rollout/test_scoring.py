@@ -17,7 +17,7 @@ from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.console import LineConsole, LiveConsole
 from reinforce_lite.errors import UsageError
 from reinforce_lite.rollout.scoring import Scorer, neutralize, second_opinion
-from reinforce_lite.runlog.run import create_run
+from reinforce_lite.runlog.runs import create_run
 from reinforce_lite.tasks.base import number_reward
 from reinforce_lite.trainer import session
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard

@@ -18,7 +18,8 @@ from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import SAMPLING, Callback
 from reinforce_lite.errors import UsageError
 from reinforce_lite.pipeline import Pipeline, build_pipeline
-from reinforce_lite.runlog.run import Run, create_run
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import create_run
 from reinforce_lite.tasks import reward_sources, task_fingerprint
 from reinforce_lite.trainer import audit_cache, session
 from reinforce_lite.trainer.audit import audit

@@ -26,7 +26,7 @@ from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.runlog.records import StepMetrics
-from reinforce_lite.runlog.run import create_run
+from reinforce_lite.runlog.runs import create_run
 from reinforce_lite.trainer import session, trainer
 from reinforce_lite.trainer.checkpoint import latest_checkpoint
 from reinforce_lite.trainer.dry_run import dry_run, full_length_groups, groups_that_fill

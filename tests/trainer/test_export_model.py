@@ -15,7 +15,8 @@ from helpers.tiny import ToyTask
 from reinforce_lite import api, tasks
 from reinforce_lite.config import load_config
 from reinforce_lite.errors import FileError, UsageError
-from reinforce_lite.runlog.run import Run, trained_config
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import trained_config
 from reinforce_lite.trainer.checkpoint import STATE
 from reinforce_lite.trainer.export import export_model, keep_best
 

@@ -25,7 +25,8 @@ from helpers.paths import RECIPE
 from helpers.tiny import ToyTask
 from reinforce_lite.api import resolve_config
 from reinforce_lite.errors import FileError
-from reinforce_lite.runlog.run import Run, open_run
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import open_run
 from reinforce_lite.trainer import session
 from reinforce_lite.trainer.checkpoint import KEPT
 from reinforce_lite.types import Problem, Reward

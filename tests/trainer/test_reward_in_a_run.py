@@ -22,7 +22,7 @@ from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.config import load_config
 from reinforce_lite.errors import ReinforceLiteError, StoppedError
 from reinforce_lite.rollout import scoring
-from reinforce_lite.runlog.run import create_run
+from reinforce_lite.runlog.runs import create_run
 from reinforce_lite.trainer import session
 
 PROBLEMS = """

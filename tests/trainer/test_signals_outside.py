@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reinforce_lite.callbacks.base import SAMPLING, SAVING_CHECKPOINT, SELF_CHECK, UPDATING
-from reinforce_lite.runlog.run import find_run
+from reinforce_lite.runlog.runs import find_run
 
 pytestmark = pytest.mark.case(8)
 

@@ -20,7 +20,8 @@ from reinforce_lite.errors import FileError, StoppedError
 from reinforce_lite.models.policy import Policy, save_policy
 from reinforce_lite.runlog.diagnosis import diagnose
 from reinforce_lite.runlog.json_files import STEP_KEY
-from reinforce_lite.runlog.run import Run, open_run
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import open_run
 from reinforce_lite.runlog.summary import best_step
 from reinforce_lite.trainer import export, session
 from reinforce_lite.trainer import trainer as trainer_module

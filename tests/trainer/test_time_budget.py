@@ -19,7 +19,8 @@ from reinforce_lite.errors import UsageError
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.report import refresher
 from reinforce_lite.report.write import write_report
-from reinforce_lite.runlog.run import Run, create_run, find_run
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import create_run, find_run
 from reinforce_lite.trainer import checkpoint, export, session, trainer
 from reinforce_lite.trainer.checkpoint import checkpoint_steps
 from reinforce_lite.trainer.context import prepare

@@ -30,7 +30,8 @@ from reinforce_lite.errors import ReinforceLiteError, StoppedError, UsageError
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy, load_policy, save_policy
 from reinforce_lite.report import refresher
-from reinforce_lite.runlog.run import Run, create_run, find_run, open_run, trained_config
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import create_run, find_run, open_run, trained_config
 from reinforce_lite.trainer import checkpoint, export, preflight, session
 from reinforce_lite.trainer.checkpoint import checkpoint_steps, latest_checkpoint
 from reinforce_lite.types import Problem, Reward, Verdict

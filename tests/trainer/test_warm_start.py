@@ -16,7 +16,8 @@ from reinforce_lite import api
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.runlog.records import StepMetrics
-from reinforce_lite.runlog.run import Run, create_run
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import create_run
 from reinforce_lite.trainer import session
 from reinforce_lite.types import Group, Problem, Reward
 

@@ -132,7 +132,7 @@ def _check_folder() -> None:
 
 def _train(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_train
-    from reinforce_lite.runlog.run import new_run_name, open_run
+    from reinforce_lite.runlog.runs import new_run_name, open_run
 
     parsed, config = parse_train(args)
     if parsed.resume and not parsed.run:
@@ -253,7 +253,7 @@ def _report(args: list[str]) -> None:
 
 def _export(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_export
-    from reinforce_lite.runlog.run import find_run
+    from reinforce_lite.runlog.runs import find_run
 
     parsed = parse_export(args)
     run = find_run(parsed.run)
@@ -267,7 +267,7 @@ def _export(args: list[str]) -> None:
 def _doctor(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_doctor
     from reinforce_lite.runlog.diagnosis import diagnose
-    from reinforce_lite.runlog.run import find_run
+    from reinforce_lite.runlog.runs import find_run
 
     parsed = parse_doctor(args)
     run = find_run(parsed.run) if parsed.run else None

@@ -28,7 +28,8 @@ from reinforce_lite.config import (
     warn_of_learning_rate,
 )
 from reinforce_lite.errors import UsageError
-from reinforce_lite.runlog.run import Run, existing_run, find_run, trained_config
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import existing_run, find_run, trained_config
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.paths import is_dir
 

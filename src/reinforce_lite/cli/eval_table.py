@@ -11,7 +11,7 @@ from reinforce_lite.config import Config
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.evaluation.failures import Failure
 from reinforce_lite.evaluation.statistics import constant_hint
-from reinforce_lite.runlog.run import existing_run, trained_config
+from reinforce_lite.runlog.runs import existing_run, trained_config
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.text import as_sentence, interval, percent, shorten
 

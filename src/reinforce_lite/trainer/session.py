@@ -16,7 +16,8 @@ from reinforce_lite.models import distributed
 from reinforce_lite.models.distributed import agree, fail_together, is_main, raise_signals_in
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.runlog.mirror import MirrorRun, Snapshot, snapshot
-from reinforce_lite.runlog.run import Run, new_run_name, open_run
+from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import new_run_name, open_run
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.preflight import check_no_secrets, check_same_config, freeze_date

@@ -1,0 +1,97 @@
+"""Runs by name: create one, open one to resume it, find one to read it or to use its model."""
+
+import logging
+import re
+import time
+from pathlib import Path
+
+from reinforce_lite.config import DEFAULT_RECIPE, Config, load_config, override_config
+from reinforce_lite.errors import UsageError, explain_file_errors
+from reinforce_lite.runlog.run import RUNS, Run
+from reinforce_lite.utils.paths import exists, is_file
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_OF_A_RUN = ("steps.jsonl", "evals.jsonl", "summary.json", "checkpoints")
+"""What a run writes after its config.toml."""
+
+
+def create_run(name: str) -> Run:
+    """A new run directory under runs/. Raises UsageError for a bad name or one that is taken."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name[:60]!r} can't be the name of a run",
+            "use up to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit",
+        )
+    run = Run(RUNS / name)
+    if run.started:
+        remedy = f"resume it with --run {name} --resume, or choose another name"
+        raise UsageError(f"the run {name} already exists", remedy)
+    if left := next((file for file in _OF_A_RUN if exists(run.path / file)), None):
+        raise UsageError(
+            f"{run.path} has the {left} of a run, but no config.toml",
+            "restore that file to resume the run, or choose another name",
+        )
+    with explain_file_errors("write", run.path.absolute()):
+        run.path.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def open_run(name: str, resume: bool = False) -> Run:
+    """A new run, or with `resume` the existing one of this name."""
+    if resume and (run := existing_run(name)):
+        return run
+    run = create_run(name)
+    if resume:
+        logger.warning("there is no run %s to resume: starting a new one", name)
+    return run
+
+
+def new_run_name(recipe: str) -> str:
+    """The name of a run that was given none: the recipe's name and the time."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", recipe).strip("._-") or "run"
+    name = f"{plain[:60]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    taken = sum(1 for _ in RUNS.glob(f"{name}*"))
+    return f"{name}-{taken + 1}" if taken else name
+
+
+def existing_run(name: str) -> Run | None:
+    """The run of this name under runs/, or at this path; None when there is none."""
+    return next((run for run in (Run(RUNS / name), Run(Path(name))) if run.started), None)
+
+
+def find_run(name: str) -> Run:
+    """An existing run, by its name under runs/ or by path. Raises UsageError when there is none."""
+    if run := existing_run(name):
+        return run
+    latest = ", ".join(sorted(p.parent.name for p in RUNS.glob("*/config.toml"))[-5:])
+    raise UsageError(f"there is no run {name!r}", f"the latest under runs/: {latest}" if latest else "")
+
+
+def trained_config(name: str) -> Config:
+    """The config to load `name` with: a run's with its trained model, or the quickstart's with the
+    model `name`, with a warning if that was trained with a prompt of its own.
+
+    A model folder inside a run, such as its best/, brings that run's config too. Models are merged, and an
+    adapter's folder brings its own rank.
+    Raises UsageError for a run that has no trained model yet.
+    """
+    if run := existing_run(name):
+        model = run.path / "model"
+        if not model.is_dir():
+            export = run.export_command
+            remedy = f"write that of its last checkpoint: {export}; or {run.resume_hint}"
+            raise UsageError(
+                f"the run {name} has no trained model yet", remedy if export else run.resume_hint
+            )
+        return override_config(run.config, {"model.name": str(model), "adapter.rank": 0})
+    run_around = Run(Path(name).parent)
+    config = run_around.config if run_around.started else load_config(DEFAULT_RECIPE)
+    if not run_around.started and is_file(Path(name, "prompt.json")):
+        logger.warning(
+            "%s is outside its run: where no option says otherwise, prompt and limits are the quickstart's, "
+            "not those of its prompt.json",
+            name,
+        )
+    return override_config(config, {"model.name": name, "adapter.rank": 0})
