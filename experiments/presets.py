@@ -40,13 +40,13 @@ def has_collapsed(run: Record) -> bool:
 
 
 def write(records: Mapping[str, Record]) -> None:
-    """A row for each preset with all seeds; presets with missing seeds are omitted."""
+    """A row for each preset. Those with all seeds are compared with the base, if it has all."""
     by_setting = trials.by_setting(records)
-    groups = {p: by_setting[p] for p in PRESETS if len(by_setting.get(p, [])) == len(SEEDS)}
-    if BASE not in groups:
-        return
+    groups = {p: by_setting[p] for p in PRESETS if p in by_setting}
     accuracies = {preset: trials.final_accuracies(runs) for preset, runs in groups.items()}
-    gaps = trials.differences(accuracies, BASE)
+    complete = {preset: a for preset, a in accuracies.items() if len(a) == len(SEEDS)}
+    gaps = trials.differences(complete, BASE) if BASE in complete else {}
+    final = dict(zip(records, trials.final_accuracies(list(records.values())), strict=True))
     rows = []
     for preset, runs in groups.items():
         entropies = [run["curves"]["entropy"] for run in runs]
@@ -55,7 +55,7 @@ def write(records: Mapping[str, Record]) -> None:
         rows.append(
             [
                 preset,
-                *(f"{accuracy:.1%}" for accuracy in accuracies[preset]),
+                *(f"{final[n]:.1%}" if (n := f"{preset}-{seed}") in final else "" for seed in SEEDS),
                 gaps.get(preset, ""),
                 f"{fmean(trials.final_accuracies(runs, 'lenient')):.1%}",
                 f"{fmean(best):.1%}",

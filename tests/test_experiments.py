@@ -390,3 +390,7 @@ def test_presets_at_length_by_hand(load: Any, capsys: pytest.CaptureFixture[str]
     assert base.split(" | ")[5:] == ["73.3%", "90.0%", "90.0%", "0 of 3", "1.00", "0.25 |"]
     assert other.split(" | ")[5:] == ["53.3%", "90.0%", "60.0%", "3 of 3", "1.00", "0.25 |"]
     assert other.split(" | ")[4].startswith("-20.0 ")
+    del records["grpo-1"]
+    presets.write(records)
+    _, other = (trials.RESULTS / "presets.md").read_text().splitlines()[2:4]
+    assert other.split(" | ")[1:6] == ["50.0%", "", "50.0%", "", "50.0%"]
