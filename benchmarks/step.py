@@ -67,8 +67,8 @@ def ours_forced(arguments: argparse.Namespace) -> Figures:
         ]
         lengths = [[len(r.completion.token_ids) for r in g.rollouts] for g in groups]
         assert {n for group in lengths for n in group} == {LENGTH}
-        advantages = objective.advantages([g.rewards for g in groups], preset)
-        loss_weights = objective.loss_weights(advantages, lengths, preset, LENGTH)
+        advantages = objective.compute_advantages([g.rewards for g in groups], preset)
+        loss_weights = objective.compute_loss_weights(advantages, lengths, preset, LENGTH)
         gradient = updater.compute_gradient(groups, loss_weights)
         assert updater.apply_gradient(gradient, step)
         seconds.append(time.perf_counter() - start)

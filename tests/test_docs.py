@@ -20,8 +20,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 RECIPES = [*(PACKAGE / "recipes").glob("*.toml"), *(ROOT / "experiments").glob("*.toml")]
 OLD_KEYS = r"\b(samples_per_prompt|answers_in_flight|update\.state|objective\.clamp|objective\.normalize)\b"
 TERMS = """advantage, advantage clip, baseline, completion, dry run, engine, extracted answer, fault, gold, group,
-group size, leave-one-out, lenient, live group, live sequences, loss normalization, master weights, micro-batch,
-no-signal group, policy, prefill text, preset, prompt, recipe, response, rollout, second opinion, strict"""
+group size, leave-one-out, lenient, live group, loss normalization, master weights, micro-batch, no-signal group,
+policy, prefill text, preset, prompt, recipe, response, rollout, running sequences, second opinion, strict"""
 
 
 def read(page: Path) -> str:

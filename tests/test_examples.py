@@ -18,7 +18,7 @@ from helpers.plain import COMPLETIONS, PROMPT, sequence_logprobs
 from helpers.tiny import ToyTask
 from reinforce_lite.cli.app import main
 from reinforce_lite.config import TaskConfig, load_config
-from reinforce_lite.learner.objective import advantages
+from reinforce_lite.learner.objective import compute_advantages
 from reinforce_lite.learner.presets import PRESETS
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.tasks import check_task, load_task
@@ -82,7 +82,7 @@ def test_minimal_loop_advantages_equal_the_learner(loop: ModuleType) -> None:
     torch.manual_seed(0)
     graded = torch.rand(20, 5, dtype=torch.float64)
     rewards = torch.cat([graded, (graded > 0.7).double(), torch.full((1, 5), 0.7, dtype=torch.float64)])
-    expected = advantages(rewards.tolist(), PRESETS["reinforce-lite"])
+    expected = compute_advantages(rewards.tolist(), PRESETS["reinforce-lite"])
     found = loop.leave_one_out_advantages(rewards)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     assert (found.abs() == loop.ADVANTAGE_CLIP).any()

@@ -77,7 +77,13 @@ def train(  # noqa: PLR0913 -- all but two by name
     return session.train(config, opened, task, callback, permissions=permissions, base=base)
 
 
-def load_base(recipe: str = "quickstart-adapter", overrides: Mapping[str, Any] | None = None) -> Policy:
+def load_base(
+    recipe: str = "quickstart-adapter",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    trust_remote_code: bool = False,
+    allow_pickles: bool = False,
+) -> Policy:
     """Load the model of a recipe once, for several calls of `train` that train adapters over it.
 
     base = rl.load_base("quickstart-adapter")
@@ -89,7 +95,7 @@ def load_base(recipe: str = "quickstart-adapter", overrides: Mapping[str, Any] |
     config = load_config(recipe, overrides)
     join(config.model.device)
     limit_fragmentation()
-    return pipeline.load_base(config)
+    return pipeline.load_base(config, Permissions(trust_remote_code, allow_pickles))
 
 
 def load(run: ModelOrRun) -> Run:
@@ -140,7 +146,7 @@ def evaluate(
 
 
 def resolve_config(recipe: str, overrides: Mapping[str, Any] | None, task: Task | None) -> Config:
-    """The config of a run."""
+    """The config of a recipe with overrides. A task that is an object is named after its class."""
     return load_config(recipe, _with_task(overrides, task))
 
 

@@ -236,7 +236,8 @@ class UpdateConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     micro_batch_tokens: Positive = 16384
-    """The most tokens, prompts included, in one forward and backward pass."""
+    """The most tokens of a micro-batch, padding included, without the prefix that all prompts share; a longer
+    completion passes alone."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and recompute the rest: far less memory for about a
     third more time in the update."""

@@ -163,7 +163,7 @@ def load_configured_policy(
     return policy
 
 
-def load_base(config: Config, permissions: Permissions = NO_PERMISSIONS) -> Policy:
+def load_base(config: Config, permissions: Permissions) -> Policy:
     """The policy that `config.model` names, for several runs that train adapters over it one after another.
 
     Raises as `load_policy`.

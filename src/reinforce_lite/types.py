@@ -133,7 +133,7 @@ class Group:
 
     @property
     def usable(self) -> list[bool]:
-        """Whether each reward is one: False where the reward function failed."""
+        """Whether each reward can be used: False where the reward function failed."""
         return [not r.fault for r in self.rollouts]
 
     @property
@@ -142,15 +142,15 @@ class Group:
         return [r.strict.correct for r in self.rollouts]
 
     @property
-    def verdicts(self) -> list[bool]:
+    def right_where_scored(self) -> list[bool]:
         """`right`, without completions whose reward failed."""
         return [r.strict.correct for r in self.rollouts if not r.fault]
 
     @property
     def success_rate(self) -> float | None:
         """The share of right completions by the strict verdict; None where every reward failed."""
-        verdicts = self.verdicts
-        return sum(verdicts) / len(verdicts) if verdicts else None
+        right = self.right_where_scored
+        return sum(right) / len(right) if right else None
 
     @property
     def is_live(self) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from helpers.tiny import END, make_model, make_tokenizer
 from reinforce_lite.config import PresetName
-from reinforce_lite.learner.objective import advantages, loss_weights
+from reinforce_lite.learner.objective import compute_advantages, compute_loss_weights
 from reinforce_lite.learner.presets import PRESETS
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Verdict
 
@@ -45,4 +45,6 @@ def make_groups(rewards: list[list[float]] = REWARDS) -> list[Group]:
 
 
 def make_weights(preset: PresetName = "reinforce-lite") -> Tensor:
-    return loss_weights(advantages(REWARDS, PRESETS[preset]), LENGTHS, PRESETS[preset], max_new_tokens=8)
+    return compute_loss_weights(
+        compute_advantages(REWARDS, PRESETS[preset]), LENGTHS, PRESETS[preset], max_new_tokens=8
+    )

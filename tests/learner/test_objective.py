@@ -11,10 +11,10 @@ from reinforce_lite.config import PresetName, RolloutConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.learner.loss import reinforce_loss
 from reinforce_lite.learner.objective import (
-    advantages,
     check_engine_correction,
     check_group_size,
-    loss_weights,
+    compute_advantages,
+    compute_loss_weights,
     warm_start_advantages,
 )
 from reinforce_lite.learner.presets import PRESETS, Objective, build_objective
@@ -25,7 +25,7 @@ def test_presets_are_those_of_the_config() -> None:
 
 
 def one_group(preset: PresetName, rewards: list[float]) -> list[float]:
-    return advantages([rewards], PRESETS[preset])[0].tolist()
+    return compute_advantages([rewards], PRESETS[preset])[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_advantages_resolve_nearly_equal_large_rewards() -> None:
 
 
 def test_advantages_of_groups_are_independent() -> None:
-    a = advantages([[1, 0, 0], [5, 5, 5]], PRESETS["dr-grpo"])
+    a = compute_advantages([[1, 0, 0], [5, 5, 5]], PRESETS["dr-grpo"])
     assert a.tolist() == [pytest.approx([2 / 3, -1 / 3, -1 / 3]), [0, 0, 0]]
     assert a.dtype == torch.float64
 
 
 def test_advantage_clip_can_be_removed_or_changed() -> None:
     def first_advantage(**parts: object) -> float:
-        return advantages([[1, 0, 0]], build_objective("reinforce-lite", **parts))[0, 0].item()
+        return compute_advantages([[1, 0, 0]], build_objective("reinforce-lite", **parts))[0, 0].item()
 
     assert first_advantage() == 2
     assert first_advantage(advantage_clip=0.5) == 0.5
@@ -85,15 +85,15 @@ def test_advantage_clip_can_be_removed_or_changed() -> None:
 def test_loss_weights_by_hand() -> None:
     a = torch.tensor([[2.0, -1.0, 0.0], [1.0, 1.0, -2.0]], dtype=torch.float64)
     lengths = [[1, 2, 4], [5, 10, 10]]
-    constant = loss_weights(a, lengths, PRESETS["reinforce-lite"], max_new_tokens=10)
+    constant = compute_loss_weights(a, lengths, PRESETS["reinforce-lite"], max_new_tokens=10)
     assert constant.tolist() == [[2 / 60, -1 / 60, 0], [1 / 60, 1 / 60, -2 / 60]]
-    sums = loss_weights(a, lengths, PRESETS["rloo"], max_new_tokens=10)
+    sums = compute_loss_weights(a, lengths, PRESETS["rloo"], max_new_tokens=10)
     assert sums.tolist() == [[2 / 6, -1 / 6, 0], [1 / 6, 1 / 6, -2 / 6]]
-    means = loss_weights(a, lengths, PRESETS["grpo"], max_new_tokens=10)
+    means = compute_loss_weights(a, lengths, PRESETS["grpo"], max_new_tokens=10)
     assert means.tolist() == [[2 / 6, -1 / 12, 0], [1 / 30, 1 / 60, -2 / 60]]
-    one = loss_weights(a, lengths, PRESETS["article"], max_new_tokens=10)
+    one = compute_loss_weights(a, lengths, PRESETS["article"], max_new_tokens=10)
     assert one.tolist() == [[2 / 2, 0, 0], [1 / 2, 0, 0]]
-    refilled = loss_weights(a, lengths, PRESETS["reinforce-lite"], max_new_tokens=10, questions=1)
+    refilled = compute_loss_weights(a, lengths, PRESETS["reinforce-lite"], max_new_tokens=10, questions=1)
     assert refilled.tolist() == [[2 / 30, -1 / 30, 0], [1 / 30, 1 / 30, -2 / 30]]
 
 
@@ -144,8 +144,8 @@ def expected_gradient(objective: Objective, rewards: list[float], group: int) ->
     total = [0.0] * len(PROBABILITIES)
     for outcomes in itertools.product(range(len(PROBABILITIES)), repeat=group):
         chance = math.prod(PROBABILITIES[o] for o in outcomes)
-        a = advantages([[rewards[o] for o in outcomes]], objective)
-        w = loss_weights(a, [[1] * group], objective, max_new_tokens=1)[0].tolist()
+        a = compute_advantages([[rewards[o] for o in outcomes]], objective)
+        w = compute_loss_weights(a, [[1] * group], objective, max_new_tokens=1)[0].tolist()
         for o, weight in zip(outcomes, w, strict=True):
             for k, p in enumerate(PROBABILITIES):
                 total[k] += chance * weight * ((k == o) - p)

@@ -20,7 +20,7 @@ from helpers.paths import RECIPE
 from helpers.run_files import HOSTILE, completion, eval_completions, hostile, step
 from helpers.tiny import ToyTask
 from reinforce_lite import api
-from reinforce_lite.learner.objective import advantages
+from reinforce_lite.learner.objective import compute_advantages
 from reinforce_lite.learner.presets import PRESETS
 from reinforce_lite.report.write import write_report
 from reinforce_lite.runlog.records import Record
@@ -545,7 +545,7 @@ def test_origins_lead_to_the_advantages_that_training_takes(show: OpenReport, tm
     """
     groups = ([0.123456, 0.7, 0.7, -0.25, 1.0, 0.98], [0.500014, 0.5, 0.5])
     recorded = {
-        name: [advantages([rewards], objective)[0].tolist() for rewards in groups]
+        name: [compute_advantages([rewards], objective)[0].tolist() for rewards in groups]
         for name, objective in PRESETS.items()
     }
     view = show(

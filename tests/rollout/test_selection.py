@@ -136,7 +136,7 @@ def test_a_restored_selector_asks_the_same(selection: str) -> None:
             for r in g.rollouts
         ]
     restored = QuestionSelector(problems, config, 7)
-    restored.restore(selector.asked, lines)
+    restored.restore(selector.asked_before, lines)
     for step in (9, 10):
         assert restored.select(step, []) == selector.select(step, [])
 

@@ -138,7 +138,7 @@ def test_a_json_file_with_a_wrong_value_is_damaged(run: Run, name: str, text: st
 
 def test_a_command_that_is_no_text_is_read(run: Run) -> None:
     (run.path / "command.txt").write_bytes(b"train \xff")
-    assert run.first_command() == "train \ufffd"
+    assert run.command == "train \ufffd"
 
 
 def test_what_a_resume_cuts_off_is_kept_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,8 @@ def test_any_text_is_stored_exactly(run: Run) -> None:
     assert [line["completion"] for line in run.read("rollouts")] == [HOSTILE, "\ufeff\n\r"]
     run.write_json("summary", SUMMARY | {"task": HOSTILE})
     assert run.summary == SUMMARY | {"task": HOSTILE}
-    assert run.first_command(f"train {HOSTILE}") == f"train {HOSTILE}".replace("\ud83d", "\ufffd")
+    run.write_command(f"train {HOSTILE}")
+    assert run.command == f"train {HOSTILE}".replace("\ud83d", "\ufffd")
 
 
 @pytest.mark.case(28)
@@ -239,7 +240,8 @@ def test_secrets_are_masked_in_every_file(run: Run, monkeypatch: pytest.MonkeyPa
     line = completion(1, "p", tokens=12)
     run.append("rollouts", line | {"completion": f"x{secret}", "reflection": {"list_a": [secret]}})
     run.write_json("summary", SUMMARY | {"task": secret})
-    assert run.first_command(f"train {secret}") == "train [SOME_PASSWORD]"
+    run.write_command(f"train {secret}")
+    assert run.command == "train [SOME_PASSWORD]"
     expected = {"completion": "x[SOME_PASSWORD]", "reflection": {"list_a": ["[SOME_PASSWORD]"]}}
     assert list(run.read("rollouts")) == [line | expected]
     assert run.summary == SUMMARY | {"task": "[SOME_PASSWORD]"}

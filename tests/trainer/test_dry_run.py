@@ -20,7 +20,7 @@ from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.engines.oom_retry import OOMRetryEngine
 from reinforce_lite.engines.scripted import ScriptedEngine
 from reinforce_lite.errors import DoesNotFitError
-from reinforce_lite.learner.objective import advantages
+from reinforce_lite.learner.objective import compute_advantages
 from reinforce_lite.learner.presets import PRESETS
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.policy import Policy
@@ -286,9 +286,9 @@ def test_memory_that_runs_out_anywhere_saves_the_last_step(
         calls += 1
         if calls == 3:
             raise MemoryError
-        return advantages(*args)
+        return compute_advantages(*args)
 
-    monkeypatch.setattr(trainer, "advantages", full)
+    monkeypatch.setattr(trainer, "compute_advantages", full)
     args = ["--model.name", settings["model.name"], "--task.name", "jsonl", "--task.path", "mine.jsonl"]
     assert main(["train", RECIPE, *args, "--run", "a"]) == 3
     err = capsys.readouterr().err

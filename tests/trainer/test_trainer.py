@@ -868,7 +868,8 @@ def test_what_began_the_run_and_where_is_there_from_the_start(settings: dict[str
     assert machine["planned_bytes"] == run.summary["memory"]["planned_bytes"] > 0
     assert all(machine[key] == run.summary[key] for key in ("versions", "device", "dtype"))
     session.train(resolved, run, ToyTask(), command="second")
-    assert run.first_command("third") == "first"
+    run.write_command("third")
+    assert run.command == "first"
     assert "**Command:** `first`" in (run.path / "model" / "README.md").read_text()
 
 

@@ -137,6 +137,7 @@ def _train(args: list[str]) -> None:
     parsed, config = parse_train(args)
     if parsed.resume and not parsed.run:
         raise UsageError("--resume needs the name of a run", "name it with --run NAME")
+    # Before the imports, so that a name that is taken costs no time; several processes have to meet first.
     run = None if world_size() > 1 else open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
     with _imports(parsed.as_json or not IS_MAIN):
         from reinforce_lite.callbacks.console import make_console

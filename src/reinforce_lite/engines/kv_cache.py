@@ -21,7 +21,10 @@ from reinforce_lite.models.llama import Llama
 
 
 class KVCache:
-    """A fixed number of prompts and sequences; `attend` is what `Llama` calls in a decoding step."""
+    """A fixed number of prompts and sequences.
+
+    In a decoding step call `next_positions` once; then `Llama` calls `attend` once for each layer.
+    """
 
     def __init__(
         self, llama: Llama, prefix: Sequence[Tensor], prompts: int, longest: int, sequences: int, width: int
@@ -38,6 +41,7 @@ class KVCache:
         layers, (k, d) = len(llama.layers), self.shape
         # Zeros, since entries that were never written are multiplied by a probability of 0.
         self.prompts = weight.new_zeros(layers, 2, prompts, k, longest, d)
+        """Keys and values by prompt slot; likewise `sequences`."""
         self.sequences = weight.new_zeros(layers, 2, sequences, k, width, d)
         self.prompt_lengths: list[int] = []
         """Of each prompt slot."""

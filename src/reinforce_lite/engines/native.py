@@ -46,7 +46,7 @@ CACHE_SHARE = 0.125
 KEPT_SHARE = 0.25
 """Up to this share of the above, a CUDA device's cache stays allocated while the policy is trained."""
 PROMPT_WIDTH_STEP = 64
-"""Prompts that are not much longer than before fit into the same static decoder."""
+"""A static decoder has room for prompts of a multiple of this many tokens, so that it is seldom made anew."""
 STATE_BYTES = 20
 """Of a token on the device besides its keys and values: its uniform, id and log-probability."""
 PREFILL_TOKENS = 2048

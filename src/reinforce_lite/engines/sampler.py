@@ -36,8 +36,9 @@ def sample_tokens(
     eos_token_ids: Sequence[int],
     forbid_eos: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw (R,) tokens from (R, V) float32 logits; also returns their log-probabilities.
+    """Draw (R,) tokens from (R, V) float32 logits; also returns their (R,) log-probabilities, in nats.
 
+    These are of the whole vocabulary at `sampling.logprob_temperature`: top-p does not enter.
     `uniforms` are (R,) in [0, 1). Rows where the boolean (R,) `forbid_eos` is true draw no EOS token, but
     their log-probabilities still count it. Temperature 0 takes the argmax.
     """

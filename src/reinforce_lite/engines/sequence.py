@@ -17,7 +17,7 @@ from reinforce_lite.utils.seeding import derive_seed
 
 @dataclass(slots=True)
 class SampledSequence:
-    """A completion being generated."""
+    """A prompt, and the completion that is generated after it."""
 
     prompt: tuple[int, ...]
     uniforms: list[float]
@@ -27,7 +27,7 @@ class SampledSequence:
 
 
 def group_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:
-    """A seed for the completions of each prompt, whatever the others are; a repeated prompt has others."""
+    """A seed for the completions of each prompt, whatever the other prompts are; a repeat has its own."""
     seeds, repeats = [], Counter[tuple[int, ...]]()
     for prompt in prompts:
         seeds.append(derive_seed(seed, f"answers to {prompt.token_ids}", repeats[prompt.token_ids]))

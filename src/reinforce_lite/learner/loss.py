@@ -5,7 +5,7 @@ computed only for positions that predict a completion token, and for one chunk o
 chunk's gradient goes back to its hidden states before the next chunk is computed. This needs no second pass,
 since every token's loss weight is known beforehand.
 
-Shapes: K completion tokens, C of a chunk, H hidden size, V vocabulary.
+Shapes: L completion tokens, C of a chunk, H hidden size, V vocabulary.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reinforce_lite.models.distributed import advance
+from reinforce_lite.models.distributed import report_alive
 from reinforce_lite.models.logprobs import token_logprobs_and_plain, tokens_per_chunk
 
 MAX_IMPORTANCE = 2.0
@@ -49,11 +49,11 @@ def backward_in_chunks(
     recorded: Tensor | None = None,
     recorded_temperature: float = 1.0,
 ) -> tuple[float, Tensor]:
-    """Compute the loss of (K,) tokens predicted by (K, H) states, and run the whole backward pass.
+    """Compute the loss of (L,) tokens predicted by (L, H) states, and run the whole backward pass.
 
-    `loss_weights` (K,) are the factors of the tokens' log-probabilities. With the (K,) log-probabilities that
+    `loss_weights` (L,) are the factors of the tokens' log-probabilities. With the (L,) log-probabilities that
     the engine `recorded`, each is multiplied by its importance weight. Gradients accumulate in the
-    parameters. Returns the loss, and the tokens' (K,) log-probabilities at `recorded_temperature`, on the
+    parameters. Returns the loss, and the tokens' (L,) log-probabilities at `recorded_temperature`, on the
     device.
     """
     assert len(states) == len(tokens), "states and tokens differ in length"
@@ -77,7 +77,7 @@ def backward_in_chunks(
         assert leaf.grad is not None
         gradient[chunk] = leaf.grad
         losses.append(chunk_loss.detach())
-        advance()
+        report_alive()
         seen.append(plain)
     states.backward(gradient)  # type: ignore[no-untyped-call]
     loss = float(sum(torch.stack(losses).tolist()))  # read at the end: each read waits for the GPU

@@ -62,7 +62,7 @@ def check_engine_correction(objective: Objective, rollout: RolloutConfig) -> Non
             )
 
 
-def advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tensor:
+def compute_advantages(rewards: Sequence[Sequence[float]], objective: Objective) -> Tensor:
     """How much better each completion is than its group: A_i = clip((r_i - b_i) / s_i, -c, c).
 
         baseline        b_i                              scale           s_i, both unbiased
@@ -118,7 +118,7 @@ def _peers(r: Tensor, kind: Literal["leave-one-out", "group"]) -> Tensor:
     return r.unsqueeze(1).expand(q, g, g)[:, ~torch.eye(g, dtype=torch.bool)].view(q, g, g - 1)
 
 
-def loss_weights(
+def compute_loss_weights(
     a: Tensor,
     lengths: list[list[int]],
     objective: Objective,
@@ -134,8 +134,9 @@ def loss_weights(
         sequence-mean   n * length_i         mean over completions of the mean over tokens
 
     With gradient_samples "all", n = Q * G. With "one", n = Q and only each group's first completion counts;
-    completions of a group are identically distributed, so the choice does not matter. `questions` takes the
-    place of Q where a step asked more of them than the groups with a signal that it was to have.
+    completions of a group are identically distributed, so the choice does not matter. `questions` is
+    the number that the recipe asks for: with refill there are more groups, but no more that are live, and the
+    others must not make the normaliser larger.
 
     `a` is (Q, G); `lengths` are the completions' tokens, EOS included. Returns (Q, G) float64.
     """

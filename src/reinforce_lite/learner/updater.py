@@ -59,13 +59,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GradientStats:
-    """A step's loss and gradient in figures; the gradient itself is in the weights' `grad`."""
+    """A step's loss and gradient in figures; the gradient itself is in `Updater.gradient_holders`."""
 
     loss: float
     norm: float
     """L2, before clipping; 0 when no completion has a nonzero loss weight."""
     tokens: int
-    """Tokens that passed through the policy with gradient, prompts included; 0 if all loss weights are 0."""
+    """Tokens of all micro-batches, each prompt counted once in each; 0 if all loss weights are 0."""
     sampler_gap: SamplerGap = NO_GAP
     """Between engine and update, on the completion tokens."""
     loss_scale: LossScale | None = None
@@ -191,7 +191,7 @@ class Updater:
         return self.gradient_holders is not self.params
 
     def compute_gradient(self, groups: Sequence[Group], loss_weights: Tensor) -> GradientStats:
-        """Compute the loss for (Q, G) loss weights; its gradient stays in the master weights' `grad`.
+        """Compute the loss for (Q, G) loss weights; its gradient stays in the `grad` of `gradient_holders`.
 
         Each of several processes computes the gradient of its share of the completions; all get the sum.
         When memory runs out, both are recomputed in micro-batches of half the size, which changes rounding
@@ -342,13 +342,13 @@ class Updater:
         self, batch: MicroBatch, prefix: SharedPrefix | None, factor: float
     ) -> tuple[float, SamplerGap]:
         """Add the gradient of a micro-batch's loss, multiplied by `factor`; returns that loss."""
-        states = self.forward_pass.states(batch.branches, prefix)  # (K, H)
+        states = self.forward_pass.states(batch.branches, prefix)  # (L, H)
         completions = batch.completions
-        tokens = torch.tensor([t for c in completions for t in c.token_ids], device=states.device)  # (K,)
+        tokens = torch.tensor([t for c in completions for t in c.token_ids], device=states.device)  # (L,)
         sizes = [len(c.token_ids) for c in completions]
         loss_weights = torch.tensor([c.loss_weight for c in completions], dtype=torch.float64).mul_(factor)
-        token_weights = loss_weights.repeat_interleave(torch.tensor(sizes))  # (K,)
-        recorded = torch.tensor([lp for c in completions for lp in c.logprobs], dtype=torch.float64)  # (K,)
+        token_weights = loss_weights.repeat_interleave(torch.tensor(sizes))  # (L,)
+        recorded = torch.tensor([lp for c in completions for lp in c.logprobs], dtype=torch.float64)  # (L,)
         loss, logprobs = backward_in_chunks(
             self.model,
             states,
@@ -454,7 +454,7 @@ def load_trained_weights(policy: Policy, state: Mapping[str, Tensor]) -> None:
 def token_logprobs_in_update(
     model: Any, forward_pass: ForwardPass, branches: Sequence[Branch], temperature: float = 1.0
 ) -> Tensor:
-    """(K,) log-probabilities, in nats, of all completion tokens as an update sees them."""
+    """(L,) log-probabilities, in nats, of all completion tokens as an update sees them."""
     shared_length = _shared_length(forward_pass, [b.prompt for b in branches])
     prefix = forward_pass.prefix(branches[0].prompt[:shared_length]) if shared_length else None
     states = forward_pass.states(branches, prefix)
@@ -530,8 +530,8 @@ def micro_batches(
 
 
 def _let_signals_in(param: Tensor) -> None:
-    """While a hook runs Python can handle a signal, which it can't inside a backward pass."""
-    distributed.advance()
+    """A hook is Python, which handles a signal between two lines; a backward pass is not."""
+    distributed.report_alive()
 
 
 def _move_gradient(master: Tensor, param: Tensor) -> None:
@@ -546,4 +546,4 @@ def _move_gradient(master: Tensor, param: Tensor) -> None:
         for total, part in zip(*pieces, strict=True):
             total.add_(part)
     param.grad = None
-    distributed.advance()
+    distributed.report_alive()

@@ -149,7 +149,7 @@ def watched(name: str, expected: float = 0.0) -> AbstractContextManager[None]:
     return _processes.watch.over(name, expected) if _processes else nullcontext()
 
 
-def advance() -> None:
+def report_alive() -> None:
     """Some of this process's own work is done. Raises LostProcessError where another process is lost."""
     if _processes:
         _processes.watch.advance()
@@ -157,10 +157,10 @@ def advance() -> None:
             raise _processes.lose(_processes.gone)
 
 
-def advance_with(module: torch.nn.Module) -> None:
+def report_alive_with(module: torch.nn.Module) -> None:
     """Advance each time that a module of the model is called, for passes that are not our own."""
     if _processes:
-        module.register_forward_pre_hook(lambda *_: advance())
+        module.register_forward_pre_hook(lambda *_: report_alive())
 
 
 def exchange(work: Callable[[], Value]) -> list[Value]:

@@ -1,6 +1,6 @@
 """Forward passes of the policy over prompts and completions, with gradient, that compute shared tokens once.
 
-    states = forward.states(branches, prefix)    # the (K, H) states that predict the completions' tokens
+    states = forward.states(branches, prefix)    # the (L, H) states that predict the completions' tokens
 
 There are three with the same results, and `build_forward_pass` picks the fastest that a model allows:
 
@@ -17,7 +17,7 @@ Padding is never counted and never attended to. The prefix that all prompts of a
 `SharedPrefix`, computed once for all of them.
 
 Shapes: R completions of one prompt, S tokens of the prefix, P of a prompt, T of the longest completion,
-K of all completions, H hidden size.
+L of all completions, H hidden size.
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ class ForwardPass:
         raise NotImplementedError
 
     def states(self, branches: Sequence[Branch], prefix: SharedPrefix | None) -> Tensor:
-        """(K, H): the state that predicts each token of each completion.
+        """(L, H): the state that predicts each token of each completion.
 
         A branch's prompt is complete: it starts with the prefix, if there is one.
         """

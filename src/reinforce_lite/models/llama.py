@@ -27,7 +27,7 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from reinforce_lite.models.adapter import Adapter
-from reinforce_lite.models.distributed import advance
+from reinforce_lite.models.distributed import report_alive
 from reinforce_lite.models.elementwise import (
     rms_norm,
     rms_norm_and_inverse,
@@ -145,7 +145,8 @@ class Llama:
         """The column of a (N, (Q + 2K) x D) tensor at which keys and values start."""
         family = FAMILIES[c.model_type]
         self.activation = family.activation
-        self.rotary = family.rotary(c)
+        self.rotary_kinds = family.rotary(c)
+        """Of each layer, see `Family.rotary`."""
         self.embedding_multiplier = family.embedding_multiplier(c)
         self.residual_multiplier = family.residual_multiplier(c)
         self.layers = [Layer(layer, family, c.rms_norm_eps) for layer in self.body.layers]
@@ -184,7 +185,7 @@ class Llama:
             run_layer = partial(checkpoint, self._layer, use_reentrant=False, preserve_rng_state=False)
         for i in range(len(self.layers)):
             x = run_layer(i, x, rotary, attend, linear)
-            advance()
+            report_alive()
         return self.norm(x)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -198,20 +199,20 @@ class Llama:
         Without transformers' decorator, by which LongRoPE reads the longest position on the host to choose
         its factors, which a CUDA graph can't: `supports_model` accepts only lengths with the short ones.
         """
-        kinds = set(self.rotary) - {None}
-        rotary = self.body.rotary_emb
-        find_angles = partial(unwrap(type(rotary).forward), rotary)
-        angles = {kind: find_angles(x, positions[None], *filter(None, [kind])) for kind in kinds}
-        return {kind: tuple(t[0].to(x.dtype) for t in cos_sin) for kind, cos_sin in angles.items()}
+        kinds = set(self.rotary_kinds) - {None}
+        module = self.body.rotary_emb
+        find_cos_and_sin = partial(unwrap(type(module).forward), module)
+        found = {kind: find_cos_and_sin(x, positions[None], *filter(None, [kind])) for kind in kinds}
+        return {kind: tuple(t[0].to(x.dtype) for t in cos_sin) for kind, cos_sin in found.items()}
 
     def _layer(self, i: int, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
         layer = self.layers[i]
         qkv = _norm_linear(x, layer.attention_norm, layer.qkv, linear)
         if layer.q_norm and layer.k_norm:
             qkv = self._norm_heads(qkv, layer.q_norm, layer.k_norm)
-        if self.rotary[i] is not None:
-            heads, angles = self.query_heads + self.kv_heads, rotary[self.rotary[i]]
-            qkv = _Rotate.apply(qkv, *angles, heads, self.head_size)  # type: ignore[no-untyped-call]
+        if (kind := self.rotary_kinds[i]) is not None:
+            heads, cos_sin = self.query_heads + self.kv_heads, rotary[kind]
+            qkv = _Rotate.apply(qkv, *cos_sin, heads, self.head_size)  # type: ignore[no-untyped-call]
         x = self._add(x, partial(_project, attend(i, qkv), layer.out, linear), layer.attention_out_norm)
         gate_up = _norm_linear(x, layer.mlp_norm, layer.gate_up, linear)
         down = partial(_swiglu_down, gate_up, self.activation, layer.down, linear)
@@ -227,7 +228,7 @@ class Llama:
         return torch.cat([q, k, v], dim=1)
 
     def _add(self, x: Tensor, project: Callable[..., Tensor], norm: Norm | None) -> Tensor:
-        """The residual stream with what half a layer adds to it: the last product itself, where it can."""
+        """x and what half a layer adds. On a card, without gradient, the last product adds it to x in place."""
         if x.is_cuda and not torch.is_grad_enabled() and norm is None and self.residual_multiplier == 1:
             return project(onto=x)
         out = project()

@@ -4,7 +4,7 @@ The vocabulary is the widest dimension of a language model: with 151,936 tokens,
 take 0.6 MB. So they are computed only where a completion token is predicted, and `tokens_per_chunk` at a time
 (`learner/loss.py`).
 
-Shapes: K completion tokens, C tokens of a chunk, H hidden size, V vocabulary.
+Shapes: L completion tokens, C tokens of a chunk, H hidden size, V vocabulary.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def tokens_per_chunk(device: str, vocabulary: int) -> int:
 
 
 def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities, (K,) in nats, of (K,) tokens that (K, H) states predict, in at least float32.
+    """Log-probabilities, (L,) in nats, of (L,) tokens that (L, H) states predict, in at least float32.
 
     log softmax(logits / temperature)[token], over the whole vocabulary.
     """
@@ -53,7 +53,7 @@ def token_logprobs_and_plain(
 
 
 def final_logits(model: Any, states: Tensor, linear: Linear | None = None) -> Tensor:
-    """(K, H) states to (K, V) logits: the model's head, and the soft cap or scale of some families.
+    """(L, H) states to (L, V) logits: the model's head, and the soft cap or scale of some families.
 
     The families' names for these are listed here; for a family that is missing, the self-check before the
     first step finds that the log-probabilities are not those of its own forward pass.

@@ -1,7 +1,7 @@
 """The layout of prompts and their completions as one flat batch in which shared prefixes appear once.
 
 A step's sequences form a tree. The root is the prefix that all prompts share (worked examples), a branch is
-the rest of one prompt, a leaf one completion:
+the rest of one prompt with its completions, each of which is a leaf:
 
     prefix ─┬─ prompt 1 ─┬─ completion 1.1
             │            └─ completion 1.2
@@ -123,10 +123,11 @@ class PrefixTree:
         queries = [groups.get(p.start, 0) for p in self.prompts]
         n, prefix = sum(own), self.prefix_length
         starts = _starts([own, queries, prompts, [n], [prefix]], self.ids.device)
+        own_starts, query_starts, prompt_starts, all_starts, prefix_starts = starts
         return TreeSegments(
-            Segments(starts[0], starts[0], max(own), max(own)),
-            Segments(starts[1], starts[2], max(queries), max(prompts)) if groups else None,
-            Segments(starts[3], starts[4], n, prefix) if prefix else None,
+            Segments(own_starts, own_starts, max(own), max(own)),
+            Segments(query_starts, prompt_starts, max(queries), max(prompts)) if groups else None,
+            Segments(all_starts, prefix_starts, n, prefix) if prefix else None,
             sum(prompts),
         )
 

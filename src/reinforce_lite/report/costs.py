@@ -62,7 +62,7 @@ def _facts(data: RunData) -> dict[str, str]:
         "machine": _machine(environment),
         "self-check": _self_check(environment.get("self_check") or {}),
         "versions": ", ".join(f"{name} {v}" for name, v in (environment.get("versions") or {}).items()),
-        "command": data.run.first_command(),
+        "command": data.run.command,
     }
     return {name: text for name, text in facts.items() if text}
 

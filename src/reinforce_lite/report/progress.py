@@ -63,7 +63,7 @@ def resume_command(data: RunData) -> str | None:
     if data.summary.get("stopped") not in (None, "", "signal"):
         return None
     run, name = data.run, data.run.path.resolve().name
-    if not run.first_command():
+    if not run.command:
         return f"rl.train(..., run={name!r}, resume=True)"
     return f"{NAME} train --run {name} --resume"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from reinforce_lite.engines.base import Engine, ignore_progress
-from reinforce_lite.models.distributed import advance, map_shares, watched
+from reinforce_lite.models.distributed import map_shares, report_alive, watched
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer, make_rollouts
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Rollout, Sampling
@@ -25,7 +25,7 @@ def sample_completions(
     prompts = [prompt_builder(problem.question) for problem in problems]
 
     def count(finished: int) -> None:
-        advance()
+        report_alive()
         progress(finished)
 
     def sample(positions: Sequence[int]) -> list[list[Completion]]:

@@ -60,7 +60,7 @@ class QuestionSelector:
 
     def __init__(self, problems: Sequence[Problem], config: RolloutConfig, seed: int) -> None:
         self.problems, self.config, self.seed = problems, config, seed
-        self.asked = 0
+        self.asked_before = 0
         """Questions of all steps so far."""
         self.history = QuestionHistory()
 
@@ -70,17 +70,16 @@ class QuestionSelector:
         That is when `prompts_per_step` groups have a signal, or with `refill` times as many questions.
         """
         wanted, asked = self.config.prompts_per_step, len(groups)
-        n = min(wanted - sum(group.is_live for group in groups), self.config.refill * wanted - asked)
+        most = self.config.refill * wanted
+        n = min(wanted - sum(group.is_live for group in groups), most - asked)
         if n <= 0:
             return []
         asked_ids = {group.problem.id for group in groups}
         if self.config.selection == "shuffle":
-            most = self.config.refill * wanted
+            # No question twice in a step, or, where there are too few problems, in its first round.
             apart = most if most <= len(self.problems) else wanted
-            chosen = epoch_problems(self.problems, self.asked + asked, n, self.seed, apart)
-            return [
-                p for p in chosen if p.id not in asked_ids
-            ]  # fewer if refill x wanted exceeds all problems
+            chosen = epoch_problems(self.problems, self.asked_before + asked, n, self.seed, apart)
+            return [p for p in chosen if p.id not in asked_ids]
         candidates = [p for p in self.problems if p.id not in asked_ids]
         random = Random(derive_seed(self.seed, f"selection {asked}" if asked else "selection", step))
         chances = self.history.signal_chances(candidates, step, self.config.group_size)
@@ -88,10 +87,10 @@ class QuestionSelector:
 
     def record(self, step: int, groups: Sequence[Group]) -> None:
         """Take in a finished step."""
-        self.asked += len(groups)
+        self.asked_before += len(groups)
         for group in groups:
-            verdicts = group.verdicts
-            self.history.add(group.problem.id, step, sum(verdicts), len(verdicts))
+            right = group.right_where_scored
+            self.history.add(group.problem.id, step, sum(right), len(right))
 
     def restore(
         self, asked: int, lines: Iterable[Mapping[str, Any]], audited: Iterable[Mapping[str, Any]] = ()
@@ -100,7 +99,7 @@ class QuestionSelector:
 
         `audited` are the "questions" of its audit.json: what the untrained model did.
         """
-        self.asked = asked
+        self.asked_before = asked
         if self.config.selection == "adaptive":
             for count in audited:
                 self.history.add(count["problem_id"], 0, count["right"], count["samples"])

@@ -79,10 +79,6 @@ class MirrorRun(Run):
         """Keep the config; from now on the run counts as started."""
         self._config = config
 
-    def first_command(self, command: str = "") -> str:
-        """The main process alone needs it."""
-        return command
-
     def _read_json(self, name: str, remedy: str = "") -> Record:
         return self._files.get(name, {})
 

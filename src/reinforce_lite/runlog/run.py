@@ -268,11 +268,15 @@ class Run:
             raise UsageError(f"{file} is damaged: {wrong!r} is missing or has a wrong value", remedy)
         return record
 
-    def first_command(self, command: str = "") -> str:
-        """The command that started the run. If it has not started yet, `command` is stored as that one."""
-        file = self.path / "command.txt"
+    def write_command(self, command: str) -> None:
+        """Write the command that starts the run; one that resumes it is not kept."""
         if command and not self.started:
-            self.write(file.name, whole_characters(mask(command)) + "\n")
+            self.write("command.txt", whole_characters(mask(command)) + "\n")
+
+    @property
+    def command(self) -> str:
+        """The command that started the run; "" where it was started from Python."""
+        file = self.path / "command.txt"
         with explain_file_errors("read", file):
             return file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
 

@@ -120,10 +120,10 @@ def summarize(way: Way, groups: Sequence[Group]) -> Sampled:
 
 def count_right(groups: Sequence[Group]) -> list[QuestionCount]:
     """The counts of each question; one that was asked several times has one entry."""
-    verdicts: dict[str, list[bool]] = {}
+    right: dict[str, list[bool]] = {}
     for group in groups:
-        verdicts.setdefault(group.problem.id, []).extend(group.verdicts)
-    return [QuestionCount(name, sum(right), len(right)) for name, right in verdicts.items()]
+        right.setdefault(group.problem.id, []).extend(group.right_where_scored)
+    return [QuestionCount(name, sum(each), len(each)) for name, each in right.items()]
 
 
 def give_advice(config: Config, data: DataAudit, ways: Sequence[Sampled]) -> list[Advice]:

@@ -84,7 +84,7 @@ def prepare(
         check_same_prompt(pipeline.prompt_builder, run, pipeline.problems("train")[0].question)
         policy = pipeline.policy
         if not policy.llama:
-            distributed.advance_with(policy.model.base_model)
+            distributed.report_alive_with(policy.model.base_model)
         temperature = objective.temperature(config.rollout.temperature)
         updater = make_updater(policy, config.update, temperature, config.train.seed, config.corrected_at)
         if is_main():

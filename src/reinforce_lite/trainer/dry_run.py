@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from reinforce_lite.learner.objective import loss_weights
+from reinforce_lite.learner.objective import compute_loss_weights
 from reinforce_lite.learner.presets import Objective
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models import distributed
@@ -30,7 +30,7 @@ def dry_run(pipeline: Pipeline, updater: Updater, objective: Objective) -> None:
     release_cached_memory()
     ones = torch.ones(len(groups), len(groups[0].rollouts), dtype=torch.float64)
     lengths = [g.lengths for g in groups]
-    group_weights = loss_weights(ones, lengths, objective, pipeline.config.rollout.max_new_tokens)
+    group_weights = compute_loss_weights(ones, lengths, objective, pipeline.config.rollout.max_new_tokens)
     filling = 2 * updater.micro_batch_tokens * distributed.size()
     group_weights[groups_that_fill(group_weights, lengths, filling) :] = 0
     updater.compute_gradient(groups, group_weights)

@@ -56,7 +56,7 @@ def save_model(
 
     With model/ goes adapter/, if there is one. An absolute `folder` may be anywhere.
     """
-    policy, command = trained.policy, run.first_command()
+    policy, command = trained.policy, run.command
     saved_dtype = str(dtype or policy.dtype).removeprefix("torch.")
     measured_dtype = run.machine.get("dtype", saved_dtype)
 

@@ -13,7 +13,7 @@ import torch
 from packaging.requirements import Requirement
 
 from reinforce_lite.config import DEFAULT_RECIPE, Config, load_config
-from reinforce_lite.learner.objective import loss_weights
+from reinforce_lite.learner.objective import compute_loss_weights
 from reinforce_lite.learner.presets import build_objective
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.pipeline import Pipeline, build_pipeline
@@ -96,7 +96,7 @@ def _time_questions(pipeline: Pipeline, updater: Updater, n: int) -> tuple[dict[
         groups = score_groups(problems, sampled, pipeline.scorer)
         lengths = [g.lengths for g in groups]
         ones = torch.ones(len(groups), len(lengths[0]), dtype=torch.float64)  # as if all had a signal
-        weights = loss_weights(ones, lengths, objective, config.rollout.max_new_tokens)
+        weights = compute_loss_weights(ones, lengths, objective, config.rollout.max_new_tokens)
         clock.lap("reward")
         trained = updater.compute_gradient(groups, weights).tokens
         clock.lap("update")

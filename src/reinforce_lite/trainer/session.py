@@ -83,6 +83,7 @@ def _train_locked(  # noqa: PLR0913, PLR0917 -- as `train`
     permissions: Permissions,
     base: Policy | None,
 ) -> None:
+    """Train while this process holds the run's lock."""
     run.lock()
     try:
         config = agree(lambda: freeze_date(config, run))
@@ -110,6 +111,7 @@ def _train_locked(  # noqa: PLR0913, PLR0917 -- as `train`
 def _train_listening(
     make_context: Callable[[], TrainingContext], run: Run, callback: Callback, command: str, start: float
 ) -> None:
+    """Train while signals are caught, which stop the run once its step is whole."""
     signals, trainer = SignalGuard(several=distributed.size() > 1), None
     raise_signals_in(signals.interruptible)
     with signals.listening():

@@ -1,8 +1,8 @@
 """The loop. One step goes through the pipeline once; the rest is saving, measuring and reporting.
 
-    problems ─▶ completions ─▶ rewards ─▶ advantages ─▶ weights ─▶ gradient ─▶ new policy
-        ▲                                                                        │
-        └──────────────────────────── the next step ◀────────────────────────────┘
+    problems ─▶ completions ─▶ rewards ─▶ advantages ─▶ loss weights ─▶ gradient ─▶ new policy
+        ▲                                                                             │
+        └────────────────────────────── the next step ◀───────────────────────────────┘
 
 A step changes weights and logs in one block that no signal cuts through. Before each step the trainer settles
 the previous one: evaluations that are due, then the checkpoint. So a run that was killed anywhere and resumed
@@ -38,7 +38,7 @@ from reinforce_lite.errors import (
     StoppedError,
 )
 from reinforce_lite.evaluation.evaluate import evaluate_groups
-from reinforce_lite.learner.objective import advantages, loss_weights, warm_start_advantages
+from reinforce_lite.learner.objective import compute_advantages, compute_loss_weights, warm_start_advantages
 from reinforce_lite.models.distributed import agree, can_transfer, exchange, is_main, local_size, watched
 from reinforce_lite.planner.plan import MEMORY_KEYS
 from reinforce_lite.report.refresher import ReportRefresher
@@ -148,10 +148,10 @@ class Trainer:
         pipeline, phases = self.pipeline, clock.Clock()
         updater, warm_start = self.context.updater, step <= self.config.train.warm_start
         groups = self._sample_groups(step, phases)
-        group_advantages, weights = self._weigh(groups, warm_start)
-        if group_advantages.any():
+        advantages, loss_weights = self._weigh(groups, warm_start)
+        if advantages.any():
             self.callback.phase(UPDATING)
-        gradient = updater.compute_gradient(groups, weights)
+        gradient = updater.compute_gradient(groups, loss_weights)
         check_sampler_gap(gradient.sampler_gap, step, pipeline.policy)
         with self.signals.uninterrupted():
             self.step_is_whole = False
@@ -175,7 +175,7 @@ class Trainer:
             )
             if not weights_finite:
                 metrics = replace(metrics, updated=False, not_finite="weights")
-            self.run.append("rollouts", *completion_records(step, groups, group_advantages.tolist()))
+            self.run.append("rollouts", *completion_records(step, groups, advantages.tolist()))
             self.run.append("steps", metrics.to_record())
             self.selector.record(step, groups)
             self.step, self.step_is_whole = step, weights_finite
@@ -194,15 +194,21 @@ class Trainer:
         if warm_start:
             objective = replace(objective, gradient_samples="all")  # right completions are few
             ids = [[r.completion.token_ids for r in g.rollouts] for g in groups]
-            group_advantages = warm_start_advantages([g.right for g in groups], ids)
+            advantages = warm_start_advantages([g.right for g in groups], ids)
         else:
             # Nothing is learned from a completion whose reward failed (rollout/scoring.neutralize).
             usable = torch.tensor([g.usable for g in groups])
-            group_advantages = advantages([g.rewards for g in groups], objective) * usable
+            advantages = compute_advantages([g.rewards for g in groups], objective) * usable
             if rollout.refill > 1:  # other questions were asked in place of groups that are not live
-                group_advantages *= torch.tensor([[g.is_live] for g in groups])
-        lengths, size = [g.lengths for g in groups], (rollout.max_new_tokens, rollout.prompts_per_step)
-        return group_advantages, loss_weights(group_advantages, lengths, objective, *size)
+                advantages *= torch.tensor([[g.is_live] for g in groups])
+        loss_weights = compute_loss_weights(
+            advantages,
+            [g.lengths for g in groups],
+            objective,
+            max_new_tokens=rollout.max_new_tokens,
+            questions=rollout.prompts_per_step,
+        )
+        return advantages, loss_weights
 
     def _sample_groups(self, step: int, phases: clock.Clock) -> list[Group]:
         """The step's scored groups; with refill, of further questions until enough have a signal."""
@@ -289,7 +295,7 @@ class Trainer:
         self.run.remove("summary.json")  # the run is no longer finished
         if self.step == 0:
             self._dry_run()
-        self.run.first_command(self.command)
+        self.run.write_command(self.command)
         first = self.pipeline.problems("train")[0].question
         self.run.write_json("first_prompt", describe_prompt(self.pipeline.prompt_builder, first))
         self.run.write_json("machine", self.context.machine)
