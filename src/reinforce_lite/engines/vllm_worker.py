@@ -1,4 +1,5 @@
-"""What runs inside vLLM, which imports it by name: it takes the policy's weights for vLLM's own copy.
+"""What runs inside vLLM, which imports it by name: it takes the policy's weights for vLLM's own copy, and
+places vLLM among several processes.
 
 The weights are loaded layer by layer into the memory that vLLM's kernels know ("layerwise reload"), as those
 of a checkpoint are. What is special here:
@@ -8,6 +9,7 @@ of a checkpoint are. What is special here:
   for its products, which must be packed again, or completions would still be sampled with the old head.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Any
 from torch import Tensor
 from vllm.distributed.weight_transfer import WeightTransferEngine
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 
 @dataclass
@@ -54,6 +57,17 @@ class ByReference(WeightTransferEngine):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """Nothing to disconnect."""
+
+
+class OneOfSeveral(UniProcExecutor):  # type: ignore[misc]
+    """Runs vLLM in a process that torchrun has started, on that process's GPU.
+
+    vLLM's own executor for torchrun would also wait for the other processes while it starts, to agree on the
+    size of the KV cache, which is fixed here: a process that fails there would leave them waiting.
+    """
+
+    def _distributed_args(self) -> tuple[str, int, int]:
+        return "env://", int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
 
 
 def process_tied_layers(model: Any) -> None:

@@ -81,7 +81,8 @@ def join(device: str = "auto") -> None:
         raise LostProcessError(
             f"the processes can't connect: {one_line_error(error)}", "see that no firewall is between them"
         ) from error
-    _processes = Processes(PrefixStore("reinforce-lite", store), rank, size)
+    local_size = int(os.environ["LOCAL_WORLD_SIZE"])  # which vLLM overwrites on a CPU
+    _processes = Processes(PrefixStore("reinforce-lite", store), rank, size, local_size)
     _processes.start_heartbeat()
 
 
@@ -125,7 +126,7 @@ def size() -> int:
 
 def local_size() -> int:
     """The number of processes on this machine, which share its memory."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _processes else 1
+    return _processes.local_size if _processes else 1
 
 
 def is_main() -> bool:

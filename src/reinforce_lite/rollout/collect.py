@@ -29,6 +29,8 @@ def sample_completions(
         progress(finished)
 
     def sample(positions: Sequence[int]) -> list[list[Completion]]:
+        if not positions:  # of fewer questions than processes
+            return []
         with watched("sampling"):
             own = engine.generate([prompts[i] for i in positions], sampling, seed, count)
         if len(own) < len(prompts):

