@@ -27,7 +27,7 @@ from card.shared import SHAPE, TINY, build, random_groups
 from common import Figures, run
 
 from reinforce_lite.config import UpdateConfig, load_config, override_config
-from reinforce_lite.engines import native
+from reinforce_lite.engines import cache_size
 from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.learner import optimizers
 from reinforce_lite.learner.optimizers import make_optimizer
@@ -152,7 +152,7 @@ def under_a_cap(gb: int, rank: int = 0) -> Figures:
     whole = None
     if torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
-        native.CACHE_SHARE *= gb * GB / whole  # as on a GPU of that size, and as the plan counts
+        cache_size.CACHE_SHARE *= gb * GB / whole  # as on a GPU of that size, and as the plan counts
         torch.cuda.set_per_process_memory_fraction(min(1.0, (gb * GB - CUDA_CONTEXT) / whole))
     policy = build(SHAPE)
     new = 4 if TINY else 512

@@ -37,8 +37,8 @@ from helpers.paths import RECIPE
 from helpers.tiny import END, ToyTask, make_model, make_tokenizer
 from reinforce_lite import api
 from reinforce_lite.config import AdapterConfig
+from reinforce_lite.engines import cache_size, vllm, vllm_check
 from reinforce_lite.engines import make_engine as make_any_engine
-from reinforce_lite.engines import native, vllm, vllm_check
 from reinforce_lite.engines.vllm import VLLMEngine, kv_cache_bytes
 from reinforce_lite.engines.vllm_check import check_vllm
 from reinforce_lite.errors import DoesNotFitError, LostProcessError, SamplerGapError, UsageError
@@ -461,7 +461,7 @@ def test_on_a_card_vllm_sleeps_while_the_policy_is_trained(
     if rank:
         policy.add_adapter(AdapterConfig(rank=rank), seed=0)
     monkeypatch.setattr(Policy, "device", property(lambda _: torch.device("cuda")))
-    monkeypatch.setattr(native, "gpu_memory", lambda device: 24 * 10**9)
+    monkeypatch.setattr(cache_size, "gpu_memory", lambda device: 24 * 10**9)
     monkeypatch.setattr(vllm, "isolated_rng", lambda device, seed: nullcontext())
     engine = VLLMEngine(policy)
     assert fake.calls[-1] == ("sleep 1" if rank else "sleep 2")

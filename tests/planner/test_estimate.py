@@ -12,8 +12,9 @@ from helpers.groups import make_groups, make_weights
 from helpers.model_configs import make_family
 from helpers.tiny import make_model, make_tokenizer
 from reinforce_lite.config import AdapterConfig, Config, EvalConfig, PromptConfig, RolloutConfig, UpdateConfig
-from reinforce_lite.engines import native
+from reinforce_lite.engines import cache_size, scheduler
 from reinforce_lite.engines.kv_cache import KVCache
+from reinforce_lite.engines.native import NativeEngine
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.embedded import EMBEDDED_NAME
 from reinforce_lite.models.forward import FullSequenceForward
@@ -103,11 +104,11 @@ def test_kv_cache_is_what_the_native_engine_allocates(
             super().__init__(*args)
             caches.append(self)
 
-    monkeypatch.setattr(native, "KVCache", RecordedCache)
-    monkeypatch.setattr(native, "CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(scheduler, "KVCache", RecordedCache)
+    monkeypatch.setattr(cache_size, "CACHE_BYTES", cache_bytes)
     prompts = [Prompt((10 + i, *range(40, 40 + 8 - i))) for i in range(4)]  # of 9 tokens and fewer
     sampling = Sampling(samples=samples, max_new_tokens=7)
-    native.NativeEngine(policy).generate(prompts, sampling, seed=0)
+    NativeEngine(policy).generate(prompts, sampling, seed=0)
     parts = part_sizes(
         str(model_folder),
         "float32",

@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from reinforce_lite.engines import native
+from reinforce_lite.engines import cache_size
 from reinforce_lite.engines.base import OnProgress, ignore_progress
 from reinforce_lite.engines.ending import Ending
 from reinforce_lite.engines.kv_cache import token_kv_bytes
@@ -186,7 +186,7 @@ class VLLMEngine:
         described.architectures = [type(policy.model).__name__]  # a language model taken out of another's
         described.save_pretrained(self._folder.name)
         token_bytes = token_kv_bytes(config, policy.dtype.itemsize)
-        gpu_memory = native.gpu_memory(policy.device)
+        gpu_memory = cache_size.gpu_memory(policy.device)
         cache = kv_cache_bytes(self.max_num_seqs, self.max_length, token_bytes, gpu_memory)
         settings = {
             "model": self._folder.name,
@@ -376,5 +376,5 @@ def kv_cache_bytes(max_num_seqs: int, max_length: int, token_bytes: int, gpu_mem
     """What vLLM allocates for keys and values: room for `max_num_seqs` sequences of full length, within the
     native engine's limit. Prompts are shared, so more fit; if too many run, vLLM computes some anew."""
     blocks = ceil(max_length / BLOCK) + 1  # vLLM keeps one empty
-    wanted = min(max_num_seqs * blocks * BLOCK * token_bytes, int(native.cache_bytes(gpu_memory)))
+    wanted = min(max_num_seqs * blocks * BLOCK * token_bytes, int(cache_size.cache_bytes(gpu_memory)))
     return max(wanted, 2 * blocks * BLOCK * token_bytes)

@@ -19,7 +19,7 @@ from operator import itemgetter
 import torch
 
 from reinforce_lite.config import Config
-from reinforce_lite.engines import hf, native, vllm
+from reinforce_lite.engines import cache_size, hf, vllm
 from reinforce_lite.engines.packed_linear import can_pack
 from reinforce_lite.learner import optimizers
 from reinforce_lite.learner.presets import build_objective
@@ -234,7 +234,7 @@ def _cache(
     max_num_seqs = config.rollout.max_num_seqs
     if _uses_native_engine(config, shape):
         gpu_memory = target.size if target.device_type == "cuda" else None
-        sequences, slots = native.cache_size(
+        sequences, slots = cache_size.cache_size(
             prompts, sampling, max_num_seqs, prompt_tokens, token_bytes, gpu_memory
         )
     else:  # every sequence has a copy of its prompt
@@ -243,9 +243,9 @@ def _cache(
 
 
 def _keeps_cache(cache_bytes: int, config: Config, shape: ModelShape, target: Target) -> bool:
-    """Whether a cache of this size stays on the GPU while the policy is trained (engines/native.py)."""
+    """Whether a cache of this size stays on the GPU while the policy is trained (engines/cache_size.py)."""
     is_static = target.device_type == "cuda" and _uses_native_engine(config, shape)
-    return is_static and cache_bytes <= native.KEPT_SHARE * native.cache_bytes(target.size)
+    return is_static and cache_bytes <= cache_size.KEPT_SHARE * cache_size.cache_bytes(target.size)
 
 
 def _update(config: Config, shape: ModelShape, target: Target) -> Iterator[MemoryPart]:
