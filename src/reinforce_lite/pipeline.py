@@ -87,7 +87,7 @@ class Pipeline(PromptedPolicy):
             top_p=r.top_p,
             stop=stop_strings(self.config),
             repetition_detection=r.repetition_detection,
-            logprob_temperature=self.config.corrected_at or 1.0,
+            recorded_temperature=self.config.corrected_at or 1.0,
         )
 
     def eval_groups(

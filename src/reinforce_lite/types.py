@@ -68,7 +68,7 @@ class Completion:
     truncated: bool
     """Cut before an end-of-sequence token or a stop: at max_new_tokens, or where it repeats itself."""
     logprobs: tuple[float, ...]
-    """One per token, in nats: log pi at `Sampling.logprob_temperature`, without top-p."""
+    """One per token, in nats: log pi at `Sampling.recorded_temperature`, without top-p."""
     repetitive: bool = False
     """Truncated, and the last tokens repeat themselves; see `engines.ending`."""
 
@@ -178,5 +178,5 @@ class Sampling:
     """A completion ends where its text reaches one of these, which is kept; see `tasks.stopping`."""
     repetition_detection: bool = False
     """A completion ends, as truncated, where it repeats itself; see `engines.ending`."""
-    logprob_temperature: float = 1.0
+    recorded_temperature: float = 1.0
     """Of the log-probabilities that are recorded; another only for `objective.engine_correction`."""

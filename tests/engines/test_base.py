@@ -103,7 +103,7 @@ def test_generation_config_of_the_model_is_ignored_and_restored(policy: Policy, 
 
 def test_logprobs_at_another_temperature(policy: Policy, make_engine: Any) -> None:
     """What `objective.engine_correction` compares; before EOS is allowed they count it all the same."""
-    sampling = Sampling(4, 6, min_new_tokens=2, temperature=0.7, logprob_temperature=0.7)
+    sampling = Sampling(4, 6, min_new_tokens=2, temperature=0.7, recorded_temperature=0.7)
     for prompt, group in zip(PROMPTS, make_engine(policy).generate(PROMPTS, sampling, seed=1), strict=True):
         for c in group:
             for t, (token, logprob) in enumerate(zip(c.token_ids, c.logprobs, strict=True)):

@@ -120,7 +120,7 @@ def test_sampling_without_waiting_draws_the_same_tokens(
     forbid_eos = torch.arange(400) % 8 < 4 if ban else None
     uniforms = torch.rand(400, generator=generator, dtype=torch.float64)
     tokens, expected, wide = both_samplers(
-        logits, Sampling(1, 1, 1, temperature, top_p, logprob_temperature=at), uniforms, forbid_eos
+        logits, Sampling(1, 1, 1, temperature, top_p, recorded_temperature=at), uniforms, forbid_eos
     )
     assert not any(wide)
     assert tokens == expected

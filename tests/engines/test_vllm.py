@@ -209,8 +209,8 @@ def test_an_adapter_is_sampled_with(policy: Policy) -> None:
 
 @needs_vllm
 def test_log_probabilities_at_the_temperature_of_sampling_and_longer_sequences(policy: Policy) -> None:
-    engine = VLLMEngine(policy, 8, 40, logprob_temperature=0.7)
-    sampling = Sampling(3, 12, temperature=0.7, logprob_temperature=0.7)
+    engine = VLLMEngine(policy, 8, 40, recorded_temperature=0.7)
+    sampling = Sampling(3, 12, temperature=0.7, recorded_temperature=0.7)
     assert largest_gap(policy, PROMPTS, engine.generate(PROMPTS, sampling, 0), 0.7) < 1e-4
     assert engine.max_length == 320
     long = [Prompt(LONG[0].token_ids * 2)]

@@ -275,7 +275,7 @@ def test_oom_in_the_backward_pass_leaves_no_gradient_behind(
     owner, name, at = {
         "blocks": (prefix_attention, "attend_backward", 5),
         "segments": (varlen, "attend_backward", 5),
-        "head": (loss, "token_logprobs_and_plain", 2),
+        "head": (loss, "token_logprobs_and_comparable", 2),
         "prefix": (SharedPrefix, "backward", 1),
     }[place]
     config = UpdateConfig(micro_batch_tokens=20, activation_checkpointing=place in {"blocks", "segments"})

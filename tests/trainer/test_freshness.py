@@ -59,7 +59,7 @@ class CopyingEngine:
             logits = self._logits(prompt.token_ids)
             p = (logits / sampling.temperature).softmax(-1)
             tokens = torch.multinomial(p, sampling.samples, replacement=True, generator=generator)
-            logprobs = (logits / sampling.logprob_temperature).log_softmax(-1)[tokens]
+            logprobs = (logits / sampling.recorded_temperature).log_softmax(-1)[tokens]
             logprobs += self.noise * torch.randn(logprobs.shape, generator=generator)
             pairs = zip(tokens.tolist(), logprobs.tolist(), strict=True)
             groups.append([Completion((token,), "", True, (lp,)) for token, lp in pairs])

@@ -23,7 +23,7 @@ def make_engine(
     max_num_seqs: int = 256,
     prompts_per_step: int = 1,
     max_length: int = 2048,
-    logprob_temperature: float = 1.0,
+    recorded_temperature: float = 1.0,
 ) -> Engine:
     """Build the engine `name` for a policy; `hf` where `native` does not know the model.
 
@@ -33,7 +33,7 @@ def make_engine(
     Raises UsageError where vllm can't run.
     """
     if name == "vllm":
-        return VLLMEngine(policy, max_num_seqs, max_length, logprob_temperature)
+        return VLLMEngine(policy, max_num_seqs, max_length, recorded_temperature)
     if name == "native" and policy.llama is not None:
         return OOMRetryEngine(NativeEngine(policy, max_num_seqs, prompts_per_step))
     if name == "native":

@@ -112,7 +112,7 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, eos_token_ids: Tensor, prompt_length: int, sampling: Sampling) -> None:
         self.eos_token_ids = eos_token_ids  # on the scores' device
         self.min_length = prompt_length + sampling.min_new_tokens
-        self.temperature = sampling.logprob_temperature
+        self.temperature = sampling.recorded_temperature
         self.scores: Tensor | None = None  # (B, V) of the step before
         self.logprobs: list[Tensor] = []  # one (B,) per step
 

@@ -38,13 +38,13 @@ def sample_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Draw (R,) tokens from (R, V) float32 logits; also returns their (R,) log-probabilities, in nats.
 
-    These are of the whole vocabulary at `sampling.logprob_temperature`: top-p does not enter.
+    These are of the whole vocabulary at `sampling.recorded_temperature`: top-p does not enter.
     `uniforms` are (R,) in [0, 1). Rows where the boolean (R,) `forbid_eos` is true draw no EOS token, but
     their log-probabilities still count it. Temperature 0 takes the argmax.
     """
     peak = logits.amax(1, keepdim=True)
     shifted = logits - peak  # (R, V), at most 0
-    at = sampling.logprob_temperature
+    at = sampling.recorded_temperature
     log_normaliser = _divided(peak, at).squeeze(1) + _divided(shifted, at).exp().sum(1).log()
     if forbid_eos is not None:
         for token in eos_token_ids:
@@ -74,7 +74,7 @@ def sample_without_waiting(
     `eos_token_ids` are (E,) on the device. The third result, a boolean (R,), tells the rows whose nucleus is
     wider than the candidates, and which must be drawn by `sample_tokens`. Changes `logits`.
     """
-    at = sampling.logprob_temperature
+    at = sampling.recorded_temperature
     if forbid_eos is not None:
         eos_logits = logits.index_select(1, eos_token_ids)  # (R, E)
         logits.index_copy_(1, eos_token_ids, eos_logits.masked_fill(forbid_eos[:, None], -torch.inf))

@@ -85,11 +85,11 @@ class VLLMEngine:
         policy: Policy,
         max_num_seqs: int = 256,
         max_length: int = 2048,
-        logprob_temperature: float = 1.0,
+        recorded_temperature: float = 1.0,
     ) -> None:
         """`max_length` is the most tokens of a prompt with its completion; a longer one needs another start.
 
-        With a `logprob_temperature` other than 1, only completions that are drawn at that temperature, with
+        With a `recorded_temperature` other than 1, only completions that are drawn at that temperature, with
         top-p 1 and no `min_new_tokens`, have their log-probabilities recorded at it.
         Raises UsageError where vLLM can't run, and DoesNotFitError where memory runs out.
         """
@@ -98,7 +98,7 @@ class VLLMEngine:
         self.policy, self.max_num_seqs = policy, max_num_seqs
         context = getattr(policy.model.config, "max_position_embeddings", None)
         self.max_length = min(max(max_length, MIN_LENGTH), context or max(max_length, MIN_LENGTH))
-        self.logprob_temperature = logprob_temperature
+        self.recorded_temperature = recorded_temperature
         self._folder = tempfile.TemporaryDirectory(prefix="reinforce-lite-")
         self._sent: tuple[int, Adapter | None, int] | None = None
         """The versions of the weights that vLLM has, and the adapter."""
@@ -198,7 +198,7 @@ class VLLMEngine:
             "max_num_seqs": self.max_num_seqs,
             "kv_cache_memory_bytes": cache,
             "enforce_eager": gpu_memory is None,
-            "logprobs_mode": "raw_logprobs" if self.logprob_temperature == 1 else "processed_logprobs",
+            "logprobs_mode": "raw_logprobs" if self.recorded_temperature == 1 else "processed_logprobs",
         }
         if gpu_memory is not None:
             share = (policy.saved_bytes + cache + OWN_BYTES["cuda"]) / gpu_memory

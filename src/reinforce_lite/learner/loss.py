@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reinforce_lite.models.distributed import report_alive
-from reinforce_lite.models.logprobs import token_logprobs_and_plain, tokens_per_chunk
+from reinforce_lite.models.logprobs import token_logprobs_and_comparable, tokens_per_chunk
 
 MAX_IMPORTANCE = 2.0
 """The most that a token's importance weight can be."""
@@ -66,19 +66,19 @@ def backward_in_chunks(
     for start in range(0, len(tokens), size):
         chunk = slice(start, start + size)
         leaf = detached[chunk].requires_grad_()  # (C, H)
-        logprobs, plain = token_logprobs_and_plain(
+        logprobs, comparable = token_logprobs_and_comparable(
             model, leaf, tokens[chunk], temperature, recorded_temperature
         )
         chunk_weights = loss_weights[chunk]
         if recorded is not None:
-            chunk_weights = chunk_weights * importance_weights(plain, recorded[chunk].to(plain))
+            chunk_weights = chunk_weights * importance_weights(comparable, recorded[chunk].to(comparable))
         chunk_loss = reinforce_loss(logprobs, chunk_weights)
         chunk_loss.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
         gradient[chunk] = leaf.grad
         losses.append(chunk_loss.detach())
         report_alive()
-        seen.append(plain)
+        seen.append(comparable)
     states.backward(gradient)  # type: ignore[no-untyped-call]
     loss = float(sum(torch.stack(losses).tolist()))  # read at the end: each read waits for the GPU
     return loss, torch.cat(seen)

@@ -38,16 +38,16 @@ def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: floa
 
     log softmax(logits / temperature)[token], over the whole vocabulary.
     """
-    return token_logprobs_and_plain(model, states, tokens, temperature)[0]
+    return token_logprobs_and_comparable(model, states, tokens, temperature)[0]
 
 
-def token_logprobs_and_plain(
-    model: Any, states: Tensor, tokens: Tensor, temperature: float, plain_temperature: float = 1.0
+def token_logprobs_and_comparable(
+    model: Any, states: Tensor, tokens: Tensor, temperature: float, recorded_temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The same, and with them those at `plain_temperature`, without gradient: what an engine records."""
+    """The same, and without gradient those at `recorded_temperature`, which an engine's compare with."""
     logits = final_logits(model, states)
     function = _CompiledTokenLogprobs if logits.is_cuda else _TokenLogprobs
-    temperatures = temperature, plain_temperature
+    temperatures = temperature, recorded_temperature
     both: tuple[Tensor, Tensor] = function.apply(logits, tokens, *temperatures)  # type: ignore[no-untyped-call]
     return both
 
@@ -76,27 +76,28 @@ def _first_setting(config: Any, *names: str) -> float | None:
 
 
 class _TokenLogprobs(Function):
-    """log softmax(logits / T)[token] and, without gradient, the same at `plain_temperature`. The gradient of
-    the first, (onehot - softmax) / T, is computed in place.
+    """log softmax(logits / T)[token] and, without gradient, the same at `recorded_temperature`.
+
+    The gradient of the first, (onehot - softmax) / T, is computed in place.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, plain_temperature: float
+        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, recorded_temperature: float
     ) -> tuple[Tensor, Tensor]:
         scaled = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)  # (C, V)
-        plain = None
-        if temperature != plain_temperature:
-            other = scaled if plain_temperature == 1 else scaled / plain_temperature
-            plain = _chosen(other, tokens) - _logsumexp(other).squeeze(1)
+        comparable = None
+        if temperature != recorded_temperature:
+            other = scaled if recorded_temperature == 1 else scaled / recorded_temperature
+            comparable = _chosen(other, tokens) - _logsumexp(other).squeeze(1)
         scaled.div_(temperature)
         logprobs = scaled.sub_(_logsumexp(scaled))
         ctx.save_for_backward(logprobs, tokens)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
         chosen = _chosen(logprobs, tokens)
-        plain = chosen.clone() if plain is None else plain
-        ctx.mark_non_differentiable(plain)
-        return chosen, plain
+        comparable = chosen.clone() if comparable is None else comparable
+        ctx.mark_non_differentiable(comparable)
+        return chosen, comparable
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
@@ -112,15 +113,15 @@ class _CompiledTokenLogprobs(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, plain_temperature: float
+        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, recorded_temperature: float
     ) -> tuple[Tensor, Tensor]:
-        logprobs, plain, normalizer = elementwise.compile_for_card(_logprobs_and_normalizer)(
-            logits, tokens, temperature, plain_temperature
+        logprobs, comparable, normalizer = elementwise.compile_for_card(_logprobs_and_normalizer)(
+            logits, tokens, temperature, recorded_temperature
         )
         ctx.save_for_backward(logits, tokens, normalizer)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(plain)
-        return logprobs, plain
+        ctx.mark_non_differentiable(comparable)
+        return logprobs, comparable
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
@@ -133,16 +134,16 @@ class _CompiledTokenLogprobs(Function):
 
 
 def _logprobs_and_normalizer(
-    logits: Tensor, tokens: Tensor, temperature: float, plain_temperature: float
+    logits: Tensor, tokens: Tensor, temperature: float, recorded_temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(C,) log-probabilities, those at `plain_temperature`, and the normalizer of the first, for (C, V)
+    """(C,) log-probabilities, those at `recorded_temperature`, and the normalizer of the first, for (C, V)
     logits and (C,) tokens.
     """
     precise = torch.promote_types(logits.dtype, torch.float32)
     normalizer = (logits.to(precise) / temperature).logsumexp(1)
     chosen = _chosen(logits, tokens).to(precise)
-    plain = chosen / plain_temperature - (logits.to(precise) / plain_temperature).logsumexp(1)
-    return chosen / temperature - normalizer, plain, normalizer
+    comparable = chosen / recorded_temperature - (logits.to(precise) / recorded_temperature).logsumexp(1)
+    return chosen / temperature - normalizer, comparable, normalizer
 
 
 def _logsumexp(logits: Tensor) -> Tensor:

@@ -51,16 +51,18 @@ def score_groups(
 
     Raises ReinforceLiteError when the reward fails too often.
     """
-    groups = list(zip(problems, sampled, strict=True))
+    asked = list(zip(problems, sampled, strict=True))
 
     def score(positions: Sequence[int]) -> list[tuple[Rollout, ...]]:
-        own = [groups[i] for i in positions]
-        pairs = [(problem, prompt.prefill + c.text) for problem, (prompt, group) in own for c in group]
+        own = [asked[i] for i in positions]
+        pairs = [
+            (problem, prompt.prefill + c.text) for problem, (prompt, completions) in own for c in completions
+        ]
         scored = iter(zip((response for _, response in pairs), scorer.score(pairs), strict=True))
         return [
             make_rollouts(problem, completions, list(islice(scored, len(completions))))
             for problem, (_, completions) in own
         ]
 
-    rollouts = map_shares(range(len(groups)), score)
-    return [Group(problem, prompt, r) for (problem, (prompt, _)), r in zip(groups, rollouts, strict=True)]
+    rollouts = map_shares(range(len(asked)), score)
+    return [Group(problem, prompt, r) for (problem, (prompt, _)), r in zip(asked, rollouts, strict=True)]

@@ -132,7 +132,7 @@ def _file(pipeline: Pipeline, data: str, reward: Mapping[str, str]) -> Path:
         ),
         "longest": config.max_sequence_tokens,  # decides on the forward pass
         "seed": seed,
-        "logprob_temperature": pipeline.sampling().logprob_temperature,
+        "recorded_temperature": pipeline.sampling().recorded_temperature,
         "prompts": [(p.id, pipeline.prompt_builder(p.question).token_ids) for p in problems],
         "data": data,
         "reward": dict(reward),

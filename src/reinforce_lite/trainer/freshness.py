@@ -43,7 +43,7 @@ class FreshnessCheck:
         log-probabilities at no other (`Config.corrected_at`)."""
         self.policy, self.engine, self.prompts = policy, engine, prompts
         at, drawn_at = temperature or 1.0, temperature or TEMPERATURE
-        self.sampling = Sampling(SAMPLES, 1, temperature=drawn_at, logprob_temperature=at)
+        self.sampling = Sampling(SAMPLES, 1, temperature=drawn_at, recorded_temperature=at)
         self.old = self._next_logprobs()  # (P, V)
         self.tokens, self.recorded = self._sample()  # (P, S) both; it also fills the engine's caches
         self.rounding = max(ROUNDING, _distance(self.recorded, self.old.gather(1, self.tokens)))
@@ -78,7 +78,7 @@ class FreshnessCheck:
     @torch.inference_mode()
     def _next_logprobs(self) -> Tensor:
         """(P, V) log-probabilities of the next token, by the model's own forward pass, a prompt at a time."""
-        model, at = self.policy.model, self.sampling.logprob_temperature
+        model, at = self.policy.model, self.sampling.recorded_temperature
         rows = [(plain_logits(model, p.token_ids, 1) / at).log_softmax(-1).cpu() for p in self.prompts]
         return torch.cat(rows).double()
 

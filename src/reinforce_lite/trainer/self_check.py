@@ -70,7 +70,7 @@ def self_check(pipeline: Pipeline, forward_pass: ForwardPass) -> SelfCheck:
     tokens = min(TOKENS, pipeline.config.rollout.max_new_tokens)
     sampling = Sampling(SAMPLES, tokens, tokens, pipeline.config.rollout.temperature)
     if corrected_at := pipeline.config.corrected_at:  # forbidden end tokens count in what vLLM then records
-        sampling = replace(sampling, min_new_tokens=0, logprob_temperature=corrected_at)
+        sampling = replace(sampling, min_new_tokens=0, recorded_temperature=corrected_at)
     check = compare_logprobs(pipeline.policy, pipeline.engine, forward_pass, prompts, sampling)
     if not check.passed:
         raise _refusal(pipeline, forward_pass, prompts, sampling, check)
@@ -107,7 +107,7 @@ def _compare_logprobs(
     groups = engine.generate(prompts, sampling, seed=0)
     branches = [Branch(p.token_ids, [c.token_ids for c in g]) for p, g in zip(prompts, groups, strict=True)]
     recorded = torch.tensor([lp for group in groups for c in group for lp in c.logprobs])  # (L,)
-    at = sampling.logprob_temperature
+    at = sampling.recorded_temperature
     seen = token_logprobs_in_update(policy.model, forward_pass, branches, at).cpu()  # (L,)
     plain = [_plain_logprobs(policy.model, b.prompt, c, at) for b in branches for c in b.completions]
     bound = {torch.float16: FLOAT16_BOUND, torch.bfloat16: BFLOAT16_BOUND}.get(policy.dtype, BOUND)
@@ -187,7 +187,7 @@ def _remedy(
             policy,
             config.rollout.max_num_seqs,
             max_length=config.max_sequence_tokens,
-            logprob_temperature=sampling.logprob_temperature,
+            recorded_temperature=sampling.recorded_temperature,
         )
         forward_pass = build_forward_pass(policy.model, policy.llama, config.update.activation_checkpointing)
         with closing(engine) if isinstance(engine, VLLMEngine) else nullcontext():
