@@ -8,7 +8,8 @@ McNemar test, p < 0.05). The table also has what one and the same answer to all 
 thresholds (trainer/audit_advice.py) were chosen beforehand. Of these recipes only the quickstart was used for
 that, so it is not counted.
 
-GSM8K is read from the folder ./gsm8k if it exists, otherwise from the hub.
+GSM8K is read from the folder ./gsm8k if it exists, otherwise from the hub; so is the model of the recipes
+that begin with 0.5b, from ./qwen2.5-coder-0.5b-instruct.
 """
 
 import json
@@ -70,7 +71,19 @@ LEGS = (
     "Now, how many legs are there in total if you have"
 )
 BITS = "How many 1 bits are there in the binary representation of the number"
-GSM8K = (BASE, "--task.name", "gsm8k", *(("--task.path", "gsm8k") if Path("gsm8k").is_dir() else ()))
+FOLDER = "qwen2.5-coder-0.5b-instruct"
+HALF_BILLION: tuple[str, ...] = (
+    *("--model.name", f"./{FOLDER}" if Path(FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
+    *("--task.answer-format", "boxed", "--rollout.max-new-tokens", "128"),
+    *("--adapter.rank", "8", "--update.learning-rate", "5e-5"),
+)
+"""An adapter, since the optimizer's state for all weights of two runs would not fit beside each other."""
+GSM8K: tuple[str, ...] = (
+    BASE,
+    "--task.name",
+    "gsm8k",
+    *(("--task.path", "gsm8k") if Path("gsm8k").is_dir() else ()),
+)
 NOT_COUNTED = "quickstart"
 """The recipe that the thresholds were chosen with."""
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -123,6 +136,13 @@ RECIPES: dict[str, tuple[str, ...]] = {
         *("count_bits", "max_n", "1000"),
         examples=[(f"{BITS} 121?", "121 = 64 + 32 + 16 + 8 + 1", "5")],
     ),
+    "0.5b-gcd-50": (*gym("gcd", "max_value", "50"), *HALF_BILLION),
+    "0.5b-product-2-digits": (
+        *gym("products", "min_digits", "2", "max_digits", "2"),
+        *HALF_BILLION,
+    ),
+    "0.5b-level-2": (*wordmath(2), *HALF_BILLION),
+    "0.5b-letters-1-word": (*gym("letter_counting", "min_words", "1", "max_words", "1"), *HALF_BILLION),
 }
 TRIALS = [Trial(name, (name,), "forecasts.py") for name in RECIPES]
 
