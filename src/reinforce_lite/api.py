@@ -117,8 +117,8 @@ def ask(
     Of a run the untrained model is asked too. Permissions and errors are those of `train`.
     """
     permissions = Permissions(trust_remote_code, allow_pickles)
-    *untrained, response = ask_model(fspath(model_or_run), question, permissions)
-    return Response(response["answer"], untrained[0]["answer"] if untrained else None)
+    *untrained, last = ask_model(fspath(model_or_run), question, permissions)
+    return Response(last["response"], untrained[0]["response"] if untrained else None)
 
 
 def evaluate(
@@ -191,13 +191,13 @@ def ask_model(
 ) -> list[dict[str, str]]:
     """The greedy response of a model, or of a run's untrained and trained models in that order.
 
-    Each entry has `model` (a label, for an unfinished run with its step) and `answer` (the response).
+    Each entry has `model` (a label, for an unfinished run with its step) and `response`.
     """
     config = trained_config(model_or_run)
     run = existing_run(model_or_run)
     trained = "trained" if run is None or run.is_finished else run.model_progress
-    models = [("untrained", run.config), (trained, config)] if run else [("answer", config)]
-    return [{"model": label, "answer": _respond(config, question, permissions)} for label, config in models]
+    models = [("untrained", run.config), (trained, config)] if run else [("response", config)]
+    return [{"model": label, "response": _respond(config, question, permissions)} for label, config in models]
 
 
 def _respond(config: Config, question: str, permissions: Permissions) -> str:

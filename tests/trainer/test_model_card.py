@@ -99,7 +99,7 @@ def test_the_code_for_transformers_prints_what_ask_prints(
     policy.tokenizer.save_pretrained("base")
     values |= {"model.name": str(Path("base").absolute()), "rollout.stop": [stop]}
     run = api.train(RECIPE, values, task=ToyTask(), run="a", quiet=True)
-    expected = ask_model("a", QUESTION)[1]["answer"]
+    expected = ask_model("a", QUESTION)[1]["response"]
     assert expected == f"<think>{free.text.partition(stop)[0]}{stop}"
     card = (run.path / folder / "README.md").read_text()
     capsys.readouterr()

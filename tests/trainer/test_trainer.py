@@ -270,7 +270,7 @@ def test_a_resume_on_another_day_continues_with_the_same_prompts(
     monkeypatch.setattr(
         api, "make_engine", lambda _, policy: ScriptedEngine(policy.tokenizer, END, _beginning)
     )
-    assert {entry["answer"] for entry in api.ask_model("a", "2+2?")} == {"<think>30 Nov"}
+    assert {entry["response"] for entry in api.ask_model("a", "2+2?")} == {"<think>30 Nov"}
     train(settings | {"train.steps": 1}, "later")
     assert find_run("later").first_prompt["text"].startswith("01 Dec ")
     with pytest.raises(UsageError, match=r"prompt\.date"):

@@ -210,13 +210,13 @@ def _ask(args: list[str]) -> None:
     parsed = parse_ask(args)
     with _imports(parsed.as_json):
         from reinforce_lite.api import ask_model
-        from reinforce_lite.cli.ask import show_answers
+        from reinforce_lite.cli.ask import show_responses
 
     responses = ask_model(parsed.model, parsed.question, parsed.permissions)
     if parsed.as_json:
         _print_json(responses)
     else:
-        show_answers(parsed.question, responses)
+        show_responses(parsed.question, responses)
 
 
 def _plan(args: list[str]) -> None:
