@@ -146,12 +146,12 @@ def raise_signals_in(interruptible: Callable[[], AbstractContextManager[None]]) 
 
 
 def watched(name: str, expected: float = 0.0) -> AbstractContextManager[None]:
-    """A block of this process's own work that must `advance` (models/watch.py), or the process is ended."""
+    """A block of this process's own work that must `report_alive` in time (models/watch.py), or is ended."""
     return _processes.watch.over(name, expected) if _processes else nullcontext()
 
 
 def report_alive() -> None:
-    """Some of this process's own work is done. Raises LostProcessError where another process is lost."""
+    """Tell the watch that this process's work goes on. Raises LostProcessError where another one is lost."""
     if _processes:
         _processes.watch.advance()
         if _processes.gone and not _processes.lost:
@@ -159,7 +159,7 @@ def report_alive() -> None:
 
 
 def report_alive_with(module: torch.nn.Module) -> None:
-    """Advance each time that a module of the model is called, for passes that are not our own."""
+    """Report each time that this module is called: for passes that are not our own."""
     if _processes:
         module.register_forward_pre_hook(lambda *_: report_alive())
 
