@@ -77,7 +77,7 @@ HALF_BILLION: tuple[str, ...] = (
     *("--task.answer-format", "boxed", "--rollout.max-new-tokens", "128"),
     *("--adapter.rank", "8", "--update.learning-rate", "5e-5"),
 )
-"""An adapter, since the optimizer's state for all weights of two runs would not fit beside each other."""
+"""An adapter, since the optimizer's state for all weights of two runs would not fit at the same time."""
 GSM8K: tuple[str, ...] = (
     BASE,
     "--task.name",

@@ -179,4 +179,4 @@ class Sampling:
     repetition_detection: bool = False
     """A completion ends, as truncated, where it repeats itself; see `engines.ending`."""
     recorded_temperature: float = 1.0
-    """Of the log-probabilities that are recorded; another only for `objective.engine_correction`."""
+    """Of the recorded log-probabilities; other than 1 only with `objective.engine_correction`."""

@@ -40,14 +40,14 @@ def sequence_logprobs(
 
 
 def reference_logprobs(model: Any, branches: list[Branch], temperature: float) -> torch.Tensor:
-    """(K,) log-probabilities of all completion tokens of the branches, one after another."""
+    """(L,) log-probabilities of all completion tokens of the branches, one after another."""
     return torch.cat(
         [sequence_logprobs(model, b.prompt, c, temperature) for b in branches for c in b.completions]
     )
 
 
 def completion_tokens(branches: list[Branch]) -> torch.Tensor:
-    """(K,) token ids of all completions, one after another."""
+    """(L,) token ids of all completions, one after another."""
     return torch.tensor([t for b in branches for c in b.completions for t in c], device=DEVICE)
 
 

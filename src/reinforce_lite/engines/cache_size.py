@@ -1,6 +1,6 @@
 """How much memory the KV cache gets, and how many sequences are then decoded concurrently.
 
-The same in every run on a machine, since another number of sequences rounds otherwise.
+Both are the same in every run on a machine: with another number of sequences results round differently.
 """
 
 from math import ceil

@@ -41,7 +41,7 @@ class KVCache:
         layers, (k, d) = len(llama.layers), self.shape
         # Zeros, since entries that were never written are multiplied by a probability of 0.
         self.prompts = weight.new_zeros(layers, 2, prompts, k, longest, d)
-        """Keys and values by prompt slot; likewise `sequences`."""
+        """Keys and values by prompt slot; those of `sequences` are by sequence."""
         self.sequences = weight.new_zeros(layers, 2, sequences, k, width, d)
         self.prompt_lengths: list[int] = []
         """Of each prompt slot."""

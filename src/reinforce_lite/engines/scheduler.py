@@ -1,4 +1,4 @@
-"""Continuous batching where a step has as many rows as there are running sequences: on a CPU.
+"""Continuous batching where a step has as many rows as there are running sequences: on every device but CUDA.
 
 A finished sequence leaves, and a waiting one takes its place. On a CUDA device rows are fixed
 (`static_scheduler.py`).

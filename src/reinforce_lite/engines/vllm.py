@@ -205,7 +205,7 @@ class VLLMEngine:
             settings |= {"enable_sleep_mode": True, "gpu_memory_utilization": min(0.95, share)}
         if distributed.size() > 1:
             settings["distributed_executor_backend"] = f"{WORKER}.OneOfSeveral"
-            # They share no more work in a start: one that fails in it would leave the others waiting.
+            # All processes tune together: if one failed in it, the others would wait.
             settings["kernel_config"] = {"enable_flashinfer_autotune": False}
         if policy.adapter:
             rank = next(r for r in LORA_RANKS if r >= policy.adapter.config.rank)
@@ -351,7 +351,7 @@ def _make_llm(settings: dict[str, Any]) -> Any:
 
 
 def _shut_down(engine: Any) -> None:
-    """End vLLM, except for the process group of several processes: vLLM would destroy it, at exit too."""
+    """End vLLM. Several processes keep their process group, which vLLM would destroy, also at exit."""
     if distributed.size() == 1:
         engine.engine_core.shutdown()
     else:

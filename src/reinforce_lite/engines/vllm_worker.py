@@ -1,5 +1,5 @@
 """What runs inside vLLM, which imports it by name: it takes the policy's weights for vLLM's own copy, and
-places vLLM among several processes.
+starts vLLM as one of several processes.
 
 The weights are loaded layer by layer into the memory that vLLM's kernels know ("layerwise reload"), as those
 of a checkpoint are. What is special here:

@@ -65,7 +65,7 @@ class GradientStats:
     norm: float
     """L2, before clipping; 0 when no completion has a nonzero loss weight."""
     tokens: int
-    """Tokens of all micro-batches, each prompt counted once in each; 0 if all loss weights are 0."""
+    """Tokens of all micro-batches, a prompt counted once in each; 0 if all loss weights are 0."""
     sampler_gap: SamplerGap = NO_GAP
     """Between engine and update, on the completion tokens."""
     loss_scale: LossScale | None = None
@@ -530,7 +530,7 @@ def micro_batches(
 
 
 def _let_signals_in(param: Tensor) -> None:
-    """A hook is Python, which handles a signal between two lines; a backward pass is not."""
+    """Report that this process is alive. Here Python can handle a signal, inside a backward pass it can't."""
     distributed.report_alive()
 
 

@@ -151,7 +151,7 @@ def watched(name: str, expected: float = 0.0) -> AbstractContextManager[None]:
 
 
 def report_alive() -> None:
-    """Tell the watch that this process's work goes on. Raises LostProcessError where another one is lost."""
+    """Tell the watch that this process makes progress. Raises LostProcessError where another is lost."""
     if _processes:
         _processes.watch.advance()
         if _processes.gone and not _processes.lost:

@@ -44,7 +44,7 @@ def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: floa
 def token_logprobs_and_comparable(
     model: Any, states: Tensor, tokens: Tensor, temperature: float, recorded_temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The same, and without gradient those at `recorded_temperature`, which an engine's compare with."""
+    """As `token_logprobs`; and without gradient those at `recorded_temperature`, to compare with the engine's."""
     logits = final_logits(model, states)
     function = _CompiledTokenLogprobs if logits.is_cuda else _TokenLogprobs
     temperatures = temperature, recorded_temperature

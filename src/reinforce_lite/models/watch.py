@@ -1,7 +1,7 @@
 """Detect that a process makes no progress, so that the other processes of a run need not wait for ever.
 
     with watch.over("sampling"):
-        ...                       # calls watch.advance() with each token, layer, gradient
+        ...                       # calls distributed.report_alive() with each token, layer, gradient
 
 A process lives on while its main thread hangs, so heartbeats from a separate thread prove nothing. What
 counts is that the main thread advances. How long it may take from one advance to the next is learned from

@@ -72,8 +72,8 @@ OVERHEAD = {
 """About what the process holds in addition to live tensors, by device type; not known for others. A GPU's
 allocator is torch's, a CPU's glibc's (utils/memory.limit_fragmentation, docs/memory.md)."""
 TRANSFORMERS_GAPS = 0.36
-"""What glibc's gaps take besides the activations of transformers' modules, as a share of these: temporaries
-and what is kept alternate there (docs/log.md)."""
+"""The gaps that glibc leaves between activations of transformers' modules, as a share of these: temporaries
+and kept tensors alternate there (docs/log.md)."""
 MASTER_WEIGHTS = {
     "32-bit": "float32, 4 bytes per parameter: 16-bit rounding would lose small updates",
     "8-bit": "norm weights and biases in float32",
@@ -310,8 +310,8 @@ def activation_bytes_per_token(shape: ModelShape, itemsize: int, checkpointing: 
     final states and their gradient (2H). With checkpointing a layer saves its input (H), and one layer at a
     time is recomputed.
 
-    A layer of transformers' modules saves besides the activation of gate and its product with up (2I), and
-    each norm saves its input in float32 and what its gain multiplies (H each).
+    A layer of transformers' modules also saves the activation of gate and its product with up (2I), and for
+    each norm its input in float32 and what its gain multiplies (H each).
     """
     h, q, k, d = shape.hidden_size, shape.query_heads, shape.kv_heads, shape.head_size
     layer = itemsize * (2 * h + (q + 2 * k) * d + q * d + 2 * shape.intermediate_size) + 4 * (2 + q)

@@ -111,7 +111,7 @@ def _train_locked(  # noqa: PLR0913, PLR0917 -- as `train`
 def _train_listening(
     make_context: Callable[[], TrainingContext], run: Run, callback: Callback, command: str, start: float
 ) -> None:
-    """Train while signals are caught, which stop the run once its step is whole."""
+    """Train while signals are handled: a signal stops the run at its last finished step."""
     signals, trainer = SignalGuard(several=distributed.size() > 1), None
     raise_signals_in(signals.interruptible)
     with signals.listening():
