@@ -228,7 +228,7 @@ class Llama:
         return torch.cat([q, k, v], dim=1)
 
     def _add(self, x: Tensor, project: Callable[..., Tensor], norm: Norm | None) -> Tensor:
-        """x plus the output of half a layer; on a card without gradient the last product adds it in place."""
+        """x plus the output of half a layer; on a card without gradient, added in place by the product."""
         if x.is_cuda and not torch.is_grad_enabled() and norm is None and self.residual_multiplier == 1:
             return project(onto=x)
         out = project()
