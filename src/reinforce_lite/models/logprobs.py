@@ -44,7 +44,7 @@ def token_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: floa
 def token_logprobs_and_comparable(
     model: Any, states: Tensor, tokens: Tensor, temperature: float, recorded_temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """As `token_logprobs`; and without gradient those at `recorded_temperature`, to compare with the engine's."""
+    """As `token_logprobs`; also, without gradient, those at `recorded_temperature`, as engines record."""
     logits = final_logits(model, states)
     function = _CompiledTokenLogprobs if logits.is_cuda else _TokenLogprobs
     temperatures = temperature, recorded_temperature
