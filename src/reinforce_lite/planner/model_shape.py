@@ -44,11 +44,11 @@ class ModelShape:
     qk_norm: bool
     """Queries and keys are normalised before attention (Qwen3, Gemma 3, OLMo 2)."""
     norms: int
-    """Of a layer, but those of queries and keys."""
+    """Of a layer, without those of queries and keys; of a family that we do not know, Llama's two."""
     output_norms: int
     """Norms of what a layer adds to the residual stream, in our own forward pass (Gemma 3, OLMo 2)."""
     float32_gains: bool
-    """Norms multiply by their gain in float32, in our own forward pass (Gemma 3, OLMo 2)."""
+    """Norms multiply by their gain in float32 (Gemma 3, OLMo 2)."""
     forward_pass: Literal["tree", "shared_prompt", "full_sequence"]
     """The ForwardPass of models/forward.py that trains it without activation checkpointing; "tree" is our
     own forward pass."""
@@ -91,7 +91,7 @@ def shape_of(model: Any, max_sequence_tokens: int) -> ModelShape:
     """The shape of a loaded model, on any device."""
     config = model.config
     ours = supports_model(model, max_sequence_tokens)
-    family = FAMILIES[config.model_type] if ours else Family()
+    family = FAMILIES.get(config.model_type, Family())  # of transformers' modules too
     return ModelShape(
         tensor_sizes=tuple(p.numel() for p in model.parameters()),
         linears={name: linear_size(m) for name, m in find_targets(model, ()).items()},
