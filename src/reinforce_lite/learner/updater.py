@@ -21,6 +21,7 @@ whole gradient; each updates its parts, and the processes then give each other t
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -200,7 +201,8 @@ class Updater:
         trainable = own_share(trainable_groups(groups, loss_weights.tolist()))
 
         def compute() -> GradientStats:
-            with distributed.watched("update"):
+            # A share without completions takes no time, from which the watch would learn a limit.
+            with distributed.watched("update") if trainable else nullcontext():
                 return retry_on_oom(
                     lambda: self._scaled_gradient(trainable), lambda: self._halve_micro_batches(trainable)
                 )

@@ -39,7 +39,7 @@ class Processes:
     """A store of torch.distributed, which all processes can reach."""
     rank: int
     size: int
-    local_size: int = 1
+    local_size: int
     """The processes on this machine."""
     interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
     """A context in which signals are raised; outside of a process's own work they wait."""

@@ -29,7 +29,7 @@ def sample_completions(
         progress(finished)
 
     def sample(positions: Sequence[int]) -> list[list[Completion]]:
-        if not positions:  # of fewer questions than processes
+        if not positions:  # nothing to watch: its time would be the limit of the next
             return []
         with watched("sampling"):
             own = engine.generate([prompts[i] for i in positions], sampling, seed, count)

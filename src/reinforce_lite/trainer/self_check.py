@@ -67,7 +67,7 @@ def self_check(pipeline: Pipeline, forward_pass: ForwardPass) -> SelfCheck:
     """
     problems = pipeline.problems("train")[:PROMPTS]
     prompts = [pipeline.prompt_builder(problem.question) for problem in problems]
-    tokens = min(TOKENS, pipeline.config.rollout.max_new_tokens)
+    tokens = min(TOKENS, pipeline.config.rollout.max_new_tokens)  # as many as vLLM was started for
     sampling = Sampling(SAMPLES, tokens, tokens, pipeline.config.rollout.temperature)
     if corrected_at := pipeline.config.corrected_at:  # forbidden end tokens count in what vLLM then records
         sampling = replace(sampling, min_new_tokens=0, recorded_temperature=corrected_at)
@@ -151,8 +151,7 @@ def _refusal(
         f"(at most {check.bound:g} is rounding in {str(policy.dtype).removeprefix('torch.')})"
     )
     engine_alone = check.update <= check.bound
-    if isinstance(pipeline.engine, VLLMEngine):
-        pipeline.engine.close()  # a GPU has room for one
+    pipeline.close()  # a GPU has room for one vLLM
     return UsageError(cause, _remedy(policy, config, forward_pass, prompts, sampling, engine_alone))
 
 
