@@ -66,7 +66,7 @@ class Worker:
         for line in self.output:
             if line.startswith(label):
                 return line.removeprefix(label)
-        sys.exit("a process ended early; its error is above")
+        sys.exit("a process ended early: see its error above, or the part does not use `timed`")
 
 
 def compare(before: Path, job: str, dtype: str, turns: int, now_first: bool) -> list[float]:

@@ -49,7 +49,7 @@ from reinforce_lite.utils.text import one_line_error
 MIN_LENGTH = 320
 """Tokens of a prompt with its completion: those of the fixed prompts of `trainer/freshness.py` fit."""
 START_SECONDS = 150.0
-"""About the most that a start takes, with cold caches; eight times as long counts as stuck."""
+"""About the most that a start takes, with cold caches; watch.PATIENCE times as long counts as stuck."""
 BLOCK = 128
 """Tokens of a block of the KV cache on a CPU, where it is largest."""
 OWN_BYTES = {"cuda": 3 * 10**9 // 2, "cpu": 3 * 10**8}

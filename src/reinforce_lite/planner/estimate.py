@@ -243,7 +243,7 @@ def _cache(
 
 
 def _keeps_cache(cache_bytes: int, config: Config, shape: ModelShape, target: Target) -> bool:
-    """Whether a cache of this size stays on the GPU while the policy is trained (engines/cache_size.py)."""
+    """Whether a cache of this size stays on the GPU while the policy is trained (engines/native.py)."""
     is_static = target.device_type == "cuda" and _uses_native_engine(config, shape)
     return is_static and cache_bytes <= cache_size.KEPT_SHARE * cache_size.cache_bytes(target.size)
 
