@@ -8,8 +8,8 @@ McNemar test, p < 0.05). The table also has what one and the same answer to all 
 thresholds (trainer/audit_advice.py) were chosen beforehand. Of these recipes only the quickstart was used for
 that, so it is not counted.
 
-GSM8K is read from the folder ./gsm8k if it exists, otherwise from the hub; so is the model of the recipes
-that begin with 0.5b, from ./qwen2.5-coder-0.5b-instruct.
+GSM8K is the folder ./gsm8k if it exists, otherwise the hub's; the model of the recipes that begin with 0.5b
+is the folder ./qwen2.5-coder-0.5b-instruct if it exists, otherwise the hub's of that name.
 """
 
 import json
@@ -71,19 +71,13 @@ LEGS = (
     "Now, how many legs are there in total if you have"
 )
 BITS = "How many 1 bits are there in the binary representation of the number"
-FOLDER = "qwen2.5-coder-0.5b-instruct"
 HALF_BILLION: tuple[str, ...] = (
-    *("--model.name", f"./{FOLDER}" if Path(FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
+    *("--model.name", trials.HALF_BILLION),
     *("--task.answer-format", "boxed", "--rollout.max-new-tokens", "128"),
     *("--adapter.rank", "8", "--update.learning-rate", "5e-5"),
 )
 """An adapter, since the optimizer's state for all weights of two runs would not fit at the same time."""
-GSM8K: tuple[str, ...] = (
-    BASE,
-    "--task.name",
-    "gsm8k",
-    *(("--task.path", "gsm8k") if Path("gsm8k").is_dir() else ()),
-)
+GSM8K = (BASE, "--task.name", "gsm8k", "--task.path", trials.GSM8K)
 NOT_COUNTED = "quickstart"
 """The recipe that the thresholds were chosen with."""
 RECIPES: dict[str, tuple[str, ...]] = {

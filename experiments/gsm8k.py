@@ -33,8 +33,6 @@ from reinforce_lite.tasks import gsm8k
 from reinforce_lite.tasks.hub import load_tables
 from reinforce_lite.tasks.jsonl import read_table
 
-FOLDER = "qwen2.5-coder-0.5b-instruct"
-MODEL = f"./{FOLDER}" if Path(FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 DATA = Path("runs/gsm8k-short")
 RECIPE = "experiments/gsm8k.toml"
 SAMPLED = 20  # first and last steps whose completions are searched for reflection words
@@ -67,7 +65,7 @@ PROMPTS: dict[str, dict[str, Any]] = {
     },
 }
 TRIALS = [
-    Trial("train-0", (RECIPE, "--model.name", MODEL, "--task.path", str(DATA))),
+    Trial("train-0", (RECIPE, "--model.name", trials.HALF_BILLION, "--task.path", str(DATA))),
     *(Trial(f"prompt-{number}", (name,), "gsm8k.py") for number, name in enumerate(PROMPTS, 1)),
 ]
 
@@ -93,7 +91,7 @@ def steps_of(solution: str) -> int:
 
 def untrained(name: str) -> Record:
     """The verdicts on the untrained model with one of the prompts."""
-    overrides = {"model.name": MODEL, "task.path": str(DATA), **PROMPTS[name]}
+    overrides = {"model.name": trials.HALF_BILLION, "task.path": str(DATA), **PROMPTS[name]}
     return {"prompt": name} | trials.evaluate_model(load_config(RECIPE, overrides), step=0)
 
 

@@ -14,7 +14,6 @@ the data are the folder ./gsm8k, otherwise the hub's.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -29,9 +28,6 @@ from reinforce_lite.types import Split
 from reinforce_lite.utils.environment import describe_machine, package_versions
 
 RECIPE = "gsm8k-0.5b"
-FOLDER = "qwen2.5-coder-0.5b-instruct"
-MODEL = f"./{FOLDER}" if Path(FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Instruct"
-DATA = "gsm8k" if Path("gsm8k").is_dir() else ""
 TEST = 300
 """Test problems."""
 CHOOSING = 100
@@ -62,7 +58,7 @@ PROMPTS: dict[str, dict[str, Any]] = {
         "<answer> </answer> tags.",
     },
 }
-INPUTS = (RECIPE, "--model.name", MODEL, "--task.path", DATA)
+INPUTS = (RECIPE, "--model.name", trials.HALF_BILLION, "--task.path", trials.GSM8K)
 COMMON = (
     *(*INPUTS, "--adapter.rank", "8"),
     *("--update.micro-batch-tokens", "4096", "--train.save-every", "10"),
@@ -100,7 +96,7 @@ TRIALS = [
 
 def untrained(name: str) -> Record:
     """The verdicts on greedy completions of the untrained model with one of the prompts."""
-    keys = {"model.name": MODEL, "task.path": DATA, **PROMPTS[name]}
+    keys = {"model.name": trials.HALF_BILLION, "task.path": trials.GSM8K, **PROMPTS[name]}
     pipeline = build_pipeline(load_config(RECIPE, keys))
     policy = pipeline.policy
     record: Record = {

@@ -46,16 +46,16 @@ def write(records: Mapping[str, Record]) -> None:
     accuracies = {preset: trials.final_accuracies(runs) for preset, runs in groups.items()}
     complete = {preset: a for preset, a in accuracies.items() if len(a) == len(SEEDS)}
     gaps = trials.differences(complete, BASE) if BASE in complete else {}
-    final = dict(zip(records, trials.final_accuracies(list(records.values())), strict=True))
     rows = []
     for preset, runs in groups.items():
         entropies = [run["curves"]["entropy"] for run in runs]
+        by_seed = {trials.seed_of(run): f"{a:.1%}" for run, a in zip(runs, accuracies[preset], strict=True)}
         best = [max(trials.validation(run).values()) for run in runs]
         last = [trials.validation(run)[max(trials.validation(run))] for run in runs]
         rows.append(
             [
                 preset,
-                *(f"{final[n]:.1%}" if (n := f"{preset}-{seed}") in final else "" for seed in SEEDS),
+                *(by_seed.get(str(seed), "") for seed in SEEDS),
                 gaps.get(preset, ""),
                 f"{fmean(trials.final_accuracies(runs, 'lenient')):.1%}",
                 f"{fmean(best):.1%}",

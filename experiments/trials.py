@@ -67,6 +67,11 @@ CURVES = [
     "questions_asked",
     "live_groups",
 ]
+_FOLDER = "qwen2.5-coder-0.5b-instruct"
+HALF_BILLION = f"./{_FOLDER}" if Path(_FOLDER).is_dir() else "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+"""The model of half a billion parameters: a folder here if it exists, otherwise the hub's."""
+GSM8K = "gsm8k" if Path("gsm8k").is_dir() else ""
+"""`task.path` of GSM8K: a folder here if it exists, otherwise the hub's."""
 KINDS = ("strict", "lenient")
 """The verdicts that a record has for each completion."""
 

@@ -381,10 +381,9 @@ def test_presets_at_length_by_hand(load: Any, capsys: pytest.CaptureFixture[str]
         curves = {"entropy": [1.0] * 5 + [0.25] * 15}
         return {"trial": name, "machine": "m", "evals": evals, "verdicts": verdicts, "curves": curves}
 
-    records = {
-        **{f"reinforce-lite-{seed}": record("r", [0.2, 0.6, 0.9], 7 + seed % 2) for seed in range(3)},
-        **{f"grpo-{seed}": record("g", [0.2, 0.9, 0.6], 5 + seed % 2) for seed in range(3)},
-    }
+    runs = [record(f"reinforce-lite-{seed}", [0.2, 0.6, 0.9], 7 + seed % 2) for seed in range(3)]
+    runs += [record(f"grpo-{seed}", [0.2, 0.9, 0.6], 5 + seed % 2) for seed in range(3)]
+    records = {run["trial"]: run for run in runs}
     presets.write(records)
     base, other = (trials.RESULTS / "presets.md").read_text().splitlines()[2:4]
     assert base.split(" | ")[5:] == ["73.3%", "90.0%", "90.0%", "0 of 3", "1.00", "0.25 |"]
