@@ -1,10 +1,12 @@
 """Does a warm start help where a task is too hard? Word problems of two steps, from the untrained model.
 
-    python experiments/warm_start.py --parallel 2
+    python experiments/warm_start.py --parallel 2 --only recipe warm
+    python experiments/warm_start.py --only whole
 
-An hour each: the recipe as it is, after a warm start, and after one with adaptive selection and
-refill. The records also keep which operations the test completions write: runs that learn nothing fall into
-stereotypes (docs/log.md).
+An hour each: the recipe as it is, after a warm start, and after one with adaptive selection and refill. They
+run two at a time, on half of the machine each; the last setting also runs on the whole machine. The records
+also keep which operations the test completions write: runs that learn nothing fall into stereotypes
+(docs/log.md).
 """
 
 from collections.abc import Mapping
@@ -20,15 +22,18 @@ WARM_STEPS = 30
 EVERY = 30
 """Steps between evaluations on validation."""
 WARM = ("--train.warm-start", str(WARM_STEPS))
+ADAPTIVE = (*WARM, "--rollout.selection", "adaptive", "--rollout.refill", "2")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "recipe": (),
     "warm": WARM,
-    "warm-adaptive": (*WARM, "--rollout.selection", "adaptive", "--rollout.refill", "2"),
+    "warm-adaptive": ADAPTIVE,
+    "whole": ADAPTIVE,
 }
 TITLES = {
     "recipe": "the recipe",
     "warm": f"{WARM_STEPS} steps of warm start",
     "warm-adaptive": f"{WARM_STEPS} steps of warm start, adaptive, refill 2",
+    "whole": f"{WARM_STEPS} steps of warm start, adaptive, refill 2, the whole machine",
 }
 LIMITS = ("--train.hours", str(HOURS), "--train.steps", "1000")  # the hours end first
 EVALUATIONS = ("--eval.n", "200", "--eval.every", str(EVERY))

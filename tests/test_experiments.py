@@ -166,16 +166,17 @@ def test_warm_start_changes_nothing_else(load: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(ROOT)
     experiment = load("warm_start")
     configs = {trial.name: parse_train(list(trial.options))[1] for trial in experiment.TRIALS}
-    assert len(configs) == 9
+    assert len(configs) == 12
     assert {config.train.hours for config in configs.values()} == {1.0}
     for seed in range(3):
-        recipe, warm, adaptive = (configs[f"{setting}-{seed}"] for setting in experiment.SETTINGS)
+        recipe, warm, adaptive, whole = (configs[f"{setting}-{seed}"] for setting in experiment.SETTINGS)
         assert recipe.train.seed == seed
         assert config_differences(recipe, warm) == ["train.warm_start: 0 -> 30"]
         assert config_differences(warm, adaptive) == [
             "rollout.selection: 'shuffle' -> 'adaptive'",
             "rollout.refill: 1 -> 2",
         ]
+        assert adaptive == whole
 
 
 def test_warm_start_table_by_hand(load: Any, tmp_path: Path, capsys: Any) -> None:
