@@ -73,10 +73,12 @@ LEGS = (
 BITS = "How many 1 bits are there in the binary representation of the number"
 HALF_BILLION: tuple[str, ...] = (
     *("--model.name", trials.HALF_BILLION),
-    *("--task.answer-format", "boxed", "--rollout.max-new-tokens", "128"),
+    *("--task.answer-format", "boxed", "--rollout.max-new-tokens", "160"),
+    *("--prompt.instruction", "Please reason step by step, and put your final answer within \\boxed{}."),
     *("--adapter.rank", "8", "--update.learning-rate", "5e-5"),
 )
-"""An adapter, since the optimizer's state for all weights of two runs would not fit at the same time."""
+"""In the model's own way of answering. An adapter, since the optimizer's state for all weights of two runs
+would not fit at the same time."""
 GSM8K = (BASE, "--task.name", "gsm8k", "--task.path", trials.GSM8K)
 NOT_COUNTED = "quickstart"
 """The recipe that the thresholds were chosen with."""
