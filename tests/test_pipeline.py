@@ -90,3 +90,30 @@ def test_worked_examples_in_another_format_than_the_reward_are_told(
         load_config(RECIPE, builtin | {"task.name": "./mine.py", "task.answer_format": "boxed"}), ToyTask()
     )
     assert "worked examples" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer_format", "instruction", "told"),
+    [
+        (
+            "boxed",
+            "Return it in <answer> </answer> tags.",
+            "asks for the format 'tags', but the reward reads",
+        ),
+        ("tags", "Put it within \\boxed{}.", "asks for the format 'boxed'"),
+        ("hash", "Put it within \\boxed{}, then after ####.", ""),
+        ("boxed", "Reason step by step.", ""),
+    ],
+)
+def test_a_prompt_that_asks_for_another_format_than_the_reward_is_told(
+    settings: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    answer_format: str,
+    instruction: str,
+    told: str,
+) -> None:
+    values = {"task.answer_format": answer_format, "prompt.instruction": instruction}
+    none = {"prompt.examples": [], "prompt.prefill": "", "prompt.max_tokens": 400}
+    build_pipeline(load_config(RECIPE, settings | {"task.name": "wordmath"} | none | values), ToyTask())
+    assert told in caplog.text
+    assert bool(told) == ("asks for the format" in caplog.text)

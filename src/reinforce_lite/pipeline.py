@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from reinforce_lite.config import Config
+from reinforce_lite.config import Config, PromptConfig
 from reinforce_lite.engines import make_engine
 from reinforce_lite.engines.base import Engine, OnProgress, ignore_progress
 from reinforce_lite.engines.vllm import VLLMEngine
@@ -19,11 +19,12 @@ from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks import TASK_NAMES, check_task, load_task
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.tasks.grading import extract_answer
+from reinforce_lite.tasks.grading import OPENINGS, extract_answer
 from reinforce_lite.tasks.reward_worker import WorkerTask
 from reinforce_lite.tasks.stopping import DEFAULT_STOPS
 from reinforce_lite.types import (
     NO_PERMISSIONS,
+    AnswerFormat,
     Completion,
     Group,
     Permissions,
@@ -138,7 +139,8 @@ def build_pipeline(
     scorer.probe(task.problems("train")[0])
     policy = share_base(base, config) if base else load_configured_policy(config, permissions)
     _check_context(policy, config)
-    _warn_of_examples(config)
+    if config.task.name in TASK_NAMES:  # a task of the user's own has no answer format
+        _warn_of_format(config.prompt, config.task.answer_format)
     prompt_builder = PromptBuilder(policy.tokenizer, config.prompt)
     rollout = config.rollout
     sizes = rollout.max_num_seqs, rollout.prompts_per_step, config.max_sequence_tokens
@@ -196,15 +198,23 @@ def share_base(policy: Policy, config: Config) -> Policy:
     return policy
 
 
-def _warn_of_examples(config: Config) -> None:
-    """Worked examples in another format than the reward's teach the model to be wrong."""
-    answer_format, examples = config.task.answer_format, config.prompt.examples
+def _warn_of_format(prompt: PromptConfig, answer_format: AnswerFormat) -> None:
+    """A prompt that shows or asks for another format than the reward's teaches the model to be wrong."""
+    examples = prompt.examples
     shown = [e for e in examples if extract_answer(e.answer, answer_format)[0] is not None]
-    if config.task.name in TASK_NAMES and len(shown) < len(examples):
+    if len(shown) < len(examples):
         logger.warning(
             "%d of %d worked examples hold no answer in the format %r that the reward reads: "
             "change prompt.examples or task.answer_format",
             *(len(examples) - len(shown), len(examples), answer_format),
+        )
+    text = f"{prompt.system}\n{prompt.instruction}\n{prompt.prefill}"
+    asked = [name for name, opening in OPENINGS.items() if opening in text]
+    if asked and answer_format not in asked:
+        logger.warning(
+            "the prompt asks for the format %r, but the reward reads %r: change prompt.instruction or "
+            "task.answer_format, for example --task.answer-format %s",
+            *(asked[0], answer_format, asked[0]),
         )
 
 

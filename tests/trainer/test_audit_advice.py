@@ -19,7 +19,6 @@ from reinforce_lite.trainer.audit_advice import (
     summarize,
 )
 from reinforce_lite.trainer.audit_ways import Way
-from reinforce_lite.types import Verdict
 
 CONFIG = load_config("quickstart")
 WAY = Way("the recipe", "tags", CONFIG.prompt)
@@ -50,8 +49,8 @@ def test_a_question_that_was_asked_twice_is_counted_once_and_failed_rewards_are_
 
 def test_right_numbers_in_another_format_are_counted() -> None:
     group = make_groups([[1.0, 0.0, 0.0, 1.0], [0.0] * 4, [0.0] * 4])[0]
-    lenient = [Verdict(right, "7", "") for right in (True, True, False, True)]
-    rollouts = tuple(replace(r, lenient=v) for r, v in zip(group.rollouts, lenient, strict=True))
+    opinions = (True, True, False, True)
+    rollouts = tuple(replace(r, second_opinion=o) for r, o in zip(group.rollouts, opinions, strict=True))
     assert summarize(WAY, [replace(group, rollouts=rollouts)]).format_failures == 1 / 4
 
 
@@ -93,6 +92,8 @@ NEVER = tuple(QuestionCount(f"p{i}", 0, 8) for i in range(20))
     ("data", "own", "reason", "changed"),
     [
         ({}, {"live": 0.0, "accuracy": 0.0}, "larger model", {}),
+        ({}, {"live": 0.0, "accuracy": 0.0, "format_failures": 0.09}, "larger model", {}),
+        ({}, {"live": 0.0, "accuracy": 0.0, "format_failures": 0.1}, "10% are right, but not in the", {}),
         ({}, {"live": 0.15, "counts": COUNTS}, "few groups", {"group_size": "16"}),
         ({}, {"live": 0.15, "counts": RARE}, "few groups", {"group_size": "32"}),
         ({}, {"live": 0.15, "counts": NEVER}, "few groups", {"group_size": None}),

@@ -39,6 +39,13 @@ def test_the_recipes_own_way_is_not_tried_twice() -> None:
     ]
 
 
-def test_other_tasks_are_asked_as_their_recipe_says() -> None:
-    for name in ("gym", "./my_task.py"):
-        assert len(ways_to_ask(load_config(RECIPE, {"task.name": name}))) == 1
+def test_a_task_of_ones_own_is_asked_as_its_recipe_says() -> None:
+    assert len(ways_to_ask(load_config(RECIPE, {"task.name": "./my_task.py"}))) == 1
+
+
+def test_reasoning_gym_is_asked_for_an_answer_in_the_recipes_format() -> None:
+    config = load_config("gsm8k-0.5b", {"task.name": "gym", "task.path": "gcd"})
+    own, *others = ways_to_ask(config)
+    assert own.prompt == config.prompt
+    assert [way.name for way in others] == ["boxed, short", "boxed, steps"]
+    assert others[0].options == "--prompt.instruction 'Give the final answer within \\boxed{}.'"

@@ -33,7 +33,8 @@ MAX_SPELLINGS = 100  # different texts of one response's answers that are read
 MAX_NESTING = 8  # of braces in a \boxed{}
 
 _NAMES: dict[AnswerFormat, str] = {"tags": "answer block", "boxed": "\\boxed{}", "hash": "#### line"}
-_OPENINGS: dict[AnswerFormat, str] = {"tags": "<answer>", "boxed": "\\boxed{", "hash": "####"}
+OPENINGS: dict[AnswerFormat, str] = {"tags": "<answer>", "boxed": "\\boxed{", "hash": "####"}
+"""How an answer begins in each format."""
 
 
 def _box_pattern() -> re.Pattern[str]:
@@ -137,13 +138,13 @@ def _compare(number: Number, gold: Number, text: str) -> Verdict:
 
 def _find_answers(response: str, answer_format: AnswerFormat) -> Iterator[str]:
     """The answers in a format outside the thinking, without surrounding whitespace."""
-    find, opening = _FINDERS[answer_format], _OPENINGS[answer_format]
+    find, opening = _FINDERS[answer_format], OPENINGS[answer_format]
     parts = (part for part in _THINKING.split(response) if opening in part)
     return (text.strip() for part in parts for text in find(part))
 
 
 def _missing_reason(response: str, answer_format: AnswerFormat) -> str:
-    name, opening = _NAMES[answer_format], _OPENINGS[answer_format]
+    name, opening = _NAMES[answer_format], OPENINGS[answer_format]
     if answer_format != "hash" and any(opening in part for part in _THINKING.split(response)):
         return f"{name} not closed"
     in_thinking = next(_FINDERS[answer_format](response), None) is not None

@@ -13,7 +13,9 @@ from typing import Literal
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation.statistics import Interval, wilson_interval
 from reinforce_lite.rollout.selection import signal_chances
+from reinforce_lite.runlog.health import SHOW_FORMAT
 from reinforce_lite.tasks.data_audit import PAID_FOR_NOTHING, DataAudit
+from reinforce_lite.tasks.wordmath import LEVELS
 from reinforce_lite.trainer.audit_ways import Way, options_text
 from reinforce_lite.types import Group
 
@@ -25,6 +27,8 @@ NEARLY_SOLVED = 0.9
 """Accuracy from which there is little left to learn."""
 MUCH_BETTER = 0.1
 """By how much more live groups another way of asking must have to be recommended."""
+OFTEN_MISSED = 0.1
+"""The share of format failures from which few live groups come from the format, not from the difficulty."""
 OFTEN_CUT = 0.05
 """The share of truncated completions from which another limit is recommended."""
 ENOUGH_RIGHT = 16
@@ -100,7 +104,7 @@ def summarize(way: Way, groups: Sequence[Group]) -> Sampled:
     """The figures of one way of asking."""
     rollouts = [r for g in groups for r in g.rollouts]
     live = sum(g.is_live for g in groups)
-    missed = [r.lenient is not None and r.lenient.correct and not r.strict.correct for r in rollouts]
+    missed = [bool(r.second_opinion) and not r.strict.correct for r in rollouts]
     right_lengths = [len(r.completion.token_ids) for r in rollouts if r.strict.correct]
     return Sampled(
         way=way,
@@ -161,26 +165,38 @@ def _about_length(config: Config, best: Sampled) -> list[Advice]:
 
 
 def _about_signal(config: Config, best: Sampled) -> list[Advice]:
-    """Larger groups, or problems of another difficulty."""
-    task, group_size = config.task, config.rollout.group_size
+    """What to do where few groups are live."""
     if best.forecast == "slowly":
-        larger = [g for g in GROUP_SIZES if g > group_size and expected_live(best.counts, g) >= LEARNS]
-        options: dict[str, object] = {"rollout.group_size": larger[0]} if larger else {}
-        if config.rollout.selection != "adaptive":
-            options["rollout.selection"] = "adaptive"
-        if config.rollout.refill < REFILL:
-            options["rollout.refill"] = REFILL
-        reason = "few groups have a signal"
-        return [Advice(reason if options else f"{reason}: {EASIER}", options_text(options))]
+        return [_about_few_live(config, best)]
+    if best.forecast == "unlikely" and best.format_failures >= OFTEN_MISSED:
+        missed = f"{best.format_failures:.0%} are right, but not in the format that the reward reads"
+        return [Advice(f"{missed}: {SHOW_FORMAT}")]
     if best.forecast == "unlikely":
-        if task.name == "wordmath" and task.level > 1:
-            return [Advice("too few groups have a signal", options_text({"task.level": task.level - 1}))]
-        return [Advice(f"too few groups have a signal: {EASIER}")]
+        return [_another_level(config, -1, "too few groups have a signal", EASIER)]
     if best.forecast == "nothing left":
-        if task.name == "wordmath" and task.level < 4:
-            return [Advice("the model solves nearly all", options_text({"task.level": task.level + 1}))]
-        return [Advice("the model solves nearly all: harder problems")]
+        return [_another_level(config, 1, "the model solves nearly all", "harder problems")]
     return []
+
+
+def _about_few_live(config: Config, best: Sampled) -> Advice:
+    """Larger groups, and questions that are likely to be live."""
+    rollout = config.rollout
+    larger = [g for g in GROUP_SIZES if g > rollout.group_size and expected_live(best.counts, g) >= LEARNS]
+    options: dict[str, object] = {"rollout.group_size": larger[0]} if larger else {}
+    if rollout.selection != "adaptive":
+        options["rollout.selection"] = "adaptive"
+    if rollout.refill < REFILL:
+        options["rollout.refill"] = REFILL
+    reason = "few groups have a signal"
+    return Advice(reason if options else f"{reason}: {EASIER}", options_text(options))
+
+
+def _another_level(config: Config, change: int, reason: str, otherwise: str) -> Advice:
+    """The level below or above; `otherwise` for a task without one."""
+    level = config.task.level + change
+    if config.task.name == "wordmath" and level in LEVELS:
+        return Advice(reason, options_text({"task.level": level}))
+    return Advice(f"{reason}: {otherwise}")
 
 
 def expected_live(counts: Sequence[QuestionCount], group_size: int) -> float:

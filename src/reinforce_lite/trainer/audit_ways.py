@@ -50,13 +50,15 @@ def readable_formats(config: Config) -> list[AnswerFormat]:
 
 
 def ways_to_ask(config: Config) -> list[Way]:
-    """The recipe's way first; for tasks of numbers then each format with a short and a longer instruction,
-    without worked examples, and with the recipe's where they show the format.
+    """The recipe's way first; for built-in tasks then a short and a longer instruction for each format,
+    without worked examples, and with the recipe's where they show the format. For a task of reasoning-gym,
+    whose data set holds the format, only the recipe's format.
     """
     own = Way("the recipe", config.task.answer_format, config.prompt)
-    if config.task.name not in TASK_NAMES or config.task.name == "gym":
+    if config.task.name not in TASK_NAMES:
         return [own]
-    others = [way for answer_format in INSTRUCTIONS for way in _ways_of_format(config, answer_format)]
+    formats = [own.answer_format] if config.task.name == "gym" else list(INSTRUCTIONS)
+    others = [way for answer_format in formats for way in _ways_of_format(config, answer_format)]
     return [own, *(way for way in others if way.options)]
 
 
@@ -65,6 +67,8 @@ def _ways_of_format(config: Config, answer_format: AnswerFormat) -> Iterator[Way
     fit = all(extract_answer(e.answer, answer_format)[0] is not None for e in examples)
     for shown in [(), examples] if examples and fit else [()]:
         for style, instruction in INSTRUCTIONS[answer_format].items():
+            if config.task.name == "gym":  # whose answers need not be numbers
+                instruction = instruction.replace("final number", "final answer")
             changes = {"instruction": instruction, "examples": shown, "prefill": ""}
             prompt = config.prompt.model_copy(update=changes)
             name = f"{answer_format}, {style}{', examples' if shown else ''}"
