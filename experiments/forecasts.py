@@ -71,14 +71,11 @@ LEGS = (
     "Now, how many legs are there in total if you have"
 )
 BITS = "How many 1 bits are there in the binary representation of the number"
-HALF_BILLION: tuple[str, ...] = (
+HALF_BILLION = (
     *("--model.name", trials.HALF_BILLION),
-    *("--task.answer-format", "boxed", "--rollout.max-new-tokens", "160"),
-    *("--prompt.instruction", "Please reason step by step, and put your final answer within \\boxed{}."),
     *("--adapter.rank", "8", "--update.learning-rate", "5e-5"),
 )
-"""In the model's own way of answering. An adapter, since the optimizer's state for all weights of two runs
-would not fit at the same time."""
+"""With an adapter, since the optimizer's state for all weights of two runs would not fit at the same time."""
 GSM8K = (BASE, "--task.name", "gsm8k", "--task.path", trials.GSM8K)
 NOT_COUNTED = "quickstart"
 """The recipe that the thresholds were chosen with."""
@@ -132,13 +129,15 @@ RECIPES: dict[str, tuple[str, ...]] = {
         *("count_bits", "max_n", "1000"),
         examples=[(f"{BITS} 121?", "121 = 64 + 32 + 16 + 8 + 1", "5")],
     ),
-    "0.5b-gcd-50": (*gym("gcd", "max_value", "50"), *HALF_BILLION),
-    "0.5b-product-2-digits": (
-        *gym("products", "min_digits", "2", "max_digits", "2"),
-        *HALF_BILLION,
-    ),
-    "0.5b-level-2": (*wordmath(2), *HALF_BILLION),
-    "0.5b-letters-1-word": (*gym("letter_counting", "min_words", "1", "max_words", "1"), *HALF_BILLION),
+}
+RECIPES |= {
+    f"0.5b-{name}": (*RECIPES[name], *HALF_BILLION)
+    for name in (
+        "level-2-examples",
+        "gcd-50-examples",
+        "backward-3-examples",
+        "equations-2-terms-examples",
+    )
 }
 TRIALS = [Trial(name, (name,), "forecasts.py") for name in RECIPES]
 
