@@ -16,7 +16,7 @@ from reinforce_lite.models.llama import supports_model
 from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
-from reinforce_lite.rollout.scoring import Scorer
+from reinforce_lite.rollout.scoring import Scorer, check_faults
 from reinforce_lite.tasks import TASK_NAMES, check_task, load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.grading import OPENINGS, extract_answer
@@ -94,8 +94,13 @@ class Pipeline(PromptedPolicy):
     def eval_groups(
         self, problems: Sequence[Problem], progress: OnProgress = ignore_progress, samples: int = 1
     ) -> list[Group]:
-        """Scored completions of each problem, as an evaluation samples them."""
-        return score_groups(problems, self.eval_completions(problems, progress, samples), self.scorer)
+        """Scored completions of each problem, as an evaluation samples them.
+
+        Raises ReinforceLiteError when the reward fails on more than MAX_FAULT_RATE of them.
+        """
+        groups = score_groups(problems, self.eval_completions(problems, progress, samples), self.scorer)
+        check_faults(groups)
+        return groups
 
     def eval_completions(
         self, problems: Sequence[Problem], progress: OnProgress = ignore_progress, samples: int = 1

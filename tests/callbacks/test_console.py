@@ -324,6 +324,7 @@ def test_a_format_that_the_prompt_does_not_show_is_told_before_training(
         interval,
         None,
         strict,
+        0,
         9.0,
         0.0,
         {},

@@ -50,6 +50,21 @@ def test_evaluate_groups_of_several_samples_by_hand() -> None:
     assert json.loads(json.dumps(record))["reflection/list_c"] == 1.0
 
 
+def test_a_completion_whose_reward_failed_counts_neither_as_right_nor_as_wrong() -> None:
+    """One of two samples failed in the first group: 1 of 1, 1 of 2 and 0 of 2 are right."""
+    first, second, third = (make_group(correct) for correct in ([True, False], [True, False], [False] * 2))
+    failed = replace(first.rollouts[1], fault="timeout", reward=-7.0)
+    first = replace(first, rollouts=(first.rollouts[0], failed))
+    evaluation = evaluate_groups([first, second, third], None, "test")
+    assert (evaluation.strict, evaluation.reward_faults) == (0.5, 1)
+    assert evaluation.strict_interval == wilson_interval(1.5, 3)
+    assert evaluation.second_opinion == 1.0
+    assert evaluation.reward == 2 / 5
+    assert evaluation.pass_at == {1: 1 / 4, 2: 1 / 2}  # without the first
+    assert evaluation.pass_at_interval[2] == wilson_interval(1, 2)
+    assert evaluation.to_record()["reward_faults"] == 1
+
+
 def test_pass_at_goes_up_to_the_samples() -> None:
     assert list(evaluate_groups([make_group([True] * 5)], None, "test").pass_at) == [1, 2, 4]
     assert evaluate_groups([make_group([True])], None, "test").pass_at == {}

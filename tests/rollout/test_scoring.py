@@ -15,13 +15,13 @@ from helpers.tiny import ToyTask
 from reinforce_lite import api
 from reinforce_lite.api import resolve_config
 from reinforce_lite.callbacks.console import LineConsole, LiveConsole
-from reinforce_lite.errors import UsageError
-from reinforce_lite.rollout.scoring import Scorer, neutralize, second_opinion
+from reinforce_lite.errors import ReinforceLiteError, UsageError
+from reinforce_lite.rollout.scoring import Scorer, check_faults, neutralize, second_opinion
 from reinforce_lite.runlog.runs import create_run
 from reinforce_lite.tasks.base import number_reward
 from reinforce_lite.trainer import session
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
-from reinforce_lite.types import Completion, Problem, Reward, Rollout, Verdict
+from reinforce_lite.types import Completion, Group, Problem, Prompt, Reward, Rollout, Verdict
 from reinforce_lite.utils.text import one_line_error
 
 
@@ -255,3 +255,27 @@ def test_a_failed_reward_leaves_a_group_of_equal_rewards_without_signal() -> Non
     """On Python 3.11 the sum of nine times 0.7, divided by nine, is not 0.7."""
     rollouts = neutralize([*[make_rollout(0.7)] * 9, make_rollout(0.0, "fault")])
     assert {r.reward for r in rollouts} == {0.7}
+
+
+@pytest.mark.parametrize(
+    ("calls", "failed", "stops"),
+    [(50, 10, False), (50, 11, True), (49, 48, False), (1, 1, True), (4, 4, True), (60, 0, False)],
+)
+def test_an_evaluation_says_nothing_if_too_many_rewards_failed(calls: int, failed: int, stops: bool) -> None:
+    """However many were scored before: a judge may be down for one evaluation."""
+    completion, verdict = Completion((1,), "x", False, (0.0,)), Verdict(False, None, "")
+    groups = [
+        Group(
+            Problem(f"p{i}", "q", "1"),
+            Prompt((1,)),
+            (Rollout(completion, "x", 0.0, verdict, None, "down" if i < failed else ""),),
+        )
+        for i in range(calls)
+    ]
+    if stops:
+        with pytest.raises(
+            ReinforceLiteError, match=f"{failed} of {calls} responses of an evaluation; last: down"
+        ):
+            check_faults(groups)
+    else:
+        check_faults(groups)

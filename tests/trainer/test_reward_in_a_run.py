@@ -21,7 +21,9 @@ from reinforce_lite import api
 from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.config import load_config
 from reinforce_lite.errors import ReinforceLiteError, StoppedError
+from reinforce_lite.report.build import build_report
 from reinforce_lite.rollout import scoring
+from reinforce_lite.runlog.diagnosis import diagnose
 from reinforce_lite.runlog.runs import create_run
 from reinforce_lite.trainer import session
 
@@ -144,6 +146,33 @@ def test_a_reward_that_fails_too_often_stops_the_run_with_everything_saved(
     steps = Path("runs/mine/steps.jsonl").read_text().splitlines()
     assert len(steps) >= 2
     assert Path("runs/mine/checkpoints/step-2").exists()
+
+
+DOWN = """
+def reward(problem, completion):
+    trained = Path("runs/mine/steps.jsonl").exists()
+    if problem.id.startswith("test") and trained and int(problem.gold) % 2:
+        raise ConnectionError("the judge is down")
+    return 1.0 if problem.id.startswith("test") else value(completion)
+"""
+
+
+@pytest.mark.case(22)
+def test_rewards_that_fail_in_the_last_evaluation_change_no_accuracy(settings: dict[str, Any]) -> None:
+    """All 12 test problems are right before; after training 6 are, and the reward fails on the others."""
+    options = settings | write_task(DOWN) | {"train.steps": 1, "eval.n": 12}
+    run = api.train(RECIPE, options, run="mine", quiet=True)
+    tests = [e for e in run.evals if e["split"] == "test"]
+    assert [(e["n"], e["strict"], e["reward"], e["reward_faults"]) for e in tests] == [
+        (12, 1.0, 1.0, 0),
+        (12, 1.0, 1.0, 6),
+    ]
+    assert run.summary["evals"]["paired_p"]["strict"] == 1.0
+    assert run.summary["reward_faults"] == 6
+    result = build_report(run).summary["result"]
+    assert (result["p"]["strict"], sum(result["changes"].values())) == (1.0, 6)
+    assert any("failed on 6 completions" in note for note in result["notes"])
+    assert any("6 completions" in problem for problem in diagnose(run).problems)
 
 
 SOAK = """

@@ -36,6 +36,8 @@ class Evaluation:
     are written. None where there are no golds."""
     reward: float
     """Mean."""
+    reward_faults: Count
+    """Completions on which the reward failed: they count neither as right nor as wrong."""
     mean_tokens: Amount
     truncated: Share
     """The share of completions cut at the token limit, or where they repeat themselves."""
@@ -60,19 +62,25 @@ VERDICTS: dict[str, Callable[[Rollout], bool | None]] = {
     "lenient": lambda r: r.lenient.correct if r.lenient else None,
     "second_opinion": lambda r: r.second_opinion,
 }
-"""What an evaluation counts as correct, by field of `Evaluation`; None where there is no verdict."""
+"""What an evaluation counts as correct, by field of `Evaluation`; None where there is no verdict. Completions
+on which the reward failed do not count."""
 
 
 def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> Evaluation:
-    """Evaluate groups of equal size, at least one; groups of one rollout count as greedy."""
+    """Evaluate groups of equal size, at least one; groups of one rollout count as greedy.
+
+    pass@k leaves out the problems on one of whose completions the reward failed. At least one completion must
+    be scored.
+    """
     rollouts = [r for g in groups for r in g.rollouts]
+    scored = [r for r in rollouts if not r.fault]
     n, samples = len(groups), len(groups[0].rollouts)
     accuracies: dict[str, Any] = {}
     for name, is_correct in VERDICTS.items():
         accuracies[name], accuracies[f"{name}_interval"] = _accuracy(groups, is_correct)
-    correct = [sum(r.strict.correct for r in g.rollouts) for g in groups]
-    ks = [2**power for power in range(samples.bit_length())] if samples > 1 else []
-    pass_at = {k: fmean(pass_at_k(k, c, samples) for c in correct) for k in ks}
+    whole = [g.right_where_scored for g in groups if len(g.right_where_scored) == samples]
+    ks = [2**power for power in range(samples.bit_length())] if samples > 1 and whole else []
+    pass_at = {k: fmean(pass_at_k(k, sum(right), samples) for right in whole) for k in ks}
     return Evaluation(
         step=step,
         split=split,
@@ -80,12 +88,13 @@ def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> 
         samples=samples,
         **accuracies,
         best_constant=_best_constant(groups),
-        reward=fmean(r.reward for r in rollouts),
+        reward=fmean(r.reward for r in scored),
+        reward_faults=len(rollouts) - len(scored),
         mean_tokens=fmean(len(r.completion.token_ids) for r in rollouts),
         truncated=fmean(r.completion.truncated for r in rollouts),
         reflection=reflection_rates([r.completion.text for r in rollouts]),
         pass_at=pass_at,
-        pass_at_interval={k: wilson_interval(share * n, n) for k, share in pass_at.items()},
+        pass_at_interval={k: wilson_interval(share * len(whole), len(whole)) for k, share in pass_at.items()},
     )
 
 
@@ -102,6 +111,6 @@ def _accuracy(
     Rollouts of one problem are not independent, so the interval counts problems, as if each had a
     single rollout: with several it is too wide rather than too narrow.
     """
-    verdicts = [[v for r in g.rollouts if (v := is_correct(r)) is not None] for g in groups]
+    verdicts = [[v for r in g.rollouts if not r.fault and (v := is_correct(r)) is not None] for g in groups]
     shares = [fmean(judged) for judged in verdicts if judged]
     return (fmean(shares), wilson_interval(sum(shares), len(shares))) if shares else (None, None)

@@ -42,7 +42,8 @@ def build_report(run: Run, n_runs: int = 1) -> RunReport:
     for index, group in enumerate(iter_groups(run)):
         stats.append(group_stats(index, group))
         for line in group:
-            training.add(hits(line), line["strict"], line["tokens"])
+            if not line.get("fault"):
+                training.add(hits(line), line["strict"], line["tokens"])
             excerpts.add(line)
     for line in iter_eval_completions(data):
         history.add(line)

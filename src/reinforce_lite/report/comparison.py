@@ -30,11 +30,11 @@ class Compared(NamedTuple):
 
 
 def final_verdicts(history: EvalHistory, step: int) -> dict[TestProblem, bool]:
-    """The strict verdicts on the test problems at `step`."""
+    """The strict verdicts on the test problems at `step`, where the reward did not fail."""
     return {
         (key[1], history.questions[key]): by_step[step].strict
         for key, by_step in history.problems.items()
-        if key[0] == "test" and step in by_step
+        if key[0] == "test" and step in by_step and by_step[step].scored
     }
 
 

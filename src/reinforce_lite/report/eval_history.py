@@ -30,6 +30,8 @@ class EvalCompletion(NamedTuple):
     tokens: int
     size: int
     """Bytes in the page."""
+    scored: bool
+    """Whether the reward did not fail: otherwise there is no verdict to compare."""
 
     def verdict(self, kind: str) -> bool | None:
         """A verdict by its name; for the name of a keyword list, whether it has a hit."""
@@ -55,17 +57,19 @@ class EvalHistory:
         key = line["split"], line["problem_id"]
         self.questions.setdefault(key, str(line["question"]))
         by_step = self.problems.setdefault(key, {})
+        verdicts = line["strict"], line["lenient"], line.get("second_opinion")
         by_step[line["step"]] = EvalCompletion(
-            line["strict"], line["lenient"], line.get("second_opinion"), lists, line["tokens"], size
+            *verdicts, lists, line["tokens"], size, scored=not line.get("fault")
         )
 
     def pairs(self, split: str, step: int) -> list[Pair]:
-        """The completions at step 0 and at `step` of every problem that has both."""
-        return [
+        """The completions at step 0 and at `step` of every problem that has both, with verdicts."""
+        both = (
             (by_step[0], by_step[step])
             for (problem_split, _), by_step in self.problems.items()
             if problem_split == split and 0 in by_step and step in by_step
-        ]
+        )
+        return [pair for pair in both if all(completion.scored for completion in pair)]
 
 
 def paired_p_value(pairs: Sequence[Pair], kind: str) -> float | None:

@@ -24,7 +24,7 @@ class ReflectionTally:
     def __init__(self, completions: Iterable[EvalCompletion] = ()) -> None:
         self.tallies: defaultdict[tuple[str, bool], Counter[str]] = defaultdict(Counter)
         """By list and whether it has a hit: `n` completions, those `right` among them, and their `tokens`."""
-        for completion in completions:
+        for completion in filter(lambda c: c.scored, completions):
             self.add(completion.lists, completion.strict, completion.tokens)
 
     def add(self, lists: Collection[str], right: bool, tokens: int) -> None:

@@ -24,7 +24,14 @@ from reinforce_lite.report.selection import GroupStats
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.utils.text import as_sentence, percent
 
-_FIGURES = ("step", "n", "best_constant", *VERDICTS, *(f"{name}_interval" for name in VERDICTS))
+_FIGURES = (
+    "step",
+    "n",
+    "reward_faults",
+    "best_constant",
+    *VERDICTS,
+    *(f"{name}_interval" for name in VERDICTS),
+)
 
 
 def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStats] = ()) -> dict[str, Any]:
@@ -58,6 +65,8 @@ def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStat
         f"compared with {percent(before['strict'])} before training: "
     )
     notes = _notes(before, after, p, result["other"])
+    if faults := sum(e["reward_faults"] or 0 for e in (before, after)):
+        notes.append(f"The reward failed on {count(faults, 'completion')} of the test, not counted here.")
     if kind != "constant" and (constant := constant_hint(after)):
         notes.append(as_sentence(constant))
     return result | {

@@ -19,7 +19,7 @@ from reinforce_lite.tasks.grading import grade
 from reinforce_lite.tasks.numbers import is_number
 from reinforce_lite.tasks.reward_worker import Outcomes, WorkerTask
 from reinforce_lite.tasks.rewards import Outcome, RewardFunction
-from reinforce_lite.types import Completion, Problem, Reward, Rollout, Verdict
+from reinforce_lite.types import Completion, Group, Problem, Reward, Rollout, Verdict
 from reinforce_lite.utils.text import one_line_error
 
 MAX_FAULT_RATE = 0.2
@@ -123,6 +123,20 @@ def neutralize(rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
     usable = [r.reward for r in rollouts if not r.fault]
     mean = fmean(usable) if len(set(usable)) > 1 else next(iter(usable), 0.0)  # equal ones stay exactly equal
     return tuple(replace(r, reward=mean) if r.fault else r for r in rollouts)
+
+
+def check_faults(groups: Sequence[Group]) -> None:
+    """Raise ReinforceLiteError where so many rewards of an evaluation failed that the others say nothing:
+    all, or of at least MIN_CALLS more than MAX_FAULT_RATE.
+    """
+    faults = [r.fault for g in groups for r in g.rollouts]
+    failed, calls = list(filter(None, faults)), len(faults)
+    if len(failed) == calls or (calls >= MIN_CALLS and len(failed) > MAX_FAULT_RATE * calls):
+        raise ReinforceLiteError(
+            f"the task's reward failed on {len(failed)} of {calls} responses of an evaluation; last: "
+            f"{failed[-1]}",
+            "fix the reward, then continue with --resume, or evaluate again",
+        )
 
 
 def second_opinion(problem: Problem, response: str, reward: Reward) -> bool | None:

@@ -11,7 +11,7 @@ from reinforce_lite.evaluation.statistics import against_chance, constant_hint, 
 from reinforce_lite.runlog.health import WINDOW, find_warnings
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.runlog.summary import before_and_after
+from reinforce_lite.runlog.summary import before_and_after, reward_faults
 from reinforce_lite.utils.text import as_sentence, duration, interval, percent
 
 
@@ -42,10 +42,10 @@ def diagnose(run: Run) -> Diagnosis:
         if peak := steps[-1].peak_memory:  # older versions have none
             figures.append(f"Its peak memory is {peak / 1e9:.1f} GB.")
     problems = [as_sentence(text) for text in find_warnings(steps).values()]
-    if faults := sum(s.reward_faults or 0 for s in steps):
+    if faults := reward_faults(steps, run.evals):
         problems.append(
-            f"The reward failed on {faults} completions, from which nothing is learned: the field `fault` in "
-            f"{run.path / 'rollouts.jsonl'} says why."
+            f"The reward failed on {faults} completions, which count neither as right nor as wrong: the "
+            f"field `fault` in {run.path / 'rollouts.jsonl'} or eval_rollouts.jsonl says why."
         )
     return Diagnosis(figures, problems, _next(run))
 

@@ -6,7 +6,7 @@ from typing import Any
 from reinforce_lite.config import Config
 from reinforce_lite.evaluation.statistics import VERDICTS, mcnemar_p_value
 from reinforce_lite.runlog.health import find_warnings
-from reinforce_lite.runlog.records import Record
+from reinforce_lite.runlog.records import Record, StepMetrics
 from reinforce_lite.runlog.run import Run
 
 
@@ -26,11 +26,16 @@ def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
         "seconds_per_step": sum(s.step_time for s in steps) / max(1, len(steps)),
         "rollout_tokens_per_second": tokens / max(1e-9, sum(s.rollout_seconds for s in steps)),
         "train_tokens_per_second": trained_tokens / max(1e-9, sum(s.update_seconds for s in steps)),
-        "reward_faults": sum(s.reward_faults or 0 for s in steps),
+        "reward_faults": reward_faults(steps, evals),
         "best_step": best_step(evals),
         "evals": before_and_after(run, step),
         "warnings": list(find_warnings(steps).values()),
     }
+
+
+def reward_faults(steps: Sequence[StepMetrics], evals: Sequence[Record]) -> int:
+    """Completions on which the reward failed, in training and in evaluations; older versions count fewer."""
+    return sum(s.reward_faults or 0 for s in steps) + sum(e.get("reward_faults") or 0 for e in evals)
 
 
 def best_step(evals: Sequence[Record]) -> int | None:
@@ -54,11 +59,11 @@ def before_and_after(run: Run, step: int) -> dict[str, Any]:
 
 
 def _paired_p(run: Run, step: int, kind: str) -> float | None:
-    """None where the task has no such verdict."""
+    """Of the problems that have such a verdict both times; None if no problem has."""
     verdicts: dict[int, dict[str, Any]] = {0: {}, step: {}}
     for record in run.read("eval_rollouts"):
         if record["split"] == "test" and record["step"] in verdicts:
-            verdicts[record["step"]][record["problem_id"]] = record.get(kind)
+            verdicts[record["step"]][record["problem_id"]] = None if record.get("fault") else record.get(kind)
     before, after = verdicts[0], verdicts[step]
     judged = [i for i in before if before[i] is not None and after.get(i) is not None]
     return mcnemar_p_value([before[i] for i in judged], [after[i] for i in judged]) if judged else None

@@ -53,7 +53,7 @@ def step_metrics(
         some_right=some,
         most_right=most,
         all_right=every,
-        strict=fmean(r.strict.correct for r in rollouts),
+        strict=fmean([right for g in groups for right in g.right_where_scored] or [0.0]),
         lenient=fmean(lenient) if lenient else None,
         second_opinion=fmean(second) if second else None,
         same_answer=same,
