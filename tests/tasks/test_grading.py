@@ -326,6 +326,36 @@ HOSTILE = [
     *("<think>", "</think>", "<think></think>", "<think>1</think>1", "<think><answer>1</answer></think>1"),
     *("<", "=", "\n", "1 ", "1\n", "word ", "x^2 ", "\\text{", "(a ", "<b>", "\\", "²", "٧", "- ", "minus "),
 ]
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        (r"$-\boxed{72}$", "-72"),
+        (r"$- \boxed{72}$", "-72"),
+        (r"$-\,\boxed{72}$", "-72"),
+        (r"$-\$\boxed{72}$", "-72"),
+        (r"so -{\boxed{72}}", "-72"),
+        (r"x = - \boxed{72}", "-72"),
+        (r"\( - \boxed{72} \)", "-72"),
+        (r"- \boxed{72}", "72"),  # an item of a list
+        (r"100 - \boxed{72}", "72"),  # or a difference
+        (r"$100 - \boxed{72}$", "72"),
+        ("a dash -\n\\boxed{72}", "72"),
+        (r"$–\,\boxed{72}$", None),  # a dash that is no minus can't be read
+    ],
+)
+def test_a_minus_before_a_box_is_read_or_refused(response: str, value: str | None) -> None:
+    for gold in ("72", "-72"):
+        for mode in ("strict", "lenient"):
+            assert grade(response, gold, mode, "boxed").correct == (gold == value), (gold, mode)
+
+
+def test_a_gold_that_is_a_float_is_the_decimal_that_was_meant() -> None:
+    assert grade("<answer>0.3</answer>", 0.1 + 0.2, "strict").correct
+    assert not grade("<answer>0.30000000000000004</answer>", 0.1 + 0.2, "strict").correct
+
+
 AROUND = ("{}", "1{}2", "<answer>{}", "<answer>{}</answer>", "\\boxed{{{}}}", "#### {}")
 
 

@@ -38,17 +38,23 @@ OPENINGS: dict[AnswerFormat, str] = {"tags": "<answer>", "boxed": "\\boxed{", "h
 
 
 def _box_pattern() -> re.Pattern[str]:
-    """A dash before a box, and its content if the box closes.
+    """A box, and its content if it closes.
 
     A pattern can't count braces, so each depth is spelled out. It is possessive, so it takes linear time.
     """
     content = r"(?:[^{}\\]++|\\.)*+"
     for _ in range(MAX_NESTING):
         content = rf"(?:[^{{}}\\]++|\\.|\{{{content}\}})*+"
-    return re.compile(rf"([-−–—]?)\\boxed\{{(?:({content})\}})?+", re.DOTALL)
+    return re.compile(rf"\\boxed\{{(?:({content})\}})?+", re.DOTALL)
 
 
 _BOX = _box_pattern()
+_MAX_BEFORE = 20  # characters before a box in which its sign may be
+_TIGHT = r"\\[,;:!]|~|\{|\\\$"  # may stand between the sign and the box
+# With a space between them, as in a list or in "5 - \boxed{72}", a dash is a sign only where a number begins.
+_DASH = re.compile(
+    rf"(?:(?P<near>[-−–—])(?:{_TIGHT})*+|[$=(\[][^\S\n]?(?P<far>[-−–—])(?:{_TIGHT}|[^\S\n]|\\\s)++)\Z"
+)
 # An unclosed <think> reaches to the end; a stray </think> is text.
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _HASH_LINE = re.compile(r"^[ \t]*+(?:\*\*)?####(?!#)(.*)", re.MULTILINE)  # indented or bold too
@@ -70,10 +76,11 @@ def grade(
     """
     if mode not in ("strict", "lenient") or answer_format not in _NAMES:
         raise ValueError(f"no mode {mode!r} or no answer format {answer_format!r}")
+    written = f"{gold:.15g}" if isinstance(gold, float) else str(gold)  # 0.1 + 0.2 is meant as 0.3
     try:
-        gold_number = read_gold(str(gold))
+        gold_number = read_gold(written)
     except UnreadableError as error:
-        raise UsageError(f"the gold {str(gold)[:MAX_SHOWN]!r} is not a plain number: {error}") from None
+        raise UsageError(f"the gold {written[:MAX_SHOWN]!r} is not a plain number: {error}") from None
     strict = _grade_strict(completion, gold_number, answer_format)
     return strict if mode == "strict" or strict.correct else _grade_lenient(completion, gold_number)
 
@@ -158,18 +165,20 @@ def _find_blocks(text: str) -> Iterator[str]:
         end = close + len("</answer>")
 
 
-def _find_boxes(text: str) -> Iterator[str]:
-    """The contents of the outermost boxes, each after the dash that touches the box: it is the number's sign.
+def _find_boxes(text: str, start: int = 0) -> Iterator[str]:
+    """The contents of the outermost boxes from `start` on, each after the dash that is its number's sign.
 
     A box that does not close reaches to the end; it is ignored if nothing there could have closed it.
     """
-    for box in _BOX.finditer(text):
-        if box[2] is None:
+    for box in _BOX.finditer(text, start):
+        dash = _DASH.search(text, max(0, box.start() - _MAX_BEFORE), box.start())
+        sign = (dash["near"] or dash["far"]) if dash else ""
+        if box[1] is None:
             rest = text[box.end() :]
             if "}" in rest:
-                yield box[1] + rest
+                yield sign + rest
             return
-        yield box[1] + box[2]
+        yield sign + box[1]
 
 
 def _find_hash_lines(text: str) -> Iterator[str]:
@@ -181,7 +190,7 @@ def _find_last_answers(text: str) -> Iterator[str]:
     if (start := text.rfind("<answer>")) >= 0:
         yield text[start + len("<answer>") :].partition("</answer>")[0]
     if (start := text.rfind("\\boxed{")) >= 0:
-        yield from _find_boxes(text[max(0, start - 1) :])
+        yield from _find_boxes(text, start)
     yield from _HASH_LINE.findall(text)[-1:]
 
 

@@ -5,9 +5,10 @@ r"""Text to number: the one reader for golds and extracted answers; `running_tex
 
 Values are exact. Surroundings that do not change the value are removed: `$...$`, `\boxed{}`, `**`,
 currencies, percent and degree signs, a final full stop or comma, and unit words after a space, in `\text{}`
-or in brackets. Anything else, such as `\sqrt{72}`, `72\pi`, `x < 72`, `72 million`, `0,125` or a sign in
-words, makes a number unreadable: it is read right or refused. Time is linear in the text's length: a text
-longer than MAX_TEXT is refused unread, and the patterns are possessive, so they don't backtrack.
+(or `\mathrm{}` and its like) or in brackets. Anything else, such as `\sqrt{72}`, `72\pi`, `x < 72`,
+`72 million`, `0,125` or a sign in words, makes a number unreadable: it is read right or refused. Time is
+linear in the text's length: a text longer than MAX_TEXT is refused unread, and the patterns are possessive,
+so they don't backtrack.
 
 Omitted on purpose: number words, arithmetic, roots, decimal commas, lists, and the comparison of units.
 """
@@ -25,10 +26,12 @@ ROUNDED_DECIMALS = 6  # a gold with as many decimals is itself rounded
 _CHANGING = re.compile(
     r"zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen"
     r"|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|(?:hundred|thousand"
-    r"|(?:m|b|tr)illion|lakh|crore|dozen|half|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth"
-    r"|hundredth|thousandth|millionth)s?|halves|score|gross|thou|mil|mio|mn|bn|tn|doz|plus|minus|negative"
-    r"|mln|mrd|milli?on(?:en|es)|billones|tens|twice|halved|doubled|tripled|wrong|divided|multiplied|squared|cubed|factorial|root|sqrt|pi|mod|modulo|remainder|log|ln|infinity|or|not|nor"
-    r"|least|most|am|pm|noon|midnight",
+    r"|(?:m|b|tr)illion|milliard|lakh|crore|dozen|half|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth"
+    r"|tenth|eleventh|twelfth|(?:thir|four|fif|six|seven|eigh|nine)teenth|(?:twen|thir|for|fif|six|seven"
+    r"|eigh|nine)tieth|hundredth|thousandth|(?:m|b|tr)illionth)s?|halves|score|gross|thou|mil|mio|mn|bn|tn"
+    r"|doz|plus|minus|negative|mln|mrd|milli?on(?:en|es)|billones|tens|twice|halved|doubled|tripled|wrong"
+    r"|incorrect|false|untrue|divided|multiplied|squared|cubed|factorial|root|sqrt|pi|mod|modulo|remainder"
+    r"|log|ln|infinity|or|not|nor|least|most|am|pm|noon|midnight",
     re.IGNORECASE,
 )
 _UNIT_LETTERS = frozenset("aAmgshlLNJVWCF")  # "72 m" is a length, "72 a month" English; "72 x" is a product
@@ -53,16 +56,18 @@ CODE = r"(?:USD|EUR|GBP|INR|CAD|AUD|JPY|CNY|Rs\b\.?)"
 _CURRENCY = rf"(?:(?:US|A|C)?\$|\\\$|[€£¥₹₩₽¢]|{CODE})"
 GLUE = rf"(?:{_SPACE}|[{{}}]|{_CURRENCY})"  # all that may stand between a sign and its number
 LATEX_BOX = r"\\(?:boxed|(?:text|math)(?:bf|it|rm|sf|tt)?)\s*\{"  # it changes a number's look only
+TEXT_BOX = r"\\(?:(?:text|math)(?:bf|it|rm|sf|tt)?|mbox)\s*\{"  # around a unit
 SIGN = rf"(?P<sign>[-−]|\+(?!\s)|){GLUE}*+"  # a plus with a space after it adds
 _BEFORE = re.compile(rf"(?:{GLUE}|\*\*|{LATEX_BOX}|\\[(\[])*+{SIGN}")
 _SUPERSCRIPT = r"(?:\^(?:[23]|\{[23]\})|[²³])?+"
 _UNIT = (
     rf"(?<=[\s.~,;:!])[{LETTER}]++(?:[-'’/][{LETTER}]++)*+{_SUPERSCRIPT}\.?"
-    rf"|(?<![0-9])\([{LETTER}\s.,'’/-]*+\)|\\text\s*\{{[{LETTER}\s.,'’/()-]*+\}}{_SUPERSCRIPT}"
+    rf"|(?<![0-9])\([{LETTER}\s.,'’/-]*+\)|{TEXT_BOX}[{LETTER}\s.,'’/()-]*+\}}{_SUPERSCRIPT}"
 )
 _CLOSING = r"\*\*|\}|\\[)\]]|\s|\$"
 _AFTER = re.compile(rf"(?:{_SPACE}|{_CLOSING}|{_CURRENCY}|\\?%|{DEGREE}|{_UNIT})*+[.,]?(?:{_CLOSING})*+")
 _NO_WORD = re.compile(rf"\\[A-Za-z]+|{CODE}|{DEGREE}")
+_CLOCK = re.compile(r"\b([ap])\.(m)\b", re.IGNORECASE)
 WORD = re.compile(rf"[{LETTER}]+")
 
 
@@ -162,7 +167,7 @@ def _read(text: str) -> tuple[Number, list[str]]:
     if before is None or after is None:
         several = NUMBER.search(text, match.end())
         raise UnreadableError("more than one number" if several else _why_unreadable(text))
-    words = WORD.findall(_NO_WORD.sub(" ", after[0]))
+    words = WORD.findall(_CLOCK.sub(r"\1\2", _NO_WORD.sub(" ", after[0])))
     if word := changes_number(words):
         raise UnreadableError(f"a word that changes the number, {word!r},")
     return parse_match(match, before["sign"]), words

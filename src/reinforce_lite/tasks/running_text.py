@@ -19,6 +19,7 @@ from reinforce_lite.tasks.numbers import (
     LETTER,
     NUMBER,
     SIGN,
+    TEXT_BOX,
     WORD,
     Number,
     UnreadableError,
@@ -44,11 +45,11 @@ _CLAUSE_START = re.compile(
     r"|[\w.,;:!?)\]}*|$%>\"']\s*\n\s*"
 )
 _BEFORE = re.compile(rf"(?:{GLUE}|\*\*\*?|\*(?=\S)|[(\[\"'“‘`]|{LATEX_BOX}|\\[(\[])*+{SIGN}")
-_LETTERS_EXPONENT = re.compile(rf"(?:[{LETTER}]|\\text\s*\{{[^{{}}]*\}})\^\{{?$")  # as in cm^2
+_LETTERS_EXPONENT = re.compile(rf"(?:[{LETTER}]|{TEXT_BOX}[^{{}}]*\}})\^\{{?$")  # as in cm^2
 _CLOSERS = re.compile(
     rf"(?:[*$€£¥¢}})\]\"'’”`]|\\[$)\]%]|%|{DEGREE}|[^\S\n]++(?:[$}}\])%]|\\[)\]%]|{DEGREE}))*+"
 )
-_GAP = re.compile(r"(?:[^\S\n]|\\[ ,;:!]|~|\\text\s*\{)*+")
+_GAP = re.compile(rf"(?:[^\S\n]|\\[ ,;:!]|~|{TEXT_BOX})*+")
 _STOP = re.compile(
     r"\Z|\n|\.(?![.0-9])|[,;:?](?!\w)|</?[A-Za-z][^<>\s]{0,20}>|<\||>>|\\\\|\\end\b|\((?<=\s\()"
 )
