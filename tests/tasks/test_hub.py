@@ -131,3 +131,23 @@ def test_hub_loads_a_local_folder_with_the_real_datasets(
     task = load("hub", path=str(tmp_path / "sums"))
     assert [p.gold for p in task.problems("test")] == ["101", "102", "103", "104"]
     assert len(all_problems(task)) == 64
+
+
+def test_golds_of_a_narrow_column_have_the_digits_that_it_holds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As doubles they would be 0.10000000149 and 2.3499999046, which no completion writes."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    values = [0.1, 2.35, 123456792.0, 1e-7, *(i / 8 for i in range(40))]
+    questions = [f"What is {i}?" for i in range(len(values))]
+    tables = []
+    for kind in ("float32", "float64"):
+        features = datasets.Features({"question": datasets.Value("string"), "answer": datasets.Value(kind)})
+        tables.append(
+            datasets.Dataset.from_dict({"question": questions, "answer": values}, features=features)
+        )
+    for table in tables:
+        serve(monkeypatch, lambda *_, table=table: {"train": table})
+        golds = {p.question: float(str(p.gold)) for p in all_problems(load("hub", path="someone/sums"))}
+        assert golds == dict(zip(questions, values, strict=True))

@@ -278,12 +278,25 @@ def test_a_file_that_is_edited_during_a_run_does_not_change_its_reward(tmp_path:
     assert [value for value, _ in score(task, PASS, "os._exit(1)", PASS)] == [1.0, 0.0, 1.0]
 
 
-def test_problems_that_differ_between_processes_stop_the_run(tmp_path: Path) -> None:
-    text = RUNS_ITS_COMPLETION.replace('{split} {i}?"', '{split} {i}? {os.getpid()}"')
+@pytest.mark.parametrize(
+    ("same", "differs"),
+    [
+        ('{split} {i}?"', '{split} {i}? {os.getpid()}"'),
+        ('{"level": i}', '{"level": i, "hidden tests": [os.getpid()]}'),
+    ],
+)
+def test_problems_that_differ_between_processes_stop_the_run(tmp_path: Path, same: str, differs: str) -> None:
+    text = RUNS_ITS_COMPLETION.replace(same, differs)
     task = load_file(write(tmp_path, text))
     check_task(task)
     with pytest.raises(ReinforceLiteError, match="same at every call"):
         score(task, PASS, "os._exit(1)", PASS)
+
+
+def test_info_that_is_no_json_is_not_compared(tmp_path: Path) -> None:
+    text = RUNS_ITS_COMPLETION.replace('{"level": i}', '{"level": {os.getpid()}}')
+    task = load_file(write(tmp_path, text))
+    assert [value for value, _ in score(task, PASS, "os._exit(1)", PASS)] == [1.0, 0.0, 1.0]
 
 
 # ── Time ──

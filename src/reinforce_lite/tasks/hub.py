@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError, missing_extra
 from reinforce_lite.tasks.base import NumberTask
@@ -49,9 +51,22 @@ def load_tables(path: str) -> dict[str, Table]:
     dataset = _fetch(path)
     stem = Path(path.partition(":")[0]).name
     return {
-        split: Table(f"{path}, {split}", f"{stem}-{split}", enumerate(rows), unit="row")
+        split: Table(f"{path}, {split}", f"{stem}-{split}", enumerate(_read_rows(rows)), unit="row")
         for split, rows in dataset.items()
     }
+
+
+def _read_rows(rows: Any) -> Iterator[Any]:
+    """The rows of a split. A number of a column with 16 or 32 bits gets the digits that those hold: as a
+    double, 0.1 would be 0.10000000149.
+    """
+    features = getattr(rows, "features", None) or {}
+    kinds = {name: getattr(feature, "dtype", "") for name, feature in features.items()}
+    narrow = {name: np.dtype(kind).type for name, kind in kinds.items() if kind in ("float16", "float32")}
+    for row in rows:
+        numbers = {name: n for name in narrow if (n := row[name]) is not None and not n.is_integer()}
+        shortest = {name: float(str(narrow[name](number))) for name, number in numbers.items()}
+        yield row | shortest if shortest else row
 
 
 def _fetch(path: str) -> Mapping[str, Any]:

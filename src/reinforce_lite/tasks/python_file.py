@@ -15,6 +15,8 @@ other time, and only in worker processes (`reward_worker.py`): this process know
 `info`, and names them by split and position.
 """
 
+import hashlib
+import json
 import sys
 import tomllib
 import traceback
@@ -31,6 +33,9 @@ from reinforce_lite.tasks.rewards import RewardFunction, outcome_to_json
 from reinforce_lite.types import Problem, Split
 from reinforce_lite.utils.paths import expand_home, is_file
 from reinforce_lite.utils.text import one_line_error
+
+Rows = list[list[str]]
+"""The problems of a split, as a worker tells them."""
 
 
 def load(config: TaskConfig) -> "FileTask":
@@ -58,13 +63,15 @@ class FileTask(WorkerTask):
         super().__init__(config, str(path))
         self.path = path
         self.about = path.read_bytes().decode("latin-1")  # a worker that starts later runs the same code
+        self._rows: dict[Split, Rows] = {}
         self._problems: dict[Split, tuple[Problem, ...]] = {}
         self._places: dict[str, tuple[Split, int]] = {}
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """Raises UsageError when the user's function raises, or returns anything but problems."""
         if split not in self._problems:
-            self._problems[split] = problems = _from_rows(self.call("problems", split))
+            self._rows[split] = rows = self.call("problems", split)
+            self._problems[split] = problems = tuple(Problem(*texts) for *texts, _ in rows)
             self._places |= {problem.id: (split, index) for index, problem in enumerate(problems)}
             self.splits = tuple(self._problems)
         return self._problems[split]
@@ -80,15 +87,11 @@ class FileTask(WorkerTask):
         """Learn how the reward is called. Raises ReinforceLiteError when the problems have changed."""
         self.batch = MAX_BATCH if hello["batched"] else 1
         for split, rows in hello["problems"].items():
-            if _from_rows(rows) != self._problems[split]:
+            if rows != self._rows[split]:
                 raise ReinforceLiteError(
                     f"{self.path}: problems({split!r}) returns different problems in another process",
                     "it must return the same at every call: seed what is random, sort what comes from a set",
                 )
-
-
-def _from_rows(rows: Sequence[Sequence[str]]) -> tuple[Problem, ...]:
-    return tuple(Problem(name, question, gold, solution) for name, question, gold, solution in rows)
 
 
 # ── In the worker ──
@@ -114,9 +117,9 @@ class UserFile:
         """How the reward is called, and the problems of these splits."""
         return {"batched": self.reward.batched, "problems": {split: self.problems(split) for split in splits}}
 
-    def problems(self, split: str) -> list[list[str]]:
-        """Id, question, gold and solution of each problem."""
-        return [[p.id, p.question, p.gold, p.solution] for p in self._read(split)]
+    def problems(self, split: str) -> Rows:
+        """Id, question, gold and solution of each problem, and the hash of its info."""
+        return [[p.id, p.question, p.gold, p.solution, _hash_info(p.info)] for p in self._read(split)]
 
     def rewards(self, items: Sequence[tuple[str, int, str]]) -> list[dict[str, Any]]:
         """The outcome of each (split, position, completion)."""
@@ -146,6 +149,14 @@ def _read_problems(task: Any, path: Path, split: str) -> Sequence[Problem]:
                 "problems(split) must return a list of reinforce_lite.Problem",
             )
     return problems
+
+
+def _hash_info(info: Any) -> str:
+    """By which two processes compare it; empty where it can't be written as JSON."""
+    try:
+        return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+    except (TypeError, ValueError, RecursionError):
+        return ""
 
 
 def _import_source(path: Path, source: bytes) -> ModuleType:
