@@ -88,7 +88,7 @@ class Verdict:
 class Reward:
     """What one response earned.
 
-    A reward without a strict verdict counts as right when `value` is at least 1. Only number
+    Without a strict verdict a reward counts as right when `value` is at least 1, but for rounding. Only number
     tasks have a lenient verdict.
     """
 

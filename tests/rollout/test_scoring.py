@@ -19,6 +19,7 @@ from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.rollout.scoring import Scorer, check_faults, neutralize, second_opinion
 from reinforce_lite.runlog.runs import create_run
 from reinforce_lite.tasks.base import number_reward
+from reinforce_lite.tasks.rewards import RewardFunction
 from reinforce_lite.trainer import session
 from reinforce_lite.trainer.signals import Interrupted, SignalGuard
 from reinforce_lite.types import Completion, Group, Problem, Prompt, Reward, Rollout, Verdict
@@ -113,6 +114,39 @@ def test_a_verdict_that_is_neither_true_nor_false_is_a_fault(correct: Any, kind:
     reward, fault = score(Reward(1.0, **verdicts))
     assert reward.value == 0.0
     assert "not True or False" in fault
+
+
+@pytest.mark.parametrize("verdict", [False, True, 1, "right", {"correct": True}])
+@pytest.mark.parametrize("kind", ["strict", "lenient"])
+def test_what_is_no_verdict_is_a_fault(verdict: Any, kind: str) -> None:
+    """`strict=False` would otherwise leave it to the value whether the response is right."""
+    reward, fault = score(Reward(1.0, **{kind: verdict}))
+    assert reward.value == 0.0
+    assert "not a reinforce_lite.Verdict" in fault
+
+
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [
+        (0.7 + 0.2 + 0.1, True),
+        (sum([0.1] * 10), True),
+        (np.float32(0.99999994), True),
+        (1.0, True),
+        (0.9999, False),
+        (0.0, False),
+    ],
+)
+def test_parts_that_add_up_to_one_are_right(value: Any, right: bool) -> None:
+    reward, _ = score(value)
+    assert reward.strict
+    assert (reward.strict.correct, reward.strict.reason == "right") == (right, right)
+
+
+@pytest.mark.parametrize("returned", [{0: 1.0, 1: 0.0}, {1.0, 0.0}, "10", {"a": 1, "b": 2}.keys()])
+def test_rewards_without_an_order_are_refused(returned: Any) -> None:
+    reward = RewardFunction(lambda completions: returned)
+    with pytest.raises(TypeError, match="not a list of rewards"):
+        reward([Problem("a", "q", "1")] * 2, ["x", "y"])
 
 
 @pytest.mark.parametrize(("correct", "expected"), [(1, True), (0.0, False), (torch.tensor(True), True)])

@@ -33,7 +33,7 @@ from reinforce_lite.tasks.answer_bounds import refusal
 from reinforce_lite.tasks.base import normalize_question, short_hash
 from reinforce_lite.tasks.grading import extract_answer
 from reinforce_lite.tasks.reward_worker import WorkerTask
-from reinforce_lite.tasks.rewards import Outcome, outcome_to_json
+from reinforce_lite.tasks.rewards import RIGHT, Outcome, outcome_to_json
 from reinforce_lite.types import Problem, Reward, Split, Verdict
 from reinforce_lite.utils.seeding import derive_seed
 from reinforce_lite.utils.text import did_you_mean, one_line_error, shorten
@@ -143,7 +143,7 @@ class GymScorer:
                 return Reward(0.0, strict=Verdict(False, answer, reason))
         if _is_paid_for_containing(problem.gold, answer, value):
             return Reward(0.0, strict=Verdict(False, answer, "contains the gold, but is another answer"))
-        right = value >= 1.0
+        right = value >= RIGHT
         return Reward(value, strict=Verdict(right, answer, "right" if right else f"scored {value:g}"))
 
     @cached_property
@@ -263,7 +263,7 @@ def _check_constants(task: GymTask) -> None:
         if time.monotonic() > end:
             break
         rewards = _constant_rewards(task, problems, answers, end)
-        if rewards and min(rewards) >= 1.0:
+        if rewards and min(rewards) >= RIGHT:
             raise UsageError(
                 f"reasoning-gym's scorer of {task.name} pays 1 for {name} on each of {len(rewards)} problems",
                 "train on another task, or change task.params",

@@ -11,12 +11,14 @@ Both may be `async def`. The second gets, as lists and by name, what its signatu
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from reinforce_lite.types import Problem, Reward, Verdict
 from reinforce_lite.utils.text import one_line_error
 
+RIGHT = 1 - 1e-6  # a reward without a verdict is right from here on: 0.7 + 0.2 + 0.1 is below 1
 MAX_REWARD = 1e30  # float32, in which losses are computed, ends at 3e38
 MAX_TEXT = 100_000  # characters of a verdict's answer or reason
 
@@ -47,7 +49,10 @@ class RewardFunction:
         if not self.batched:
             ((problem,), (completion,)) = problems, completions
             return [_outcome(self._finished(self.function(problem, completion)))]
-        results = list(self._finished(self.function(**self._columns(problems, completions))))
+        results = self._finished(self.function(**self._columns(problems, completions)))
+        if isinstance(results, Mapping | AbstractSet | str):
+            raise TypeError(f"the reward returned {type(results).__name__}, not a list of rewards")
+        results = list(results)
         if len(results) != len(completions):
             raise ValueError(f"the reward returned {len(results)} rewards for {len(completions)} completions")
         return [_outcome(result) for result in results]
@@ -89,12 +94,17 @@ def check_reward(result: object) -> Reward:
     """The reward with a finite value and a strict verdict. Raises TypeError and ValueError."""
     reward = result if isinstance(result, Reward) else Reward(_finite_number(result))
     value = _finite_number(reward.value)
-    strict = reward.strict or Verdict(value >= 1, None, "right" if value >= 1 else f"reward {value:g}")
-    return Reward(value, _plain(strict), _plain(reward.lenient) if reward.lenient else None)
+    right = value >= RIGHT
+    strict = _plain(reward.strict) or Verdict(right, None, "right" if right else f"reward {value:g}")
+    return Reward(value, strict, _plain(reward.lenient))
 
 
-def _plain(verdict: Verdict) -> Verdict:
+def _plain(verdict: Verdict | None) -> Verdict | None:
     """The verdict with a bool of Python's own: numpy's can't be written as JSON, and "no" would be true."""
+    if verdict is None:
+        return None
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"the reward has the verdict {verdict!r:.60}, not a reinforce_lite.Verdict")
     correct = _scalar(verdict.correct)
     if not isinstance(correct, int | float) or correct not in (0, 1):
         raise TypeError(f"a verdict of the reward has correct={correct!r:.60}, not True or False")
