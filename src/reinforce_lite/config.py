@@ -38,6 +38,7 @@ RENAMED = {
 """Keys of version 0.1 and what they are called now."""
 
 Positive = Annotated[int, Field(gt=0)]
+FinitePositive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 
@@ -89,10 +90,16 @@ class AdapterConfig(Section):
 
     rank: NotNegative = 0
     """The rank of its matrices; 0: no adapter, all weights are trained."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: FinitePositive = 32.0
     """Its products are multiplied by alpha / rank."""
     targets: tuple[str, ...] = ()
     """Linear layers to adapt, by the end of their names, such as q_proj; by default all but the head."""
+
+    @model_validator(mode="after")
+    def _targets_of_an_adapter(self) -> "AdapterConfig":
+        if self.targets and not self.rank:
+            raise ValueError("targets are set but rank is 0, so all weights would be trained: set rank")
+        return self
 
 
 class TaskConfig(Section):
@@ -184,7 +191,7 @@ class RolloutConfig(Section):
     refill: Positive = 1
     """A step asks further questions until prompts_per_step of them have completions whose rewards differ, at
     most this many times prompts_per_step in all; 1: none."""
-    temperature: Annotated[float, Field(gt=0)] = 0.7
+    temperature: FinitePositive = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     stop: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     """Strings that end a completion, and are kept. By default those of task.answer_format: `</answer>` for
@@ -198,6 +205,15 @@ class RolloutConfig(Section):
     def _min_below_max(self) -> "RolloutConfig":
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens is larger than max_new_tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_can_differ(self) -> "RolloutConfig":
+        if self.group_size == 1 and (self.refill > 1 or self.selection == "adaptive"):
+            raise ValueError(
+                "refill and adaptive selection look for groups whose rewards differ, but group_size is 1: "
+                "raise it, or set refill to 1 and selection to shuffle"
+            )
         return self
 
 
@@ -217,7 +233,7 @@ class ObjectiveConfig(Section):
     loss_normalization: LossNormalization | None = None
     """constant: divide by questions x completions x max_new_tokens; sequence-sum: average the sums over each
     completion's tokens; sequence-mean: average their means."""
-    logprob_temperature: Annotated[float, Field(gt=0)] | Literal["sampling"] | None = None
+    logprob_temperature: FinitePositive | Literal["sampling"] | None = None
     """The temperature of the log-probabilities that are differentiated; `sampling` is the rollout's."""
     engine_correction: EngineCorrection = "none"
     """truncated: multiply each token's loss weight by min(p_update / p_engine, 2), where the two are its
@@ -228,12 +244,12 @@ class ObjectiveConfig(Section):
 class UpdateConfig(Section):
     """How the weights change."""
 
-    learning_rate: Annotated[float, Field(ge=0)] = 1e-6
+    learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
     """0 changes no weight: a control."""
     warmup_steps: NotNegative = 0
     """Steps over which the learning rate rises linearly; it is constant afterwards."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     micro_batch_tokens: Positive = 16384
     """The most tokens of a micro-batch, padding included, without the prefix that all prompts share; a longer

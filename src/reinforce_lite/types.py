@@ -88,7 +88,7 @@ class Verdict:
 class Reward:
     """What one response earned.
 
-    Without a strict verdict a reward counts as right when `value` is at least 1, but for rounding. Only number
+    Without a strict verdict it counts as right when `value` is at least 1, but for rounding. Only number
     tasks have a lenient verdict.
     """
 

@@ -104,6 +104,8 @@ def test_warm_start_counts_each_right_completion_of_a_group_once() -> None:
     a = warm_start_advantages(right, completions)
     assert a.tolist() == [[1, 0, 0, 1], [1, 1, 0, 0]]
     assert a.dtype == torch.float64
+    # The first is wrong since its reward failed; its twin counts.
+    assert warm_start_advantages([[False, True, True]], [[(5,), (5,), (7,)]]).tolist() == [[0, 1, 1]]
     assert warm_start_advantages([[False] * 2], [[(1,), (2,)]]).tolist() == [[0, 0]]
 
 

@@ -144,6 +144,11 @@ def test_plan_of_a_base_in_8_bits(tmp_path: Path, capsys: pytest.CaptureFixture[
     status, _, err = plan_json(args, capsys)
     assert status == 3
     assert "--model.base-weights int8" in err
+    _, _, err = plan_json([*args, "--rollout.engine", "vllm"], capsys)
+    assert "what would fit: " in err
+    assert "int8" not in err  # which vLLM refuses
+    assert main(["plan", *args, "--rollout.engine", "vllm", "--model.base-weights", "int8"]) == 2
+    assert "vllm does not support weights in 8 bits" in capsys.readouterr().err
     status, plan, _ = plan_json([*args, "--model.base-weights", "int8"], capsys)
     assert (status, plan["flags"]) == (0, [])
     numbers, rows = 28 * 233_046_016, 28 * (4608 + 3584 + 2 * 18_944 + 3584)

@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM
 from helpers.paths import RECIPE
 from helpers.tiny import ToyTask
 from reinforce_lite import api
+from reinforce_lite.config import AdapterConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.policy import load_policy
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.runs import trained_config
 
 ADAPTER = {"adapter.rank": 2, "adapter.alpha": 4, "rollout.engine": "native", "train.steps": 4}
 
@@ -119,6 +121,12 @@ def test_state_in_fewer_bits_is_refused_wherever_the_adapter_comes_from(
 def test_a_target_that_the_model_lacks_is_refused_before_it_is_loaded(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="'nope'"):
         train(settings, overrides={"adapter.targets": ["nope"]})
+
+
+def test_the_model_of_a_run_with_targets_can_be_used(settings: dict[str, Any]) -> None:
+    """It is merged, so it has neither rank nor targets."""
+    run = train(settings, overrides={"adapter.targets": ["q_proj"], "train.steps": 1})
+    assert trained_config(run.path.name).adapter == AdapterConfig(alpha=4)
 
 
 def test_comparing_the_merged_model_calls_no_reward(settings: dict[str, Any]) -> None:

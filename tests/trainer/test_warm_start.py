@@ -92,6 +92,25 @@ def test_gradient_is_that_of_the_likelihood_of_right_completions(
     assert (len(steps.groups[0]) > 5) == ("rollout.refill" in changes)
 
 
+class AlwaysRight(ToyTask):
+    def reward(self, problem: Problem, completion: str) -> Reward:
+        return Reward(1.0)
+
+
+def test_all_groups_that_teach_count_where_refill_asks_for_more(settings: dict[str, Any]) -> None:
+    """Groups that are all right are not live, so ten questions are asked; each of them teaches."""
+    changes = PLAIN | {"rollout.refill": 2, "train.steps": 2, "train.warm_start": 1}
+    _, steps = train(settings | changes, "a", AlwaysRight())
+    assert len(steps.groups[0]) == 10
+    model = plain_model()
+    sums = [
+        sequence_logprobs(model, group.prompt.token_ids, ids, 0.7).sum().item()
+        for group in steps.groups[0]
+        for ids in {r.completion.token_ids for r in group.rollouts}
+    ]
+    assert steps.metrics[0].loss == pytest.approx(-sum(sums) / (10 * 4 * 8), rel=1e-4)
+
+
 def test_right_completions_become_likelier(settings: dict[str, Any]) -> None:
     """Those of all its steps, by what plain transformers computes from the saved weights."""
     warm = {"train.steps": 4, "train.warm_start": 3, "train.save_every": 1, "update.learning_rate": 1e-3}

@@ -101,13 +101,16 @@ def warm_start_advantages(
     as in STaR, https://arxiv.org/abs/2203.14465, RAFT, https://arxiv.org/abs/2304.06767, and ReST,
     https://arxiv.org/abs/2308.08998. It is REINFORCE with rewards of 0 and 1 and no baseline, so no
     completion has a negative weight. The normaliser is that of the steps that follow, for which the
-    optimizer's moments are kept. Of identical completions of a group only the first counts: the others teach
-    nothing new, and would make what is likely already likelier still.
+    optimizer's moments are kept. Of identical right completions of a group only the first counts: the others
+    teach nothing new, and would make what is likely already likelier still.
 
     Takes (Q, G) verdicts and token ids; returns (Q, G) float64.
     """
-    new = [[ids not in group[:i] for i, ids in enumerate(group)] for group in completions]
-    return torch.tensor(right, dtype=torch.float64) * torch.tensor(new)
+    weights = torch.zeros(len(right), len(right[0]), dtype=torch.float64)
+    for row, verdicts, ids in zip(weights, right, completions, strict=True):
+        first = {tuple(ids[i]): i for i in reversed(range(len(ids))) if verdicts[i]}
+        row[list(first.values())] = 1.0
+    return weights
 
 
 def _peers(r: Tensor, kind: Literal["leave-one-out", "group"]) -> Tensor:
@@ -135,8 +138,8 @@ def compute_loss_weights(
 
     With gradient_samples "all", n = Q * G. With "one", n = Q and only each group's first completion counts;
     completions of a group are identically distributed, so the choice does not matter. `questions` is
-    the number that the recipe asks for: with refill there are more groups, but no more that are live, and the
-    others must not make the normaliser larger.
+    the number of groups that count where it is not Q: with refill there are more groups than the recipe asks
+    for, but no more that are live, and the others must not make the normaliser larger.
 
     `a` is (Q, G); `lengths` are the completions' tokens, EOS included. Returns (Q, G) float64.
     """

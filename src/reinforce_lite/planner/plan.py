@@ -272,7 +272,10 @@ def _alternatives(plan: Plan) -> list[str]:
         adapter["update.offload_optimizer"] = False
     if plan.requested.update.shard_weights:
         adapter["update.shard_weights"] = False
-    for changes in [int8] if plan.config.adapter.rank else [adapter, adapter | int8]:
+    candidates = [int8] if plan.config.adapter.rank else [adapter, adapter | int8]
+    if plan.config.rollout.engine == "vllm":  # which has no weights in 8 bits
+        candidates = [changes for changes in candidates if int8.keys().isdisjoint(changes)]
+    for changes in candidates:
         adapted = override_config(plan.requested, changes)
         if best_plan(replace(plan, config=adapted, requested=adapted)).fits:
             alternatives.append(" ".join(option_text(key, value) for key, value in changes.items()))

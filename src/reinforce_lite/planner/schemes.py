@@ -91,6 +91,11 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
             "model.base_weights int8 freezes the weights, so there is nothing to train",
             "add --adapter.rank 16, or remove it",
         )
+    if config.model.base_weights == "int8" and config.rollout.engine == "vllm":
+        raise UsageError(
+            "rollout.engine vllm does not support weights in 8 bits (model.base_weights int8)",
+            "choose --rollout.engine native, or remove it",
+        )
     if config.update.offload_optimizer and (state != "8-bit" or target.device_type != "cuda"):
         raise UsageError(
             f"update.offload_optimizer moves 8-bit moments off a CUDA device, but this run has {state} state "

@@ -12,6 +12,7 @@ from reinforce_lite.utils.paths import exists, is_file
 
 logger = logging.getLogger(__name__)
 
+NO_ADAPTER = {"adapter.rank": 0, "adapter.targets": ()}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _OF_A_RUN = ("steps.jsonl", "evals.jsonl", "summary.json", "checkpoints")
 """What a run writes after its config.toml."""
@@ -85,7 +86,7 @@ def trained_config(name: str) -> Config:
             raise UsageError(
                 f"the run {name} has no trained model yet", remedy if export else run.resume_hint
             )
-        return override_config(run.config, {"model.name": str(model), "adapter.rank": 0})
+        return override_config(run.config, {"model.name": str(model)} | NO_ADAPTER)
     run_around = Run(Path(name).parent)
     config = run_around.config if run_around.started else load_config(DEFAULT_RECIPE)
     if not run_around.started and is_file(Path(name, "prompt.json")):
@@ -94,4 +95,4 @@ def trained_config(name: str) -> Config:
             "not those of its prompt.json",
             name,
         )
-    return override_config(config, {"model.name": name, "adapter.rank": 0})
+    return override_config(config, {"model.name": name} | NO_ADAPTER)

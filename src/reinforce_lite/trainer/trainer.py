@@ -191,10 +191,14 @@ class Trainer:
     def _weigh(self, groups: Sequence[Group], warm_start: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """(Q, G) advantages and loss weights, 0 where nothing is learned."""
         objective, rollout = self.context.objective, self.config.rollout
+        questions = rollout.prompts_per_step
         if warm_start:
             objective = replace(objective, gradient_samples="all")  # right completions are few
             ids = [[r.completion.token_ids for r in g.rollouts] for g in groups]
             advantages = warm_start_advantages([g.right for g in groups], ids)
+            questions = max(
+                questions, int(advantages.any(dim=1).sum())
+            )  # with refill all that were asked count
         else:
             # Nothing is learned from a completion whose reward failed (rollout/scoring.neutralize).
             usable = torch.tensor([g.usable for g in groups])
@@ -206,7 +210,7 @@ class Trainer:
             [g.lengths for g in groups],
             objective,
             max_new_tokens=rollout.max_new_tokens,
-            questions=rollout.prompts_per_step,
+            questions=questions,
         )
         return advantages, loss_weights
 
