@@ -49,6 +49,20 @@ def test_ask_gives_the_responses_of_both_models(settings: dict[str, Any]) -> Non
     assert evaluate(run, task=ToyTask(), quiet=True) == evaluate("a", task=ToyTask(), quiet=True)
 
 
+def test_a_question_longer_than_those_of_training_is_told_or_refused(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = rl.train(RECIPE, settings | {"train.steps": 1}, task=ToyTask(), run="a", quiet=True)
+    limit = run.config.prompt.max_tokens
+    rl.ask("a", QUESTION)
+    assert "tokens; in training" not in caplog.text
+    rl.ask("a", "?" * limit)  # a token is a byte
+    assert caplog.text.count(f"none has more than prompt.max_tokens = {limit}") == 1  # though two are asked
+    with pytest.raises(UsageError, match="do not fit into the context") as caught:
+        rl.ask("a", "?" * 100_000)
+    assert caught.value.remedy == "ask a shorter question"
+
+
 @pytest.mark.parametrize(
     ("task", "cause", "remedy"),
     [

@@ -197,13 +197,18 @@ def ask_model(
     run = existing_run(model_or_run)
     trained = "trained" if run is None or run.is_finished else run.model_progress
     models = [("untrained", run.config), (trained, config)] if run else [("response", config)]
-    return [{"model": label, "response": _respond(config, question, permissions)} for label, config in models]
+    return [
+        {"model": label, "response": _respond(config, question, permissions, is_first=position == 0)}
+        for position, (label, config) in enumerate(models)
+    ]
 
 
-def _respond(config: Config, question: str, permissions: Permissions) -> str:
-    """The assistant's response, its prefill included."""
+def _respond(config: Config, question: str, permissions: Permissions, is_first: bool) -> str:
+    """The assistant's response, its prefill included; the first also tells of a question that is too long."""
     policy = load_configured_policy(config, permissions, keep_float32=False)
     prompt = PromptBuilder(policy.tokenizer, config.prompt)(question)
+    if is_first:
+        pipeline.check_prompt_length(prompt, config, policy)
     name = config.rollout.engine
     engine = make_engine("native" if name == "vllm" else name, policy)  # vLLM takes longer to start
     greedy = Sampling(1, config.rollout.max_new_tokens, temperature=0.0, stop=stop_strings(config))

@@ -83,6 +83,8 @@ _FILE_REMEDIES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "give this user access to it"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "create its folder first"),
     errno.EROFS: "make it writable",
+    **dict.fromkeys((errno.EEXIST, errno.EISDIR), "move away what is there"),
+    errno.ELOOP: "remove the link there, which leads back to itself",
 }
 
 

@@ -96,7 +96,7 @@ class Pipeline(PromptedPolicy):
     ) -> list[Group]:
         """Scored completions of each problem, as an evaluation samples them.
 
-        Raises ReinforceLiteError when the reward fails on more than MAX_FAULT_RATE of them.
+        Raises ReinforceLiteError as `check_faults`.
         """
         groups = score_groups(problems, self.eval_completions(problems, progress, samples), self.scorer)
         check_faults(groups)
@@ -213,8 +213,9 @@ def _warn_of_format(prompt: PromptConfig, answer_format: AnswerFormat) -> None:
             "change prompt.examples or task.answer_format",
             *(len(examples) - len(shown), len(examples), answer_format),
         )
-    text = f"{prompt.system}\n{prompt.instruction}\n{prompt.prefill}"
-    asked = [name for name, opening in OPENINGS.items() if opening in text]
+    text = f"{prompt.instruction}\n{prompt.prefill}"
+    system = prompt.system.replace(OPENINGS["hash"], "")  # which may be a heading there
+    asked = [name for name, opening in OPENINGS.items() if opening in text + system]
     if asked and answer_format not in asked:
         logger.warning(
             "the prompt asks for the format %r, but the reward reads %r: change prompt.instruction or "
@@ -223,8 +224,24 @@ def _warn_of_format(prompt: PromptConfig, answer_format: AnswerFormat) -> None:
         )
 
 
+def check_prompt_length(prompt: Prompt, config: Config, policy: Policy) -> None:
+    """Warn of a prompt that is longer than those of training; raise UsageError for one that does not fit."""
+    tokens, response, limit = len(prompt.token_ids), config.rollout.max_new_tokens, policy.context
+    if limit and tokens + response > limit:
+        raise UsageError(
+            f"a prompt of {tokens} tokens and a response of {response} do not fit into the context of "
+            f"{limit} tokens that {policy.name} has",
+            "ask a shorter question",
+        )
+    if tokens > config.prompt.max_tokens:
+        logger.warning(
+            "the prompt has %d tokens; in training none has more than prompt.max_tokens = %d",
+            *(tokens, config.prompt.max_tokens),
+        )
+
+
 def _check_context(policy: Policy, config: Config) -> None:
-    limit = getattr(policy.model.config, "max_position_embeddings", None)
+    limit = policy.context
     longest, prompt = config.max_sequence_tokens, config.prompt.max_tokens
     if limit and longest > limit:
         raise UsageError(

@@ -88,7 +88,7 @@ class Verdict:
 class Reward:
     """What one response earned.
 
-    Without a strict verdict it counts as right when `value` is at least 1, but for rounding. Only number
+    Without a strict verdict it counts as right when `value` is at least 0.999999. Only number
     tasks have a lenient verdict.
     """
 
@@ -110,7 +110,7 @@ class Rollout:
     fault: str = ""
     """How the reward function failed, in one line; empty if it did not. See `rollout.scoring.neutralize`."""
     second_opinion: bool | None = None
-    """Right by a verdict that is not rewarded; None where the gold is not a number."""
+    """Right by a verdict that is not rewarded; None where the gold is not a number or the reward failed."""
 
 
 @dataclass(frozen=True, slots=True)

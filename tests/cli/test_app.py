@@ -186,6 +186,9 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
         (["eval", f"./{'x' * 300}"], "no such file or folder"),
         (["report", "a", "--out", ""], "--out is a folder: ."),
         (["report", "a", "--out", ".."], "--out is a folder: .."),
+        (["doctor", ""], "there is no run ''"),
+        (["eval", ""], "'' is no model or run"),
+        (["ask", " ", "hi"], "' ' is no model or run"),
         (["audit", "--minutes", "nan"], "an audit can't take nan minutes"),
         (["audit", "--minutes", "inf"], "an audit can't take inf minutes"),
         (["audit", "--minutes", "-1"], "an audit can't take -1 minutes"),
@@ -200,6 +203,31 @@ def test_bad_usage_is_one_line_and_status_2(
     assert "Traceback" not in err
     assert err.startswith("reinforce-lite: ")
     assert not list(in_tmp.glob("runs/*/*.jsonl"))
+
+
+@pytest.mark.case(25)
+@pytest.mark.parametrize("kind", ["pipe", "link", "config", "notes"])
+def test_a_report_replaces_nothing_but_a_report(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = runs.write(tmp_path / "a", [runs.step(1)], [runs.completion(1, "p")]).path
+    out = path / "config.toml" if kind == "config" else tmp_path / "out"
+    if kind == "pipe":
+        os.mkfifo(out)
+    elif kind == "link":
+        out.symlink_to("elsewhere")
+    elif kind == "notes":
+        out.write_text("mine")
+    before = (out.lstat().st_ino, out.lstat().st_mode)
+    status, _, err = run(["report", str(path), "--out", str(out)], capsys)
+    assert (status, (out.lstat().st_ino, out.lstat().st_mode)) == (2, before)
+    assert str(out) in err
+
+
+def test_a_report_replaces_a_former_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = runs.write(tmp_path / "a", [runs.step(1)], [runs.completion(1, "p")]).path
+    for _ in range(2):
+        assert run(["report", str(path), "--out", str(tmp_path / "b.html")], capsys)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,10 @@ def test_a_completion_whose_reward_failed_counts_neither_as_right_nor_as_wrong()
     assert evaluation.pass_at == {1: 1 / 4, 2: 1 / 2}  # without the first
     assert evaluation.pass_at_interval[2] == wilson_interval(1, 2)
     assert evaluation.to_record()["reward_faults"] == 1
+    assert evaluation.n == 3
+    lost = replace(third, rollouts=tuple(replace(r, fault="timeout") for r in third.rollouts))
+    without = evaluate_groups([first, second, lost], None, "test")
+    assert (without.n, without.strict, without.strict_interval) == (2, 0.75, wilson_interval(1.5, 2))
 
 
 def test_pass_at_goes_up_to_the_samples() -> None:

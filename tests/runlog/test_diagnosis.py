@@ -60,6 +60,17 @@ def test_a_reward_that_failed_is_a_problem(tmp_path: Path) -> None:
     assert "6 completions" in problem
 
 
+@pytest.mark.parametrize("left", [0, 2])
+def test_lines_that_were_lost_are_told(tmp_path: Path, left: int) -> None:
+    steps = [runs.step(n) for n in range(1, 5)]
+    run = runs.write(tmp_path / "a", steps, [runs.completion(n, "p") for n in range(1, 5)], stopped="steps")
+    lines = (run.path / "steps.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "steps.jsonl").write_text("".join(reversed(lines[:left])))
+    found = diagnose(run)
+    assert found.figures[0].startswith("4 of 4 steps")
+    assert any(f"lacks {4 - left} of the 4 steps" in problem for problem in found.problems)
+
+
 def test_a_run_that_has_just_started(tmp_path: Path) -> None:
     run = write(tmp_path / "a", 0)
     (run.path / "summary.json").unlink(missing_ok=True)

@@ -296,6 +296,40 @@ def test_grade_refuses_another_mode_or_format() -> None:
             grade("", "1", mode, answer_format)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        (r"$-\boxed{72}$", "-72"),
+        (r"$- \boxed{72}$", "-72"),
+        (r"$-\,\boxed{72}$", "-72"),
+        (r"$-\$\boxed{72}$", "-72"),
+        (r"so -{\boxed{72}}", "-72"),
+        (r"x = - \boxed{72}", "-72"),
+        (r"\( - \boxed{72} \)", "-72"),
+        (r"x =  - \boxed{72}", "-72"),
+        (r"x =\; - \boxed{72}", "-72"),
+        (r"$$- \boxed{72}$$", "-72"),
+        (r"so $3 + 4 = 72$ - \boxed{72}", "72"),
+        (r"as $x$ — \boxed{72}", "72"),
+        (r"- \boxed{72}", "72"),  # an item of a list
+        (r"100 - \boxed{72}", "72"),  # or a difference
+        (r"$100 - \boxed{72}$", "72"),
+        ("a dash -\n\\boxed{72}", "72"),
+        (r"$–\,\boxed{72}$", None),  # a dash that is no minus can't be read
+    ],
+)
+def test_a_minus_before_a_box_is_read_or_refused(response: str, value: str | None) -> None:
+    for gold in ("72", "-72"):
+        for mode in ("strict", "lenient"):
+            assert grade(response, gold, mode, "boxed").correct == (gold == value), (gold, mode)
+
+
+def test_a_gold_that_is_a_float_is_the_decimal_that_was_meant() -> None:
+    assert grade("<answer>0.3</answer>", 0.1 + 0.2, "strict").correct
+    assert not grade("<answer>0.30000000000000004</answer>", 0.1 + 0.2, "strict").correct
+    assert not grade("<answer>9007199254740990</answer>", 9007199254740991.0, "strict").correct
+
+
 HOSTILE = [
     *(
         "9",
@@ -305,6 +339,8 @@ HOSTILE = [
         "\\boxed{",
         "\\boxed{1}",
         "\\boxed{{}}",
+        "$- \\boxed{1}",
+        "-\\,",
         "{",
     ),
     *(
@@ -326,34 +362,6 @@ HOSTILE = [
     *("<think>", "</think>", "<think></think>", "<think>1</think>1", "<think><answer>1</answer></think>1"),
     *("<", "=", "\n", "1 ", "1\n", "word ", "x^2 ", "\\text{", "(a ", "<b>", "\\", "²", "٧", "- ", "minus "),
 ]
-
-
-@pytest.mark.parametrize(
-    ("response", "value"),
-    [
-        (r"$-\boxed{72}$", "-72"),
-        (r"$- \boxed{72}$", "-72"),
-        (r"$-\,\boxed{72}$", "-72"),
-        (r"$-\$\boxed{72}$", "-72"),
-        (r"so -{\boxed{72}}", "-72"),
-        (r"x = - \boxed{72}", "-72"),
-        (r"\( - \boxed{72} \)", "-72"),
-        (r"- \boxed{72}", "72"),  # an item of a list
-        (r"100 - \boxed{72}", "72"),  # or a difference
-        (r"$100 - \boxed{72}$", "72"),
-        ("a dash -\n\\boxed{72}", "72"),
-        (r"$–\,\boxed{72}$", None),  # a dash that is no minus can't be read
-    ],
-)
-def test_a_minus_before_a_box_is_read_or_refused(response: str, value: str | None) -> None:
-    for gold in ("72", "-72"):
-        for mode in ("strict", "lenient"):
-            assert grade(response, gold, mode, "boxed").correct == (gold == value), (gold, mode)
-
-
-def test_a_gold_that_is_a_float_is_the_decimal_that_was_meant() -> None:
-    assert grade("<answer>0.3</answer>", 0.1 + 0.2, "strict").correct
-    assert not grade("<answer>0.30000000000000004</answer>", 0.1 + 0.2, "strict").correct
 
 
 AROUND = ("{}", "1{}2", "<answer>{}", "<answer>{}</answer>", "\\boxed{{{}}}", "#### {}")

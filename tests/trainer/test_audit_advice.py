@@ -54,6 +54,14 @@ def test_right_numbers_in_another_format_are_counted() -> None:
     assert summarize(WAY, [replace(group, rollouts=rollouts)]).format_failures == 1 / 4
 
 
+def test_completions_whose_reward_failed_do_not_count() -> None:
+    group = make_groups([[1.0, 0.0, 0.0, 1.0], [0.0] * 4, [0.0] * 4])[0]
+    failed = replace(group.rollouts[1], fault="down")
+    rollouts = (group.rollouts[0], failed, *group.rollouts[2:])
+    found = summarize(WAY, [replace(group, rollouts=rollouts)])
+    assert (found.accuracy, found.format_failures, found.right) == (2 / 3, 0, 2)
+
+
 def test_a_higher_limit_does_not_help_completions_that_repeat_themselves() -> None:
     group = make_groups([[0.0] * 4, [0.0] * 4, [0.0] * 4])[0]
     cut = [replace(r, completion=replace(r.completion, truncated=True)) for r in group.rollouts[:3]]

@@ -165,7 +165,7 @@ def test_rewards_that_fail_in_the_last_evaluation_change_no_accuracy(settings: d
     tests = [e for e in run.evals if e["split"] == "test"]
     assert [(e["n"], e["strict"], e["reward"], e["reward_faults"]) for e in tests] == [
         (12, 1.0, 1.0, 0),
-        (12, 1.0, 1.0, 6),
+        (6, 1.0, 1.0, 6),
     ]
     assert run.summary["evals"]["paired_p"]["strict"] == 1.0
     assert run.summary["reward_faults"] == 6

@@ -295,7 +295,7 @@ def right_and_wrong(groups: Sequence[Group]) -> tuple[Group, Rollout, Rollout] |
     """The first group with a right and a wrong completion, and these two."""
     for group in groups:
         right = next((r for r in group.rollouts if r.strict.correct), None)
-        wrong = next((r for r in group.rollouts if not r.strict.correct), None)
+        wrong = next((r for r in group.rollouts if not r.strict.correct and not r.fault), None)
         if right and wrong:
             return group, right, wrong
     return None
@@ -323,7 +323,7 @@ def _evaluation_text(e: Evaluation) -> str:
         text += f", {control.replace('_', ' ')} {percent(getattr(e, control))} {interval(bounds)}"
     text += f", n = {e.n}"
     if e.reward_faults:
-        text += f", of which the reward failed on {e.reward_faults}, which do not count"
+        text += f"; the reward failed on {e.reward_faults} completions, which do not count"
     if e.split == "test" and not e.step and e.strict == 0 and (e.second_opinion or 0) >= 0.2 and e.n >= 20:
         text += f"\n  warning: none is right in the format that the reward asks for; {SHOW_FORMAT}"
     return text

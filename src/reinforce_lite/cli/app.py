@@ -271,7 +271,7 @@ def _doctor(args: list[str]) -> None:
     from reinforce_lite.runlog.runs import find_run
 
     parsed = parse_doctor(args)
-    run = find_run(parsed.run) if parsed.run else None
+    run = None if parsed.run is None else find_run(parsed.run)
     with _imports(quiet=parsed.as_json or run is not None):
         from dataclasses import asdict
 

@@ -27,14 +27,16 @@ from reinforce_lite.config import (
     option_flag,
     warn_of_learning_rate,
 )
-from reinforce_lite.errors import UsageError
+from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.runs import existing_run, find_run, trained_config
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
-from reinforce_lite.utils.paths import is_dir
+from reinforce_lite.utils.paths import is_dir, is_file
 
 JsonFlag = Annotated[FlagCreatePairsOff[bool], arg(name="json")]
 """For fields named `as_json`: one named json would hide a method of pydantic."""
+DOCTYPE = b"<!DOCTYPE html>"
+"""How a report begins."""
 PermissionFlags = Annotated[FlagCreatePairsOff[Permissions], arg(name="")]
 
 
@@ -133,7 +135,7 @@ class ExportArgs:
 class DoctorArgs:
     """Examine this machine, in about a minute, or a run."""
 
-    run: Annotated[Positional[str], arg(metavar="RUN")] = ""
+    run: Annotated[Positional[str | None], arg(metavar="RUN")] = None
     """A name under runs/, or a path; without one, this machine."""
     as_json: JsonFlag = False
     """Print everything as JSON."""
@@ -192,16 +194,31 @@ def parse_doctor(args: list[str]) -> DoctorArgs:
 def parse_report(args: list[str]) -> tuple[ReportArgs, list[Run], Path]:
     """Parse `report`'s arguments, the runs that they name, and the file to write.
 
-    Raises UsageError when no run is named, or one that does not exist, and for a folder as the file.
+    Raises UsageError when no run is named, or one that does not exist, and for a file that must not be
+    replaced.
     """
     parsed = tyro.cli(ReportArgs, args=args, prog="reinforce-lite report")
     if not parsed.runs:
         raise UsageError("report needs the name of a run", "name one under runs/, or several")
-    if parsed.out and is_dir(parsed.out):  # an empty text is the current folder
-        raise UsageError(f"--out is a folder: {parsed.out}", "name a file, for example --out report.html")
+    if parsed.out:
+        _check_replaceable(parsed.out)
     runs = [find_run(name) for name in parsed.runs]
     folder = runs[0].path if len(runs) == 1 else Path()
     return parsed, runs, parsed.out or folder / "report.html"
+
+
+def _check_replaceable(page: Path) -> None:
+    """Raise UsageError where a report would take the place of more than an HTML page or an empty file."""
+    remedy = "name a file, for example --out report.html"
+    if is_dir(page):  # an empty text is the current folder
+        raise UsageError(f"--out is a folder: {page}", remedy)
+    if not os.path.lexists(page):
+        return
+    if page.is_symlink() or not is_file(page):
+        raise UsageError(f"--out is a link, a pipe or a device: {page}", remedy)
+    with explain_file_errors("read", page), page.open("rb") as file:
+        if file.read(len(DOCTYPE)) not in (b"", DOCTYPE):
+            raise UsageError(f"--out would replace {page}, which is no HTML page", "name another file")
 
 
 def _parse(command: type[Command], base: Config, args: list[str]) -> tuple[Command, Config]:

@@ -20,7 +20,7 @@ class Evaluation:
     """None outside a run."""
     split: Split
     n: Count
-    """Problems."""
+    """Problems, without those on all of whose completions the reward failed."""
     samples: Count
     """Completions per problem; a single one is greedy."""
     strict: Share
@@ -44,7 +44,7 @@ class Evaluation:
     reflection: Mapping[str, float]
     """For each keyword list of `reflection.py`, the share of completions with a hit."""
     pass_at: Mapping[int, float]
-    """pass@k for k = 1, 2, 4 ... up to `samples`; empty when greedy."""
+    """pass@k for k = 1, 2, 4 ... up to `samples`; empty when greedy, or if no problem has all its rewards."""
     pass_at_interval: Mapping[int, Interval]
 
     def to_record(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> 
     """
     rollouts = [r for g in groups for r in g.rollouts]
     scored = [r for r in rollouts if not r.fault]
-    n, samples = len(groups), len(groups[0].rollouts)
+    n, samples = sum(bool(g.right_where_scored) for g in groups), len(groups[0].rollouts)
     accuracies: dict[str, Any] = {}
     for name, is_correct in VERDICTS.items():
         accuracies[name], accuracies[f"{name}_interval"] = _accuracy(groups, is_correct)

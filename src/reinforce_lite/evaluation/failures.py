@@ -30,7 +30,7 @@ def common_failures(groups: Sequence[Group]) -> list[Failure]:
             if not rollout.strict.correct:
                 completion, problem = rollout.completion, group.problem
                 reason = rollout.strict.reason
-                if completion.truncated and rollout.strict.answer is None:
+                if completion.truncated and rollout.strict.answer is None and not rollout.fault:
                     reason = REPETITIVE if completion.repetitive else TRUNCATED
                 wrong.setdefault(reason, []).append((problem.question, problem.gold, completion.text))
     n = sum(len(group.rollouts) for group in groups)

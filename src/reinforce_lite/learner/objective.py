@@ -101,8 +101,9 @@ def warm_start_advantages(
     as in STaR, https://arxiv.org/abs/2203.14465, RAFT, https://arxiv.org/abs/2304.06767, and ReST,
     https://arxiv.org/abs/2308.08998. It is REINFORCE with rewards of 0 and 1 and no baseline, so no
     completion has a negative weight. The normaliser is that of the steps that follow, for which the
-    optimizer's moments are kept. Of identical right completions of a group only the first counts: the others
-    teach nothing new, and would make what is likely already likelier still.
+    optimizer's moments are kept, or larger where refill finds more groups that teach. Of identical right
+    completions of a group only the first counts: the others teach nothing new, and would make what is likely
+    already likelier still.
 
     Takes (Q, G) verdicts and token ids; returns (Q, G) float64.
     """

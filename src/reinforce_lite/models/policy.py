@@ -81,6 +81,12 @@ class Policy:
         return dtype
 
     @property
+    def context(self) -> int | None:
+        """The most tokens of a sequence; None where the model's config has no limit."""
+        limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        return limit
+
+    @property
     def is_int8(self) -> bool:
         """Whether the linear layers are held in 8 bits."""
         return bool(quantized_scales(self.model))

@@ -94,7 +94,7 @@ def parameter_scheme(config: Config, target: Target) -> ParameterScheme:
     if config.model.base_weights == "int8" and config.rollout.engine == "vllm":
         raise UsageError(
             "rollout.engine vllm does not support weights in 8 bits (model.base_weights int8)",
-            "choose --rollout.engine native, or remove it",
+            "choose --rollout.engine native, or leave out --model.base-weights",
         )
     if config.update.offload_optimizer and (state != "8-bit" or target.device_type != "cuda"):
         raise UsageError(

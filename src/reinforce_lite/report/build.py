@@ -98,7 +98,8 @@ def _example(kind: str, questions: list[Record]) -> Record | None:
     examples = []
     for question in questions:
         before, after = question["completions"][0], question["completions"][-1]
-        illustrates = after["strict"] is right_after and before["strict"] is not right_after
+        scored = not (before.get("fault") or after.get("fault"))
+        illustrates = scored and after["strict"] is right_after and before["strict"] is not right_after
         if question["split"] == "test" and illustrates:
             examples.append({"question": question["question"], "before": before, "after": after})
     return min(

@@ -31,7 +31,7 @@ class ExcerptCollector:
 
     def add(self, line: Record) -> None:
         """Consider a line of rollouts.jsonl or eval_rollouts.jsonl."""
-        if not hits(line):
+        if not hits(line) or line.get("fault"):
             return
         self.n_hits += 1
         heap, shown = (self.right, MAX_RIGHT) if line["strict"] else (self.wrong, MAX_WRONG)

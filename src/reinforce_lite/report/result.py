@@ -56,7 +56,8 @@ def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStat
     p = {name: paired_p_value(pairs, name) for name in VERDICTS}
     outcomes = Counter(OUTCOMES[b.strict, a.strict] for b, a in pairs)
     changes = {name: outcomes[name] for name in OUTCOMES.values()}
-    kind, meaning = _judge(before, after, p, result["other"])
+    is_loss = changes["lost"] > changes["gained"]
+    kind, meaning = _judge(before, after, p, result["other"], is_loss)
     warm_steps = sum(bool(s.warm_start) for s in data.steps if s.step <= after["step"])
     warm_start = f" ({warm_steps} of warm start)" if warm_steps else ""
     head = (
@@ -66,7 +67,7 @@ def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStat
     )
     notes = _notes(before, after, p, result["other"])
     if faults := sum(e["reward_faults"] or 0 for e in (before, after)):
-        notes.append(f"The reward failed on {count(faults, 'completion')} of the test, not counted here.")
+        notes.append(f"The reward failed on {count(faults, 'completion')}, which are not counted.")
     if kind != "constant" and (constant := constant_hint(after)):
         notes.append(as_sentence(constant))
     return result | {
@@ -103,7 +104,9 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _judge(before: Record, after: Record, p: dict[str, float | None], other: str | None) -> tuple[str, str]:
+def _judge(
+    before: Record, after: Record, p: dict[str, float | None], other: str | None, is_loss: bool
+) -> tuple[str, str]:
     """The kind of result, and the second half of the sentence.
 
     A strict gain may be in format only: the verdict that training does not reward tells. Or one answer to
@@ -116,7 +119,7 @@ def _judge(before: Record, after: Record, p: dict[str, float | None], other: str
     chance = chance_words(strict)
     if strict >= SIGNIFICANCE:
         return "same", chance
-    if after["strict"] < before["strict"]:
+    if is_loss:
         return "worse", f"a loss, {chance}"
     kind, doubt = _judge_gain(before, after, p[other] if other else None, other)
     return kind, f"a gain, {chance}{doubt}"

@@ -43,7 +43,7 @@ def group_stats(index: int, group: Sequence[Record]) -> GroupStats:
     """What the selection needs to know of a group's lines."""
     interest = (
         any(hits(line) for line in group),
-        len({line["strict"] for line in group}) > 1,
+        len({line["strict"] for line in group if not line.get("fault")}) > 1,
         any(line["truncated"] for line in group),
     )
     size = page_bytes(question(group[0])) + sum(page_bytes(completion(line)) for line in group)
@@ -102,8 +102,8 @@ def _by_outcome(history: EvalHistory, split: str) -> list[list[ProblemKey]]:
     hits_first = sorted(history.problems.items(), key=lambda item: not any(c.lists for c in item[1].values()))
     for key, by_step in hits_first:
         if key[0] == split:
-            first, last = by_step[min(by_step)], by_step[max(by_step)]
-            queues[OUTCOMES[first.strict, last.strict]].append(key)
+            right = [by_step[step].strict for step in sorted(by_step) if by_step[step].scored] or [False]
+            queues[OUTCOMES[right[0], right[-1]]].append(key)
     return list(queues.values())
 
 

@@ -16,7 +16,7 @@ from statistics import fmean
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.grading import grade
-from reinforce_lite.tasks.numbers import is_number
+from reinforce_lite.tasks.numbers import is_number, write_gold
 from reinforce_lite.tasks.reward_worker import Outcomes, WorkerTask
 from reinforce_lite.tasks.rewards import Outcome, RewardFunction
 from reinforce_lite.types import Completion, Group, Problem, Reward, Rollout, Verdict
@@ -108,7 +108,7 @@ def make_rollouts(
     rollouts: list[Rollout] = []
     for completion, (response, (reward, fault)) in zip(completions, scored, strict=True):
         assert reward.strict, "tasks.check_reward fills it in"
-        second = second_opinion(problem, response, reward)
+        second = None if fault else second_opinion(problem, response, reward)
         verdicts = (reward.strict, reward.lenient)
         rollouts.append(Rollout(completion, response, reward.value, *verdicts, fault, second))
     return neutralize(rollouts)
@@ -148,5 +148,5 @@ def second_opinion(problem: Problem, response: str, reward: Reward) -> bool | No
     """
     if reward.lenient is not None:
         return reward.lenient.correct
-    gold = str(problem.gold)  # a task given as an object is not checked, and may hold other types
+    gold = write_gold(problem.gold)  # a task given as an object is not checked, and may hold other types
     return grade(response, gold, mode="lenient").correct if is_number(gold) else None

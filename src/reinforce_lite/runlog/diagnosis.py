@@ -41,13 +41,22 @@ def diagnose(run: Run) -> Diagnosis:
         ]
         if peak := steps[-1].peak_memory:  # older versions have none
             figures.append(f"Its peak memory is {peak / 1e9:.1f} GB.")
+    done, log = _last_step(run, steps), run.path / "steps.jsonl"
     problems = [as_sentence(text) for text in find_warnings(steps).values()]
     if faults := reward_faults(steps, run.evals):
         problems.append(
-            f"The reward failed on {faults} completions, which count neither as right nor as wrong: the "
-            f"field `fault` in {run.path / 'rollouts.jsonl'} or eval_rollouts.jsonl says why."
+            f"The reward failed on {faults} completions, from which nothing is learned: the field `fault` in "
+            f"{run.path / 'rollouts.jsonl'} and {run.path / 'eval_rollouts.jsonl'} says why."
         )
+    if missing := run.missing_steps(done):
+        problems.append(f"{log} lacks {missing} of the {done} steps: the figures above are without them.")
     return Diagnosis(figures, problems, _next(run))
+
+
+def _last_step(run: Run, steps: list[StepMetrics]) -> int:
+    """The last step of the log or of a run that has ended, whose log may have been lost."""
+    ended: int = run.summary.get("steps", 0)
+    return max([ended, *(s.step for s in steps)])
 
 
 def _progress(run: Run, steps: list[StepMetrics]) -> str:
@@ -59,11 +68,11 @@ def _progress(run: Run, steps: list[StepMetrics]) -> str:
         "not finite": "it stopped because its numbers were not finite",
     }
     state = reasons.get(stopped or "", "it is training, or was killed")
-    return f"{steps[-1].step if steps else 0} of {wanted} steps are done: {state}."
+    return f"{_last_step(run, steps)} of {wanted} steps are done: {state}."
 
 
 def _accuracy(run: Run, steps: list[StepMetrics]) -> Iterator[str]:
-    evals = before_and_after(run, steps[-1].step if steps else 0)
+    evals = before_and_after(run, _last_step(run, steps))
     before, after = evals.get("before"), evals.get("after")
     for kind in ("strict", control_verdict((before or {}).get("lenient"))):
         if not before or before.get(kind) is None:

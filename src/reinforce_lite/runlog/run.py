@@ -115,6 +115,10 @@ class Run:
         """The same, typed."""
         return [StepMetrics.from_record(record) for record in self.read("steps")]
 
+    def missing_steps(self, until: int) -> int:
+        """How many of the steps up to `until` have no line in steps.jsonl."""
+        return until - len({record["step"] for record in self.read("steps") if record["step"] <= until})
+
     def curve(self, name: str = "accuracy/strict") -> list[tuple[int, float]]:
         """A metric over the steps, under its name in steps.jsonl, as (step, value).
 

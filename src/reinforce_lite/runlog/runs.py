@@ -59,6 +59,8 @@ def new_run_name(recipe: str) -> str:
 
 def existing_run(name: str) -> Run | None:
     """The run of this name under runs/, or at this path; None when there is none."""
+    if not name.strip():
+        return None
     return next((run for run in (Run(RUNS / name), Run(Path(name))) if run.started), None)
 
 
@@ -76,8 +78,12 @@ def trained_config(name: str) -> Config:
 
     A model folder inside a run, such as its best/, brings that run's config too. Models are merged, and an
     adapter's folder brings its own rank.
-    Raises UsageError for a run that has no trained model yet.
+    Raises UsageError for a run that has no trained model yet, and for an empty name.
     """
+    if not name.strip():
+        raise UsageError(
+            f"{name!r} is no model or run", "give a run, a model folder, a hub name or smollm2-135m"
+        )
     if run := existing_run(name):
         model = run.path / "model"
         if not model.is_dir():

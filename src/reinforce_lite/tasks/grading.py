@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import Literal
 
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks.numbers import Number, UnreadableError, read_gold, read_number
+from reinforce_lite.tasks.numbers import Number, UnreadableError, read_gold, read_number, write_gold
 from reinforce_lite.tasks.running_text import read_last_number
 from reinforce_lite.types import AnswerFormat, Verdict
 
@@ -51,9 +51,12 @@ def _box_pattern() -> re.Pattern[str]:
 _BOX = _box_pattern()
 _MAX_BEFORE = 20  # characters before a box in which its sign may be
 _TIGHT = r"\\[,;:!]|~|\{|\\\$"  # may stand between the sign and the box
-# With a space between them, as in a list or in "5 - \boxed{72}", a dash is a sign only where a number begins.
+_SPACES = r"(?:[^\S\n]|\\[ ,;:!])"
+# With a space between them, as in a list or in "5 - \boxed{72}", a dash is a sign only where a number begins:
+# after an opening $, a bracket or a relation.
 _DASH = re.compile(
-    rf"(?:(?P<near>[-−–—])(?:{_TIGHT})*+|[$=(\[][^\S\n]?(?P<far>[-−–—])(?:{_TIGHT}|[^\S\n]|\\\s)++)\Z"
+    rf"(?:(?P<near>[-−–—])(?:{_TIGHT})*+"
+    rf"|(?:(?<![^\s(\[{{=])\$\$?|[=(\[]|\\(?:approx|implies|to)){_SPACES}*+(?P<far>[-−–—])(?:{_TIGHT}|{_SPACES})++)\Z"
 )
 # An unclosed <think> reaches to the end; a stray </think> is text.
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
@@ -76,7 +79,7 @@ def grade(
     """
     if mode not in ("strict", "lenient") or answer_format not in _NAMES:
         raise ValueError(f"no mode {mode!r} or no answer format {answer_format!r}")
-    written = f"{gold:.15g}" if isinstance(gold, float) else str(gold)  # 0.1 + 0.2 is meant as 0.3
+    written = write_gold(gold)
     try:
         gold_number = read_gold(written)
     except UnreadableError as error:

@@ -30,7 +30,7 @@ _CHANGING = re.compile(
     r"|tenth|eleventh|twelfth|(?:thir|four|fif|six|seven|eigh|nine)teenth|(?:twen|thir|for|fif|six|seven"
     r"|eigh|nine)tieth|hundredth|thousandth|(?:m|b|tr)illionth)s?|halves|score|gross|thou|mil|mio|mn|bn|tn"
     r"|doz|plus|minus|negative|mln|mrd|milli?on(?:en|es)|billones|tens|twice|halved|doubled|tripled|wrong"
-    r"|incorrect|false|untrue|divided|multiplied|squared|cubed|factorial|root|sqrt|pi|mod|modulo|remainder"
+    r"|divided|multiplied|squared|cubed|factorial|root|sqrt|pi|mod|modulo|remainder"
     r"|log|ln|infinity|or|not|nor|least|most|am|pm|noon|midnight",
     re.IGNORECASE,
 )
@@ -56,7 +56,7 @@ CODE = r"(?:USD|EUR|GBP|INR|CAD|AUD|JPY|CNY|Rs\b\.?)"
 _CURRENCY = rf"(?:(?:US|A|C)?\$|\\\$|[€£¥₹₩₽¢]|{CODE})"
 GLUE = rf"(?:{_SPACE}|[{{}}]|{_CURRENCY})"  # all that may stand between a sign and its number
 LATEX_BOX = r"\\(?:boxed|(?:text|math)(?:bf|it|rm|sf|tt)?)\s*\{"  # it changes a number's look only
-TEXT_BOX = r"\\(?:(?:text|math)(?:bf|it|rm|sf|tt)?|mbox)\s*\{"  # around a unit
+TEXT_BOX = r"\\(?:text(?:bf|it|rm|sf|tt)?|mathrm|mbox)\s*\{"  # around a unit
 SIGN = rf"(?P<sign>[-−]|\+(?!\s)|){GLUE}*+"  # a plus with a space after it adds
 _BEFORE = re.compile(rf"(?:{GLUE}|\*\*|{LATEX_BOX}|\\[(\[])*+{SIGN}")
 _SUPERSCRIPT = r"(?:\^(?:[23]|\{[23]\})|[²³])?+"
@@ -107,6 +107,17 @@ def read_gold(text: str) -> Number:
     if words:
         raise UnreadableError(f"the word {words[0]!r}")
     return number
+
+
+def write_gold(gold: object) -> str:
+    """A gold as text. A float is the decimal that was meant: 0.1 + 0.2 is 0.3.
+
+    >>> write_gold(0.1 + 0.2), write_gold(72.0), write_gold(9007199254740991.0), write_gold("1/2")
+    ('0.3', '72', '9007199254740991', '1/2')
+    """
+    if not isinstance(gold, float):
+        return str(gold)
+    return str(int(gold)) if gold.is_integer() and abs(gold) < 2**53 else f"{gold:.15g}"
 
 
 def is_number(text: str) -> bool:

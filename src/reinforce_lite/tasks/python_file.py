@@ -89,7 +89,8 @@ class FileTask(WorkerTask):
         for split, rows in hello["problems"].items():
             if rows != self._rows[split]:
                 raise ReinforceLiteError(
-                    f"{self.path}: problems({split!r}) returns different problems in another process",
+                    f"{self.path}: problems({split!r}) returns different problems, or another info of them, "
+                    "in another process",
                     "it must return the same at every call: seed what is random, sort what comes from a set",
                 )
 

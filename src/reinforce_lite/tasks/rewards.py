@@ -50,7 +50,7 @@ class RewardFunction:
             ((problem,), (completion,)) = problems, completions
             return [_outcome(self._finished(self.function(problem, completion)))]
         results = self._finished(self.function(**self._columns(problems, completions)))
-        if isinstance(results, Mapping | AbstractSet | str):
+        if isinstance(results, Mapping | AbstractSet | str | bytes):
             raise TypeError(f"the reward returned {type(results).__name__}, not a list of rewards")
         results = list(results)
         if len(results) != len(completions):

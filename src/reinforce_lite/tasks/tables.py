@@ -14,7 +14,7 @@ from typing import Any
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.base import NumberTask, normalize_question, short_hash
 from reinforce_lite.tasks.grading import MAX_SHOWN
-from reinforce_lite.tasks.numbers import ROUNDED_DECIMALS, UnreadableError, read_gold
+from reinforce_lite.tasks.numbers import ROUNDED_DECIMALS, UnreadableError, read_gold, write_gold
 from reinforce_lite.types import AnswerFormat, Problem
 from reinforce_lite.utils.seeding import hash_fraction
 from reinforce_lite.utils.text import did_you_mean
@@ -173,7 +173,7 @@ def _read_text(row: Mapping[str, Any], column: str, allow_number: bool = False) 
             'columns = {question = "…", answer = "…"}',
         )
     if allow_number and isinstance(value, float):
-        return f"{value:.15g}"  # the digits that a double holds: 0.1 + 0.2 is 0.3 again
+        return write_gold(value)
     if allow_number and not isinstance(value, bool) and isinstance(value, Real):  # numpy's scalars are Real
         return str(value)
     if not isinstance(value, str):

@@ -28,7 +28,7 @@ NEARLY_SOLVED = 0.9
 MUCH_BETTER = 0.1
 """By how much more live groups another way of asking must have to be recommended."""
 OFTEN_MISSED = 0.1
-"""The share of format failures from which few live groups come from the format, not from the difficulty."""
+"""The share of format failures from which the format, not the difficulty, is why few groups are live."""
 OFTEN_CUT = 0.05
 """The share of truncated completions from which another limit is recommended."""
 ENOUGH_RIGHT = 16
@@ -103,17 +103,18 @@ class Advice:
 def summarize(way: Way, groups: Sequence[Group]) -> Sampled:
     """The figures of one way of asking."""
     rollouts = [r for g in groups for r in g.rollouts]
+    scored = [r for r in rollouts if not r.fault]
     live = sum(g.is_live for g in groups)
-    missed = [bool(r.second_opinion) and not r.strict.correct for r in rollouts]
-    right_lengths = [len(r.completion.token_ids) for r in rollouts if r.strict.correct]
+    missed = [bool(r.second_opinion) and not r.strict.correct for r in scored]
+    right_lengths = [len(r.completion.token_ids) for r in scored if r.strict.correct]
     return Sampled(
         way=way,
         questions=len(groups),
-        accuracy=len(right_lengths) / len(rollouts),
-        solved=fmean(any(r.strict.correct for r in g.rollouts) for g in groups),
+        accuracy=len(right_lengths) / max(1, len(scored)),
+        solved=fmean(any(g.right_where_scored) for g in groups),
         live=live / len(groups),
         live_interval=wilson_interval(live, len(groups)),
-        format_failures=fmean(missed),
+        format_failures=sum(missed) / max(1, len(missed)),
         truncated=fmean(r.completion.truncated and not r.completion.repetitive for r in rollouts),
         mean_tokens=fmean(len(r.completion.token_ids) for r in rollouts),
         right=len(right_lengths),

@@ -232,6 +232,11 @@ class Checkpointer:
         if before.rollout.max_num_seqs == config.rollout.max_num_seqs:
             self.pipeline.engine.max_num_seqs = meta["max_num_seqs"]
         self.run.rewind(checkpoint.step)
+        if missing := self.run.missing_steps(checkpoint.step):
+            logger.warning(
+                "%s lacks %d of the %d steps of the checkpoint: curves and warnings are without them",
+                *(self.run.path / "steps.jsonl", missing, checkpoint.step),
+            )
         return Progress(checkpoint.step, meta["seconds"], meta["dry_run_bytes"])
 
     def go_back(self, permissions: Permissions) -> int:

@@ -83,9 +83,9 @@ def export_model(
     Raises UsageError for a folder that is not empty and for a step without an intact checkpoint, FileError
     where a file can't be read or written.
     """
-    folder = expand_home(to).absolute() if to else run.path / "model"
+    folder, step = expand_home(to).absolute() if to else run.path / "model", _saved_step(run, step)
     _refuse_filled(folder)
-    checkpoint = load_checkpoint(run.path / "checkpoints", _saved_step(run, step))
+    checkpoint = load_checkpoint(run.path / "checkpoints", step)
     with nullcontext() if to else _locked(run):
         trained = _load_trained(run, checkpoint, dtype, permissions)
         converted = getattr(torch, dtype) if dtype else None

@@ -196,9 +196,8 @@ class Trainer:
             objective = replace(objective, gradient_samples="all")  # right completions are few
             ids = [[r.completion.token_ids for r in g.rollouts] for g in groups]
             advantages = warm_start_advantages([g.right for g in groups], ids)
-            questions = max(
-                questions, int(advantages.any(dim=1).sum())
-            )  # with refill all that were asked count
+            # With refill every group that teaches counts.
+            questions = max(questions, int(advantages.any(dim=1).sum()))
         else:
             # Nothing is learned from a completion whose reward failed (rollout/scoring.neutralize).
             usable = torch.tensor([g.usable for g in groups])

@@ -34,7 +34,7 @@ def local_or_hub_name(name: str) -> str:
 def is_path(name: str) -> bool:
     """Whether a name is no name on the hub: something is there, or nothing else is spelled so."""
     is_spelled_so = name.startswith(_BEGINNINGS) or name.endswith(_ENDINGS) or name.count("/") > 1
-    return is_spelled_so or exists(name)
+    return is_spelled_so or os.path.lexists(name)  # a link that leads nowhere too
 
 
 def without_folders(name: str) -> str:

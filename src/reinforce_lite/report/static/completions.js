@@ -3,6 +3,7 @@
 const PAGE_SIZE = 6;
 
 function verdictOf(c) {
+  if (c.fault) return ["", "no verdict", "The reward failed"];
   if (c.strict) return ["right", "✓ right", "Strict and correct"];
   return c.lenient ? ["format", "✗ wrong format", "Right by the lenient verdict, but the format is wrong"] : ["wrong", "✗ wrong", ""];
 }
@@ -80,10 +81,10 @@ const rank = (c, matching) => (matching.has(c) ? 0 : 2) + (c.strict ? 0 : 1);
 const groupList = new List("groups", (group) => {
   const step = byId("f-step").value, verdict = byId("f-verdict").value, lists = byId("f-hit").value;
   if (step && group.step !== Number(step)) return [];
-  const right = group.completions.filter((c) => c.strict).length;
-  if (verdict === "mixed" && (right === 0 || right === group.completions.length)) return [];
+  const scored = group.completions.filter((c) => !c.fault), right = scored.filter((c) => c.strict).length;
+  if (verdict === "mixed" && (right === 0 || right === scored.length)) return [];
   const fits = {
-    "": () => true, mixed: () => true, right: (c) => c.strict, wrong: (c) => !c.strict,
+    "": () => true, mixed: () => true, right: (c) => c.strict, wrong: (c) => !c.strict && !c.fault,
     format: (c) => !c.strict && c.lenient, doubted: (c) => c.strict && c.second_opinion === false,
   }[verdict];
   const completions = group.completions.filter((c) => fits(c) && (!byId("f-truncated").checked || c.truncated)
@@ -99,12 +100,12 @@ const OUTCOMES = { gained: [false, true], lost: [true, false], still_right: [tru
 
 const questionList = new List("questions", (item) => {
   const outcome = OUTCOMES[byId("q-outcome").value];
-  const first = item.completions[0].strict, last = item.completions.at(-1).strict;
+  const right = item.completions.filter((c) => !c.fault).map((c) => c.strict);
   if (item.split !== byId("q-split").value) return [];
-  if (outcome && (item.completions.length < 2 || outcome[0] !== first || outcome[1] !== last)) return [];
+  if (outcome && (right.length < 2 || outcome[0] !== right[0] || outcome[1] !== right.at(-1))) return [];
   return search(item, item.completions, needleOf("q-text"));
 }, (item, matching) => el("article", { class: "group" },
-  ...questionOf(item, `${item.split} · ` + item.completions.map((c) => `${c.strict ? "✓" : "✗"} ${whenOf(c.step)}`).join("  ")),
+  ...questionOf(item, `${item.split} · ` + item.completions.map((c) => `${c.fault ? "–" : c.strict ? "✓" : "✗"} ${whenOf(c.step)}`).join("  ")),
   el("div", { class: "cards" }, ...item.completions.map((c) => cardOf(c, whenOf(c.step), !matching.has(c))))));
 
 const evaluations = (split) => Math.max(0, ...current.eval_history.filter((q) => q.split === split).map((q) => q.completions.length));
