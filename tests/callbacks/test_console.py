@@ -445,11 +445,12 @@ def test_no_name_or_reason_acts_on_the_terminal(
     run = finished_run(in_tmp / "run\x1b]0;evil\x07[red]")
     show.started(config, run, 0, "cpu", lambda: 1.0)
     show.phase(f"loading {names['model.name']}")
-    answered = group({f"right {ACTS}": True, f"wrong {ACTS}": False})
-    strict, fault = Verdict(False, None, f"reason {ACTS}"), f"fault {ACTS}"
-    reasons = [replace(r, strict=strict, fault=fault) for r in answered.rollouts[1:]]
+    answered = group({f"right {ACTS}": True, f"wrong {ACTS}": False, "failed": False})
+    right, wrong, failed = answered.rollouts
+    wrong = replace(wrong, strict=Verdict(False, None, f"reason {ACTS}"))
+    failed = replace(failed, fault=f"fault {ACTS}")
     (metrics,) = metrics_of([{"reward": 0.0, "reward_faults": 1}])
-    show.stepped(metrics, [replace(answered, rollouts=(answered.rollouts[0], *reasons))])
+    show.stepped(metrics, [replace(answered, rollouts=(right, failed, wrong))])
     if isinstance(show, LiveConsole):
         out.write(drawn(show))
     show.finished(run)
