@@ -789,7 +789,7 @@ class Moody(ToyTask):
     """Fails now and then, once training runs."""
 
     def reward(self, problem: Problem, completion: str) -> Reward:
-        if "probe" not in completion and sum(map(ord, completion)) % 11 == 0:
+        if "probe" not in completion and sum(map(ord, completion + problem.id)) % 11 == 0:
             raise ZeroDivisionError("moody")
         return super().reward(problem, completion)
 
@@ -818,7 +818,7 @@ def test_a_reward_that_mostly_fails_stops_the_run(settings: dict[str, Any]) -> N
                 raise OSError("gone")
             return Reward(0.0)
 
-    with pytest.raises(ReinforceLiteError, match=r"failed on 50 of 50 responses; last: OSError: gone"):
+    with pytest.raises(ReinforceLiteError, match="failed on 5 of 5 responses of an evaluation; last: OSError: gone"):
         api.train(RECIPE, settings, task=Broken(), run="a", quiet=True)
 
 
