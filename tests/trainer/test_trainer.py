@@ -818,7 +818,9 @@ def test_a_reward_that_mostly_fails_stops_the_run(settings: dict[str, Any]) -> N
                 raise OSError("gone")
             return Reward(0.0)
 
-    with pytest.raises(ReinforceLiteError, match="failed on 5 of 5 responses of an evaluation; last: OSError: gone"):
+    with pytest.raises(
+        ReinforceLiteError, match="failed on 5 of 5 responses of an evaluation; last: OSError: gone"
+    ):
         api.train(RECIPE, settings, task=Broken(), run="a", quiet=True)
 
 
