@@ -34,7 +34,7 @@ def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
 
 
 def reward_faults(steps: Sequence[StepMetrics], evals: Sequence[Record]) -> int:
-    """Completions on which the reward failed, in training and in evaluations; older versions count fewer."""
+    """Completions on which the reward failed, in training and, but for older runs, in evaluations."""
     return sum(s.reward_faults or 0 for s in steps) + sum(e.get("reward_faults") or 0 for e in evals)
 
 

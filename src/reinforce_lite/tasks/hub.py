@@ -64,9 +64,11 @@ def _read_rows(rows: Any) -> Iterator[Any]:
     kinds = {name: getattr(feature, "dtype", "") for name, feature in features.items()}
     narrow = {name: np.dtype(kind).type for name, kind in kinds.items() if kind in ("float16", "float32")}
     for row in rows:
-        values = {name: row.get(name) for name in narrow}  # of an array they are lists
-        numbers = {name: n for name, n in values.items() if isinstance(n, float) and not n.is_integer()}
-        shortest = {name: float(str(narrow[name](number))) for name, number in numbers.items()}
+        shortest = {
+            name: float(str(scalar(number)))
+            for name, scalar in narrow.items()
+            if isinstance(number := row.get(name), float) and not number.is_integer()  # an array is a list
+        }
         yield row | shortest if shortest else row
 
 

@@ -83,9 +83,10 @@ def export_model(
     Raises UsageError for a folder that is not empty and for a step without an intact checkpoint, FileError
     where a file can't be read or written.
     """
-    folder, step = expand_home(to).absolute() if to else run.path / "model", _saved_step(run, step)
+    saved_step = _saved_step(run, step)
+    folder = expand_home(to).absolute() if to else run.path / "model"
     _refuse_filled(folder)
-    checkpoint = load_checkpoint(run.path / "checkpoints", step)
+    checkpoint = load_checkpoint(run.path / "checkpoints", saved_step)
     with nullcontext() if to else _locked(run):
         trained = _load_trained(run, checkpoint, dtype, permissions)
         converted = getattr(torch, dtype) if dtype else None
