@@ -68,7 +68,7 @@ PROMISES = """
 
 ## Security
 
-25. The name of a new run can't lead out of the folder `runs/`.
+25. A new run's name can't lead out of `runs/`, and `report --out` replaces only pages and empty files.
 26. A completion can act neither on the report, which fetches nothing, nor on the terminal or a tracker.
 27. Pickled weights and a model's own code are refused; the error names the option that permits them.
 28. Secrets of the environment are in no log, run file, report, model card or terminal.

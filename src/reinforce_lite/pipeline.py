@@ -214,7 +214,7 @@ def _warn_of_format(prompt: PromptConfig, answer_format: AnswerFormat) -> None:
             *(len(examples) - len(shown), len(examples), answer_format),
         )
     text = f"{prompt.instruction}\n{prompt.prefill}"
-    system = prompt.system.replace(OPENINGS["hash"], "")  # which may be a heading there
+    system = prompt.system.replace(OPENINGS["hash"], "")  # there it may be a heading in Markdown
     asked = [name for name, opening in OPENINGS.items() if opening in text + system]
     if asked and answer_format not in asked:
         logger.warning(
@@ -226,10 +226,10 @@ def _warn_of_format(prompt: PromptConfig, answer_format: AnswerFormat) -> None:
 
 def check_prompt_length(prompt: Prompt, config: Config, policy: Policy) -> None:
     """Warn of a prompt that is longer than those of training; raise UsageError for one that does not fit."""
-    tokens, response, limit = len(prompt.token_ids), config.rollout.max_new_tokens, policy.context
-    if limit and tokens + response > limit:
+    tokens, completion, limit = len(prompt.token_ids), config.rollout.max_new_tokens, policy.context
+    if limit and tokens + completion > limit:
         raise UsageError(
-            f"a prompt of {tokens} tokens and a response of {response} do not fit into the context of "
+            f"a prompt of {tokens} tokens and a completion of {completion} do not fit into the context of "
             f"{limit} tokens that {policy.name} has",
             "ask a shorter question",
         )

@@ -323,7 +323,7 @@ def _evaluation_text(e: Evaluation) -> str:
         text += f", {control.replace('_', ' ')} {percent(getattr(e, control))} {interval(bounds)}"
     text += f", n = {e.n}"
     if e.reward_faults:
-        text += f"; the reward failed on {e.reward_faults} completions, which do not count"
+        text += f"; completions not counted, because the reward failed: {e.reward_faults}"
     if e.split == "test" and not e.step and e.strict == 0 and (e.second_opinion or 0) >= 0.2 and e.n >= 20:
         text += f"\n  warning: none is right in the format that the reward asks for; {SHOW_FORMAT}"
     return text

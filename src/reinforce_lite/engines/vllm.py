@@ -205,7 +205,7 @@ class VLLMEngine:
             settings |= {"enable_sleep_mode": True, "gpu_memory_utilization": min(0.95, share)}
         if distributed.size() > 1:
             settings["distributed_executor_backend"] = f"{WORKER}.OneOfSeveral"
-            # All processes tune together: if one failed in it, the others would wait.
+            # No tuning: the processes would tune together, and wait for one that failed.
             settings["kernel_config"] = {"enable_flashinfer_autotune": False}
         if policy.adapter:
             rank = next(r for r in LORA_RANKS if r >= policy.adapter.config.rank)

@@ -138,9 +138,10 @@ def compute_loss_weights(
         sequence-mean   n * length_i         mean over completions of the mean over tokens
 
     With gradient_samples "all", n = Q * G. With "one", n = Q and only each group's first completion counts;
-    completions of a group are identically distributed, so the choice does not matter. `questions` is
-    the number of groups that count where it is not Q: with refill there are more groups than the recipe asks
-    for, but no more that are live, and the others must not make the normaliser larger.
+    completions of a group are identically distributed, so the choice does not matter. `questions` takes
+    the place of Q in n: with refill more groups are sampled than the recipe asks for, but no more of them are
+    live, and the others must not make the normaliser larger. In a warm start it is the number of groups with
+    a right completion, if that is more.
 
     `a` is (Q, G); `lengths` are the completions' tokens, EOS included. Returns (Q, G) float64.
     """

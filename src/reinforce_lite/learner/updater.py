@@ -201,7 +201,7 @@ class Updater:
         trainable = own_share(trainable_groups(groups, loss_weights.tolist()))
 
         def compute() -> GradientStats:
-            # A share without completions takes no time, from which the watch would learn a limit.
+            # Not watched without work: the watch would learn too short a limit from it.
             with distributed.watched("update") if trainable else nullcontext():
                 return retry_on_oom(
                     lambda: self._scaled_gradient(trainable), lambda: self._halve_micro_batches(trainable)
@@ -532,7 +532,9 @@ def micro_batches(
 
 
 def _let_signals_in(param: Tensor) -> None:
-    """Report that this process is alive. Here Python can handle a signal, inside a backward pass it can't."""
+    """Report that this process is alive. Python handles signals in this hook; inside a backward pass it
+    can't.
+    """
     distributed.report_alive()
 
 

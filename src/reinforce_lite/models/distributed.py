@@ -146,7 +146,9 @@ def raise_signals_in(interruptible: Callable[[], AbstractContextManager[None]]) 
 
 
 def watched(name: str, expected: float = 0.0) -> AbstractContextManager[None]:
-    """A block of this process's own work that must `report_alive` in time (models/watch.py), or is ended."""
+    """Watch a block of this process's own work: without `report_alive` in time, the process is ended
+    (models/watch.py).
+    """
     return _processes.watch.over(name, expected) if _processes else nullcontext()
 
 

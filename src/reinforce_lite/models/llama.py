@@ -228,7 +228,9 @@ class Llama:
         return torch.cat([q, k, v], dim=1)
 
     def _add(self, x: Tensor, project: Callable[..., Tensor], norm: Norm | None) -> Tensor:
-        """x plus the output of half a layer; on a card without gradient, added in place by the product."""
+        """x plus the output of half a layer. On a card, when no gradient is needed, the last product adds it
+        in place.
+        """
         if x.is_cuda and not torch.is_grad_enabled() and norm is None and self.residual_multiplier == 1:
             return project(onto=x)
         out = project()

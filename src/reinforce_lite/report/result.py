@@ -67,7 +67,7 @@ def build_result(data: RunData, history: EvalHistory, groups: Sequence[GroupStat
     )
     notes = _notes(before, after, p, result["other"])
     if faults := sum(e["reward_faults"] or 0 for e in (before, after)):
-        notes.append(f"The reward failed on {count(faults, 'completion')}, which are not counted.")
+        notes.append(f"The reward failed on {count(faults, 'completion')}: not counted.")
     if kind != "constant" and (constant := constant_hint(after)):
         notes.append(as_sentence(constant))
     return result | {

@@ -29,7 +29,7 @@ def sample_completions(
         progress(finished)
 
     def sample(positions: Sequence[int]) -> list[list[Completion]]:
-        if not positions:  # nothing to watch: its time would be the limit of the next
+        if not positions:  # not watched without work: the watch would learn too short a limit from it
             return []
         with watched("sampling"):
             own = engine.generate([prompts[i] for i in positions], sampling, seed, count)

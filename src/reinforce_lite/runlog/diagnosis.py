@@ -49,7 +49,7 @@ def diagnose(run: Run) -> Diagnosis:
             f"{run.path / 'rollouts.jsonl'} and {run.path / 'eval_rollouts.jsonl'} says why."
         )
     if missing := run.missing_steps(done):
-        problems.append(f"{log} lacks {missing} of the {done} steps: the figures above are without them.")
+        problems.append(f"{log} lacks {missing} of the {done} steps: the figures above omit them.")
     return Diagnosis(figures, problems, _next(run))
 
 

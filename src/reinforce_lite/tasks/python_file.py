@@ -89,8 +89,8 @@ class FileTask(WorkerTask):
         for split, rows in hello["problems"].items():
             if rows != self._rows[split]:
                 raise ReinforceLiteError(
-                    f"{self.path}: problems({split!r}) returns different problems, or another info of them, "
-                    "in another process",
+                    f"{self.path}: problems({split!r}) returns different problems, or problems with "
+                    "different info, in another process",
                     "it must return the same at every call: seed what is random, sort what comes from a set",
                 )
 
@@ -153,7 +153,7 @@ def _read_problems(task: Any, path: Path, split: str) -> Sequence[Problem]:
 
 
 def _hash_info(info: Any) -> str:
-    """By which two processes compare it; empty where it can't be written as JSON."""
+    """A hash with which two processes compare `info`; empty if it can't be written as JSON."""
     try:
         return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
     except (TypeError, ValueError, RecursionError):

@@ -166,7 +166,7 @@ def _about_length(config: Config, best: Sampled) -> list[Advice]:
 
 
 def _about_signal(config: Config, best: Sampled) -> list[Advice]:
-    """What to do where few groups are live."""
+    """What to do where few groups are live, or the model solves nearly all problems."""
     if best.forecast == "slowly":
         return [_about_few_live(config, best)]
     if best.forecast == "unlikely" and best.format_failures >= OFTEN_MISSED:

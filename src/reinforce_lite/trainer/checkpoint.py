@@ -234,7 +234,7 @@ class Checkpointer:
         self.run.rewind(checkpoint.step)
         if missing := self.run.missing_steps(checkpoint.step):
             logger.warning(
-                "%s lacks %d of the %d steps of the checkpoint: curves and warnings are without them",
+                "%s lacks %d of the %d steps of the checkpoint: curves and warnings omit them",
                 *(self.run.path / "steps.jsonl", missing, checkpoint.step),
             )
         return Progress(checkpoint.step, meta["seconds"], meta["dry_run_bytes"])
