@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from helpers.tasks import load, load_error, reward_value
-from reinforce_lite.tasks import check_task
+from reinforce_lite.tasks import check_task, task_fingerprint
 from reinforce_lite.types import Problem
 
 TASK = """
@@ -50,6 +50,18 @@ def test_python_file_problems_are_read_once(tmp_path: Path) -> None:
     )
     task = load(write_task(tmp_path, text))
     assert task.problems("train") == task.problems("train")
+
+
+def test_python_file_with_other_hidden_tests_is_another_task(tmp_path: Path) -> None:
+    text = TASK.replace("gold=str(i)", "gold=str(i), info={'tests': [i]}")
+    (tmp_path / "changed").mkdir()
+    tasks = [
+        load(write_task(tmp_path, text)),
+        load(write_task(tmp_path / "changed", text.replace("[i]}", "[i + 1]}"))),
+        load(write_task(tmp_path / "changed", text.replace("[i]}", "{i}}"))),  # JSON has no sets
+    ]
+    assert len({task_fingerprint(task) for task in tasks}) == 3
+    assert task_fingerprint(tasks[2]) == task_fingerprint(load(write_task(tmp_path, TASK)))
 
 
 def test_python_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:

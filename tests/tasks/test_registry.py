@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,8 @@ def test_task_fingerprint_changes_with_the_data_and_only_with_it() -> None:
         NumberTask(task.train, task.test, task.validation),
         NumberTask((*task.train, make_problem("d")), task.validation, task.test),
         NumberTask(task.train, (*task.validation, *task.test), ()),
+        NumberTask((replace(A, info={"tests": [1, 2]}),), task.validation, task.test),
+        NumberTask((replace(A, info={"tests": [1, 3]}),), task.validation, task.test),
     ]
     assert task_fingerprint(task) == task_fingerprint(same)
     assert len({task_fingerprint(each) for each in (task, *changed)}) == 1 + len(changed)

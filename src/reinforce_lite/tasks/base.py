@@ -1,10 +1,11 @@
 """What a task is: where problems come from, and what a response to one is worth."""
 
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from reinforce_lite.tasks.grading import grade
 from reinforce_lite.types import AnswerFormat, Problem, Reward, Split
@@ -75,6 +76,14 @@ def _plain_spelling(match: re.Match[str]) -> str:
         return " "
     integer, point, decimals = match["number"].replace(",", "").partition(".")
     return integer + (point + decimals).rstrip("0").rstrip(".")
+
+
+def hash_info(info: Mapping[str, Any]) -> str:
+    """A SHA-256 of a problem's `info`; empty if there is none, or if it can't be written as JSON."""
+    try:
+        return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest() if info else ""
+    except (TypeError, ValueError, RecursionError):
+        return ""
 
 
 def short_hash(text: str) -> str:

@@ -11,12 +11,10 @@
 A module-level object `task` with these two methods works as well, and so does a reward of several completions
 (`rewards.py`). For golds that are numbers, `from reinforce_lite import number_reward as reward` is the reward
 of the built-in tasks. The file runs with the user's rights, when a run or an evaluation needs it and at no
-other time, and only in worker processes (`reward_worker.py`): this process knows the problems, without
-`info`, and names them by split and position.
+other time, and only in worker processes (`reward_worker.py`): this process knows the problems, with a hash
+in place of their `info`, and names them by split and position.
 """
 
-import hashlib
-import json
 import sys
 import tomllib
 import traceback
@@ -27,7 +25,7 @@ from typing import Any, get_args
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import ReinforceLiteError, UsageError
-from reinforce_lite.tasks.base import short_hash
+from reinforce_lite.tasks.base import hash_info, short_hash
 from reinforce_lite.tasks.reward_worker import MAX_BATCH, WorkerTask
 from reinforce_lite.tasks.rewards import RewardFunction, outcome_to_json
 from reinforce_lite.types import Problem, Split
@@ -71,7 +69,7 @@ class FileTask(WorkerTask):
         """Raises UsageError when the user's function raises, or returns anything but problems."""
         if split not in self._problems:
             self._rows[split] = rows = self.call("problems", split)
-            self._problems[split] = problems = tuple(Problem(*texts) for *texts, _ in rows)
+            self._problems[split] = problems = tuple(_read_row(*row) for row in rows)
             self._places |= {problem.id: (split, index) for index, problem in enumerate(problems)}
             self.splits = tuple(self._problems)
         return self._problems[split]
@@ -93,6 +91,10 @@ class FileTask(WorkerTask):
                     "different info, in another process",
                     "it must return the same at every call: seed what is random, sort what comes from a set",
                 )
+
+
+def _read_row(id: str, question: str, gold: str, solution: str, info_hash: str) -> Problem:
+    return Problem(id, question, gold, solution, {"sha256": info_hash} if info_hash else {})
 
 
 # ── In the worker ──
@@ -120,7 +122,7 @@ class UserFile:
 
     def problems(self, split: str) -> Rows:
         """Id, question, gold and solution of each problem, and the hash of its info."""
-        return [[p.id, p.question, p.gold, p.solution, _hash_info(p.info)] for p in self._read(split)]
+        return [[p.id, p.question, p.gold, p.solution, hash_info(p.info)] for p in self._read(split)]
 
     def rewards(self, items: Sequence[tuple[str, int, str]]) -> list[dict[str, Any]]:
         """The outcome of each (split, position, completion)."""
@@ -150,14 +152,6 @@ def _read_problems(task: Any, path: Path, split: str) -> Sequence[Problem]:
                 "problems(split) must return a list of reinforce_lite.Problem",
             )
     return problems
-
-
-def _hash_info(info: Any) -> str:
-    """A hash with which two processes compare `info`; empty if it can't be written as JSON."""
-    try:
-        return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
-    except (TypeError, ValueError, RecursionError):
-        return ""
 
 
 def _import_source(path: Path, source: bytes) -> ModuleType:
