@@ -177,7 +177,7 @@ def test_read_problems_counts_rounded_golds_aloud(tmp_path: Path, caplog: pytest
 def test_read_problems_refuses_an_id_for_two_questions(tmp_path: Path) -> None:
     rows = [{"question": question, "answer": "1", "id": 5} for question in ("a", "b")]
     error = load_error("jsonl", path=str(write_rows(tmp_path / "ids.jsonl", rows)))
-    assert error.cause.endswith("line 2 (the id '5' again, first used on 1)")
+    assert error.cause.endswith("line 2 (the id '5' again, first used on line 1)")
 
 
 def test_read_problems_lists_the_columns_where_one_is_missing(tmp_path: Path) -> None:

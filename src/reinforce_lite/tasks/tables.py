@@ -72,7 +72,7 @@ def read_problems(table: Table, columns: Mapping[str, str]) -> tuple[Problem, ..
                 _check_same_gold(problem, *by_question[question], table.unit)
                 repeated.append(number)
             else:
-                _check_new_id(problem.id, number, numbers_by_id)
+                _check_new_id(problem.id, number, numbers_by_id, table.unit)
                 by_question[question] = number, problem
         except BadRowError as error:
             bad[number] = error
@@ -193,11 +193,11 @@ def _read_id(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     return "" if value is None else str(value)
 
 
-def _check_new_id(row_id: str, number: int, numbers_by_id: dict[str, int]) -> None:
+def _check_new_id(row_id: str, number: int, numbers_by_id: dict[str, int], unit: str) -> None:
     first = numbers_by_id.setdefault(row_id, number)
     if first != number:
         raise BadRowError(
-            f"the id {row_id!r} again, first used on {first}", "give each problem an id of its own"
+            f"the id {row_id!r} again, first used on {unit} {first}", "give each problem an id of its own"
         )
 
 
