@@ -3,16 +3,17 @@
     python experiments/gsm8k_boxed.py --only prompt rate main     # two cores: two hours for each run of main
     python experiments/gsm8k_boxed.py --only full main --parallel 6     # a card of 80 GB: ten minutes
 
-`full` trains all weights on a card for CARD_HOURS, and is evaluated on all test problems; the others train
-adapters of rank 8. The untrained model is evaluated with five prompts on training problems, so that nothing
-is chosen on the test problems, and with each of them on the first test problems. RATE was not chosen by
-validation, as `rate` would: it is a third of what gained nothing on a card (docs/results.md).
+`full` trains all weights on a card for CARD_HOURS, and is evaluated on all test problems; `rate`, `main` and
+`adaptive` train adapters of rank 8. The untrained model is evaluated with five prompts (`prompt`) on training
+problems, so that nothing is chosen on the test problems, and with each of them on the first test problems;
+and on the questions that the runs of each seed ask (`asked`), since some are easier than others. RATE was
+not chosen by validation, as `rate` would: it is a third of what gained nothing on a card (docs/results.md).
 
 The model is the folder ./qwen2.5-coder-0.5b-instruct if it exists, otherwise the hub's model of that name;
 the data are the folder ./gsm8k, otherwise the hub's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -21,9 +22,10 @@ from trials import Record, Trial
 
 from reinforce_lite.config import load_config
 from reinforce_lite.evaluation.statistics import mcnemar_p_value
-from reinforce_lite.pipeline import build_pipeline
+from reinforce_lite.pipeline import Pipeline, build_pipeline
+from reinforce_lite.rollout.selection import epoch_problems
 from reinforce_lite.trainer.metrics import completion_records
-from reinforce_lite.types import Split
+from reinforce_lite.types import Problem, Split
 from reinforce_lite.utils.environment import describe_machine, package_versions
 
 RECIPE = "gsm8k-0.5b"
@@ -36,6 +38,10 @@ RATES = ("1e-5", "3e-5", "1e-4")
 RATE = "3e-5"
 """1e-4 gained nothing on a card."""
 STEPS = 40
+ASKED = 320
+"""Questions of a run with these steps."""
+BLOCK = 10
+"""Steps whose questions are compared."""
 TRAINED = ("full", "main", "adaptive")
 SETTINGS = {"main": (), "adaptive": ("--rollout.selection", "adaptive", "--rollout.refill", "2")}
 CARD_HOURS = 0.15
@@ -73,6 +79,7 @@ FULL = (
 TRIALS = [
     *(Trial(f"full-{seed}", (*FULL, "--train.seed", str(seed))) for seed in SEEDS),
     *(Trial(f"prompt-{number}", (name,), "gsm8k_boxed.py") for number, name in enumerate(PROMPTS, 1)),
+    *(Trial(f"asked-{seed}", (str(seed),), "gsm8k_boxed.py") for seed in SEEDS),
     *(
         Trial(
             f"rate-{rate}-0",
@@ -94,31 +101,41 @@ TRIALS = [
 ]
 
 
-def untrained(name: str) -> Record:
-    """The verdicts on greedy completions of the untrained model with one of the prompts."""
-    keys = {"model.name": trials.HALF_BILLION, "task.path": trials.GSM8K, **PROMPTS[name]}
+def untrained(option: str) -> Record:
+    """The verdicts on greedy completions of the untrained model: with one of the prompts, or of a seed.
+
+    With a prompt they are of the first training and test problems, with a seed of the questions that its runs
+    ask, in their order.
+    """
+    prompt = PROMPTS.get(option, {})
+    keys = {"model.name": trials.HALF_BILLION, "task.path": trials.GSM8K, **prompt}
     pipeline = build_pipeline(load_config(RECIPE, keys))
     policy = pipeline.policy
     record: Record = {
-        "prompt": name,
         "machine": trials.machine_name(describe_machine(policy.device, policy.dtype)),
         "versions": package_versions(),
     }
+    if option not in PROMPTS:
+        asked = epoch_problems(pipeline.problems("train"), 0, ASKED, int(option))
+        return record | {"seed": option, "asked": _judge(pipeline, asked)}
     splits: dict[Split, int] = {"train": CHOOSING, "test": TEST}
-    for split, n in splits.items():
-        groups = pipeline.eval_groups(pipeline.problems(split, n))
-        lines = completion_records(0, groups, split="test")
-        record[split] = trials.verdicts(lines) | {
-            "tokens": round(fmean(line["tokens"] for line in lines), 1),
-            "cut": round(fmean(line["truncated"] for line in lines), 4),
-        }
-    return record
+    judged = {split: _judge(pipeline, pipeline.problems(split, n)) for split, n in splits.items()}
+    return record | {"prompt": option} | judged
+
+
+def _judge(pipeline: Pipeline, problems: Sequence[Problem]) -> Record:
+    lines = completion_records(0, pipeline.eval_groups(problems), split="test")
+    return trials.verdicts(lines) | {
+        "tokens": round(fmean(line["tokens"] for line in lines), 1),
+        "cut": round(fmean(line["truncated"] for line in lines), 4),
+    }
 
 
 def write(records: Mapping[str, Record]) -> None:
     """Tables of prompts, of validation by step, and of each setting's runs."""
     prompts = {record["prompt"]: record for record in records.values() if "prompt" in record}
-    runs = {name: record for name, record in records.items() if "prompt" not in record}
+    asked = [record for record in records.values() if "asked" in record]
+    runs = {name: record for name, record in records.items() if "options" in record}
     parts = []
     if prompts:
         header = ["prompt", f"strict, {CHOOSING} training", "lenient", f"strict, {TEST} test", "lenient"]
@@ -126,6 +143,8 @@ def write(records: Mapping[str, Record]) -> None:
         parts.append(trials.table([*header, "tokens", "cut"], rows))
     if runs:
         parts.append(_curves(runs))
+    if asked:
+        parts.append(_questions(asked, runs))
     ends = [
         [setting, str(run["steps"]), *trials.result_row(run)]
         for setting, seeds in trials.by_setting(runs).items()
@@ -160,6 +179,23 @@ def _curves(runs: Mapping[str, Record]) -> str:
         for name, by_step in checked.items()
     ]
     return trials.table(["strict on validation after steps", *map(str, steps)], rows)
+
+
+def _questions(asked: list[Record], runs: Mapping[str, Record]) -> str:
+    """Whether a reward that rises or falls is learning, or due to the questions that are asked then."""
+    steps = [f"{step + 1} to {step + BLOCK}" for step in range(0, STEPS, BLOCK)]
+    rows = []
+    for record in asked:
+        bits = _bits(record["asked"], "strict")
+        size = len(bits) * BLOCK // STEPS
+        blocks = [bits[i : i + size] for i in range(0, len(bits), size)]
+        rows.append([f"untrained, greedy, seed {record['seed']}", *map(trials.accuracy_cell, blocks)])
+        for name, run in runs.items():
+            if trials.seed_of(run) == record["seed"] and name.startswith(("rate", "main")):
+                rewards = run["curves"]["reward"]
+                parts = [rewards[i : i + BLOCK] for i in range(0, STEPS, BLOCK)]
+                rows.append([f"{name}, sampled", *(f"{fmean(part):.1%}" if part else "" for part in parts)])
+    return trials.table(["strict on the questions of steps", *steps], rows)
 
 
 def _against_best_prompt(prompts: Mapping[str, Record], main: list[Record]) -> str:

@@ -348,10 +348,12 @@ def test_gsm8k_boxed_by_hand(load: Any, capsys: pytest.CaptureFixture[str]) -> N
             {"split": "validation", "step": 10 * i, "strict": strict} for i, strict in enumerate(accuracies)
         ]
         verdicts = {"ids": [], "0": bits(2), "20": bits(10)}
-        run = {"trial": name, "machine": "m", "steps": 20, "seconds": 90, "evals": evals}
-        return run | {"verdicts": verdicts}
+        run = {"trial": name, "options": [], "machine": "m", "steps": 20, "seconds": 90, "evals": evals}
+        return run | {"verdicts": verdicts, "curves": {"reward": [0.25] * 10 + [0.5, 0.75] * 5}}
 
     records = {"prompt-1": prompt("good", 7), "prompt-2": prompt("bad", 6)}
+    asked = {"ids": [], "0": dict.fromkeys(("strict", "lenient"), "1000" + "1110" + "0" * 8)}
+    records["asked-0"] = {"seed": "0", "asked": asked, "machine": "m"}
     records |= {"rate-3e-5-0": run("rate-3e-5-0", [0.25, 0.5]), "main-0": run("main-0", [0.25, 0.5, 0.75])}
     experiment.write(records)
     lines = (trials.RESULTS / "gsm8k_boxed.md").read_text().splitlines()
@@ -361,6 +363,8 @@ def test_gsm8k_boxed_by_hand(load: Any, capsys: pytest.CaptureFixture[str]) -> N
     ends = [line for line in lines if line.startswith("| main | 20 | 0 | 16.7% ")]
     assert len(ends) == 1
     assert ends[0].endswith(" | 0.008 | 1.5 |")
+    assert "| untrained, greedy, seed 0 | 25.0% (5–70) | 75.0% (30–95) | 0.0% (0–49) | 0.0% (0–49) |" in lines
+    assert "| main-0, sampled | 25.0% | 62.5% |  |  |" in lines
     assert "- strict: 66.7%, after 83.3% in the mean of 1 seeds, p = 0.5" in lines
 
 
