@@ -36,6 +36,7 @@ GROUP_SIZE = 8  # G
 MAX_NEW_TOKENS = 64
 TEMPERATURE = 0.7
 TOP_P = 0.9
+STOP = ("</answer>",)
 ADVANTAGE_CLIP = 2.0
 LEARNING_RATE = 1e-5
 WARMUP_STEPS = 3
@@ -63,8 +64,7 @@ def completion_logprobs(model: Any, prompt: Sequence[int], completions: Sequence
 
     The prompt passes through the model once; its keys and values, which carry gradient too, are repeated
     for the G completions. Padding is on the right, where causal attention never looks, and its
-    log-probabilities are masked out. The temperature is the sampling one: the distribution that is
-    trained is the one that was sampled from.
+    log-probabilities are masked out. The temperature is the sampling one; top-p applies to sampling only.
     """
     device, size = model.device, len(completions)
     tokens = pad_sequence([torch.tensor(c) for c in completions], batch_first=True).to(device)  # (G, T)
@@ -89,7 +89,7 @@ def train(model_name: str, steps: int, seed: int) -> Policy:
     build_prompt = PromptBuilder(policy.tokenizer, recipe.prompt)
     engine = make_engine("native", policy)  # samples from the very weights that are trained
     score = Scorer(task)
-    sampling = Sampling(GROUP_SIZE, MAX_NEW_TOKENS, temperature=TEMPERATURE, top_p=TOP_P)
+    sampling = Sampling(GROUP_SIZE, MAX_NEW_TOKENS, 0, TEMPERATURE, TOP_P, STOP, repetition_detection=True)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
 
     for step in range(1, steps + 1):
@@ -116,8 +116,8 @@ def train(model_name: str, steps: int, seed: int) -> Policy:
         advantages = leave_one_out_advantages(rewards)
 
         # Advantages -> loss = -sum_i A_i sum_t log pi(token_t) / (Q G max_new_tokens). The divisor is a
-        # constant, not a length, so that neither short nor long completions are favored. The sampling policy
-        # is the trained policy: the ratio of the two is 1, and there is nothing to clip. One group passes
+        # constant, not a length, so that neither short nor long completions are favored. The weights that
+        # sampled are those that are trained: no ratio of two policies, nothing to clip. One group passes
         # backward at a time; gradients add up. A group without signal costs no pass.
         for prompt, completions, group_advantages in zip(prompts, groups, advantages, strict=True):
             if group_advantages.any():

@@ -21,6 +21,7 @@ from reinforce_lite.config import TaskConfig, load_config
 from reinforce_lite.learner.objective import compute_advantages
 from reinforce_lite.learner.presets import PRESETS
 from reinforce_lite.models.policy import Policy, load_policy
+from reinforce_lite.pipeline import stop_strings
 from reinforce_lite.tasks import check_task, load_task
 from reinforce_lite.tasks.base import Task
 
@@ -64,6 +65,7 @@ def test_minimal_loop_constants_are_the_quickstart_recipe() -> None:
         for key in keys:
             assert getattr(module, key.upper()) == getattr(section, key), key
     assert PRESETS[config.objective.preset].advantage_clip == module.ADVANTAGE_CLIP
+    assert stop_strings(config) == module.STOP
 
 
 def test_minimal_loop_command_prints_a_line_per_step(

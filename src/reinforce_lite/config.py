@@ -260,7 +260,7 @@ class UpdateConfig(Section):
     optimizer_state: Literal["32-bit", "16-bit", "8-bit"] = "32-bit"
     """32-bit: float32 AdamW, with float32 master weights of a 16-bit policy; float16 needs it. 8-bit: 8-bit
     moments, and the policy's own weights stochastically rounded (needs torchao). 16-bit: everything in
-    bfloat16, as in the first implementation; small updates are lost to rounding."""
+    bfloat16, as in the article's program; small updates are lost to rounding."""
     offload_optimizer: bool = False
     """Keep 8-bit moments in the machine's own memory, for a card that is still too small. This saves 2 bytes
     per parameter on the card; they cross the bus twice in every step."""

@@ -49,7 +49,7 @@ class PromptedPolicy:
 
 @dataclass(slots=True)
 class Pipeline(PromptedPolicy):
-    """The road from a problem to a scored group, and the policy that travels it."""
+    """What leads from a problem to a scored group: task, prompt builder, policy, engine, scorer."""
 
     task: Task
     engine: Engine

@@ -1,4 +1,4 @@
-"""The records that travel along the road, one type per arrow.
+"""The records of a step, each passed on by one part to the next.
 
     tasks ─Problem─▶ rollout/prompts ─Prompt─▶ engines ─Completion─▶ rollout/scoring ─Rollout, Group─▶ learner
 
