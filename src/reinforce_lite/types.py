@@ -132,8 +132,8 @@ class Group:
         return [len(r.completion.token_ids) for r in self.rollouts]
 
     @property
-    def usable(self) -> list[bool]:
-        """Whether each reward can be used: False where the reward function failed."""
+    def scored(self) -> list[bool]:
+        """Whether each completion has a reward: False where the reward function failed."""
         return [not r.fault for r in self.rollouts]
 
     @property

@@ -87,7 +87,7 @@ def test_reflection_rates_are_the_same_in_a_step_and_in_an_evaluation(groups: li
     state = {"learning_rate": 1e-6, "num_tokens": 0, "step_time": 2.0, "peak_memory": 0}
     state |= {"micro_batch_tokens": 1, "max_num_seqs": 1}
     seconds = {"rollout": 1.0, "reward": 0.0, "update": 1.0}
-    step = step_metrics(1, groups, GradientStats(0.0, 0.0, 0), False, seconds, **state).to_record()
+    step = step_metrics(1, groups, GradientStats(0.0, 0.0, 0), False, True, seconds, **state).to_record()
     line = evaluate_groups(groups, 1, "test").to_record()
     for name, share in EXPECTED_RATES.items():
         assert step[name] == line[name] == pytest.approx(share)

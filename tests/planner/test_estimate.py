@@ -11,7 +11,17 @@ import torch
 from helpers.groups import make_groups, make_weights
 from helpers.model_configs import make_family
 from helpers.tiny import make_model, make_tokenizer
-from reinforce_lite.config import AdapterConfig, Config, EvalConfig, PromptConfig, RolloutConfig, UpdateConfig
+from reinforce_lite.config import (
+    AdapterConfig,
+    Config,
+    EvalConfig,
+    ObjectiveConfig,
+    PresetName,
+    PromptConfig,
+    RolloutConfig,
+    TrainConfig,
+    UpdateConfig,
+)
 from reinforce_lite.engines import cache_size, scheduler
 from reinforce_lite.engines.kv_cache import KVCache
 from reinforce_lite.engines.native import NativeEngine
@@ -28,6 +38,7 @@ from reinforce_lite.planner.estimate import (
     ROLLOUT,
     activation_bytes_per_token,
     host_bytes,
+    max_step_tokens,
     memory_parts,
 )
 from reinforce_lite.planner.model_shape import read_shape, shape_of
@@ -203,6 +214,24 @@ def test_activations_of_smollm2_by_hand() -> None:
     parts = part_sizes(EMBEDDED_NAME, "float32", 1280, update=UpdateConfig(micro_batch_tokens=4096))
     sums = 4 * 30 * 2 * 3 * 64  # of the gradients of a shared token's keys and values
     assert parts["activations"] == (4096 + 64) * (30 * (4 * 5760 + 4 * 11) + 16 * 576) + 64 * sums
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps", "refill", "completions", "groups"),
+    [("article", 0, 1, 1, 4), ("article", 5, 1, 6, 4), ("grpo", 0, 3, 6, 4), ("grpo", 5, 3, 6, 12)],
+)
+def test_a_warm_start_learns_from_all_that_a_step_asks(
+    preset: PresetName, steps: int, refill: int, completions: int, groups: int
+) -> None:
+    """4 questions of at most 100 tokens, 6 completions each of at most 10."""
+    config = Config(
+        prompt=PromptConfig(max_tokens=100),
+        rollout=RolloutConfig(prompts_per_step=4, group_size=6, max_new_tokens=10, refill=refill),
+        objective=ObjectiveConfig(preset=preset),
+        train=TrainConfig(warm_start=steps, steps=20),
+    )
+    shape = read_shape(EMBEDDED_NAME, False, 1024)
+    assert max_step_tokens(config, shape) == groups * (100 + completions * 10)
 
 
 @pytest.mark.parametrize(

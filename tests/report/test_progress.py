@@ -71,13 +71,13 @@ def test_graded_rewards_have_a_trend_of_their_own(tmp_path: Path) -> None:
 
 
 def test_completions_whose_reward_failed_do_not_count(tmp_path: Path) -> None:
-    """All have the reward that a failed one gets; without any other, they are what there is."""
-    run = runs.write(
-        tmp_path / "a",
-        [step(1)],
-        [completion(1, "p", False, 0, reward=0.5, fault="no"), completion(1, "p", False, 1)],
-    )
-    assert "training accuracy is 0.0% over 1 question" in summary_of(run)["result"]["sentence"]
+    """Nor does a question all of whose rewards failed."""
+    failed = [completion(1, "q", False, i, reward=0.5, fault="no") for i in range(2)]
+    lines = [completion(1, "p", False, 0, reward=0.5, fault="no"), completion(1, "p", True, 1)]
+    run = runs.write(tmp_path / "a", [step(1)], [*lines, *failed])
+    assert "training accuracy is 100.0% over 1 question" in summary_of(run)["result"]["sentence"]
+    run = runs.write(tmp_path / "b", [step(1)], failed)
+    assert "accuracy" not in summary_of(run)["result"]["sentence"]
 
 
 def test_adaptive_selection_has_no_trend(tmp_path: Path) -> None:

@@ -49,7 +49,10 @@ def test_no_reflection_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_accuracy_with_and_without_a_hit(tmp_path: Path) -> None:
-    """Four training completions: of two with "wait" one is right, of the other two both are."""
+    """Four training completions: of two with "wait" one is right, of the other two both are.
+
+    They are of one question, so Wilson's interval would be too narrow. One of two has 9.45% to 90.55%.
+    """
     texts = ["Wait: 7", "Wait: 8", "7", "7"]
     rollouts = [
         completion(1, "p", right, s, completion=text, tokens=10 * (s + 1))
@@ -64,7 +67,11 @@ def test_accuracy_with_and_without_a_hit(tmp_path: Path) -> None:
         1.0,
         35,
     )
-    assert figures["with"]["interval"] == (pytest.approx(0.0945, abs=1e-4), pytest.approx(0.9055, abs=1e-4))
+    assert figures["with"]["interval"] is None
+    evaluations = [eval_completions(0, [T, F], "validation", completion=["Wait.", "Wait."])]
+    run = runs.write(tmp_path / "b", [step(1)], rollouts, evaluations)
+    untrained = summary_of(run)["reflection"]["lists"]["c"]["untrained"]["with"]
+    assert untrained["interval"] == (pytest.approx(0.0945, abs=1e-4), pytest.approx(0.9055, abs=1e-4))
 
 
 def test_populations_omit_evaluations_in_between(tmp_path: Path) -> None:

@@ -51,10 +51,28 @@ def built(settings: dict[str, Any], task: ToyTask) -> Pipeline:
     return build_pipeline(resolve_config(RECIPE, settings, task), task)
 
 
-@pytest.mark.parametrize(("preset", "learned_from"), [("reinforce-lite", 4), ("article", 1)])
-def test_it_is_the_largest_step(settings: dict[str, Any], preset: PresetName, learned_from: int) -> None:
-    """5 questions of 12, those of 9 to 13 letters; 4 answers each, all as long as may be."""
-    pipeline = built(settings, Uneven())
+@pytest.mark.parametrize(
+    ("preset", "options", "learned_from", "questions"),
+    [
+        ("reinforce-lite", {}, 4, [13, 12, 11, 10, 9]),
+        ("article", {}, 1, [13, 12, 11, 10, 9]),
+        ("article", {"train.warm_start": 1}, 4, [13, 12, 11, 10, 9]),
+        (
+            "reinforce-lite",
+            {"train.warm_start": 1, "rollout.refill": 2},
+            4,
+            [13, 12, 11, 10, 9, 8, 7, 6, 5, 4],
+        ),
+    ],
+)
+def test_it_is_the_largest_step(
+    settings: dict[str, Any], preset: PresetName, options: Any, learned_from: int, questions: list[int]
+) -> None:
+    """5 questions of 12, those of 9 to 13 letters; 4 answers each, all as long as may be.
+
+    In a warm start all completions may be learned from, with refill those of twice as many questions.
+    """
+    pipeline = built(settings | options, Uneven())
     seen: list[tuple[list[Group], torch.Tensor]] = []
 
     class Spy(Updater):
@@ -66,10 +84,10 @@ def test_it_is_the_largest_step(settings: dict[str, Any], preset: PresetName, le
     updater = Spy(pipeline.policy, pipeline.config.update, 0.7, 0)
     dry_run(pipeline, updater, PRESETS[preset])
     [(groups, weights)] = seen
-    assert [len(g.problem.question) for g in groups] == [13, 12, 11, 10, 9]
+    assert [len(g.problem.question) for g in groups] == questions
     limit = pipeline.config.rollout.max_new_tokens
     assert {len(r.completion.token_ids) for g in groups for r in g.rollouts} == {limit}
-    assert [int((row != 0).sum()) for row in weights] == [learned_from] * 5
+    assert [int((row != 0).sum()) for row in weights] == [learned_from] * len(questions)
     assert not any(name.startswith("exp_avg/") for name in updater.state_dict())
 
 

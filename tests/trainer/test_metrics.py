@@ -17,7 +17,7 @@ SECONDS = {"rollout": 1.0, "reward": 1.0, "update": 1.0}
 def metrics(groups: list[Group], gradient: GradientStats | None = None) -> StepMetrics:
     state = ("learning_rate", "num_tokens", "step_time", "peak_memory", "micro_batch_tokens", "max_num_seqs")
     found = gradient or GradientStats(0.0, 0.0, 0)
-    return step_metrics(1, groups, found, False, SECONDS, **dict.fromkeys(state, 0))
+    return step_metrics(1, groups, found, False, True, SECONDS, **dict.fromkeys(state, 0))
 
 
 def every(completion: Completion) -> list[Group]:
@@ -74,6 +74,24 @@ def test_difficulty_by_hand() -> None:
     assert (step.most_right, step.all_right) == (1 / 3, 1 / 3)
 
 
+def with_faults(group: Group, failed: set[int]) -> Group:
+    return replace(
+        group,
+        rollouts=tuple(replace(r, fault="no") if i in failed else r for i, r in enumerate(group.rollouts)),
+    )
+
+
+def test_groups_whose_rewards_all_failed_do_not_count_in_rewards() -> None:
+    """The last group has no reward: 0 stands in its place. Standard deviation of -1, -1, -3, -3: 2 / sqrt(3)."""
+    groups = make_groups([[-1.0] * 4, [-1.0, -1.0, -3.0, -3.0], [0.0] * 4])
+    step = metrics([*groups[:2], with_faults(groups[2], {0, 1, 2, 3})])
+    assert step.reward == -1.5
+    assert step.reward_std == pytest.approx(1 / math.sqrt(3))
+    assert (step.no_signal_ratio, step.live_groups, step.reward_faults) == (2 / 3, 1, 4)
+    nothing = metrics([with_faults(g, {0, 1, 2, 3}) for g in groups])
+    assert (nothing.reward, nothing.reward_std, nothing.no_signal_ratio) == (0.0, 0.0, 1.0)
+
+
 def answering(answers: list[list[str | None]], golds: list[str]) -> list[Group]:
     """A group for each question, whose completions gave these answers."""
     completion = Completion((2,), "", False, (-0.5,))
@@ -92,6 +110,12 @@ def test_most_frequent_answer_by_hand() -> None:
     answers: list[list[str | None]] = [["1", "1"], ["1.0", "2"], ["1 egg", None], ["1", "4"]]
     step = metrics(answering(answers, ["1", "2", "3", "4"]))
     assert (step.same_answer, step.same_answer_right) == (5 / 8, 2 / 5)
+
+
+def test_most_frequent_answer_without_completions_whose_reward_failed() -> None:
+    groups = answering([["1", "2"], ["1", "2"], ["1", "1"], ["1", "1"]], ["1", "1", "2", "2"])
+    step = metrics([with_faults(groups[0], {1}), with_faults(groups[1], {1}), *groups[2:]])
+    assert (step.same_answer, step.same_answer_right) == (1.0, 2 / 6)
 
 
 @pytest.mark.parametrize("answers", [[["1", "1"]] * 3, [[None, ""]] * 4], ids=["few questions", "no answers"])

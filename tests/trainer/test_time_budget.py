@@ -138,9 +138,9 @@ def test_a_first_step_of_unknown_time_is_taken(wall: Wall) -> None:
     ahead = TimeBudget(wall.time + 0.4 * 3600, {"checkpoint": 30.0, "validation": 93.0, "test": 786.0})
     wall.time += 120
     assert ahead.allows_step()
-    ahead.dry_run = 189.0  # a known one of 1.2 x 189 = 227 does not fit
+    ahead.dry_run_seconds = 189.0  # a known one of 1.2 x 189 = 227 does not fit
     assert not ahead.allows_step()
-    ahead.dry_run = 187.0
+    ahead.dry_run_seconds = 187.0
     assert ahead.allows_step()
 
 

@@ -331,9 +331,8 @@ def _evaluation_text(e: Evaluation) -> str:
 
 def _unpaid(metrics: StepMetrics) -> str:
     """The verdict that is not paid for: lenient where the task has one."""
-    if metrics.lenient is None and metrics.second_opinion is not None:
-        return f"second opinion {percent(metrics.second_opinion)}"
-    return f"lenient {percent(metrics.lenient)}"
+    control = control_verdict(metrics.lenient)
+    return f"{control.replace('_', ' ')} {percent(getattr(metrics, control))}"
 
 
 def _taught(metrics: StepMetrics) -> str:

@@ -38,7 +38,7 @@ def show_evaluation(result: Evaluation, failures: Sequence[Failure], console: Co
 def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str:
     """Which weights were measured, on how much, and for a run's trained model what the untrained one does."""
     text = f"measured: {config.model.name} on {result.n} test problems"
-    if result.n < config.eval.n:
+    if result.n < config.eval.n and not result.reward_faults:
         text += " (there are no more)"
     run = existing_run(args.target)
     if not run or config.model.name != (trained := trained_config(args.target)).model.name:

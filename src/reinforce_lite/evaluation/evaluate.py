@@ -57,7 +57,7 @@ class Evaluation:
         return record
 
 
-VERDICTS: dict[str, Callable[[Rollout], bool | None]] = {
+_IS_CORRECT: dict[str, Callable[[Rollout], bool | None]] = {
     "strict": lambda r: r.strict.correct,
     "lenient": lambda r: r.lenient.correct if r.lenient else None,
     "second_opinion": lambda r: r.second_opinion,
@@ -76,7 +76,7 @@ def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> 
     scored = [r for r in rollouts if not r.fault]
     n, samples = sum(bool(g.right_where_scored) for g in groups), len(groups[0].rollouts)
     accuracies: dict[str, Any] = {}
-    for name, is_correct in VERDICTS.items():
+    for name, is_correct in _IS_CORRECT.items():
         accuracies[name], accuracies[f"{name}_interval"] = _accuracy(groups, is_correct)
     whole = [g.right_where_scored for g in groups if len(g.right_where_scored) == samples]
     ks = [2**power for power in range(samples.bit_length())] if samples > 1 and whole else []

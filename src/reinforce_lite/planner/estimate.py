@@ -371,12 +371,17 @@ def host_bytes(config: Config, shape: ModelShape, target: Target) -> int:
 
 def max_step_tokens(config: Config, shape: ModelShape) -> int:
     """The most tokens that a whole step passes through the policy with gradient."""
-    rollout = config.rollout
+    rollout, warm_start = config.rollout, config.train.warm_start > 0
     objective = build_objective(**config.objective.model_dump())
-    completions = rollout.group_size if objective.gradient_samples == "all" else 1
+    completions = rollout.group_size if warm_start or objective.gradient_samples == "all" else 1
     prompts = 1 if _shares_prompts(config, shape) else completions
     tokens = prompts * config.prompt.max_tokens + completions * rollout.max_new_tokens
-    return rollout.prompts_per_step * tokens
+    return most_groups(config) * tokens
+
+
+def most_groups(config: Config) -> int:
+    """The most groups that a step learns from; in a warm start all that it asks may be right."""
+    return config.rollout.prompts_per_step * (config.rollout.refill if config.train.warm_start else 1)
 
 
 def _shares_prompts(config: Config, shape: ModelShape) -> bool:
@@ -395,7 +400,7 @@ def _update_tokens(config: Config, shape: ModelShape) -> tuple[int, int]:
     prompt, step = config.prompt, max_step_tokens(config, shape)
     longest = prompt.max_tokens + config.rollout.max_new_tokens  # a prompt with its completion is not split
     micro_batch = min(max(config.update.micro_batch_tokens, longest), step)
-    if not _shares_prompts(config, shape) or config.rollout.prompts_per_step == 1:
+    if not _shares_prompts(config, shape) or most_groups(config) == 1:
         return micro_batch, 0
     text = prompt.system + "".join(e.question + prompt.instruction + e.answer for e in prompt.examples)
     prefix = min(prompt.max_tokens, len(text.encode()) + TEMPLATE_TOKENS)

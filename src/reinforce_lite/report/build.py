@@ -37,7 +37,7 @@ class RunReport(NamedTuple):
 def build_report(run: Run, n_runs: int = 1) -> RunReport:
     """The report of a run; a page of `n_runs` runs gives each an equal part of its room for completions."""
     data = load_run_data(run)
-    history, excerpts, training = EvalHistory(), ExcerptCollector(), ReflectionTally()
+    history, excerpts, training = EvalHistory(), ExcerptCollector(), ReflectionTally(independent=False)
     stats = []
     for index, group in enumerate(iter_groups(run)):
         stats.append(group_stats(index, group))

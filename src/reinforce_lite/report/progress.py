@@ -70,7 +70,7 @@ def resume_command(data: RunData) -> str | None:
 
 def _trend(data: RunData, groups: Sequence[GroupStats]) -> tuple[str, str]:
     """From the first steps to the last, at most WINDOW each: a sentence, and its small print."""
-    if not groups:
+    if all(g.reward is None for g in groups):
         return "", ""
     if data.config.get("rollout", {}).get("selection") == "adaptive":
         return "", (
@@ -81,7 +81,9 @@ def _trend(data: RunData, groups: Sequence[GroupStats]) -> tuple[str, str]:
     measure = REWARD if graded else ACCURACY
     by_step: dict[int, list[float]] = {}
     for g in groups:
-        by_step.setdefault(g.step, []).append(g.reward if graded else g.strict)
+        value = g.reward if graded else g.strict
+        if value is not None:
+            by_step.setdefault(g.step, []).append(value)
     steps = list(by_step.values())
     k = min(WINDOW, len(steps) // 2)
     first, last = list(chain(*steps[:k])), list(chain(*steps[len(steps) - k :]))

@@ -9,19 +9,21 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
-from reinforce_lite.evaluation.statistics import format_p, wilson_interval
+from reinforce_lite.evaluation.statistics import SIGNIFICANCE, format_p, wilson_interval
 from reinforce_lite.report.eval_history import EvalCompletion, EvalHistory, Pair, paired_p_value
 from reinforce_lite.report.run_data import RunData
 from reinforce_lite.utils.text import percent
 
-SIGNIFICANCE = 0.05 / len(REFLECTION_LISTS)
+LIST_SIGNIFICANCE = SIGNIFICANCE / len(REFLECTION_LISTS)
 """Bonferroni's correction: three lists are three chances of a false finding."""
 
 
 class ReflectionTally:
     """The completions with a hit and those without, for each list."""
 
-    def __init__(self, completions: Iterable[EvalCompletion] = ()) -> None:
+    def __init__(self, completions: Iterable[EvalCompletion] = (), independent: bool = True) -> None:
+        self.independent = independent
+        """Whether each is of another question: those of one question are too alike for Wilson's interval."""
         self.tallies: defaultdict[tuple[str, bool], Counter[str]] = defaultdict(Counter)
         """By list and whether it has a hit: `n` completions, those `right` among them, and their `tokens`."""
         for completion in filter(lambda c: c.scored, completions):
@@ -40,16 +42,15 @@ class ReflectionTally:
         with_hit, without = self.tallies[name, True], self.tallies[name, False]
         n = with_hit["n"] + without["n"]
         rate = with_hit["n"] / n if n else None
-        return {"rate": rate, "with": _tally_figures(with_hit), "without": _tally_figures(without)}
+        return {"rate": rate, "with": self._figures(with_hit), "without": self._figures(without)}
 
-
-def _tally_figures(tally: Counter[str]) -> dict[str, Any]:
-    """Accuracy with its 95% interval, and mean length in tokens; None without completions."""
-    n, right = tally["n"], tally["right"]
-    if not n:
-        return {"n": 0, "strict": None, "interval": None, "tokens": None}
-    interval = wilson_interval(right, n)
-    return {"n": n, "strict": right / n, "interval": interval, "tokens": tally["tokens"] / n}
+    def _figures(self, tally: Counter[str]) -> dict[str, Any]:
+        """Accuracy with its 95% interval, and mean length in tokens; None without completions."""
+        n, right = tally["n"], tally["right"]
+        if not n:
+            return {"n": 0, "strict": None, "interval": None, "tokens": None}
+        interval = wilson_interval(right, n) if self.independent else None
+        return {"n": n, "strict": right / n, "interval": interval, "tokens": tally["tokens"] / n}
 
 
 def build_reflection(data: RunData, history: EvalHistory, training: ReflectionTally) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _sentence(compared: dict[str, Any], split: str, step: int, n: int) -> str:
         return "No comparison yet: it needs a second evaluation, after some training."
     if all(c["before"] == c["after"] == 0 for c in compared.values()):
         return f"No reflection words before or after training, in the completions of {n} {split} problems."
-    changed = {name: c for name, c in compared.items() if c["p"] < SIGNIFICANCE}
+    changed = {name: c for name, c in compared.items() if c["p"] < LIST_SIGNIFICANCE}
     more = [name for name, c in changed.items() if c["after"] > c["before"]]
     lists = [name.upper() for name in more or changed]
     where = f"on the same {n} {split} problems at step {step}"

@@ -33,9 +33,9 @@ class GroupStats:
     """Bytes in the page."""
     interest: tuple[bool, bool, bool]
     """Has a reflection hit, has right and wrong completions, has a truncated one; the first counts most."""
-    reward: float
-    """Mean of the completions whose reward did not fail."""
-    strict: float
+    reward: float | None
+    """Mean of the completions whose reward did not fail; None if there are none."""
+    strict: float | None
     """Share of them that is right."""
 
 
@@ -47,8 +47,8 @@ def group_stats(index: int, group: Sequence[Record]) -> GroupStats:
         any(line["truncated"] for line in group),
     )
     size = page_bytes(question(group[0])) + sum(page_bytes(completion(line)) for line in group)
-    scored = [line for line in group if not line.get("fault")] or group
-    reward, strict = (fmean(line[key] for line in scored) for key in ("reward", "strict"))
+    scored = [line for line in group if not line.get("fault")]
+    reward, strict = (fmean(line[k] for line in scored) if scored else None for k in ("reward", "strict"))
     return GroupStats(index, group[0]["step"], len(group), size, interest, reward, strict)
 
 

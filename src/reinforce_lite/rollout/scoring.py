@@ -120,8 +120,8 @@ def neutralize(rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
     The group's mean stays the same; its standard deviation becomes smaller, and leave-one-out baselines move
     towards the mean. `fault` marks the rollout for weight 0 in the loss.
     """
-    usable = [r.reward for r in rollouts if not r.fault]
-    mean = fmean(usable) if len(set(usable)) > 1 else next(iter(usable), 0.0)  # equal ones stay exactly equal
+    scored = [r.reward for r in rollouts if not r.fault]
+    mean = fmean(scored) if len(set(scored)) > 1 else next(iter(scored), 0.0)  # equal ones stay exactly equal
     return tuple(replace(r, reward=mean) if r.fault else r for r in rollouts)
 
 

@@ -16,6 +16,7 @@ from reinforce_lite.learner.presets import Objective
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models import distributed
 from reinforce_lite.pipeline import Pipeline
+from reinforce_lite.planner.estimate import most_groups
 from reinforce_lite.rollout.collect import sample_completions
 from reinforce_lite.types import Group, Problem, Rollout, Verdict
 from reinforce_lite.utils.memory import release_cached_memory
@@ -28,6 +29,8 @@ def dry_run(pipeline: Pipeline, updater: Updater, objective: Objective) -> None:
     updater.allocate_optimizer_state()
     groups = full_length_groups(pipeline, longest_problems(pipeline))
     release_cached_memory()
+    if pipeline.config.train.warm_start:
+        objective = replace(objective, gradient_samples="all")
     ones = torch.ones(len(groups), len(groups[0].rollouts), dtype=torch.float64)
     lengths = [g.lengths for g in groups]
     group_weights = compute_loss_weights(ones, lengths, objective, pipeline.config.rollout.max_new_tokens)
@@ -50,7 +53,7 @@ def groups_that_fill(weights: Tensor, lengths: Sequence[Sequence[int]], tokens: 
 
 def longest_problems(pipeline: Pipeline) -> list[Problem]:
     """A step's problems with the most prompt tokens, among four times as many that are longest in bytes."""
-    n = pipeline.config.rollout.prompts_per_step
+    n = most_groups(pipeline.config)
     problems = pipeline.problems("train")
     long = sorted(problems, key=lambda p: len(p.question.encode(errors="replace")), reverse=True)[: 4 * n]
     return sorted(long, key=lambda p: len(pipeline.prompt_builder(p.question).token_ids), reverse=True)[:n]

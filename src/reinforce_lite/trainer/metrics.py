@@ -8,7 +8,7 @@ from typing import Any
 
 from reinforce_lite.evaluation.reflection import find_reflections, reflection_rates
 from reinforce_lite.learner.updater import GradientStats
-from reinforce_lite.runlog.records import CompletionRecord, Record, StepMetrics
+from reinforce_lite.runlog.records import CompletionRecord, NotFinite, Record, StepMetrics
 from reinforce_lite.tasks.numbers import UnreadableError, read_number
 from reinforce_lite.types import Group, Split, Verdict
 from reinforce_lite.utils.finite import finite_or_none
@@ -22,30 +22,40 @@ def step_metrics(
     groups: Sequence[Group],
     gradient: GradientStats,
     updated: bool,
+    weights_finite: bool,
     seconds: Mapping[str, float],
     **state: Any,
 ) -> StepMetrics:
-    """The metrics of one step.
+    """The metrics of one step. `updated` and `weights_finite` are whether it changed the weights, and whether
+    these are finite since.
 
     `seconds` are those of its phases: rollout, reward, update. `state` are the fields of StepMetrics that the
     trainer knows: warm_start, learning_rate, num_tokens, step_time, peak_memory, micro_batch_tokens,
     max_num_seqs.
     """
     rollouts = [r for g in groups for r in g.rollouts]
+    scored = [g for g in groups if any(g.scored)]
     completions = [r.completion for r in rollouts]
     sampled = sum(len(c.token_ids) for c in completions)
     lenient = [r.lenient.correct for r in rollouts if r.lenient is not None]
     second = [r.second_opinion for r in rollouts if r.second_opinion is not None]
     reflection = reflection_rates([c.text for c in completions])
     entropy = finite_or_none(-sum(sum(c.logprobs) for c in completions) / sampled)
+    not_finite: NotFinite | None = None
+    if not weights_finite:
+        not_finite = "weights"
+    elif not gradient.is_finite:
+        not_finite = "gradient"
+    elif entropy is None:
+        not_finite = "log-probabilities"
     none, few, some, most, every = difficulty(groups)
     gap = gradient.sampler_gap
     same, same_right = same_answer(groups) or (None, None)
     return StepMetrics(
         step=step,
-        reward=fmean(r.reward for r in rollouts),
-        reward_std=fmean(stdev(g.rewards) if len(g.rewards) > 1 else 0.0 for g in groups),
-        no_signal_ratio=fmean(len(set(g.rewards)) == 1 for g in groups),
+        reward=fmean([reward for g in scored for reward in g.rewards] or [0.0]),
+        reward_std=fmean([stdev(g.rewards) if len(g.rewards) > 1 else 0.0 for g in scored] or [0.0]),
+        no_signal_ratio=fmean(not g.is_live for g in groups),
         questions_asked=len(groups),
         live_groups=sum(g.is_live for g in groups),
         none_right=none,
@@ -68,8 +78,8 @@ def step_metrics(
         logprob_gap_max=finite_or_none(gap.largest) if gap.tokens else None,
         effective_sample_size=gap.effective_sample_size if gap.tokens and isfinite(gap.mean) else None,
         loss_scale=gradient.loss_scale.factor if gradient.loss_scale else None,
-        updated=updated,
-        not_finite="gradient" if not gradient.is_finite else "log-probabilities" if entropy is None else None,
+        updated=updated and weights_finite,
+        not_finite=not_finite,
         reward_faults=sum(bool(r.fault) for r in rollouts),
         reflection_a=reflection["a"],
         reflection_b=reflection["b"],
@@ -92,7 +102,7 @@ def difficulty(groups: Sequence[Group]) -> list[float]:
 
 def same_answer(groups: Sequence[Group]) -> tuple[float, float] | None:
     """The share of completions that give the most frequent answer, and the share of these that are right."""
-    verdicts = [(_answer(r.strict), r.strict.correct) for g in groups for r in g.rollouts]
+    verdicts = [(_answer(r.strict), r.strict.correct) for g in groups for r in g.rollouts if not r.fault]
     counts = Counter(answer for answer, _ in verdicts if answer)
     if len(groups) < FEW_QUESTIONS or not counts:
         return None

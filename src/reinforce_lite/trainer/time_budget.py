@@ -17,7 +17,7 @@ from reinforce_lite.utils.text import duration
 
 MARGIN = 1.2  # measured times vary
 EXIT_SECONDS = 3.0  # to end the process
-DRY_RUN_SECONDS = 900.0  # with less time than this left there is no dry run
+MIN_DRY_RUN_SECONDS = 900.0  # with less time than this left there is no dry run
 DISK_BYTES_PER_SECOND = 100e6  # until a save has been measured
 
 
@@ -29,10 +29,10 @@ class TimeBudget:
     """The moment at which everything must be done; None: only the number of steps is limited."""
     durations: dict[str, float] = field(default_factory=dict)
     """Seconds of each kind of evaluation and save: the latest one's, or an estimate before the first."""
-    steps: list[float] = field(default_factory=list)
-    """Seconds of each step."""
-    dry_run: float = 0.0
-    """Seconds of the dry run; 0 if there was none."""
+    step_seconds: list[float] = field(default_factory=list)
+    """Of each step."""
+    dry_run_seconds: float = 0.0
+    """0 if there was no dry run."""
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
@@ -44,7 +44,7 @@ class TimeBudget:
     @property
     def allows_dry_run(self) -> bool:
         """Whether there is time for a dry run, which can take as long as several steps."""
-        return self.end is None or self.end - clock.now() >= DRY_RUN_SECONDS
+        return self.end is None or self.end - clock.now() >= MIN_DRY_RUN_SECONDS
 
     @property
     def finish_seconds(self) -> float:
@@ -59,14 +59,14 @@ class TimeBudget:
         """
         if self.end is None:
             return True
-        step = max(self.steps[-5:], default=self.dry_run)
+        step = max(self.step_seconds[-5:], default=self.dry_run_seconds)
         due_seconds = sum(self.durations.get(name, 0.0) for name in due)
         return clock.now() + MARGIN * (due_seconds + step) + self.finish_seconds <= self.end
 
     def refusal(self, run_name: str) -> UsageError:
         """For a run without time for its first step: what the end needs, and hours that are enough."""
         measured = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.durations.items())
-        hours = ceil((self.finish_seconds + self.dry_run) / 180) / 10  # twice as much, in tenths
+        hours = ceil((self.finish_seconds + self.dry_run_seconds) / 180) / 10  # twice as much, in tenths
         resume = command_line("train", "--run", run_name, "--resume", f"--train.hours {hours}")
         return UsageError(
             f"train.hours leaves no time for a step and the final evaluations and saves ({measured})",
@@ -75,7 +75,7 @@ class TimeBudget:
 
     def eta(self, steps: int) -> float:
         """Seconds to the end of a run with `steps` steps to go; nan until a step has been measured."""
-        recent = self.steps[-10:]
+        recent = self.step_seconds[-10:]
         if not recent:
             return nan
         needed = steps * sum(recent) / len(recent) + sum(self.durations.values())

@@ -164,6 +164,7 @@ class Trainer:
                 groups,
                 gradient,
                 updated,
+                weights_finite,
                 phases.laps,
                 learning_rate=updater.learning_rate(step),
                 num_tokens=self.num_tokens,
@@ -173,13 +174,11 @@ class Trainer:
                 max_num_seqs=pipeline.engine.max_num_seqs,
                 warm_start=warm_start,
             )
-            if not weights_finite:
-                metrics = replace(metrics, updated=False, not_finite="weights")
             self.run.append("rollouts", *completion_records(step, groups, advantages.tolist()))
             self.run.append("steps", metrics.to_record())
             self.selector.record(step, groups)
             self.step, self.step_is_whole = step, weights_finite
-            self.budget.steps.append(metrics.step_time)
+            self.budget.step_seconds.append(metrics.step_time)
             self.callback.stepped(metrics, groups)
             self.streak = self.streak + 1 if metrics.not_finite else 0
             if self.streak >= NOT_FINITE_STEPS or not weights_finite:
@@ -200,8 +199,8 @@ class Trainer:
             questions = max(questions, int(advantages.any(dim=1).sum()))
         else:
             # Nothing is learned from a completion whose reward failed (rollout/scoring.neutralize).
-            usable = torch.tensor([g.usable for g in groups])
-            advantages = compute_advantages([g.rewards for g in groups], objective) * usable
+            scored = torch.tensor([g.scored for g in groups])
+            advantages = compute_advantages([g.rewards for g in groups], objective) * scored
             if rollout.refill > 1:  # other questions were asked in place of groups that are not live
                 advantages *= torch.tensor([[g.is_live] for g in groups])
         loss_weights = compute_loss_weights(
@@ -318,8 +317,8 @@ class Trainer:
     def _dry_run(self) -> None:
         """Not with little time left, nor on a CPU where the plan needs less than half of the free memory."""
         device = self.pipeline.policy.device
-        free, planned = memory.available_bytes() / 2, self.context.machine["planned_bytes"] * local_size()
-        roomy = device.type == "cpu" and planned < free
+        planned = self.context.machine["planned_bytes"] * local_size()
+        roomy = device.type == "cpu" and planned < memory.available_bytes() / 2
         if agree(lambda: roomy or not self.budget.allows_dry_run):
             return
         start = clock.now()
@@ -328,7 +327,7 @@ class Trainer:
         self.dry_run_bytes = memory.peak_bytes(device)
         memory.release_cached_memory()
         self.signals.check()
-        self.budget.dry_run = clock.now() - start
+        self.budget.dry_run_seconds = clock.now() - start
 
     def _settle(self) -> bool:
         """Evaluate and save what is due at this step and not done yet. True: this step was the final one."""
@@ -366,7 +365,7 @@ class Trainer:
         memory.release_cached_memory()
         self.budget.durations[split] = seconds = clock.now() - start
         if split == "test" and compares_merged(self.pipeline.policy):
-            # until then, how long `_merge_adapter` takes
+            # an estimate of `_merge_adapter`, which samples MERGE_PROBLEMS twice
             self.budget.durations["merge"] = 2 * seconds * min(1.0, MERGE_PROBLEMS / len(problems))
         with self.signals.uninterrupted():
             record = result.to_record()

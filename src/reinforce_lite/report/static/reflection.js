@@ -41,6 +41,7 @@ function table(lists) {
 
 function accuracy(tally) {
   if (!tally.n) return DASH;
+  if (!tally.interval) return percent(tally.strict);
   return `${percent(tally.strict)} (${(100 * tally.interval[0]).toFixed(0)}–${(100 * tally.interval[1]).toFixed(0)}%)`;
 }
 
