@@ -435,6 +435,8 @@ def option_text(dotted: str, value: object) -> str:
         section, _, name = dotted.partition(".")
         return option_flag(dotted if value else f"{section}.no-{name}")
     words: Sequence[object] = value if isinstance(value, list | tuple) else (value,)
+    if dotted == "prompt.examples":
+        words = [json.dumps(value, ensure_ascii=False)]
     if isinstance(value, Mapping):
         words = [w for k, v in value.items() for w in (k, v if isinstance(v, str) else json.dumps(v))]
     return " ".join([option_flag(dotted), *(shlex.quote(str(word)) for word in words)])

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,10 @@ def test_train_eval_and_ask(train_args: list[str], capsys: pytest.CaptureFixture
     status, out, _ = run(["eval", "mine", *options.split()], capsys)
     assert status == 0
     assert f"measured: {find_run('mine').config.model.name} on 2 test problems" in out
+    examples = json.dumps([{"question": "What is it?", "answer": "It's 1"}])
+    status, out, _ = run(["eval", "mine", "--eval.n", "2", "--prompt.examples", examples], capsys)
+    (command,) = re.findall(r"reinforce.lite (eval mine .+)", out)
+    assert shlex.split(command)[shlex.split(command).index("--prompt.examples") + 1] == examples
     assert "why completions fail" in out
     status, out, _ = run(["eval", "mine", "--samples", "4", "--json"], capsys)
     found = json.loads(out)

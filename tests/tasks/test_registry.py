@@ -97,6 +97,10 @@ def test_check_task_finds_an_id_in_two_splits() -> None:
         check_task(NumberTask((A,), (B,), (make_problem("a", "another"),)))
 
 
+class OwnTask(NumberTask):
+    """Its reward may read more than the gold."""
+
+
 def test_task_fingerprint_changes_with_the_data_and_only_with_it() -> None:
     task = NumberTask((A,), (B,), (C,))
     same = NumberTask((make_problem("a"),), (make_problem("b"),), (make_problem("c"),))
@@ -107,10 +111,13 @@ def test_task_fingerprint_changes_with_the_data_and_only_with_it() -> None:
         NumberTask(task.train, task.test, task.validation),
         NumberTask((*task.train, make_problem("d")), task.validation, task.test),
         NumberTask(task.train, (*task.validation, *task.test), ()),
-        NumberTask((replace(A, info={"tests": [1, 2]}),), task.validation, task.test),
-        NumberTask((replace(A, info={"tests": [1, 3]}),), task.validation, task.test),
+        OwnTask((replace(A, info={"tests": [1, 2]}),), task.validation, task.test),
+        OwnTask((replace(A, info={"tests": [1, 3]}),), task.validation, task.test),
+        OwnTask((replace(A, solution="1 + 0"),), task.validation, task.test),
     ]
     assert task_fingerprint(task) == task_fingerprint(same)
+    solved = NumberTask((replace(A, solution="1 + 0"),), task.validation, task.test)  # its reward reads none
+    assert task_fingerprint(task) == task_fingerprint(solved)
     assert len({task_fingerprint(each) for each in (task, *changed)}) == 1 + len(changed)
 
 

@@ -1,6 +1,7 @@
 """A run that trains an adapter, from its first step to the folders that it leaves."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from helpers.paths import RECIPE
@@ -19,6 +20,7 @@ from reinforce_lite.errors import UsageError
 from reinforce_lite.models.policy import load_policy
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.runs import trained_config
+from reinforce_lite.trainer.export import export_model
 
 ADAPTER = {"adapter.rank": 2, "adapter.alpha": 4, "rollout.engine": "native", "train.steps": 4}
 
@@ -65,6 +67,30 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(settings: dict[str, Any
     assert [s["grad_norm"] for s in parts.steps] == [s["grad_norm"] for s in whole.steps]
     ours, expected = (load_file(r.path / "adapter" / "adapter_model.safetensors") for r in (parts, whole))
     assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+
+
+def test_an_adapter_does_not_continue_over_other_weights(settings: dict[str, Any], tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(settings["model.name"], base)
+    train(settings | {"model.name": str(base)}, overrides={"train.steps": 2})
+    assert export_model(Run(Path("runs/adapted")), to=str(tmp_path / "before"))[1] == 2
+    state = load_file(base / "model.safetensors")
+    state["model.layers.1.mlp.down_proj.weight"][0, 3] += 0.5  # one number
+    save_file(state, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match="base have changed since this adapter"):
+        train(settings | {"model.name": str(base)}, resume=True)
+    with pytest.raises(UsageError, match="base have changed since this adapter"):
+        export_model(Run(Path("runs/adapted")), to=str(tmp_path / "after"))
+
+
+def test_a_resume_in_another_dtype_says_so(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    train(settings, overrides={"train.steps": 2})
+    machine = Path("runs/adapted/machine.json")
+    machine.write_text(machine.read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"'))
+    train(settings, resume=True)
+    assert "computed in bfloat16, and continues in float32: --model.dtype bfloat16" in caplog.text
 
 
 def test_a_run_can_start_from_an_adapter(settings: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What the `eval` command prints after the accuracy: pass@k, and the most common failures."""
 
+import shlex
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -7,7 +8,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from reinforce_lite.cli.args import EvalArgs
-from reinforce_lite.config import Config
+from reinforce_lite.config import Config, flat_values, option_text
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.evaluation.failures import Failure
 from reinforce_lite.evaluation.statistics import constant_hint
@@ -46,8 +47,12 @@ def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str
     text += f", trained for {run.summary['steps']} steps" if run.is_finished else f", {run.model_progress}"
     if run.before and args.samples == 1 and config == trained:
         return f"{text}; the untrained model on the same problems: strict {percent(run.before['strict'])}"
-    options = f"--model.name {run.config.model.name} --eval.n {config.eval.n} --samples {args.samples}"
-    return f"{text}; the untrained model: {command_line('eval', args.target, options)}"
+    as_trained, measured = flat_values(trained), flat_values(config)
+    changed = {key: value for key, value in measured.items() if value != as_trained[key]}
+    changed["model.name"] = run.config.model.name
+    options = [option_text(key, value) for key, value in changed.items()]
+    command = command_line("eval", shlex.quote(args.target), *options, f"--samples {args.samples}")
+    return f"{text}; the untrained model: {command}"
 
 
 def _failure_table(failures: Sequence[Failure]) -> Table:

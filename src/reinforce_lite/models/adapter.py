@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from reinforce_lite.config import AdapterConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.utils.paths import expand_home, is_file
 from reinforce_lite.utils.seeding import derive_seed
+from reinforce_lite.utils.tensors import hash_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 LOADED_KEY = "reinforce_lite_base"
@@ -96,6 +98,13 @@ class Adapter:
         for name, layer in self.layers.items():
             yield f"{_PREFIX}{name}.lora_A.weight", layer.a
             yield f"{_PREFIX}{name}.lora_B.weight", layer.b
+
+    def base_hash(self) -> str:
+        """A hash of the weights below the matrices, with their dtype. Buffers count where they are weights in
+        8 bits.
+        """
+        buffers = ((name, b) for name, b in self.model.named_buffers() if b.dtype == torch.int8)
+        return f"{self.model.dtype} {hash_tensors(chain(self.model.named_parameters(), buffers))}"
 
     def merged_weights(self) -> dict[str, Tensor]:
         """The model's `state_dict` with W + (alpha / r) B A in place of W, in the dtype of W, on the CPU."""

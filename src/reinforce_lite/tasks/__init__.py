@@ -18,7 +18,7 @@ from typing import get_args
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks import grading, numbers, running_text
-from reinforce_lite.tasks.base import Task, hash_info, loose_question, normalize_question
+from reinforce_lite.tasks.base import NumberTask, Task, hash_info, loose_question, normalize_question
 from reinforce_lite.tasks.python_file import FileTask
 from reinforce_lite.types import Split
 from reinforce_lite.utils.paths import expand_home, is_file
@@ -122,13 +122,16 @@ def _shared(task: Task, keys: Mapping[Split, list[str]], trained_on: Split, held
 
 
 def task_fingerprint(task: Task) -> str:
-    """A SHA-256 over every split, id, question, gold and info, so that a resumed run notices changed data."""
+    """A SHA-256 over every split, id, question and gold, so that a resumed run notices changed data.
+
+    Solution and info count too, except in a task of numbers, whose reward reads neither.
+    """
     digest = hashlib.sha256()
     for split in SPLITS:
         for problem in task.problems(split):
             fields = [split, problem.id, problem.question, problem.gold]
-            if info := hash_info(problem.info):
-                fields.append(info)
+            if type(task) is not NumberTask:
+                fields += filter(None, (problem.solution, hash_info(problem.info)))
             digest.update(json.dumps(fields).encode() + b"\n")
     return digest.hexdigest()
 

@@ -28,14 +28,13 @@ from reinforce_lite.utils.atomic import clean_leftovers, write_atomically
 from reinforce_lite.utils.environment import describe_machine
 from reinforce_lite.utils.secrets import mask_all
 from reinforce_lite.utils.seeding import derive_seed
+from reinforce_lite.utils.tensors import hash_tensors
 from reinforce_lite.utils.text import one_line_error
 
 logger = logging.getLogger(__name__)
 
 KEPT = 8
 """Audits in the cache; the oldest are removed."""
-NUMBERS = 1000
-"""Of each weight that the key depends on: training changes some of them."""
 ANY_SELECTION = {"selection", "refill"}
 """Keys of [rollout] that an audit does not depend on."""
 
@@ -145,9 +144,5 @@ def _file(pipeline: Pipeline, data: str, reward: Mapping[str, str]) -> Path:
 
 def weights_digest(policy: Policy) -> str:
     """A hash of the first numbers of each weight."""
-    digest = hashlib.sha256()
     adapter = policy.adapter.named_parameters() if policy.adapter else ()
-    for name, weight in chain(policy.model.named_parameters(), policy.model.named_buffers(), adapter):
-        first = weight.detach().flatten()[:NUMBERS].contiguous().view(torch.uint8).cpu()
-        digest.update(f"{name} {tuple(weight.shape)}".encode() + first.numpy().tobytes())
-    return digest.hexdigest()
+    return hash_tensors(chain(policy.model.named_parameters(), policy.model.named_buffers(), adapter))

@@ -25,6 +25,7 @@ from reinforce_lite.config import override_config
 from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.learner.updater import Updater
 from reinforce_lite.models.distributed import agree, broadcast_tensors, is_main
+from reinforce_lite.models.policy import Policy
 from reinforce_lite.pipeline import Pipeline, load_configured_policy
 from reinforce_lite.runlog.run import CHECKPOINT_NAME, Run
 from reinforce_lite.tasks import reward_sources, task_fingerprint
@@ -164,6 +165,19 @@ class Progress:
     """Peak memory of the dry run; None: there was none."""
 
 
+def check_base(policy: Policy, base: str, meta: Mapping[str, Any]) -> None:
+    """Raise UsageError where an adapter's checkpoint belongs to other weights than `base`, the present hash.
+
+    Hashes of two dtypes can't be compared; older checkpoints have none.
+    """
+    saved = str(meta.get("base", ""))
+    if saved != base and saved.split()[:1] == base.split()[:1]:
+        raise UsageError(
+            f"the weights of {policy.name} have changed since this adapter was trained over them",
+            "restore them, or start a new run",
+        )
+
+
 class Checkpointer:
     """Saves what a resumed run continues from, and restores it."""
 
@@ -173,6 +187,8 @@ class Checkpointer:
         self.data = task_fingerprint(pipeline.task)
         self.reward_sources = reward_sources(pipeline.task)
         self.versions = package_versions()
+        adapter = pipeline.policy.adapter
+        self.base = adapter.base_hash() if adapter else ""
 
     def save(self, progress: Progress) -> None:
         """Write the checkpoint of a step, after the logs up to that step are on the disk.
@@ -190,6 +206,7 @@ class Checkpointer:
             "data": self.data,
             "reward": self.reward_sources,
             "versions": self.versions,
+            "base": self.base,
             "micro_batch_tokens": self.updater.micro_batch_tokens,
             "max_num_seqs": self.pipeline.engine.max_num_seqs,
         }
@@ -217,6 +234,7 @@ class Checkpointer:
                 f"the task's problems have changed since {self.run.path} was started",
                 "restore them, or start a new run",
             )
+        check_base(self.pipeline.policy, self.base, meta)
         if changed := self._changed_reward(meta.get("reward", {})):
             logger.warning(
                 "the reward's code has changed since step %d: %s; rewards and accuracies before and after "
@@ -225,6 +243,12 @@ class Checkpointer:
             )
         if meta["versions"] != self.versions:
             logger.warning("package versions differ from the run's: it may not continue bit for bit")
+        dtype = str(self.pipeline.policy.dtype).removeprefix("torch.")
+        if (before_in := self.run.machine.get("dtype", dtype)) != dtype:
+            logger.warning(
+                "the run was computed in %s, and continues in %s: --model.dtype %s is the former",
+                *(before_in, dtype, before_in),
+            )
         self.updater.load_state_dict(checkpoint.tensors)
         before, config = self.run.config, self.pipeline.config
         if before.update.micro_batch_tokens == config.update.micro_batch_tokens:

@@ -26,7 +26,7 @@ from reinforce_lite.runlog.json_files import STEP_KEY
 from reinforce_lite.runlog.records import Record
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer.card_metadata import Library, hub_name, is_local
-from reinforce_lite.trainer.checkpoint import Checkpoint, checkpoint_steps, load_checkpoint
+from reinforce_lite.trainer.checkpoint import Checkpoint, check_base, checkpoint_steps, load_checkpoint
 from reinforce_lite.trainer.model_card import explaining_files
 from reinforce_lite.types import NO_PERMISSIONS, Permissions
 from reinforce_lite.utils.atomic import remove_folder, replace_folder
@@ -132,6 +132,8 @@ def _load_trained(
     changes = {"model.device": "cpu", "model.dtype": run.machine.get("dtype", run.config.model.dtype)}
     config = override_config(run.config, changes)
     policy = load_configured_policy(config, permissions, keep_float32=False)
+    if policy.adapter:
+        check_base(policy, policy.adapter.base_hash(), checkpoint.meta)
     if dtype and not policy.adapter:
         policy.model.to(getattr(torch, dtype))  # first: a checkpoint's weights may be finer than the run's
     load_trained_weights(policy, checkpoint.tensors)

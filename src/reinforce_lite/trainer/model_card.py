@@ -219,8 +219,6 @@ def _eval_code(config: Config, library: Library, prints_date: bool) -> str:
     task = config.task.name
     if task not in TASK_NAMES and not task.endswith(".py"):
         return f"```python\nreinforce_lite.evaluate('.', {different | {'task.name': task}}, task=...)\n```"
-    if "prompt.examples" in different:
-        different["prompt.examples"] = json.dumps(different["prompt.examples"], ensure_ascii=False)
     command = " ".join([f"{NAME} eval .", *(option_text(key, value) for key, value in different.items())])
     return f"```bash\n{command}\n```"
 

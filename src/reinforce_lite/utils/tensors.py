@@ -1,8 +1,9 @@
-"""Tensors by name: which hold a value that is not finite, and writing them to a file."""
+"""Tensors by name: which hold a value that is not finite, a hash of them, and writing them to a file."""
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ DTYPES = {
     torch.uint8: "U8",
 }
 """Names in safetensors files, in the order in which such a file has them."""
+HASHED = 1000
+"""Numbers of each tensor that its hash depends on: training changes some of them."""
 PIECE_BYTES = 64 * 2**20
 """Of a tensor on a GPU, how much is copied to the host at a time."""
 
@@ -30,6 +33,15 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     sums = torch.stack([tensor.detach().sum().float() for tensor in tensors.values()]).tolist()  # read once
     suspects = [name for name, total in zip(tensors, sums, strict=True) if not math.isfinite(total)]
     return [name for name in suspects if not bool(tensors[name].isfinite().all())]
+
+
+def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A SHA-256 of the names, the shapes and the first numbers of these tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        first = tensor.detach().flatten()[:HASHED].contiguous().view(torch.uint8).cpu()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + first.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
