@@ -7,7 +7,10 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from helpers.sentencepiece import KINDS, sentencepiece_tokenizer
 from helpers.tiny import CHATML, make_tokenizer
@@ -162,6 +165,16 @@ def test_prompt_without_a_chat_template_has_a_plain_layout_and_a_warning(
         f"Be brief.\n\nQuestion: 1+1?\n{INSTRUCTION}\nAnswer: <think>a</think><answer>2</answer>\n\n"
         f"Question: 2+2?\n{INSTRUCTION}\nAnswer:<think>"
     )
+
+
+def test_prompt_for_a_tokenizer_of_digits_alone() -> None:
+    """It has no letters and no chat template; BOS comes before a text, and the end token after it does not."""
+    words = {"<s>": 0, "</s>": 1} | {digit: 2 + i for i, digit in enumerate("0123456789")}
+    digits = Tokenizer(BPE(words, []))
+    ends = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    digits.post_processor = ends
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=digits, bos_token="<s>", eos_token="</s>")
+    assert PromptBuilder(tokenizer, PromptConfig(instruction=""))("12").token_ids == (0, 3, 4)
 
 
 @pytest.mark.case(17)

@@ -81,3 +81,11 @@ def test_jsonl_folder_with_a_test_question_in_train_is_refused(tmp_path: Path) -
     write_rows(tmp_path / "validation.jsonl", sums(1, 900))
     with pytest.raises(UsageError, match=r"^1 test questions .* in train, .* 't'\n"):
         check_task(load("jsonl", path=str(tmp_path)))
+
+
+def test_jsonl_refuses_a_key_that_is_there_twice(tmp_path: Path) -> None:
+    path = tmp_path / "twice.jsonl"
+    path.write_text(
+        '{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?", "answer": "1", "answer": "3"}\n'
+    )
+    assert load_error("jsonl", path=str(path)).cause == f"{path}: 1 bad line: line 2 ('answer' twice)"

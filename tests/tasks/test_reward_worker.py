@@ -1,11 +1,14 @@
 """Code of others in a process of its own: whatever it does costs one completion its reward."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from reinforce_lite.rollout import scoring
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.tasks import check_task, reward_worker
 from reinforce_lite.tasks.python_file import FileTask
+from reinforce_lite.tasks.rewards import RewardFunction, check_reward
 from reinforce_lite.types import Problem, Verdict
 
 RUNS_ITS_COMPLETION = """
@@ -375,6 +379,39 @@ def test_a_reward_may_be_async(tmp_path: Path, signature: str) -> None:
     text = RUNS_ITS_COMPLETION.partition("def reward")[0]
     text += f"async def reward({signature}):\n    await asyncio.sleep(0)\n    return {result}\n"
     assert score(load_file(write(tmp_path, text)), "", "") == [(0.5, ""), (0.5, "")]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_an_async_reward_of_an_object_works_where_a_loop_runs_already(batched: bool) -> None:
+    """As in a notebook. Both calls have one loop, to which what the reward keeps belongs."""
+    loops = []
+
+    async def single(problem: Problem, completion: str) -> float:
+        await asyncio.sleep(0)
+        loops.append(asyncio.get_running_loop())
+        return 0.5
+
+    async def several(completions: list[str]) -> list[float]:
+        return [await single(Problem("1", "?", "1"), text) for text in completions]
+
+    reward = RewardFunction(several if batched else single)
+
+    async def notebook() -> list[Any]:
+        return [reward([Problem("1", "?", "1")], ["a"]), reward([Problem("1", "?", "1")], ["b"])]
+
+    outcomes = asyncio.run(notebook())
+    assert [outcome.reward.value for [outcome] in outcomes] == [0.5, 0.5]
+    assert len(loops) == 2
+    assert loops[0] is loops[1]
+
+
+@pytest.mark.parametrize("value", [Fraction(1, 4), Decimal("0.25")])
+def test_a_reward_may_be_a_fraction_or_a_decimal(value: object) -> None:
+    reward = check_reward(value)
+    assert (type(reward.value), reward.value) == (float, 0.25)
+    for bad in (Decimal("NaN"), Fraction(10**31)):
+        with pytest.raises(ValueError, match="not within"):
+            check_reward(bad)
 
 
 # ── The end ──

@@ -166,5 +166,8 @@ class PromptBuilder:
 
 def _start_ids(tokenizer: Any) -> list[int]:
     """What the tokenizer puts before a text: BOS, or nothing."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    if not plain:  # a vocabulary without this letter
+        return [i for i in tokenizer("")["input_ids"] if i != tokenizer.eos_token_id]
     ids = list(tokenizer("a")["input_ids"])
-    return ids[: ids.index(tokenizer("a", add_special_tokens=False)["input_ids"][0])]
+    return ids[: ids.index(plain[0])]

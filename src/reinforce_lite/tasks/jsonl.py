@@ -65,8 +65,18 @@ def _parse_lines(data: bytes) -> Iterator[tuple[int, Any]]:
 
 def _parse(line: bytes) -> Any:
     try:
-        return json.loads(line.decode())
+        return json.loads(line.decode(), object_pairs_hook=_read_object)
+    except BadRowError as error:
+        return error
     except UnicodeDecodeError:
         return BadRowError("not UTF-8", "save the file as UTF-8")
     except (ValueError, RecursionError):  # ValueError also for an int of more than 4,300 digits
         return BadRowError("not JSON", "each line is one JSON object")
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        repeated = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise BadRowError(f"{repeated!r} twice", "keep one of two values of a key")
+    return values

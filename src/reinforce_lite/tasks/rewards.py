@@ -12,7 +12,10 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from reinforce_lite.types import Problem, Reward, Verdict
@@ -43,6 +46,7 @@ class RewardFunction:
         self._parameters = _parameters(function)
         self.batched = "completions" in self._parameters
         self._runner = asyncio.Runner()  # one event loop for all calls, as sessions of HTTP clients need it
+        self._thread = ThreadPoolExecutor(1)  # which starts none until it is used
 
     def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
         """An outcome for each completion, which is one unless `batched`. Raises what the function raises."""
@@ -58,7 +62,14 @@ class RewardFunction:
         return [_outcome(result) for result in results]
 
     def _finished(self, result: Any) -> Any:
-        return self._runner.run(_wait_for(result)) if inspect.isawaitable(result) else result
+        if not inspect.isawaitable(result):
+            return result
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._runner.run(_wait_for(result))
+        # In a notebook this thread runs a loop already.
+        return self._thread.submit(self._runner.run, _wait_for(result)).result()
 
     def _columns(self, problems: Sequence[Problem], completions: Sequence[str]) -> dict[str, list[Any]]:
         questions, golds = [p.question for p in problems], [p.gold for p in problems]
@@ -116,11 +127,11 @@ def _scalar(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-def _finite_number(value: object) -> float:
-    value = _scalar(value)
-    if not isinstance(value, int | float):
+def _finite_number(value: Any) -> float:
+    value = float(value) if isinstance(value, Decimal) else _scalar(value)
+    if not isinstance(value, int | float | Fraction):
         raise TypeError(f"the reward returned {type(value).__name__} {value!r:.60}, not a number")
-    if not abs(value) <= MAX_REWARD:  # NaN is not
+    if not -MAX_REWARD <= value <= MAX_REWARD:  # NaN is not
         raise ValueError(f"the reward returned {value!r:.60}, which is not within ±{MAX_REWARD:g}")
     return float(value)
 
