@@ -89,3 +89,25 @@ def test_jsonl_refuses_a_key_that_is_there_twice(tmp_path: Path) -> None:
         '{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?", "answer": "1", "answer": "3"}\n'
     )
     assert load_error("jsonl", path=str(path)).cause == f"{path}: 1 bad line: line 2 ('answer' twice)"
+
+
+def test_jsonl_tells_ids_of_two_splits_apart_and_keeps_others(tmp_path: Path) -> None:
+    for split, start in (("train", 0), ("validation", 500), ("test", 900)):
+        rows = [{"id": i, **row} for i, row in enumerate(sums(3, start))]
+        write_rows(tmp_path / f"{split}.jsonl", rows)
+    task = load("jsonl", path=str(tmp_path))
+    check_task(task)
+    assert [p.id for p in task.problems("test")] == ["test-0", "test-1", "test-2"]
+    for split, start in (("validation", 500), ("test", 900)):
+        write_rows(tmp_path / f"{split}.jsonl", [{"id": split, **row} for row in sums(1, start)])
+    assert [p.id for p in load("jsonl", path=str(tmp_path)).problems("train")] == ["0", "1", "2"]
+
+
+def test_jsonl_names_files_of_a_folder_that_are_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, start in (("train", 0), ("valid", 500), ("test", 900)):
+        write_rows(tmp_path / f"{name}.jsonl", sums(30, start))
+    load("jsonl", path=str(tmp_path))
+    assert "not read" in caplog.text
+    assert caplog.text.rstrip().endswith(": valid.jsonl")

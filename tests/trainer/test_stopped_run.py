@@ -151,7 +151,9 @@ def test_the_best_model_is_kept_through_stops(settings: dict[str, Any]) -> None:
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_the_best_model_of_a_step_that_was_lost_goes(settings: dict[str, Any]) -> None:
+def test_the_best_model_of_a_step_that_was_lost_goes(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     """Killed after a validation, before its checkpoint, and resumed for fewer steps."""
     run = api.train(RECIPE, settings, task=ToyTask(), run="lost", quiet=True)
     best = run.path / "best"
@@ -159,8 +161,10 @@ def test_the_best_model_of_a_step_that_was_lost_goes(settings: dict[str, Any]) -
     step = saved_step(best)
     run.rewind(step)
     assert best.is_dir()
+    assert "taken again" not in caplog.text
     run.rewind(step - 1)
     assert not best.exists()
+    assert f"is of step {step}, which is taken again" in caplog.text
     best.mkdir()
     (best / "config.json").write_text("{")
     run.rewind(step)

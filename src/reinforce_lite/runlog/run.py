@@ -303,7 +303,9 @@ class Run:
         """Remove best/ if it is from a later step than this, or if its step can't be read."""
         best = self.path / "best"
         try:
-            is_later = (self._read_json("best/config.json").get(STEP_KEY) or 0) > step
+            best_step = self._read_json("best/config.json").get(STEP_KEY) or 0
+            if is_later := best_step > step:
+                logger.warning("%s is of step %d, which is taken again: it is removed", best, best_step)
         except UsageError as error:
             logger.warning("%s: %s is removed", error.cause, best)
             is_later = True

@@ -9,18 +9,23 @@ of the training problems. `tables.py` says which rows are accepted.
 """
 
 import json
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.tasks.tables import BadRowError, Table, read_problems, split_train
-from reinforce_lite.types import Problem
+from reinforce_lite.types import Problem, Split
 from reinforce_lite.utils.paths import expand_home, is_dir
 
+logger = logging.getLogger(__name__)
+
 _BOM = b"\xef\xbb\xbf"
+_SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def load(config: TaskConfig) -> NumberTask:
@@ -34,14 +39,23 @@ def load(config: TaskConfig) -> NumberTask:
 
     if not is_dir(path):
         return split_train(read(path), seed=config.seed, answer_format=config.answer_format)
-    validation = path / "validation.jsonl"
-    return split_train(
-        read(path / "train.jsonl"),
-        read(validation) if validation.exists() else (),
-        read(path / "test.jsonl"),
-        seed=config.seed,
-        answer_format=config.answer_format,
-    )
+    if unread := sorted(file.name for file in path.glob("*.jsonl") if file.stem not in _SPLITS):
+        logger.warning("%s: not read, only train, validation and test.jsonl are: %s", path, ", ".join(unread))
+    files = {split: path / f"{split}.jsonl" for split in _SPLITS}
+    found = {split: file for split, file in files.items() if split != "validation" or file.exists()}
+    splits = _with_own_ids({split: read(file) for split, file in found.items()})
+    return split_train(**splits, seed=config.seed, answer_format=config.answer_format)
+
+
+def _with_own_ids(splits: dict[str, tuple[Problem, ...]]) -> dict[str, tuple[Problem, ...]]:
+    """With the split before each id where splits share one: many data sets count from 0 in every split."""
+    ids = [problem.id for problems in splits.values() for problem in problems]
+    if len(set(ids)) == len(ids):
+        return splits
+    return {
+        split: tuple(replace(problem, id=f"{split}-{problem.id}") for problem in problems)
+        for split, problems in splits.items()
+    }
 
 
 def read_table(path: Path) -> Table:
