@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any
 
-from reinforce_lite import pipeline
 from reinforce_lite.callbacks.base import Callback
 from reinforce_lite.callbacks.console import make_console
 from reinforce_lite.config import Config, load_config, override_config
@@ -22,7 +21,8 @@ from reinforce_lite.evaluation.evaluate import Evaluation, evaluate_groups
 from reinforce_lite.evaluation.failures import Failure, common_failures
 from reinforce_lite.models.distributed import join
 from reinforce_lite.models.policy import Policy
-from reinforce_lite.pipeline import build_pipeline, load_configured_policy, stop_strings
+from reinforce_lite.pipeline import build_pipeline, check_prompt_length, load_configured_policy, stop_strings
+from reinforce_lite.pipeline import load_base as load_shared_base
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.runs import existing_run, find_run, trained_config
@@ -95,7 +95,7 @@ def load_base(
     config = load_config(recipe, overrides)
     join(config.model.device)
     limit_fragmentation()
-    return pipeline.load_base(config, Permissions(trust_remote_code, allow_pickles))
+    return load_shared_base(config, Permissions(trust_remote_code, allow_pickles))
 
 
 def load(run: ModelOrRun) -> Run:
@@ -208,7 +208,7 @@ def _respond(config: Config, question: str, permissions: Permissions, is_first: 
     policy = load_configured_policy(config, permissions, keep_float32=False)
     prompt = PromptBuilder(policy.tokenizer, config.prompt)(question)
     if is_first:
-        pipeline.check_prompt_length(prompt, config, policy)
+        check_prompt_length(prompt, config, policy)
     name = config.rollout.engine
     engine = make_engine("native" if name == "vllm" else name, policy)  # vLLM takes longer to start
     greedy = Sampling(1, config.rollout.max_new_tokens, temperature=0.0, stop=stop_strings(config))

@@ -243,12 +243,12 @@ def _report(args: list[str]) -> None:
 
     from reinforce_lite.report.write import write_report
 
-    numbers = write_report(runs, file)
+    summaries = write_report(runs, file)
     if parsed.as_json:
-        _print_json({"report": str(file), "runs": numbers})
+        _print_json({"report": str(file), "runs": summaries})
         return
-    for one in numbers:
-        print(harmless(f"{one['name']}: {one['result']['sentence']}"))
+    for summary in summaries:
+        print(harmless(f"{summary['name']}: {summary['result']['sentence']}"))
     print(harmless(f"report: {file}"))
 
 

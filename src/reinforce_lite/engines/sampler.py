@@ -98,7 +98,7 @@ def sample_without_waiting(
         index, wide = draw(best, peak, scaled_mass, uniforms, sampling.temperature, sampling.top_p)
         tokens = candidates.gather(1, index[:, None]).squeeze(1)
     else:
-        tokens = _invert_wide_cdf(((logits - peak) / sampling.temperature).exp_(), uniforms)
+        tokens = _invert_cdf_in_blocks(((logits - peak) / sampling.temperature).exp_(), uniforms)
     log_normaliser = _divided(peak, at).squeeze(1) + mass.log()
     if forbid_eos is not None:
         log_normaliser = torch.logaddexp(log_normaliser, forbidden)
@@ -177,7 +177,7 @@ def _mask_tail(p: Tensor, top_p: float) -> Tensor:
     return p * ((p.cumsum(1) - p) < top_p)
 
 
-def _invert_wide_cdf(p: Tensor, uniforms: Tensor) -> Tensor:
+def _invert_cdf_in_blocks(p: Tensor, uniforms: Tensor) -> Tensor:
     """`_invert_cdf` of (R, V) float32 masses: first the block of entries, then the entry in it."""
     rows = F.pad(p, (0, -p.shape[1] % BLOCK_OF_CDF)).view(len(p), -1, BLOCK_OF_CDF)
     masses = rows.sum(2, dtype=uniforms.dtype)  # (R, blocks)

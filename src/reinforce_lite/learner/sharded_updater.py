@@ -56,12 +56,11 @@ class ShardedUpdater(Updater):
         self.sharded = ShardedModel(self.policy.model, self.config.activation_checkpointing)
         return self.sharded.model, self.sharded.forward_pass
 
-    def _make_master_weights(self) -> dict[str, Tensor]:
+    def _make_master_weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         loaded = self.policy.master_weights or self.params
         for name, part in self.sharded.parts.items():
             part.copy_(self._own(loaded[name].detach()))
-        self.gradient_holders = self.sharded.parts
-        return self.sharded.parts
+        return self.sharded.parts, self.sharded.parts
 
     def compute_gradient(self, groups: Sequence[Group], loss_weights: Tensor) -> GradientStats:
         """See `Updater.compute_gradient`. Memory that runs out is not tried again."""

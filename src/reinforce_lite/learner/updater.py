@@ -147,10 +147,9 @@ class Updater:
         self.params = policy.trained_parameters()
         self.model, self.forward_pass = self._make_model()
         self.is_sharded = self.by_rows or (config.shard_optimizer and distributed.size() > 1)
-        self.gradient_holders = self.params
-        """By name, what has the gradient of a whole weight as its `grad`."""
-        self.master_weights = self._make_master_weights()
-        """By name, what the optimizer updates: the flat parts of this process where it is sharded."""
+        self.gradient_holders, self.master_weights = self._make_master_weights()
+        """By name: what has the gradient of a whole weight as its `grad`, and what the optimizer updates, the
+        flat parts of this process where it is sharded."""
         policy.master_weights = None  # the updater has them, or does without
         self.optimizer = make_optimizer(config, self.master_weights)
 
@@ -159,26 +158,27 @@ class Updater:
         policy, checkpointing = self.policy, self.config.activation_checkpointing
         return policy.model, build_forward_pass(policy.model, policy.llama, checkpointing)
 
-    def _make_master_weights(self) -> dict[str, Tensor]:
-        """What the optimizer updates: what is trained; with 32-bit state float32 copies of 16-bit weights."""
+    def _make_master_weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What has gradients, and what the optimizer updates: what is trained, or with 32-bit state float32
+        copies of 16-bit weights.
+        """
         is_float32 = self.policy.adapter or self.policy.dtype.itemsize > 2
         if is_float32 or self.config.optimizer_state != "32-bit":
             for param in self.params.values():
                 param.register_post_accumulate_grad_hook(_let_signals_in)  # type: ignore[no-untyped-call]
-            return (
-                {n: self._own(p.detach()) for n, p in self.params.items()} if self.is_sharded else self.params
-            )
+            if not self.is_sharded:
+                return self.params, self.params
+            return self.params, {n: self._own(p.detach()) for n, p in self.params.items()}
         loaded: Mapping[str, Tensor] = self.policy.master_weights or self.params
         if self.is_sharded:
             masters = {n: self._own(w.detach()).to(torch.float32, copy=True) for n, w in loaded.items()}
-            self.gradient_holders = {n: _float32_holder(p) for n, p in self.params.items()}
+            holders = {n: _float32_holder(p) for n, p in self.params.items()}
         else:
-            masters = {n: w.detach().float() for n, w in loaded.items()}
-            self.gradient_holders = masters
+            masters = holders = {n: w.detach().float() for n, w in loaded.items()}
         for name, param in self.params.items():
-            hook = partial(_move_gradient, self.gradient_holders[name])
+            hook = partial(_move_gradient, holders[name])
             param.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-        return masters
+        return holders, masters
 
     def _own(self, tensor: Tensor) -> Tensor:
         """What of a tensor in the shape of a weight this process's optimizer works on."""
