@@ -5,7 +5,6 @@ A way is an answer format and a prompt. Each other way is told as the options th
 Omitted on purpose: worked examples in another format than the recipe's, which only a person can check.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -82,7 +81,7 @@ def _options(config: Config, answer_format: AnswerFormat, prompt: PromptConfig) 
             "task.answer_format": answer_format,
             "prompt.instruction": prompt.instruction,
             "prompt.prefill": prompt.prefill,
-            "prompt.examples": json.dumps([example.model_dump() for example in prompt.examples]),
+            "prompt.examples": [example.model_dump() for example in prompt.examples],
         }
         for answer_format, prompt in ((config.task.answer_format, config.prompt), (answer_format, prompt))
     )
