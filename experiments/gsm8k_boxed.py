@@ -1,13 +1,13 @@
 """GSM8K with a model of half a billion parameters in its own answer format: prompts, rates, three seeds.
 
-    python experiments/gsm8k_boxed.py --only prompt rate main     # two cores: two hours for each run of main
+    python experiments/gsm8k_boxed.py --only prompt asked rate main    # two cores: two hours for each main
     python experiments/gsm8k_boxed.py --only full main --parallel 6     # a card of 80 GB: ten minutes
 
 `full` trains all weights on a card for CARD_HOURS, and is evaluated on all test problems; `rate`, `main` and
 `adaptive` train adapters of rank 8. The untrained model is evaluated with five prompts (`prompt`) on training
 problems, so that nothing is chosen on the test problems, and with each of them on the first test problems;
-and on the questions that the runs of each seed ask (`asked`), since some are easier than others. RATE was
-not chosen by validation, as `rate` would: it is a third of what gained nothing on a card (docs/results.md).
+and on the questions that the runs of each seed ask (`asked`), since some are easier than
+others (docs/results.md).
 
 The model is the folder ./qwen2.5-coder-0.5b-instruct if it exists, otherwise the hub's model of that name;
 the data are the folder ./gsm8k, otherwise the hub's.
@@ -36,7 +36,7 @@ CHOOSING = 100
 SEEDS = range(3)
 RATES = ("1e-5", "3e-5", "1e-4")
 RATE = "3e-5"
-"""1e-4 gained nothing on a card."""
+"""Not chosen by validation, as `rate` would: a third of 1e-4, which gained nothing on a card."""
 STEPS = 40
 ASKED = 320
 """Questions of a run with these steps."""
@@ -50,7 +50,7 @@ BOXED = "and put your final answer within \\boxed{}."
 PROMPTS: dict[str, dict[str, Any]] = {
     "the recipe's": {},
     "in a few short lines": {"prompt.instruction": f"Please reason in a few short lines, {BOXED}"},
-    "as a system line": {
+    "as a system message": {
         "prompt.system": f"Please reason step by step, {BOXED}",
         "prompt.instruction": "",
     },

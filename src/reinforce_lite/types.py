@@ -13,9 +13,10 @@ A worked example of one rollout:
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 AnswerFormat = Literal["tags", "boxed", "hash"]
 
 

@@ -461,7 +461,7 @@ def test_on_a_card_vllm_sleeps_while_the_policy_is_trained(
     if rank:
         policy.add_adapter(AdapterConfig(rank=rank), seed=0)
     monkeypatch.setattr(Policy, "device", property(lambda _: torch.device("cuda")))
-    monkeypatch.setattr(cache_size, "device_memory", lambda device: 24 * 10**9)
+    monkeypatch.setattr(cache_size, "read_gpu_memory", lambda device: 24 * 10**9)
     monkeypatch.setattr(vllm, "isolated_rng", lambda device, seed: nullcontext())
     engine = VLLMEngine(policy)
     assert fake.calls[-1] == ("sleep 1" if rank else "sleep 2")

@@ -9,9 +9,9 @@ import pytest
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks import SPLITS, load_task
+from reinforce_lite.tasks import load_task
 from reinforce_lite.tasks.base import Task
-from reinforce_lite.types import Problem, Reward
+from reinforce_lite.types import SPLITS, Problem, Reward
 
 
 def load(name: str, **section: Any) -> Task:

@@ -9,10 +9,10 @@ import pytest
 
 from helpers.paths import ROOT
 from helpers.tasks import all_problems, load, load_error, reward_value, sums, write_rows
-from reinforce_lite.tasks import SPLITS, check_task
+from reinforce_lite.tasks import check_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.numbers import read_gold
-from reinforce_lite.types import Problem
+from reinforce_lite.types import SPLITS, Problem
 
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k"
 TRAIN_ROWS, TEST_ROWS = 7_473, 1_319

@@ -13,12 +13,12 @@ from helpers.tasks import all_problems, load, load_error
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.rollout.scoring import Scorer
-from reinforce_lite.tasks import SPLITS, check_task, gym
+from reinforce_lite.tasks import check_task, gym
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.gym import GymScorer, GymTask
 from reinforce_lite.tasks.reward_worker import Outcomes
 from reinforce_lite.tasks.rewards import outcome_from_json
-from reinforce_lite.types import Problem, Reward, Split, Verdict
+from reinforce_lite.types import SPLITS, Problem, Reward, Split, Verdict
 
 
 @pytest.fixture(scope="module")

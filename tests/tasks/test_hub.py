@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from helpers.tasks import all_problems, load, load_error, reward_value, sums, write_rows
-from reinforce_lite.tasks import SPLITS, check_task
+from reinforce_lite.tasks import check_task
+from reinforce_lite.types import SPLITS
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, load_dataset: Callable[..., Any]) -> None:

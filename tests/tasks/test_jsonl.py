@@ -6,7 +6,8 @@ import pytest
 
 from helpers.tasks import all_problems, load, load_error, sums, write_rows
 from reinforce_lite.errors import UsageError
-from reinforce_lite.tasks import SPLITS, check_task
+from reinforce_lite.tasks import check_task
+from reinforce_lite.types import SPLITS
 
 
 @pytest.mark.case(18)

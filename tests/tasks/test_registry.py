@@ -12,7 +12,6 @@ from helpers.tasks import load, load_error
 from helpers.tiny import ToyTask
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks import (
-    SPLITS,
     check_task,
     grading,
     numbers,
@@ -21,7 +20,7 @@ from reinforce_lite.tasks import (
     task_fingerprint,
 )
 from reinforce_lite.tasks.base import NumberTask
-from reinforce_lite.types import Problem, Split
+from reinforce_lite.types import SPLITS, Problem, Split
 
 
 def make_problem(name: str, question: str = "", gold: str = "1") -> Problem:

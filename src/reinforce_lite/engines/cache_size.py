@@ -17,7 +17,7 @@ KEPT_SHARE = 0.25
 """Up to this share of the above, a CUDA device's cache stays allocated while the policy is trained."""
 
 
-def device_memory(device: torch.device) -> int | None:
+def read_gpu_memory(device: torch.device) -> int | None:
     """Bytes of a GPU's whole memory; None elsewhere."""
     is_cuda = device.type == "cuda"
     return int(torch.cuda.get_device_properties(device).total_memory) if is_cuda else None

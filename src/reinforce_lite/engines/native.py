@@ -23,7 +23,7 @@ from math import ceil
 import torch
 
 from reinforce_lite.engines.base import OnProgress, ignore_progress
-from reinforce_lite.engines.cache_size import KEPT_SHARE, cache_bytes, cache_size, device_memory
+from reinforce_lite.engines.cache_size import KEPT_SHARE, cache_bytes, cache_size, read_gpu_memory
 from reinforce_lite.engines.ending import Ending
 from reinforce_lite.engines.kv_cache import token_kv_bytes
 from reinforce_lite.engines.scheduler import Scheduler
@@ -95,7 +95,7 @@ class NativeEngine:
         except BaseException:
             self._decoder = None  # its memory is needed where it ran out, and its state is of no use
             raise
-        if decoder.cache.kv.nbytes > KEPT_SHARE * cache_bytes(device_memory(self.policy.device)):
+        if decoder.cache.kv.nbytes > KEPT_SHARE * cache_bytes(read_gpu_memory(self.policy.device)):
             self._decoder = None
 
     def _static_decoder(self, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> StaticDecoder:
@@ -104,7 +104,7 @@ class NativeEngine:
         token_bytes = token_kv_bytes(self.policy.model.config, self.policy.dtype.itemsize) + STATE_BYTES
         n = max(len(prompts), self.prompts_per_step if sampling.samples > 1 else 1)
         rows, slots = cache_size(
-            n, sampling, self.max_num_seqs, longest, token_bytes, device_memory(self.policy.device)
+            n, sampling, self.max_num_seqs, longest, token_bytes, read_gpu_memory(self.policy.device)
         )
         size = BatchSize(rows, sampling.max_new_tokens, slots, longest)
         if not (self._decoder and self._decoder.serves(self.policy, sampling, size)):

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from reinforce_lite.engines.base import OnProgress
-from reinforce_lite.engines.cache_size import cache_size, device_memory
+from reinforce_lite.engines.cache_size import cache_size, read_gpu_memory
 from reinforce_lite.engines.ending import Ending
 from reinforce_lite.engines.kv_cache import KVCache, token_kv_bytes
 from reinforce_lite.engines.packed_linear import make_linear
@@ -56,7 +56,7 @@ class Scheduler:
             max_num_seqs,
             longest,
             token_kv_bytes(policy.model.config, policy.dtype.itemsize),
-            device_memory(policy.device),
+            read_gpu_memory(policy.device),
         )
         size = min(self.capacity, sampling.samples)
         self.waiting = deque(group[i : i + size] for group in groups for i in range(0, len(group), size))

@@ -186,7 +186,7 @@ class VLLMEngine:
         described.architectures = [type(policy.model).__name__]  # a language model taken out of another's
         described.save_pretrained(self._folder.name)
         token_bytes = token_kv_bytes(config, policy.dtype.itemsize)
-        gpu_memory = cache_size.device_memory(policy.device)
+        gpu_memory = cache_size.read_gpu_memory(policy.device)
         cache = kv_cache_bytes(self.max_num_seqs, self.max_length, token_bytes, gpu_memory)
         settings = {
             "model": self._folder.name,

@@ -101,10 +101,10 @@ def warm_start_advantages(
     as in STaR, https://arxiv.org/abs/2203.14465, RAFT, https://arxiv.org/abs/2304.06767, and ReST,
     https://arxiv.org/abs/2308.08998. It is REINFORCE with rewards of 0 and 1 and no baseline, so no
     completion has a negative weight. The normaliser is that of the steps that follow, for which the
-    optimizer's moments are kept; it is larger where refill finds more groups that teach, and G times as large
-    where those steps learn from one completion per group. Of identical right
-    completions of a group only the first counts: the others teach nothing new, and would make what is likely
-    already likelier still.
+    optimizer's moments are kept. It is larger in two cases: where refill finds more groups that teach, and,
+    by a factor of G, where those steps learn from one completion per group. Of identical right completions of
+    a group only the first counts: the others teach nothing new, and would make what is likely already
+    likelier still.
 
     Takes (Q, G) verdicts and token ids; returns (Q, G) float64.
     """

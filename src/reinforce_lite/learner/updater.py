@@ -66,7 +66,8 @@ class GradientStats:
     norm: float
     """L2, before clipping; 0 when no completion has a nonzero loss weight."""
     tokens: int
-    """Tokens of all micro-batches, a prompt counted once in each; 0 if all loss weights are 0."""
+    """Tokens of all micro-batches: the prefix that all prompts share counts once, the rest of a prompt once
+    in each; 0 if all loss weights are 0."""
     sampler_gap: SamplerGap = NO_GAP
     """Between engine and update, on the completion tokens."""
     loss_scale: LossScale | None = None

@@ -99,12 +99,11 @@ class Adapter:
             yield f"{_PREFIX}{name}.lora_A.weight", layer.a
             yield f"{_PREFIX}{name}.lora_B.weight", layer.b
 
-    def base_hash(self) -> str:
-        """A hash of the weights below the matrices, with their dtype. Buffers count where they are weights in
-        8 bits.
-        """
+    def base_hash(self) -> dict[str, str]:
+        """The base model's dtype, and a hash of the first numbers of each weight, 8-bit ones included."""
         buffers = ((name, b) for name, b in self.model.named_buffers() if b.dtype == torch.int8)
-        return f"{self.model.dtype} {hash_tensors(chain(self.model.named_parameters(), buffers))}"
+        sha256 = hash_tensors(chain(self.model.named_parameters(), buffers))
+        return {"dtype": str(self.model.dtype), "sha256": sha256}
 
     def merged_weights(self) -> dict[str, Tensor]:
         """The model's `state_dict` with W + (alpha / r) B A in place of W, in the dtype of W, on the CPU."""

@@ -23,7 +23,7 @@ class ReflectionTally:
 
     def __init__(self, completions: Iterable[EvalCompletion] = (), independent: bool = True) -> None:
         self.independent = independent
-        """Whether each is of another question: those of one question are too alike for Wilson's interval."""
+        """Whether each is of a different question: those of one are too alike for Wilson's interval."""
         self.tallies: defaultdict[tuple[str, bool], Counter[str]] = defaultdict(Counter)
         """By list and whether it has a hit: `n` completions, those `right` among them, and their `tokens`."""
         for completion in filter(lambda c: c.scored, completions):
@@ -45,7 +45,9 @@ class ReflectionTally:
         return {"rate": rate, "with": self._figures(with_hit), "without": self._figures(without)}
 
     def _figures(self, tally: Counter[str]) -> dict[str, Any]:
-        """Accuracy with its 95% interval, and mean length in tokens; None without completions."""
+        """Accuracy, its 95% interval if the completions are independent, and mean length in tokens; each None
+        without completions.
+        """
         n, right = tally["n"], tally["right"]
         if not n:
             return {"n": 0, "strict": None, "interval": None, "tokens": None}

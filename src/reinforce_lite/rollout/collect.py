@@ -58,10 +58,10 @@ def score_groups(
         pairs = [
             (problem, prompt.prefill + c.text) for problem, (prompt, completions) in own for c in completions
         ]
-        scored = iter(scorer.score(pairs))
+        scored = zip((response for _, response in pairs), scorer.score(pairs), strict=True)
         return [
-            make_rollouts(problem, prompt, completions, list(islice(scored, len(completions))))
-            for problem, (prompt, completions) in own
+            make_rollouts(problem, completions, list(islice(scored, len(completions))))
+            for problem, (_, completions) in own
         ]
 
     rollouts = map_shares(range(len(asked)), score)

@@ -19,7 +19,7 @@ from reinforce_lite.tasks.grading import grade
 from reinforce_lite.tasks.numbers import is_number, write_gold
 from reinforce_lite.tasks.reward_worker import Outcomes, WorkerTask
 from reinforce_lite.tasks.rewards import Outcome, RewardFunction
-from reinforce_lite.types import Completion, Group, Problem, Prompt, Reward, Rollout, Verdict
+from reinforce_lite.types import Completion, Group, Problem, Reward, Rollout, Verdict
 from reinforce_lite.utils.text import one_line_error
 
 MAX_FAULT_RATE = 0.2
@@ -102,15 +102,11 @@ def _contained(reward: RewardFunction, problem: Problem, response: str) -> Outco
 
 
 def make_rollouts(
-    problem: Problem,
-    prompt: Prompt,
-    completions: Sequence[Completion],
-    scored: Sequence[tuple[Reward, str]],
+    problem: Problem, completions: Sequence[Completion], scored: Sequence[tuple[str, tuple[Reward, str]]]
 ) -> tuple[Rollout, ...]:
-    """The rollouts of a problem's completions; `scored` holds each one's reward and fault."""
+    """The rollouts of a problem's completions; `scored` holds each one's response, reward and fault."""
     rollouts: list[Rollout] = []
-    for completion, (reward, fault) in zip(completions, scored, strict=True):
-        response = prompt.prefill + completion.text
+    for completion, (response, (reward, fault)) in zip(completions, scored, strict=True):
         assert reward.strict, "tasks.check_reward fills it in"
         second = None if fault else second_opinion(problem, response, reward)
         verdicts = (reward.strict, reward.lenient)

@@ -34,7 +34,7 @@ def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
 
 
 def reward_faults(steps: Sequence[StepMetrics], evals: Sequence[Record]) -> int:
-    """Completions on which the reward failed, in training and, but for older runs, in evaluations."""
+    """Completions on which the reward failed, also in evaluations, for which older runs have no record."""
     return sum(s.reward_faults or 0 for s in steps) + sum(e.get("reward_faults") or 0 for e in evals)
 
 

@@ -13,21 +13,19 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
-from typing import get_args
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks import grading, numbers, running_text
 from reinforce_lite.tasks.base import NumberTask, Task, hash_info, loose_question, normalize_question
 from reinforce_lite.tasks.python_file import FileTask
-from reinforce_lite.types import Split
+from reinforce_lite.types import SPLITS, Split
 from reinforce_lite.utils.paths import expand_home, is_file
 from reinforce_lite.utils.text import did_you_mean
 
 logger = logging.getLogger(__name__)
 
 TASK_NAMES = ("wordmath", "gsm8k", "jsonl", "hub", "gym")
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -124,7 +122,8 @@ def _shared(task: Task, keys: Mapping[Split, list[str]], trained_on: Split, held
 def task_fingerprint(task: Task) -> str:
     """A SHA-256 over every split, id, question and gold, so that a resumed run notices changed data.
 
-    Solution and info count too, except in a task of numbers, whose reward reads neither.
+    Except in a `NumberTask`, whose reward reads neither, the solution counts too, and info that can be
+    written as JSON.
     """
     digest = hashlib.sha256()
     for split in SPLITS:

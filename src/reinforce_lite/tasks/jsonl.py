@@ -10,22 +10,22 @@ of the training problems. `tables.py` says which rows are accepted.
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks.base import NumberTask
 from reinforce_lite.tasks.tables import BadRowError, Table, read_problems, split_train
-from reinforce_lite.types import Problem, Split
+from reinforce_lite.types import SPLITS, Problem
 from reinforce_lite.utils.paths import expand_home, is_dir
 
 logger = logging.getLogger(__name__)
 
 _BOM = b"\xef\xbb\xbf"
-_SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def load(config: TaskConfig) -> NumberTask:
@@ -39,9 +39,13 @@ def load(config: TaskConfig) -> NumberTask:
 
     if not is_dir(path):
         return split_train(read(path), seed=config.seed, answer_format=config.answer_format)
-    if unread := sorted(file.name for file in path.glob("*.jsonl") if file.stem not in _SPLITS):
-        logger.warning("%s: not read, only train, validation and test.jsonl are: %s", path, ", ".join(unread))
-    files = {split: path / f"{split}.jsonl" for split in _SPLITS}
+    if unread := sorted(file.name for file in path.glob("*.jsonl") if file.stem not in SPLITS):
+        logger.warning(
+            "%s has files that are not read, since only train, validation and test.jsonl are: %s",
+            path,
+            ", ".join(unread),
+        )
+    files = {split: path / f"{split}.jsonl" for split in SPLITS}
     found = {split: file for split, file in files.items() if split != "validation" or file.exists()}
     splits = _with_own_ids({split: read(file) for split, file in found.items()})
     return split_train(**splits, seed=config.seed, answer_format=config.answer_format)
@@ -91,6 +95,6 @@ def _parse(line: bytes) -> Any:
 def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        repeated = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise BadRowError(f"{repeated!r} twice", "keep one of two values of a key")
     return values

@@ -19,16 +19,17 @@ import sys
 import tomllib
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import ReinforceLiteError, UsageError
 from reinforce_lite.tasks.base import hash_info, short_hash
 from reinforce_lite.tasks.reward_worker import MAX_BATCH, WorkerTask
 from reinforce_lite.tasks.rewards import RewardFunction, outcome_to_json
-from reinforce_lite.types import Problem, Split
+from reinforce_lite.types import SPLITS, Problem, Split
 from reinforce_lite.utils.paths import expand_home, is_file
 from reinforce_lite.utils.text import one_line_error
 
@@ -69,14 +70,16 @@ class FileTask(WorkerTask):
         """Raises UsageError when the user's function raises, or returns anything but problems."""
         if split not in self._problems:
             self._rows[split] = rows = self.call("problems", split)
-            self._problems[split] = problems = tuple(_read_row(*row) for row in rows)
+            self._problems[split] = problems = tuple(
+                replace(Problem(*texts), info={"sha256": info} if info else {}) for *texts, info in rows
+            )
             self._places |= {problem.id: (split, index) for index, problem in enumerate(problems)}
             self.splits = tuple(self._problems)
         return self._problems[split]
 
     def item(self, problem: Problem, completion: str) -> list[Any]:
         """See `WorkerTask`."""
-        for split in get_args(Split):  # a reward may be asked for before the problems are
+        for split in SPLITS:  # a reward may be asked for before the problems are
             if problem.id not in self._places:
                 self.problems(split)
         return [*self._places[problem.id], completion]
@@ -91,10 +94,6 @@ class FileTask(WorkerTask):
                     "different info, in another process",
                     "it must return the same at every call: seed what is random, sort what comes from a set",
                 )
-
-
-def _read_row(id: str, question: str, gold: str, solution: str, info_hash: str) -> Problem:
-    return Problem(id, question, gold, solution, {"sha256": info_hash} if info_hash else {})
 
 
 # ── In the worker ──

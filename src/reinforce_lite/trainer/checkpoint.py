@@ -165,13 +165,13 @@ class Progress:
     """Peak memory of the dry run; None: there was none."""
 
 
-def check_base(policy: Policy, base: str, meta: Mapping[str, Any]) -> None:
-    """Raise UsageError where an adapter's checkpoint belongs to other weights than `base`, the present hash.
+def check_base(policy: Policy, base: Mapping[str, str], meta: Mapping[str, Any]) -> None:
+    """Raise UsageError where an adapter's checkpoint belongs to other weights than `Adapter.base_hash` found.
 
     Hashes of two dtypes can't be compared; older checkpoints have none.
     """
-    saved = str(meta.get("base", ""))
-    if saved != base and saved.split()[:1] == base.split()[:1]:
+    saved = meta.get("base", {})
+    if saved != base and saved.get("dtype") == base.get("dtype"):
         raise UsageError(
             f"the weights of {policy.name} have changed since this adapter was trained over them",
             "restore them, or start a new run",
@@ -188,7 +188,7 @@ class Checkpointer:
         self.reward_sources = reward_sources(pipeline.task)
         self.versions = package_versions()
         adapter = pipeline.policy.adapter
-        self.base = adapter.base_hash() if adapter else ""
+        self.base = adapter.base_hash() if adapter else {}
 
     def save(self, progress: Progress) -> None:
         """Write the checkpoint of a step, after the logs up to that step are on the disk.
@@ -246,7 +246,7 @@ class Checkpointer:
         dtype = str(self.pipeline.policy.dtype).removeprefix("torch.")
         if (before_in := self.run.machine.get("dtype", dtype)) != dtype:
             logger.warning(
-                "the run was computed in %s, and continues in %s: --model.dtype %s is the former",
+                "the run was computed in %s, and continues in %s: --model.dtype %s restores the former",
                 *(before_in, dtype, before_in),
             )
         self.updater.load_state_dict(checkpoint.tensors)

@@ -26,9 +26,9 @@ def step_metrics(
     seconds: Mapping[str, float],
     **state: Any,
 ) -> StepMetrics:
-    """The metrics of one step. `updated` and `weights_finite` are whether it changed the weights, and whether
-    these are finite since.
+    """The metrics of one step.
 
+    `updated`: whether the step changed the weights. `weights_finite`: whether they are finite afterwards.
     `seconds` are those of its phases: rollout, reward, update. `state` are the fields of StepMetrics that the
     trainer knows: warm_start, learning_rate, num_tokens, step_time, peak_memory, micro_batch_tokens,
     max_num_seqs.

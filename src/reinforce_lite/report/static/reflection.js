@@ -35,7 +35,7 @@ function table(lists) {
     i ? "" : el("th", { rowspan: Object.keys(list).length, title: current.reflection.words[name].join(", ") }, name.toUpperCase()),
     ...[POPULATIONS[key], `${percent(figures.rate)} (${figures.with.n.toLocaleString("en")})`, accuracy(figures.with), accuracy(figures.without),
       number(figures.with.tokens), number(figures.without.tokens)].map((text) => el("td", {}, text)))));
-  return [el("caption", {}, "Accuracy (strict, 95% interval) and mean length in tokens, of completions with and without a hit"),
+  return [el("caption", {}, "Accuracy (strict; 95% interval, except in training, where completions of one question are alike) and mean length in tokens, of completions with and without a hit"),
     el("thead", {}, el("tr", {}, ...head.map((text) => el("th", {}, text)))), el("tbody", {}, ...rows)];
 }
 
