@@ -5,11 +5,12 @@ r"""Text to number: the one reader for golds and extracted answers; `running_tex
 
 Values are exact. Surroundings that do not change the value are removed: `$...$`, `\boxed{}`, `**`,
 currencies, percent and degree signs, a final full stop or comma, and unit words after a space, in `\text{}`
-or its variants, `\mathrm{}` or `\mbox{}`, or in brackets. Anything else, such as `\sqrt{72}`, `72\pi`, `x <
-72`, `72 million`, `0,125` or a sign in words, makes a number unreadable: it is read right or refused. Time is
-linear in the text's length: a text longer than MAX_TEXT is refused unread, and the patterns are possessive,
-so they don't backtrack.  Omitted on purpose: number words, arithmetic, roots, decimal commas, lists, and the
-comparison of units.
+or its variants, `\mathrm{}` or `\mbox{}`, or in brackets. Anything else, such as `\sqrt{72}`, `72\pi`,
+`x < 72`, `72 million`, `0,125` or a sign in words, makes a number unreadable: it is read right or refused.
+Time is linear in the text's length: a text longer than MAX_TEXT is refused unread, and the patterns are
+possessive, so they don't backtrack.
+
+Omitted on purpose: number words, arithmetic, roots, decimal commas, lists, and the comparison of units.
 """
 
 import re
