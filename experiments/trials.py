@@ -4,7 +4,7 @@
                                                                          │
                                    docs/results/EXPERIMENT.md, .svg ◀────┘ the experiment's table and plot
                                         │
-                                docs/results.md ◀── docs/results.py
+                                docs/experiments.md ◀── docs/experiments.py
 
 A trial is a command of its own, so anyone who types the command gets the same run. A trial that has a record
 is not run again; one that the time limit stops saves a checkpoint and resumes the next time. Tables and plots

@@ -109,10 +109,10 @@ def test_configuration_page_is_what_its_script_writes() -> None:
     assert read(script["PAGE"]) == script["page"](), "run docs/configuration.py"
 
 
-def test_results_page_has_the_tables_that_were_written() -> None:
-    script = runpy.run_path(str(DOCS / "results.py"))
+def test_experiments_page_has_the_tables_that_were_written() -> None:
+    script = runpy.run_path(str(DOCS / "experiments.py"))
     page = read(script["PAGE"])
-    assert page == script["with_tables"](page), "run docs/results.py"
+    assert page == script["with_tables"](page), "run docs/experiments.py"
     for table in (DOCS / "results").glob("*.md"):
         assert f"results/{table.name}" in page
 

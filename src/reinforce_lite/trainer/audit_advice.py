@@ -1,7 +1,7 @@
 """From the samples of an audit to its figures, its forecast and its advice: a few rules of thumb.
 
 Their limits are the constants below. They come from our own few runs. How often the forecast comes true on
-others is measured (docs/results.md); the rest is not.
+others is measured (docs/experiments.md); the rest is not.
 """
 
 from collections.abc import Sequence

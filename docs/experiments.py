@@ -1,13 +1,13 @@
-"""Put the tables of results/*.md into results.md, where it names them.
+"""Put the tables of results/*.md into experiments.md, where it names them.
 
-python docs/results.py
+python docs/experiments.py
 """
 
 import re
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-PAGE = DOCS / "results.md"
+PAGE = DOCS / "experiments.md"
 TABLE = re.compile(r"(<!-- (results/\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
