@@ -287,12 +287,15 @@ def test_unknown_entropy_is_left_out() -> None:
     [
         ([0.2] + [10.8] * 19, "learning_rate"),  # all tokens alike
         ([0.2] + [0.0] * 19, "learning_rate"),  # one token for ever
+        ([0.222, 0.241, 0.45, 0.558, 0.629, 0.678, 0.602, 0.674, 0.666, 0.826], "learning_rate"),
+        ([0.2] + [0.41] * 19, "learning_rate"),
+        ([0.2] + [0.39] * 19, "max_new_tokens"),
         ([0.2] + [0.1] * 19, "max_new_tokens"),
         ([None] + [0.1] * 19, "max_new_tokens"),
     ],
 )
 def test_a_model_that_updates_broke_is_not_advised_to_write_more(entropy: list[Any], advice: str) -> None:
-    text = find_warnings(steps([0.0] * 20, entropy=entropy, **HOPELESS))["no_signal"]
+    text = find_warnings(steps([0.0] * len(entropy), entropy=entropy, **HOPELESS))["no_signal"]
     assert advice in text
 
 
