@@ -13,6 +13,7 @@ The model is the folder ./qwen2.5-coder-0.5b-instruct if it exists, otherwise th
 the data are the folder ./gsm8k, otherwise the hub's.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -64,6 +65,8 @@ PROMPTS: dict[str, dict[str, Any]] = {
         "<answer> </answer> tags.",
     },
 }
+READ = trials.RESULTS / "gsm8k_boxed" / "reflection.json"
+"""The completions of a run that have a word of the reflection lists, and what it does there, read by hand."""
 INPUTS = (RECIPE, "--model.name", trials.HALF_BILLION, "--task.path", trials.GSM8K)
 COMMON = (
     *(*INPUTS, "--adapter.rank", "8"),
@@ -153,6 +156,8 @@ def write(records: Mapping[str, Record]) -> None:
     ]
     if ends:
         parts.append(trials.table(["", "steps", *trials.result_header()], ends))
+    if READ.exists():
+        parts.append(_second_looks(json.loads(READ.read_text(encoding="utf-8"))))
     main = trials.by_setting(runs)["main"]
     if main and prompts:
         parts.append(_against_best_prompt(prompts, main))
@@ -196,6 +201,24 @@ def _questions(asked: list[Record], runs: Mapping[str, Record]) -> str:
                 parts = [rewards[i : i + BLOCK] for i in range(0, STEPS, BLOCK)]
                 rows.append([f"{name}, sampled", *(f"{fmean(part):.1%}" if part else "" for part in parts)])
     return trials.table(["strict on the questions of steps", *steps], rows)
+
+
+def _second_looks(kept: Record) -> str:
+    """How often a word of the lists is a second look at the model's own result, and whether it helped."""
+    rows = []
+    for group, counts in kept["groups"].items():
+        read = [line for line in kept["read"] if line["group"] == group]
+        looks = [line for line in read if line["label"] == "second look"]
+        without, right = counts["completions"] - len(read), counts["right"] - sum(r["right"] for r in read)
+        cells = [
+            counts["completions"],
+            len(read),
+            len(looks),
+            *(sum(r[k] for r in looks) for k in ("right", "cut")),
+        ]
+        rows.append([group, *map(str, cells), f"{right / without:.1%}"])
+    header = ["completions of main-0", "in all", "with a word of the lists", "second look", "of these right"]
+    return trials.table([*header, "of these cut", "right without a word"], rows)
 
 
 def _against_best_prompt(prompts: Mapping[str, Record], main: list[Record]) -> str:

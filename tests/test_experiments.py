@@ -20,7 +20,7 @@ EXPERIMENTS = ROOT / "experiments"
 RECORDS = ROOT / "docs" / "results"
 NAMES = [
     *("seeds", "selection", "controls", "forecasts", "gym_tasks", "quickstart", "adapters", "parts"),
-    *("word_problems", "warm_start", "against_trl", "gsm8k"),
+    *("word_problems", "warm_start", "against_trl", "gsm8k", "gsm8k_boxed", "presets"),
 ]
 CONTROLS = ["coin", "format_alone"]
 """Tasks of the experiment `controls`."""
@@ -34,7 +34,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     for package in ("matplotlib", "scipy"):
         pytest.importorskip(package, reason='needs the extra "experiments"')
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    for name in ["trials", "presets", "gsm8k_boxed", *CONTROLS, *NAMES]:
+    for name in ["trials", *CONTROLS, *NAMES]:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(importlib.import_module("trials"), "RESULTS", tmp_path / "results")
     return importlib.import_module
@@ -355,8 +355,14 @@ def test_gsm8k_boxed_by_hand(load: Any, capsys: pytest.CaptureFixture[str]) -> N
     asked = {"ids": [], "0": dict.fromkeys(("strict", "lenient"), "1000" + "1110" + "0" * 8)}
     records["asked-0"] = {"seed": "0", "asked": asked, "machine": "m"}
     records |= {"rate-3e-5-0": run("rate-3e-5-0", [0.25, 0.5]), "main-0": run("main-0", [0.25, 0.5, 0.75])}
+    look = {"group": "after", "label": "second look", "right": False, "cut": True}
+    read = [look, look | {"right": True}, look | {"label": "the verb to wait", "right": True, "cut": False}]
+    kept = {"groups": {"after": {"completions": 11, "right": 4}}, "read": read}
+    experiment.READ.parent.mkdir()
+    experiment.READ.write_text(json.dumps(kept))
     experiment.write(records)
     lines = (trials.RESULTS / "gsm8k_boxed.md").read_text().splitlines()
+    assert "| after | 11 | 3 | 2 | 1 | 2 | 25.0% |" in lines  # without a word 2 of 8 are right
     assert "| good | 58.3% (32–81) | 58.3% (32–81) | 66.7% (39–86) | 66.7% (39–86) | 9 | 25.0% |" in lines
     assert "| rate-3e-5-0 | 25.0% | 50.0% |  |" in lines
     assert "| main-0 | 25.0% | 50.0% | 75.0% |" in lines
