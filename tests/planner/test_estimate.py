@@ -133,17 +133,19 @@ def test_kv_cache_is_what_the_native_engine_allocates(
 
 
 def test_kv_cache_of_the_hf_engine_by_hand() -> None:
-    """Batches of 128 // 10 = 12 prompts, each with 10 sequences of 9 + 7 tokens, all with their prompt.
+    """Batches of 128 // 10 = 12 prompts, each with 10 sequences of 9 + 7 tokens, all with their prompt; or of a
+    part of one prompt's sequences, where no more are decoded at a time.
 
     A token has a key and a value in 30 layers and 3 heads of 64 numbers of 4 bytes.
     """
-    for prompts, sequences in ((50, 120), (3, 30)):
+    for prompts, most, sequences in ((50, 256, 120), (3, 256, 30), (3, 4, 4)):
+        rollout = RolloutConfig(engine="hf", prompts_per_step=prompts, group_size=10, max_new_tokens=7)
         parts = part_sizes(
             EMBEDDED_NAME,
             "float32",
             64,
             prompt=PromptConfig(max_tokens=9),
-            rollout=RolloutConfig(engine="hf", prompts_per_step=prompts, group_size=10, max_new_tokens=7),
+            rollout=rollout.model_copy(update={"max_num_seqs": most}),
             eval=EvalConfig(n=1, validation_n=1),
         )
         assert parts["KV cache"] == sequences * 16 * (2 * 30 * 3 * 64 * 4)

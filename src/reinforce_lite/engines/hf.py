@@ -180,4 +180,5 @@ def _pad_left(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple
 
 def batch_size(prompts: int, samples: int, max_num_seqs: int) -> int:
     """Sequences in a batch. The cache takes what they need, whatever the GPU's memory."""
-    return min(prompts, max(1, min(max_num_seqs, MAX_NUM_SEQS) // samples)) * samples
+    most = min(max_num_seqs, MAX_NUM_SEQS)
+    return min(prompts, max(1, most // samples)) * min(samples, most)

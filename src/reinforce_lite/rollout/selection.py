@@ -67,19 +67,17 @@ class QuestionSelector:
     def select(self, step: int, groups: Sequence[Group]) -> list[Problem]:
         """What the step asks next, after these groups of its own; empty when it has asked enough.
 
-        That is when `prompts_per_step` groups have a signal, or with `refill` times as many questions.
+        That is when `prompts_per_step` groups have a signal, or with `refill` times as many questions, or all
+        that there are.
         """
         wanted, asked = self.config.prompts_per_step, len(groups)
-        most = self.config.refill * wanted
+        most = min(self.config.refill * wanted, len(self.problems))
         n = min(wanted - sum(group.is_live for group in groups), most - asked)
         if n <= 0:
             return []
         asked_ids = {group.problem.id for group in groups}
         if self.config.selection == "shuffle":
-            # No question twice in a step, or, where there are too few problems, in its first round.
-            apart = most if most <= len(self.problems) else wanted
-            chosen = epoch_problems(self.problems, self.asked_before + asked, n, self.seed, apart)
-            return [p for p in chosen if p.id not in asked_ids]
+            return epoch_problems(self.problems, self.asked_before + asked, n, self.seed, apart=most)
         candidates = [p for p in self.problems if p.id not in asked_ids]
         random = Random(derive_seed(self.seed, f"selection {asked}" if asked else "selection", step))
         chances = self.history.signal_chances(candidates, step, self.config.group_size)
