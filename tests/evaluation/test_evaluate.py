@@ -113,3 +113,11 @@ def test_best_constant_is_the_share_of_the_most_frequent_gold(
     groups = [replace(make_group([False]), problem=Problem(str(i), "q", g)) for i, g in enumerate(golds)]
     assert evaluate_groups(groups, None, "test").best_constant == expected
     assert evaluate_groups(groups, None, "test").to_record()["best_constant"] == expected
+
+
+def test_the_best_constant_is_of_the_problems_that_were_measured() -> None:
+    """Golds 0, 0, 1, 2, 3, of which the reward failed on the last three."""
+    groups = [replace(make_group([True]), problem=Problem(str(i), "q", g)) for i, g in enumerate("00123")]
+    failed = [replace(g, rollouts=tuple(replace(r, fault="timeout") for r in g.rollouts)) for g in groups[2:]]
+    evaluation = evaluate_groups([*groups[:2], *failed], None, "test")
+    assert (evaluation.n, evaluation.strict, evaluation.best_constant) == (2, 1.0, 1.0)

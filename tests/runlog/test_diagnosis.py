@@ -55,6 +55,16 @@ def test_warm_start_is_told_by_itself(tmp_path: Path) -> None:
     assert "last groups" not in " ".join(diagnose(only_warm).figures)
 
 
+def test_with_refill_the_last_groups_are_counted_not_the_steps(tmp_path: Path) -> None:
+    """6 of 8 groups and 1 of 2: 70% of ten."""
+    groups = enumerate([(8, 0.75), (2, 0.5)], 1)
+    lines = [
+        runs.step(n, questions_asked=asked, frac_reward_zero_std=silent) for n, (asked, silent) in groups
+    ]
+    run = runs.write(tmp_path / "a", lines, [runs.completion(n, "p") for n in (1, 2)])
+    assert "In 70% of the last groups" in " ".join(diagnose(run).figures)
+
+
 def test_a_reward_that_failed_is_a_problem(tmp_path: Path) -> None:
     (problem,) = diagnose(write(tmp_path / "a", 3, reward_faults=2)).problems
     assert "6 completions" in problem

@@ -24,6 +24,7 @@ def steps(reward: list[float], second: list[float] | None = None, **other: list[
                 "reward": value,
                 "accuracy/second_opinion": second[i] if second else None,
                 "accuracy/strict": other.get("strict", [0.5] * len(reward))[i],
+                "questions_asked": other["asked"][i] if "asked" in other else None,
                 "frac_reward_zero_std": other.get("no_signal", [0.5] * len(reward))[i],
                 "completions/clipped_ratio": other.get("clipped", [0.0] * len(reward))[i],
                 "completions/repetition_ratio": other["again"][i] if "again" in other else None,
@@ -203,6 +204,13 @@ def test_growing_entropy_names_figures_and_leaves_out_a_warm_start() -> None:
 )
 def test_no_signal_warning_thresholds(no_signal: list[float], strict: list[float], warns: bool) -> None:
     assert ("no_signal" in find_warnings(steps(strict, no_signal=no_signal, strict=strict))) == warns
+
+
+def test_with_refill_groups_are_counted_not_steps() -> None:
+    """By turns 23 of 24 groups and 4 of 8 have no signal: 84% of the groups, 73% in the mean of steps."""
+    silent, asked = [23 / 24, 4 / 8] * 10, [24, 8] * 10
+    found = find_warnings(steps([0.05] * 20, no_signal=silent, strict=[0.05] * 20, asked=asked))
+    assert "in 20 steps 84% of the groups" in found["no_signal"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from reinforce_lite import api
 from reinforce_lite.cli.app import main
 from reinforce_lite.errors import NotFiniteError
 from reinforce_lite.learner.updater import GradientStats, Updater
+from reinforce_lite.runlog.diagnosis import diagnose
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.trainer.checkpoint import checkpoint_steps, latest_checkpoint
 
@@ -156,6 +157,10 @@ def test_gradients_that_stay_not_finite_stop_the_run(settings: dict[str, Any]) -
     assert same(weights(run), weights(good))
     summary = strict_json((run.path / "summary.json").read_text())
     assert (summary["stopped"], summary["steps"]) == ("not finite", 4)
+    of_four_steps = [summary[key] for key in ("samples", "tokens")]
+    assert of_four_steps == [good.summary[key] for key in ("samples", "tokens")]
+    assert summary["best_step"] <= 4
+    assert diagnose(run).figures[0].startswith("4 of 10 steps")
     [warning] = summary["warnings"]
     assert "gradient not finite in 3 of 7 steps" in warning
     assert "were not finite" in (run.path / "report.html").read_text()

@@ -51,6 +51,24 @@ def stop(settings: dict[str, Any], nth: int, run: str = "cut") -> Run:
     return opened
 
 
+def rewrite(run: Run, log: str, **values: Any) -> None:
+    """Change every line of a log."""
+    lines = [json.dumps(line | values) + "\n" for line in run.read(log)]
+    (run.path / f"{log}.jsonl").write_text("".join(lines))
+
+
+def test_a_resume_counts_the_time_and_the_memory_of_sessions_before(settings: dict[str, Any]) -> None:
+    """The first one saves no checkpoint, which would know its time."""
+    run = stop(settings, 1)
+    rewrite(run, "evals", seconds=100.0)
+    stop(settings, 3)
+    rewrite(run, "steps", **{"memory/peak_bytes": 10**15})
+    summary = api.train(RECIPE, settings, task=ToyTask(), run="cut", resume=True, quiet=True).summary
+    assert 200 <= summary["seconds"] < 300
+    assert summary["peak_memory_bytes"] == summary["memory"]["peak_bytes"] == 10**15
+    assert run.steps[-1]["memory/peak_bytes"] == 10**15
+
+
 def saved_step(folder: Path) -> int:
     return int(json.loads((folder / "config.json").read_text())[STEP_KEY])
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from helpers import run_files as runs
 from helpers.paths import RECIPE
 from helpers.tiny import ToyTask, make_model
 from reinforce_lite import api
@@ -77,10 +78,25 @@ def test_saves_are_guessed_until_they_are_measured(settings: dict[str, Any]) -> 
 
 def test_what_is_left_by_hand(wall: Wall) -> None:
     ahead = TimeBudget(None, {"test": 7.0}, [99.0, *[2.0] * 10])
-    assert ahead.eta(30) == 30 * 2 + 7
+    assert ahead.eta(10, 40) == 30 * 2 + 7
     ahead.end = wall.time + 40
-    assert ahead.eta(30) == pytest.approx(40, abs=0.01)
-    assert ahead.eta(10) == 27
+    assert ahead.eta(10, 40) == pytest.approx(40, abs=0.01)
+    assert ahead.eta(30, 40) == 27
+
+
+def test_what_happens_again_and_again_is_counted_each_time() -> None:
+    """90 steps of 1 s; evaluations after steps 20, 30 ... 100 and saves after 25, 50, 75 and 100."""
+    durations, every = {"validation": 5.0, "checkpoint": 2.0}, {"validation": 10, "checkpoint": 25}
+    assert TimeBudget(None, durations, [1.0], every=every).eta(10, 100) == 90 + 9 * 5 + 4 * 2
+
+
+def test_a_resume_sets_time_aside_to_compare_the_merged_adapter(settings: dict[str, Any]) -> None:
+    """It samples 50 problems twice: as long as the 100 of the test, of which an earlier session knew."""
+    config = resolve_config(RECIPE, settings | {"train.hours": 0.5, "adapter.rank": 2}, ToyTask())
+    run = create_run("a")
+    line = runs.evaluation(0, "test", runs.eval_completions(0, [True] * 100))
+    run.append("evals", line | {"seconds": 40.0})
+    assert prepare(config, run, ToyTask(), Callback(), 900.0).budget.durations["merge"] == 40.0
 
 
 def run_for(

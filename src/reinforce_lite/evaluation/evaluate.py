@@ -99,8 +99,9 @@ def evaluate_groups(groups: Sequence[Group], step: int | None, split: Split) -> 
 
 
 def _best_constant(groups: Sequence[Group]) -> float | None:
-    golds = Counter(str(g.problem.gold) for g in groups if g.problem.gold not in (None, ""))
-    return golds.most_common(1)[0][1] / len(groups) if golds else None
+    measured = [g for g in groups if g.right_where_scored]
+    golds = Counter(str(g.problem.gold) for g in measured if g.problem.gold not in (None, ""))
+    return golds.most_common(1)[0][1] / len(measured) if golds else None
 
 
 def _accuracy(

@@ -56,6 +56,8 @@ def diagnose(run: Run) -> Diagnosis:
 def _last_step(run: Run, steps: list[StepMetrics]) -> int:
     """The last step of the log or of a run that has ended, whose log may have been lost."""
     ended: int = run.summary.get("steps", 0)
+    if run.summary.get("stopped") == "not finite":  # it went back to an earlier step
+        return ended
     return max([ended, *(s.step for s in steps)])
 
 
@@ -106,7 +108,8 @@ def _signal(steps: list[StepMetrics]) -> Iterator[str]:
             f"those sampled); {idle} of them changed nothing."
         )
     if last := [s for s in steps if not s.warm_start][-WINDOW:]:
-        silent = percent(fmean(s.no_signal_ratio for s in last), 0)
+        groups = [s.questions_asked or 1 for s in last]  # with refill steps differ
+        silent = percent(fmean((s.no_signal_ratio for s in last), groups), 0)
         yield f"In {silent} of the last groups all completions earned the same, which teaches nothing."
 
 

@@ -219,7 +219,9 @@ def no_signal_warning(steps: Steps) -> str:
     steps = [s for s in steps if not s.warm_start]
     if len(steps) < WINDOW:
         return ""
-    no_signal, right = fmean(s.no_signal_ratio for s in steps), fmean(s.strict for s in steps)
+    asked = [s.questions_asked or 1 for s in steps]  # with refill steps differ; without it all count alike
+    no_signal = fmean((s.no_signal_ratio for s in steps), asked)
+    right = fmean((s.strict for s in steps), asked)
     if no_signal < MOSTLY_NO_SIGNAL or right >= RARELY_RIGHT:
         return ""
     opinions = [s.second_opinion for s in steps if s.second_opinion is not None]

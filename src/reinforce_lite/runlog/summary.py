@@ -11,8 +11,12 @@ from reinforce_lite.runlog.run import Run
 
 
 def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
-    """The part of summary.json that follows from the run's lines; rates are per second of their own phase."""
-    steps, evals = run.step_metrics, run.evals
+    """The part of summary.json that follows from the run's lines up to `step`, the warnings from all of them:
+    a run that ended because its numbers were not finite has lines of later steps. Rates are per second of
+    their own phase.
+    """
+    lines, evals = run.step_metrics, [e for e in run.evals if e["step"] <= step]
+    steps = [s for s in lines if s.step <= step]
     samples = [s.completions(config.rollout.prompts_per_step, config.rollout.group_size) for s in steps]
     tokens = sum(s.mean_length * n for s, n in zip(steps, samples, strict=True))
     trained_tokens = sum(s.update_tokens_per_second * s.update_seconds for s in steps)
@@ -29,8 +33,14 @@ def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
         "reward_faults": reward_faults(steps, evals),
         "best_step": best_step(evals),
         "evals": before_and_after(run, step),
-        "warnings": list(find_warnings(steps).values()),
+        "warnings": list(find_warnings(lines).values()),
     }
+
+
+def seconds_told(run: Run) -> float:
+    """What the run's steps and evaluations took: at least that long it has lasted, if it was killed too."""
+    evaluating: float = sum(e["seconds"] for e in run.evals)
+    return evaluating + sum(s.step_time for s in run.step_metrics)
 
 
 def reward_faults(steps: Sequence[StepMetrics], evals: Sequence[Record]) -> int:

@@ -24,6 +24,7 @@ from reinforce_lite.tasks import load_task
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.audit_cache import KeptAudit, find_audit, weights_digest
 from reinforce_lite.trainer.checkpoint import Checkpointer, Progress
+from reinforce_lite.trainer.export import merge_seconds
 from reinforce_lite.trainer.freshness import PROMPTS, FreshnessCheck, fixed_prompts
 from reinforce_lite.trainer.preflight import check_disk_space, check_enough_problems, check_same_prompt
 from reinforce_lite.trainer.self_check import self_check
@@ -152,5 +153,8 @@ def _time_budget(config: Config, run: Run, updater: Updater, start: float) -> Ti
     saves = {"checkpoint": updater.state_bytes, "model": model_bytes, "best": model_bytes}
     durations = {name: size / DISK_BYTES_PER_SECOND for name, size in saves.items()}
     durations |= {e["split"]: e["seconds"] for e in run.evals}
+    if tests := [e for e in run.evals if e["split"] == "test"]:
+        durations |= merge_seconds(updater.policy, tests[-1]["seconds"], tests[-1]["n"])
     end = None if config.train.hours is None else start + 3600 * config.train.hours
-    return TimeBudget(end, durations, [s.step_time for s in run.step_metrics])
+    every = {"validation": config.eval.every, "checkpoint": config.train.save_every}
+    return TimeBudget(end, durations, [s.step_time for s in run.step_metrics], every=every)

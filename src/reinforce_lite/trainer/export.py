@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 Dtype = Literal["bfloat16", "float32"]
 """In which a model can be exported: both have the range of every weight."""
+MERGE_PROBLEMS = 50
+"""Test problems on which the merged model is compared with the adapter."""
 TRIAL = ".trial-save.incomplete"  # a name that the next start cleans up
 
 
@@ -182,6 +184,14 @@ def compares_merged(policy: Policy) -> bool:
     return policy.adapter is not None and not (policy.is_shared or policy.is_int8)
 
 
+def merge_seconds(policy: Policy, test_seconds: float, problems: int) -> dict[str, float]:
+    """What `merge_adapter` is expected to take, by the name of that duration, from the time of an evaluation
+    of so many test problems; empty where it samples nothing.
+    """
+    sampled = 2 * min(1.0, MERGE_PROBLEMS / problems)
+    return {"merge": sampled * test_seconds} if compares_merged(policy) else {}
+
+
 def merge_adapter(pipeline: Pipeline, progress: OnProgress) -> dict[str, int]:
     """Merge the adapter into the policy's weights; how many greedy completions of test problems that changes.
 
@@ -230,7 +240,3 @@ def remove_best(run: Run) -> None:
     """Remove best/: the last step is the best, or no step is better than the untrained model."""
     with explain_file_errors("write", run.path / "best"):
         remove_folder(run.path / "best")
-
-
-MERGE_PROBLEMS = 50
-"""Test problems on which the merged model is compared with the adapter."""

@@ -5,7 +5,7 @@ need is set aside, as it was measured most recently. Only a first step without a
 nothing tells how long it takes. All times are seconds; moments are those of `utils.clock.now`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil, nan
@@ -33,6 +33,8 @@ class TimeBudget:
     """Of each step."""
     dry_run_seconds: float = 0.0
     """0 if there was no dry run."""
+    every: Mapping[str, int] = field(default_factory=dict)
+    """Steps between two of a kind, by its name in `durations`; others happen once, at the end."""
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
@@ -73,10 +75,12 @@ class TimeBudget:
             f"the evaluations so far are kept: {resume}; or start a new run with a smaller eval.n",
         )
 
-    def eta(self, steps: int) -> float:
-        """Seconds to the end of a run with `steps` steps to go; nan until a step has been measured."""
+    def eta(self, step: int, steps: int) -> float:
+        """Seconds from `step` to the end of a run of `steps`; nan until a step has been measured."""
         recent = self.step_seconds[-10:]
         if not recent:
             return nan
-        needed = steps * sum(recent) / len(recent) + sum(self.durations.values())
+        needed = (steps - step) * sum(recent) / len(recent) + sum(self.durations.values())
+        for name, every in self.every.items():  # the last one is counted above
+            needed += max(0, (steps - 1) // every - step // every) * self.durations.get(name, 0.0)
         return needed if self.end is None else max(0.0, min(needed, self.end - clock.now()))

@@ -46,7 +46,7 @@ from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.selection import QuestionSelector
 from reinforce_lite.runlog.health import non_finite_streak
 from reinforce_lite.runlog.records import Record, StepMetrics
-from reinforce_lite.runlog.summary import best_step, summarize
+from reinforce_lite.runlog.summary import best_step, seconds_told, summarize
 from reinforce_lite.trainer.checkpoint import Progress, checkpoint_steps
 from reinforce_lite.trainer.context import TrainingContext
 from reinforce_lite.trainer.dry_run import dry_run
@@ -56,6 +56,7 @@ from reinforce_lite.trainer.export import (
     is_best,
     keep_best,
     merge_adapter,
+    merge_seconds,
     remove_best,
     save_model,
     trial_save,
@@ -88,7 +89,7 @@ class Trainer:
         self.context, self.callback, self.signals, self.command = context, callback, signals, command
         self.run, self.budget = context.run, context.budget
         self.pipeline, self.config = context.pipeline, context.pipeline.config
-        self.start = start - context.progress.seconds
+        self.start = start - max(context.progress.seconds, seconds_told(self.run))
         """The moment, by `utils.clock`, at which the run would have started if it had never been stopped."""
         self.step, self.dry_run_bytes = context.progress.step, context.progress.dry_run_bytes
         self.streak = 0
@@ -169,7 +170,7 @@ class Trainer:
                 learning_rate=updater.learning_rate(step),
                 num_tokens=self.num_tokens,
                 step_time=phases.total,
-                peak_memory=memory.peak_bytes(pipeline.policy.device),
+                peak_memory=self._peak_memory(),
                 micro_batch_tokens=updater.micro_batch_tokens,
                 max_num_seqs=pipeline.engine.max_num_seqs,
                 warm_start=warm_start,
@@ -272,10 +273,15 @@ class Trainer:
         steps = self.run.step_metrics
         self.num_tokens = max((s.num_tokens or 0 for s in steps), default=0)
         self.streak = non_finite_streak(steps)
+        self.earlier_peak = max((s.peak_memory or 0 for s in steps), default=0)
         rollout, problems = self.config.rollout, self.pipeline.problems("train")
         self.selector = QuestionSelector(problems, rollout, self.config.train.seed)
         audited = self.context.audit_record.get("questions", ())
         self.selector.restore(self._questions_asked(steps), self.run.read("rollouts"), audited)
+
+    def _peak_memory(self) -> int:
+        """Bytes, of this process and of those that took the earlier steps."""
+        return max(self.earlier_peak, memory.peak_bytes(self.pipeline.policy.device))
 
     def _questions_asked(self, steps: Sequence[StepMetrics]) -> int:
         """In all steps so far. A step whose line is damaged is counted by its completions."""
@@ -289,7 +295,7 @@ class Trainer:
         """Everything before the first step; once config.toml is written the run can be resumed."""
         device, steps = str(self.pipeline.policy.device), self.config.train.steps
         self.callback.started(
-            self.config, self.run, self.step, device, lambda: self.budget.eta(steps - self.step)
+            self.config, self.run, self.step, device, lambda: self.budget.eta(self.step, steps)
         )
         if is_main():
             trial_save(self.run, self.pipeline)
@@ -364,9 +370,8 @@ class Trainer:
         result = evaluate_groups(groups, self.step, split)
         memory.release_cached_memory()
         self.budget.durations[split] = seconds = clock.now() - start
-        if split == "test" and compares_merged(self.pipeline.policy):
-            # an estimate of `_merge_adapter`, which samples MERGE_PROBLEMS twice
-            self.budget.durations["merge"] = 2 * seconds * min(1.0, MERGE_PROBLEMS / len(problems))
+        if split == "test":
+            self.budget.durations |= merge_seconds(self.pipeline.policy, seconds, len(problems))
         with self.signals.uninterrupted():
             record = result.to_record()
             if split == "validation" and is_best(self.run, self.step, record):
@@ -479,7 +484,7 @@ class Trainer:
         self.run.write_json("summary", self.run.summary | {"adapter": adapter})
 
     def _summary(self, stop_reason: str) -> dict[str, Any]:
-        peak, machine = memory.peak_bytes(self.pipeline.policy.device), self.context.machine
+        peak, machine = self._peak_memory(), self.context.machine
         return summarize(self.run, self.config, self.step) | {
             "seconds": round(clock.now() - self.start, 1),
             "stopped": stop_reason,
