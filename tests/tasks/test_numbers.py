@@ -201,6 +201,16 @@ def test_read_gold_reads_a_spelling_right_or_refuses_it(text: str, value: str | 
         ("72 million", REFUSED),
         ("72 Million", REFUSED),
         (r"72 \text{ million}", REFUSED),
+        *(
+            (f"72 {word}", REFUSED)
+            for word in ("quadrillion", "quintillions", "grand", "lac", "lacs", "myriad")
+        ),
+        *(
+            (f"72 {word}", REFUSED)
+            for word in ("mille", "Tausend", "Dutzend", "incorrect", "false", "recurring")
+        ),
+        (r"0.3 \text{ repeating}", REFUSED),
+        ("72 lace", "72"),
         ("72 millones", REFUSED),
         ("72 mln", REFUSED),
         ("72 doubled", REFUSED),

@@ -108,6 +108,12 @@ UNREADABLE = None
         ("step72", UNREADABLE),
         # something after it does
         ("72 million dollars", UNREADABLE),
+        ("The answer is:\n- 72 eggs", UNREADABLE),  # an item of a list, or negative
+        ("x = 5\n  - 72", UNREADABLE),
+        ("The change is:\n-72 dollars", "-72"),
+        ("The change is - 72 dollars", "-72"),
+        ("Sums:\n- Ann has 72 eggs", "72"),
+        ("- the total = 72", "72"),
         ("72 and a half", UNREADABLE),
         (r"72 \text{ million}", UNREADABLE),
         ("72 (thousand)", UNREADABLE),
@@ -146,4 +152,10 @@ def test_read_last_number_looks_for_a_sign_through_any_distance() -> None:
 @pytest.mark.parametrize("text", ["", "none", "٧٢", "m²"])
 def test_read_last_number_finds_none(text: str) -> None:
     with pytest.raises(UnreadableError, match="no number"):
+        read_last_number(text)
+
+
+@pytest.mark.parametrize("text", ["- 72 eggs", "  - 72", "− 72 eggs"])
+def test_a_response_that_is_an_item_of_a_list_is_not_read(text: str) -> None:
+    with pytest.raises(UnreadableError):
         read_last_number(text)

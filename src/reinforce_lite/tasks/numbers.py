@@ -31,7 +31,8 @@ _CHANGING = re.compile(
     r"|eigh|nine)tieth|hundredth|thousandth|(?:m|b|tr)illionth)s?|halves|score|gross|thou|mil|mio|mn|bn|tn"
     r"|doz|plus|minus|negative|mln|mrd|milli?on(?:en|es)|billones|tens|twice|halved|doubled|tripled|wrong"
     r"|divided|multiplied|squared|cubed|factorial|root|sqrt|pi|mod|modulo|remainder"
-    r"|log|ln|infinity|or|not|nor|least|most|am|pm|noon|midnight",
+    r"|log|ln|infinity|or|not|nor|least|most|am|pm|noon|midnight|(?:quadr|quint|sext)illion(?:th)?s?|zillions?"
+    r"|grand|lacs?|myriads?|mille|tausend|dutzend|incorrect|false|repeating|recurring",
     re.IGNORECASE,
 )
 _UNIT_LETTERS = frozenset("aAmgshlLNJVWCF")  # "72 m" is a length, "72 a month" English; "72 x" is a product

@@ -36,6 +36,7 @@ _CHANGING_BEFORE = re.compile(
     r"|n['’]t)[*\"'”’]*\s*$",
     re.IGNORECASE,
 )
+_BULLET = re.compile(r"\s*[-−]\s")  # a sign at a line's start: an item of a list, or a negative number
 _OPERATORS = frozenset("^_=*/+-−<>≤≥≠≈±∓×÷·⋅√π∞!\\{.,;:?")  # punctuation that _STOP does not take
 
 _CLAUSE_START = re.compile(
@@ -85,6 +86,9 @@ def _read(text: str, match: re.Match[str]) -> Number:
     in_list = last is not None and last[0].startswith(",")
     ends_tuple = in_list and text.startswith((")", "]", "}"), match.end())  # "(1, 72)" is a point
     if before is None or ends_tuple or _CHANGING_BEFORE.search(text, window, start):
+        raise unreadable
+    line = text.rfind("\n", window, match.start()) + 1
+    if _BULLET.fullmatch(text, line, before.end("sign") + 1):
         raise unreadable
     if _is_changed_after(text, match.end()):
         raise unreadable
