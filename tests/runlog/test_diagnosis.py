@@ -117,6 +117,22 @@ def test_a_run_whose_evaluations_were_damaged_is_summarized(tmp_path: Path) -> N
     assert runs.summary_of(run)["result"]["other"] is None
 
 
+def test_an_evaluation_that_lost_completions_is_not_compared(tmp_path: Path) -> None:
+    """Of eight completions after training three are left, all right as before."""
+    evaluations = [runs.eval_completions(0, runs.ONE_RIGHT), runs.eval_completions(1, runs.SEVEN_RIGHT)]
+    run = runs.write(tmp_path / "a", [runs.step(1)], [runs.completion(1, "p")], evaluations, "steps")
+    p = summarize(run, run.config, 1)["evals"]["paired_p"]
+    assert p["strict"] == runs.summary_of(run)["result"]["p"]["strict"] == pytest.approx(0.03125)
+    assert diagnose(run).problems == []
+    file = run.path / "eval_rollouts.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:11]))
+    assert summarize(run, run.config, 1)["evals"]["paired_p"] == dict.fromkeys(p)
+    assert runs.summary_of(run)["result"]["p"]["strict"] is None
+    assert "chance" not in " ".join(diagnose(run).figures)
+    (problem,) = diagnose(run).problems
+    assert "lacks completions of 1 of the 2 evaluations" in problem
+
+
 def test_a_damaged_line_does_not_hide_what_a_run_reached(tmp_path: Path) -> None:
     lines, rollouts = [runs.step(n) for n in (1, 2, 3)], [runs.completion(n, "p") for n in (1, 2, 3)]
     evaluations = [runs.eval_completions(0, runs.ONE_RIGHT), runs.eval_completions(3, runs.SEVEN_RIGHT)]

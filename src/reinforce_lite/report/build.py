@@ -21,6 +21,7 @@ from reinforce_lite.report.selection import GroupStats, group_stats, select_grou
 from reinforce_lite.runlog.health import find_warnings
 from reinforce_lite.runlog.records import Record, hits
 from reinforce_lite.runlog.run import Run
+from reinforce_lite.runlog.summary import incomplete_evaluations
 
 
 class RunReport(NamedTuple):
@@ -37,7 +38,8 @@ class RunReport(NamedTuple):
 def build_report(run: Run, n_runs: int = 1) -> RunReport:
     """The report of a run; a page of `n_runs` runs gives each an equal part of its room for completions."""
     data = load_run_data(run)
-    history, excerpts, training = EvalHistory(), ExcerptCollector(), ReflectionTally(independent=False)
+    history, excerpts = EvalHistory(incomplete_evaluations(run)), ExcerptCollector()
+    training = ReflectionTally(independent=False)
     stats = []
     for index, group in enumerate(iter_groups(run)):
         stats.append(group_stats(index, group))

@@ -1,6 +1,6 @@
 """The completions of the same held-out problems before, during and after training, compared."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from reinforce_lite.evaluation.reflection import REFLECTION_LISTS
@@ -43,9 +43,13 @@ Pair = tuple[EvalCompletion, EvalCompletion]
 
 
 class EvalHistory:
-    """All completions of finished evaluations."""
+    """All completions of finished evaluations.
 
-    def __init__(self) -> None:
+    `incomplete` evaluations, by step and split, lost some, so accuracy can't be compared with theirs.
+    """
+
+    def __init__(self, incomplete: Collection[tuple[int, str]] = ()) -> None:
+        self.incomplete = incomplete
         self.problems: dict[ProblemKey, dict[int, EvalCompletion]] = {}
         """By problem, then by step."""
         self.questions: dict[ProblemKey, str] = {}
@@ -63,7 +67,11 @@ class EvalHistory:
         )
 
     def pairs(self, split: str, step: int) -> list[Pair]:
-        """The completions at step 0 and at `step` of every problem that has both, with verdicts."""
+        """The completions at step 0 and at `step` of every problem that has both, with verdicts; none where
+        completions were lost.
+        """
+        if (0, split) in self.incomplete or (step, split) in self.incomplete:
+            return []
         both = (
             (by_step[0], by_step[step])
             for (problem_split, _), by_step in self.problems.items()

@@ -11,7 +11,7 @@ from reinforce_lite.evaluation.statistics import against_chance, constant_hint, 
 from reinforce_lite.runlog.health import WINDOW, find_warnings
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.runlog.summary import before_and_after, reward_faults
+from reinforce_lite.runlog.summary import before_and_after, incomplete_evaluations, reward_faults
 from reinforce_lite.utils.text import as_sentence, duration, interval, percent
 
 
@@ -47,6 +47,11 @@ def diagnose(run: Run) -> Diagnosis:
         problems.append(
             f"The reward failed on {faults} completions, from which nothing is learned: the field `fault` in "
             f"{run.path / 'rollouts.jsonl'} and {run.path / 'eval_rollouts.jsonl'} says why."
+        )
+    if lost := len(incomplete_evaluations(run)):
+        problems.append(
+            f"{run.path / 'eval_rollouts.jsonl'} lacks completions of {lost} of the {len(run.evals)} "
+            "evaluations: whether their accuracy differs by more than chance is unknown."
         )
     if missing := run.missing_steps(done):
         problems.append(f"{log} lacks {missing} of the {done} steps: the figures above omit them.")
@@ -151,4 +156,5 @@ def _next(run: Run) -> str:
         model = f"The model of {run.model_progress}, is in {run.path / 'model'}. " if run.model_step else ""
         export = f"; to write its model so far: {run.export_command}" if run.export_command else ""
         return f"{model}If it is not training now, {run.resume_hint}{'' if model else export}"
-    return f"Read completions in {run.path / 'report.html'}; the model is in {run.path / 'model'}."
+    where = f"the model is in {run.path / 'model'}" if run.has_model else f"it has no model: {run.model_hint}"
+    return f"Read completions in {run.path / 'report.html'}; {where}."

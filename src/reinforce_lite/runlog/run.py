@@ -11,6 +11,7 @@ lines after its checkpoint out of its logs with `rewind`, into rewound.jsonl.
 import logging
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -32,7 +33,7 @@ from reinforce_lite.utils.atomic import (
     write_atomically,
 )
 from reinforce_lite.utils.finite import from_json, to_json
-from reinforce_lite.utils.paths import is_file
+from reinforce_lite.utils.paths import is_dir, is_file
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.secrets import mask, mask_all
 from reinforce_lite.utils.text import did_you_mean, whole_characters
@@ -79,7 +80,7 @@ class Run:
         """What to do about a run that ended early."""
         if self.started:
             python = f"rl.train(..., run={self.name!r}, resume=True)"
-            command = command_line("train", "--run", self.name, "--resume")
+            command = command_line("train", "--run", shlex.quote(self.name), "--resume")
             return f"resume it, in Python with {python}, or: {command}"
         return "repeat the command"
 
@@ -181,8 +182,20 @@ class Run:
         """What writes the model of the last checkpoint, to a folder that is free; "" without a checkpoint."""
         if not any(CHECKPOINT_NAME.fullmatch(p.name) for p in self.path.glob("checkpoints/step-*")):
             return ""
-        elsewhere = ["--to", str(self.path / "exported")] if (self.path / "model").exists() else []
-        return command_line("export", self.name, *elsewhere)
+        elsewhere = ["--to", shlex.quote(str(self.path / "exported"))] if self.has_model else []
+        return command_line("export", shlex.quote(self.name), *elsewhere)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model/."""
+        return is_dir(self.path / "model")
+
+    @property
+    def model_hint(self) -> str:
+        """How to get the model of a run that has none."""
+        if export := self.export_command:
+            return f"write that of its last checkpoint: {export}; or {self.resume_hint}"
+        return "its checkpoints are gone too: train a new run" if self.is_finished else self.resume_hint
 
     @property
     def before(self) -> Record | None:

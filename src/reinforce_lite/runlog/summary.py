@@ -1,5 +1,6 @@
 """summary.json: what came of a run, computed from its own files."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,9 @@ def best_step(evals: Sequence[Record]) -> int | None:
 
 
 def before_and_after(run: Run, step: int) -> dict[str, Any]:
-    """Test accuracy untrained and after `step`, as far as measured, and whether it changed."""
+    """Test accuracy untrained and after `step`, as far as measured, and whether it changed: that is unknown,
+    None, where completions were lost.
+    """
     tests = {e["step"]: e for e in run.evals if e["split"] == "test"}
     keys = [*(key for kind in VERDICTS for key in (kind, f"{kind}_interval")), "best_constant"]
     evals: dict[str, Any] = {
@@ -64,8 +67,16 @@ def before_and_after(run: Run, step: int) -> dict[str, Any]:
         if at in tests and (name, at) != ("after", 0)
     }
     if "after" in evals:
-        evals["paired_p"] = {kind: _paired_p(run, step, kind) for kind in VERDICTS}
+        lost = {(0, "test"), (step, "test")} & incomplete_evaluations(run)
+        evals["paired_p"] = {kind: None if lost else _paired_p(run, step, kind) for kind in VERDICTS}
     return evals
+
+
+def incomplete_evaluations(run: Run) -> set[tuple[int, str]]:
+    """Step and split of the evaluations that lack completions in eval_rollouts.jsonl."""
+    scored = Counter((r["step"], r["split"]) for r in run.read("eval_rollouts") if not r.get("fault"))
+    sizes = {(e["step"], e["split"]): e["n"] for e in run.evals}
+    return {at for at, n in sizes.items() if scored[at] < n}
 
 
 def _paired_p(run: Run, step: int, kind: str) -> float | None:
