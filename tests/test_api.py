@@ -1,6 +1,9 @@
 """The Python API where it is more than the command of the same name."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +14,18 @@ import torch
 import reinforce_lite as rl
 from helpers.paths import RECIPE
 from helpers.tiny import END, ToyTask
-from reinforce_lite import api, engines, pipeline
+from reinforce_lite import Problem, api, engines, pipeline
+from reinforce_lite.cli.args import parse_eval
 from reinforce_lite.config import Config, load_config
 from reinforce_lite.engines.base import Engine
 from reinforce_lite.errors import UsageError
 from reinforce_lite.models.policy import Policy, load_policy
-from reinforce_lite.pipeline import Pipeline, stop_strings
+from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.rollout.prompts import PromptBuilder
+from reinforce_lite.runlog.diagnosis import diagnose
+from reinforce_lite.runlog.runs import trained_config
+from reinforce_lite.tasks import stop_strings
+from reinforce_lite.trainer.export import export_model
 
 QUESTION = "2 + 2?"
 
@@ -63,6 +71,13 @@ def test_a_question_longer_than_those_of_training_is_told_or_refused(
     assert caught.value.remedy == "ask a shorter question"
 
 
+TEXT: Any = Problem("a", "?", "")
+
+
+def task_of(problems: Any) -> SimpleNamespace:
+    return SimpleNamespace(problems=lambda split: problems, reward=ToyTask().reward)
+
+
 @pytest.mark.parametrize(
     ("task", "cause", "remedy"),
     [
@@ -71,6 +86,14 @@ def test_a_question_longer_than_those_of_training_is_told_or_refused(
         (lambda problem, completion: 1.0, "<lambda>", "SimpleNamespace(problems="),
         ([], "task is [], not", "SimpleNamespace(problems="),
         ("./my_task.py", "not an object", "{\"task.name\": './my_task.py'}"),
+        (task_of(iter([])), "problems('train') is of type list_iterator, not a list", "must return a list"),
+        (task_of([{"id": "a"}]), "problems('train')[0] is of type dict, not Problem", "must return a list"),
+        (
+            task_of([Problem("a", "?", ""), replace(TEXT, id=7)]),
+            "[1] has its id of type int",
+            "return a list",
+        ),
+        (task_of([replace(TEXT, question=7)]), "[0] has its question of type int", "must return a list"),
     ],
 )
 def test_what_is_no_task_is_refused_with_a_way_to_make_one(
@@ -90,6 +113,59 @@ def test_the_remedy_for_two_functions_makes_a_task(settings: dict[str, Any]) -> 
     task = SimpleNamespace(problems=toy.problems, reward=toy.reward)
     run = rl.train(RECIPE, settings | {"train.steps": 1, "eval.n": 2}, task=task, run="b", quiet=True)
     assert run.summary["task"] == "SimpleNamespace"
+
+
+def test_a_gold_of_any_type_is_trained_on(settings: dict[str, Any]) -> None:
+    toy = ToyTask()
+
+    def problems(split: Any) -> list[Problem]:
+        return [replace(p, gold=Decimal(i)) for i, p in enumerate(toy.problems(split))]  # type: ignore[arg-type]
+
+    task = SimpleNamespace(problems=problems, reward=toy.reward)
+    settings |= {"train.steps": 1, "eval.n": 2}
+    run = rl.train(RECIPE, settings, task=task, run="c", quiet=True)
+    assert {line["gold"] for line in run.read("eval_rollouts") if line["split"] == "test"} == {"0", "1"}
+    run = rl.train(RECIPE, settings | {"train.steps": 2}, task=task, run="c", resume=True, quiet=True)
+    assert len(run.steps) == 2
+
+
+def test_a_resume_without_a_name_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="needs the name of a run"):
+        rl.train(RECIPE, settings, task=ToyTask(), resume=True, quiet=True)
+    assert not Path("runs").exists()
+
+
+def test_only_a_runs_own_model_brings_the_runs_config(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Not a config.toml that happens to be in the current folder, of this program or of another one."""
+    run = rl.train(RECIPE, settings | {"train.steps": 1, "eval.n": 2}, task=ToyTask(), run="d", quiet=True)
+    quickstart, limit = trained_config("smollm2-135m"), run.config.rollout.max_new_tokens
+    assert quickstart.rollout.max_new_tokens != limit
+    assert trained_config(str(run.path / "model")).rollout.max_new_tokens == limit
+    shutil.copytree(run.path / "model", "mine")
+    for text in ((run.path / "config.toml").read_text(), 'baseURL = "https://example.org/"'):
+        Path("config.toml").write_text(text)
+        assert trained_config("smollm2-135m") == quickstart
+        assert trained_config("mine").rollout == quickstart.rollout
+
+
+def test_a_finished_run_without_a_model_says_what_is_left(settings: dict[str, Any]) -> None:
+    run = rl.train(RECIPE, settings | {"train.steps": 1, "eval.n": 2}, task=ToyTask(), run="e", quiet=True)
+    shutil.rmtree(run.path / "model")
+    assert "export e" in diagnose(run).next
+    shutil.rmtree(run.path / "checkpoints")
+    for text in (
+        diagnose(run).next,
+        refused(lambda: rl.ask("e", QUESTION)),
+        refused(lambda: export_model(run)),
+    ):
+        assert "train a new run" in text
+        assert "--resume" not in text
+
+
+def refused(call: Callable[[], Any]) -> str:
+    with pytest.raises(UsageError) as caught:
+        call()
+    return caught.value.remedy
 
 
 def test_an_error_has_two_lines_in_a_notebook() -> None:
@@ -152,3 +228,5 @@ def test_a_runs_completions_end_as_in_training_whatever_the_task(
     for overrides in ({}, {"rollout.stop": ["x"]}):
         rl.evaluate(run, {"eval.n": 1} | overrides, task=ToyTask(), quiet=True)
     assert seen == [("</answer>",), ("x",)]
+    for name in ("tags", "runs/tags/model"):
+        assert stop_strings(parse_eval([name, "--task.answer-format", "boxed"])[1]) == ("</answer>",)

@@ -21,8 +21,7 @@ from reinforce_lite.config import TaskConfig, load_config
 from reinforce_lite.learner.objective import compute_advantages
 from reinforce_lite.learner.presets import PRESETS
 from reinforce_lite.models.policy import Policy, load_policy
-from reinforce_lite.pipeline import stop_strings
-from reinforce_lite.tasks import check_task, load_task
+from reinforce_lite.tasks import check_task, load_task, stop_strings
 from reinforce_lite.tasks.base import Task
 
 EXAMPLES = ROOT / "examples"

@@ -9,7 +9,8 @@ from helpers.tiny import END, ToyTask
 from reinforce_lite.api import resolve_config
 from reinforce_lite.config import load_config, override_config
 from reinforce_lite.engines.scripted import ScriptedEngine
-from reinforce_lite.pipeline import Pipeline, build_pipeline, stop_strings
+from reinforce_lite.pipeline import Pipeline, build_pipeline
+from reinforce_lite.tasks import stop_strings
 from reinforce_lite.tasks.stopping import HASH_LINE
 from reinforce_lite.types import Problem, Sampling
 

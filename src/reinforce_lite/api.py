@@ -21,15 +21,15 @@ from reinforce_lite.evaluation.evaluate import Evaluation, evaluate_groups
 from reinforce_lite.evaluation.failures import Failure, common_failures
 from reinforce_lite.models.distributed import join
 from reinforce_lite.models.policy import Policy
-from reinforce_lite.pipeline import build_pipeline, check_prompt_length, load_configured_policy, stop_strings
+from reinforce_lite.pipeline import build_pipeline, check_prompt_length, load_configured_policy
 from reinforce_lite.pipeline import load_base as load_shared_base
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.runs import existing_run, find_run, trained_config
-from reinforce_lite.tasks import load_task, require_task
+from reinforce_lite.tasks import load_task, require_task, stop_strings
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer import session
-from reinforce_lite.types import NO_PERMISSIONS, Permissions, Sampling
+from reinforce_lite.types import NO_PERMISSIONS, Permissions, Problem, Sampling
 from reinforce_lite.utils.memory import limit_fragmentation
 
 ModelOrRun = str | PathLike[str]
@@ -138,11 +138,10 @@ def evaluate(
     """
     name = fspath(model_or_run)
     config = trained_config(name)
-    if existing_run(name):  # its completions end where they ended in training, whatever the task is now
-        overrides = {"rollout.stop": list(stop_strings(config))} | dict(overrides or {})
     config = override_config(config, _with_task(overrides, task))
     permissions = Permissions(trust_remote_code, allow_pickles)
-    return evaluate_model(config, Callback() if quiet else make_console(), samples, task, permissions)[0]
+    console = Callback() if quiet else make_console()
+    return evaluate_model(config, console, samples, task, permissions)[0]
 
 
 def resolve_config(recipe: str, overrides: Mapping[str, Any] | None, task: Task | None) -> Config:
@@ -167,9 +166,9 @@ def evaluate_model(
     samples: int = 1,
     task: Task | None = None,
     permissions: Permissions = NO_PERMISSIONS,
-) -> tuple[Evaluation, list[Failure]]:
-    """Evaluate `config.model` on the first `config.eval.n` test problems, and say why completions are
-    wrong.
+) -> tuple[Evaluation, list[Failure], list[Problem]]:
+    """Evaluate `config.model` on the first `config.eval.n` test problems, say why completions are wrong, and
+    which problems they were.
     """
     if samples < 1:
         raise UsageError(f"samples is {samples}", "give 1 for greedy completions, or more to sample")
@@ -183,7 +182,7 @@ def evaluate_model(
             groups = pipeline.eval_groups(problems, callback.advance, samples)
         result = evaluate_groups(groups, None, "test")
         callback.evaluated(result)
-    return result, common_failures(groups)
+    return result, common_failures(groups), problems
 
 
 def ask_model(

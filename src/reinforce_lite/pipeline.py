@@ -17,11 +17,10 @@ from reinforce_lite.models.policy import Policy, load_policy
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer, check_faults
-from reinforce_lite.tasks import TASK_NAMES, check_task, load_task
+from reinforce_lite.tasks import TASK_NAMES, check_task, load_task, stop_strings
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.tasks.grading import OPENINGS, extract_answer
 from reinforce_lite.tasks.reward_worker import WorkerTask
-from reinforce_lite.tasks.stopping import DEFAULT_STOPS
 from reinforce_lite.types import (
     NO_PERMISSIONS,
     AnswerFormat,
@@ -116,13 +115,6 @@ class Pipeline(PromptedPolicy):
         if samples == 1:
             sampling = replace(sampling, temperature=0.0, top_p=1.0)
         return sample_completions(problems, self.prompt_builder, self.engine, sampling, seed, progress)
-
-
-def stop_strings(config: Config) -> tuple[str, ...]:
-    """What ends a completion besides the model itself; a task of the user's own has no answer format."""
-    if config.rollout.stop is not None:
-        return config.rollout.stop
-    return DEFAULT_STOPS[config.task.answer_format] if config.task.name in TASK_NAMES else ()
 
 
 def build_pipeline(

@@ -56,6 +56,17 @@ def train_args(model_folder: Path, in_tmp: Path) -> list[str]:
     return ["train", "--model.name", str(model_folder), "--task.name", "./my_task.py", *FAST]
 
 
+def test_eval_compares_with_the_untrained_model_on_the_same_problems_only(
+    train_args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run([*train_args, "--run", "mine"], capsys)
+    Path("my_task.py").write_text(TASK.replace("how long", "how tall"))
+    status, out, _ = run(["eval", "mine"], capsys)
+    assert status == 0
+    assert "on the same problems" not in out
+    assert "the untrained model: " in out  # the command that measures it on these
+
+
 def test_train_eval_and_ask(train_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run([*train_args, "--run", "mine"], capsys)
     assert status == 0

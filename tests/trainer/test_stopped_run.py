@@ -83,7 +83,7 @@ def test_ask_eval_and_doctor_tell_the_step_of_a_stopped_run(settings: dict[str, 
     assert "- **Steps:** 2 of 10, unfinished, seed" in card
     assert "Not measured at this step." in card
     evaluation = api.evaluate("cut", {"eval.n": 2}, task=ToyTask(), quiet=True)
-    measured = describe_measured(EvalArgs(target="cut"), run.config, evaluation)
+    measured = describe_measured(EvalArgs(target="cut"), run.config, evaluation, [])
     assert "measured" in measured
     assert run.model_progress == "step 2 of 10, unfinished"
     assert "The model of step 2 of 10, unfinished, is in runs/cut/model" in diagnose(run).next

@@ -132,13 +132,11 @@ def _check_folder() -> None:
 
 def _train(args: list[str]) -> None:
     from reinforce_lite.cli.args import parse_train
-    from reinforce_lite.runlog.runs import new_run_name, open_run
+    from reinforce_lite.runlog.runs import open_run
 
     parsed, config = parse_train(args)
-    if parsed.resume and not parsed.run:
-        raise UsageError("--resume needs the name of a run", "name it with --run NAME")
     # Before the imports, so that a name that is taken costs no time; several processes have to meet first.
-    run = None if world_size() > 1 else open_run(parsed.run or new_run_name(config.recipe), parsed.resume)
+    run = None if world_size() > 1 else open_run(parsed.run, parsed.resume, config.recipe)
     with _imports(parsed.as_json or not IS_MAIN):
         from reinforce_lite.callbacks.console import make_console
         from reinforce_lite.cli.plan_table import show_plan_after_oom
@@ -196,12 +194,13 @@ def _eval(args: list[str]) -> None:
         from reinforce_lite.cli.eval_table import describe_measured, show_evaluation
 
     console = make_console(parsed.as_json)
-    result, failed = evaluate_model(config, console, parsed.samples, permissions=parsed.permissions)
+    measured = evaluate_model(config, console, parsed.samples, permissions=parsed.permissions)
+    result, failed, problems = measured
     if parsed.as_json:
         _print_json(result.to_record() | {"failures": [asdict(failure) for failure in failed]})
     else:
         show_evaluation(result, failed)
-        print(harmless(describe_measured(parsed, config, result)))
+        print(harmless(describe_measured(parsed, config, result, problems)))
 
 
 def _ask(args: list[str]) -> None:

@@ -12,7 +12,9 @@ from reinforce_lite.config import Config, flat_values, option_text
 from reinforce_lite.evaluation.evaluate import Evaluation
 from reinforce_lite.evaluation.failures import Failure
 from reinforce_lite.evaluation.statistics import constant_hint
+from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.runs import existing_run, trained_config
+from reinforce_lite.types import Problem
 from reinforce_lite.utils.program import command_line
 from reinforce_lite.utils.text import as_sentence, interval, percent, shorten
 
@@ -36,7 +38,7 @@ def show_evaluation(result: Evaluation, failures: Sequence[Failure], console: Co
         console.print(as_sentence(constant))
 
 
-def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str:
+def describe_measured(args: EvalArgs, config: Config, result: Evaluation, problems: Sequence[Problem]) -> str:
     """Which weights were measured, on how much, and for a run's trained model what the untrained one does."""
     text = f"measured: {config.model.name} on {result.n} test problems"
     if result.n < config.eval.n and not result.reward_faults:
@@ -45,7 +47,7 @@ def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str
     if not run or config.model.name != (trained := trained_config(args.target)).model.name:
         return text
     text += f", trained for {run.summary['steps']} steps" if run.is_finished else f", {run.model_progress}"
-    if run.before and args.samples == 1 and config == trained:
+    if run.before and args.samples == 1 and config == trained and _asked(run) == set(map(_key, problems)):
         return f"{text}; the untrained model on the same problems: strict {percent(run.before['strict'])}"
     as_trained, measured = flat_values(trained), flat_values(config)
     changed = {key: value for key, value in measured.items() if value != as_trained[key]}
@@ -53,6 +55,16 @@ def describe_measured(args: EvalArgs, config: Config, result: Evaluation) -> str
     options = [option_text(key, value) for key, value in changed.items()]
     command = command_line("eval", shlex.quote(args.target), *options, f"--samples {args.samples}")
     return f"{text}; the untrained model: {command}"
+
+
+def _asked(run: Run) -> set[tuple[str, str, str]]:
+    """The test problems on which the run evaluated the untrained model."""
+    lines = (line for line in run.read("eval_rollouts") if (line["split"], line["step"]) == ("test", 0))
+    return {(line["problem_id"], line["question"], str(line["gold"])) for line in lines}
+
+
+def _key(problem: Problem) -> tuple[str, str, str]:
+    return problem.id, problem.question, str(problem.gold)
 
 
 def _failure_table(failures: Sequence[Failure]) -> Table:

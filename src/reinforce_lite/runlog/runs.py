@@ -8,7 +8,8 @@ from pathlib import Path
 from reinforce_lite.config import DEFAULT_RECIPE, Config, load_config, override_config
 from reinforce_lite.errors import UsageError, explain_file_errors
 from reinforce_lite.runlog.run import RUNS, Run
-from reinforce_lite.utils.paths import exists, is_file
+from reinforce_lite.tasks import stop_strings
+from reinforce_lite.utils.paths import exists, is_dir, is_file
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +17,8 @@ NO_ADAPTER = {"adapter.rank": 0, "adapter.targets": ()}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _OF_A_RUN = ("steps.jsonl", "evals.jsonl", "summary.json", "checkpoints")
 """What a run writes after its config.toml."""
+_MODELS = ("model", "best", "adapter")
+"""Folders of a run that hold a model."""
 
 
 def create_run(name: str) -> Run:
@@ -39,8 +42,14 @@ def create_run(name: str) -> Run:
     return run
 
 
-def open_run(name: str, resume: bool = False) -> Run:
-    """A new run, or with `resume` the existing one of this name."""
+def open_run(name: str, resume: bool = False, recipe: str = "") -> Run:
+    """A new run, or with `resume` the existing one of this name. A new run without a name gets its recipe's.
+
+    Raises UsageError as `create_run`, and for a resume without a name.
+    """
+    if not name and resume:
+        raise UsageError("--resume needs the name of a run", "name it with --run NAME, in Python run='NAME'")
+    name = name or new_run_name(recipe)
     if resume and (run := existing_run(name)):
         return run
     run = create_run(name)
@@ -85,20 +94,25 @@ def trained_config(name: str) -> Config:
             f"{name!r} is no model or run", "give a run, a model folder, a hub name or smollm2-135m"
         )
     if run := existing_run(name):
-        model = run.path / "model"
-        if not model.is_dir():
-            export = run.export_command
-            remedy = f"write that of its last checkpoint: {export}; or {run.resume_hint}"
-            raise UsageError(
-                f"the run {name} has no trained model yet", remedy if export else run.resume_hint
-            )
-        return override_config(run.config, {"model.name": str(model)} | NO_ADAPTER)
-    run_around = Run(Path(name).parent)
-    config = run_around.config if run_around.started else load_config(DEFAULT_RECIPE)
-    if not run_around.started and is_file(Path(name, "prompt.json")):
+        if not run.has_model:
+            yet = "" if run.is_finished else " yet"
+            raise UsageError(f"the run {name} has no trained model{yet}", run.model_hint)
+        return _as_trained(run.config, str(run.path / "model"))
+    path, run_around = Path(name), Run(Path(name).parent)
+    if path.name in _MODELS and is_dir(path) and run_around.started:
+        return _as_trained(run_around.config, name)
+    if is_file(path / "prompt.json"):
         logger.warning(
             "%s is outside its run: where no option says otherwise, prompt and limits are the quickstart's, "
             "not those of its prompt.json",
             name,
         )
-    return override_config(config, {"model.name": name} | NO_ADAPTER)
+    return override_config(load_config(DEFAULT_RECIPE), {"model.name": name} | NO_ADAPTER)
+
+
+def _as_trained(config: Config, model: str) -> Config:
+    """A run's config with a model of its own, whose completions end where they did in training, whatever the
+    task is made to be.
+    """
+    stops = {"rollout.stop": list(stop_strings(config))}
+    return override_config(config, {"model.name": model} | stops | NO_ADAPTER)

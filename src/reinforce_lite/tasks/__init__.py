@@ -9,16 +9,24 @@ import inspect
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 
-from reinforce_lite.config import TaskConfig
+from reinforce_lite.config import Config, TaskConfig
 from reinforce_lite.errors import UsageError
 from reinforce_lite.tasks import grading, numbers, running_text
-from reinforce_lite.tasks.base import NumberTask, Task, hash_info, loose_question, normalize_question
+from reinforce_lite.tasks.base import (
+    NumberTask,
+    Task,
+    find_defect,
+    hash_info,
+    loose_question,
+    normalize_question,
+)
 from reinforce_lite.tasks.python_file import FileTask
+from reinforce_lite.tasks.stopping import DEFAULT_STOPS
 from reinforce_lite.types import SPLITS, Split
 from reinforce_lite.utils.paths import expand_home, is_file
 from reinforce_lite.utils.text import did_you_mean
@@ -51,8 +59,17 @@ def load_task(config: TaskConfig) -> Task:
     return task
 
 
+def stop_strings(config: Config) -> tuple[str, ...]:
+    """What ends a completion besides the model itself; a task of the user's own has no answer format."""
+    if config.rollout.stop is not None:
+        return config.rollout.stop
+    return DEFAULT_STOPS[config.task.answer_format] if config.task.name in TASK_NAMES else ()
+
+
 def require_task(task: object) -> None:
-    """Raises UsageError, which says how to make one, for an object that is no task: a function, a class."""
+    """Raises UsageError, which says how to make one, for an object that is no task: a function, a class; or
+    whose problems are none. A gold may be of any type: only a reward of the task's own reads it.
+    """
     what = f"task is {task!r:.80}, not an object with problems(split) and reward(problem, completion)"
     if isinstance(task, str):
         raise UsageError(what, f'name a file or a shipped task in the overrides: {{"task.name": {task!r}}}')
@@ -64,6 +81,14 @@ def require_task(task: object) -> None:
             "write both functions, then: from types import SimpleNamespace; "
             "task = SimpleNamespace(problems=problems, reward=reward)",
         )
+    for split in SPLITS:
+        problems, call = task.problems(split), f"the task's problems({split!r})"  # type: ignore[attr-defined]
+        remedy = "problems(split) must return a list of reinforce_lite.Problem"
+        if not isinstance(problems, Sequence):
+            raise UsageError(f"{call} is of type {type(problems).__name__}, not a list", remedy)
+        for index, problem in enumerate(problems):
+            if defect := find_defect(problem, ("id", "question")):
+                raise UsageError(f"{call}[{index}] {defect}", remedy)
 
 
 def check_task(task: Task) -> None:
@@ -131,7 +156,7 @@ def task_fingerprint(task: Task) -> str:
             fields = [split, problem.id, problem.question, problem.gold]
             if type(task) is not NumberTask:
                 fields += filter(None, (problem.solution, hash_info(problem.info)))
-            digest.update(json.dumps(fields).encode() + b"\n")
+            digest.update(json.dumps(fields, default=str).encode() + b"\n")
     return digest.hexdigest()
 
 

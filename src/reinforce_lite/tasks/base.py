@@ -57,6 +57,17 @@ def number_reward(problem: Problem, completion: str, answer_format: AnswerFormat
     return Reward(float(strict.correct), strict, lenient)
 
 
+def find_defect(problem: object, texts: Sequence[str]) -> str:
+    """Why this is no problem whose fields `texts` are text; empty if it is one."""
+    if not isinstance(problem, Problem):
+        return f"is of type {type(problem).__name__}, not Problem"
+    for name in texts:
+        value = getattr(problem, name)
+        if not isinstance(value, str):
+            return f"has its {name} of type {type(value).__name__}, not text"
+    return ""
+
+
 def normalize_question(question: str) -> str:
     """The question with single spaces: two texts that differ in whitespace alone are one question."""
     return " ".join(question.split())

@@ -26,7 +26,7 @@ from typing import Any
 
 from reinforce_lite.config import TaskConfig
 from reinforce_lite.errors import ReinforceLiteError, UsageError
-from reinforce_lite.tasks.base import hash_info, short_hash
+from reinforce_lite.tasks.base import find_defect, hash_info, short_hash
 from reinforce_lite.tasks.reward_worker import MAX_BATCH, WorkerTask
 from reinforce_lite.tasks.rewards import RewardFunction, outcome_to_json
 from reinforce_lite.types import SPLITS, Problem, Split
@@ -145,7 +145,7 @@ def _read_problems(task: Any, path: Path, split: str) -> Sequence[Problem]:
     except BaseException as error:  # the user's code may raise anything; only a worker runs it
         raise UsageError(f"{call} raised {_describe(error, path)}") from error
     for index, problem in enumerate(problems):
-        if defect := _find_defect(problem):
+        if defect := find_defect(problem, ("id", "question", "gold", "solution")):
             raise UsageError(
                 f"{call}[{index}] {defect}",
                 "problems(split) must return a list of reinforce_lite.Problem",
@@ -188,13 +188,3 @@ def _find_task(module: ModuleType, path: Path) -> Any:
         f"{path} does not define {' and '.join(missing)}",
         "a task has problems(split) and reward(problem, completion), in the module or in an object `task`",
     )
-
-
-def _find_defect(problem: object) -> str:
-    if not isinstance(problem, Problem):
-        return f"is of type {type(problem).__name__}, not Problem"
-    for name in ("id", "question", "gold", "solution"):
-        value = getattr(problem, name)
-        if not isinstance(value, str):
-            return f"has its {name} of type {type(value).__name__}, not text"
-    return ""

@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, field, replace
 
 from reinforce_lite.config import Config, override_config
 from reinforce_lite.errors import UsageError
-from reinforce_lite.pipeline import Pipeline, build_pipeline, stop_strings
+from reinforce_lite.pipeline import Pipeline, build_pipeline
 from reinforce_lite.rollout.collect import sample_completions, score_groups
 from reinforce_lite.rollout.prompts import PromptBuilder
 from reinforce_lite.rollout.scoring import Scorer
 from reinforce_lite.rollout.selection import epoch_problems
 from reinforce_lite.runlog.records import Record
-from reinforce_lite.tasks import check_task, load_task, reward_sources, task_fingerprint
+from reinforce_lite.tasks import check_task, load_task, reward_sources, stop_strings, task_fingerprint
 from reinforce_lite.tasks.base import NumberTask, Task
 from reinforce_lite.tasks.data_audit import DataAudit, audit_data
 from reinforce_lite.tasks.reward_worker import WorkerTask

@@ -107,7 +107,10 @@ def _refuse_filled(folder: Path) -> None:
 def _saved_step(run: Run, step: int | None) -> int:
     steps = checkpoint_steps(run.path / "checkpoints")
     if not steps:
-        raise UsageError(f"the run {run.name} has no checkpoint to export", run.resume_hint)
+        there = f"its model is in {run.path / 'model'}"
+        raise UsageError(
+            f"the run {run.name} has no checkpoint to export", there if run.has_model else run.model_hint
+        )
     if step is not None and step not in steps:
         there = ", ".join(map(str, steps))
         raise UsageError(f"step {step} of {run.name} has no checkpoint", f"these steps have one: {there}")

@@ -10,9 +10,9 @@ from typing import Any
 
 from reinforce_lite.config import DEFAULT_RECIPE, Config, flat_values, load_config, option_text
 from reinforce_lite.models.adapter import resolve_adapter
-from reinforce_lite.pipeline import PromptedPolicy, stop_strings
+from reinforce_lite.pipeline import PromptedPolicy
 from reinforce_lite.runlog.records import Record
-from reinforce_lite.tasks import TASK_NAMES
+from reinforce_lite.tasks import TASK_NAMES, stop_strings
 from reinforce_lite.tasks.stopping import HASH_LINE
 from reinforce_lite.trainer.card_metadata import (
     Library,

@@ -7,9 +7,9 @@ with the text of a control token, which this program alone reads as plain charac
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reinforce_lite.pipeline import PromptedPolicy, stop_strings
+from reinforce_lite.pipeline import PromptedPolicy
 from reinforce_lite.rollout.prompts import PromptBuilder
-from reinforce_lite.tasks import TASK_NAMES
+from reinforce_lite.tasks import TASK_NAMES, stop_strings
 from reinforce_lite.tasks.stopping import FINISHED_LINE, HASH_LINE
 from reinforce_lite.types import AnswerFormat
 from reinforce_lite.utils.finite import to_json

@@ -17,7 +17,7 @@ from reinforce_lite.models.distributed import agree, fail_together, is_main, rai
 from reinforce_lite.models.policy import Policy
 from reinforce_lite.runlog.mirror import MirrorRun, Snapshot, snapshot
 from reinforce_lite.runlog.run import Run
-from reinforce_lite.runlog.runs import new_run_name, open_run
+from reinforce_lite.runlog.runs import open_run
 from reinforce_lite.tasks.base import Task
 from reinforce_lite.trainer.context import TrainingContext, prepare
 from reinforce_lite.trainer.preflight import check_no_secrets, check_same_config, freeze_date
@@ -35,12 +35,12 @@ def open_together(config: Config, name: str, resume: bool) -> tuple[Config, Run]
     An empty name is that of a new run. Raises UsageError as `open_run`.
     """
     if distributed.size() == 1:
-        return config, open_run(name or new_run_name(config.recipe), resume)
+        return config, open_run(name, resume, config.recipe)
     run: Run | None = None
 
     def open_and_describe() -> tuple[Config, Snapshot]:
         nonlocal run
-        run = open_run(name or new_run_name(config.recipe), resume)
+        run = open_run(name, resume, config.recipe)
         return config, snapshot(run)
 
     config, seen = agree(open_and_describe)
