@@ -7,6 +7,7 @@ from typing import Any
 
 from common import saved
 
+from reinforce_lite.config import AdapterConfig
 from reinforce_lite.pipeline import Pipeline
 from reinforce_lite.types import Problem
 
@@ -35,12 +36,19 @@ def make_inputs(pipeline: Pipeline, problems: Sequence[Problem], folder: str) ->
 
 
 def make_trainer(
-    inputs: Inputs, reward: Reward, callback: Any, folder: str, bfloat16: bool, **settings: Any
+    inputs: Inputs,
+    reward: Reward,
+    callback: Any,
+    folder: str,
+    weights: str,
+    autocast: bool,
+    adapter: AdapterConfig | None = None,
+    **settings: Any,
 ) -> Any:
-    """A GRPOTrainer; `settings` are fields of GRPOConfig.
+    """A GRPOTrainer; `weights` is their dtype, and `settings` are fields of GRPOConfig.
 
-    With `bfloat16` it has bfloat16 weights and autocast and no activation checkpointing, its fastest setting;
-    otherwise its defaults: float32 weights with activation checkpointing.
+    With `autocast` products are in bfloat16 and activations are not checkpointed, which is faster; float32
+    weights without it are its defaults. An adapter is on all linear layers but the head, as ours.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -52,12 +60,11 @@ def make_trainer(
 
     config = GRPOConfig(
         output_dir=folder,
-        bf16=bfloat16,
-        gradient_checkpointing=not bfloat16,
-        model_init_kwargs={"dtype": "bfloat16" if bfloat16 else "float32"},
+        bf16=autocast,
+        gradient_checkpointing=not autocast,
+        model_init_kwargs={"dtype": weights},
         per_device_train_batch_size=MICRO_BATCH,
         gradient_accumulation_steps=BATCH // MICRO_BATCH,
-        shuffle_dataset=False,
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
@@ -69,4 +76,21 @@ def make_trainer(
         args=config,
         train_dataset=Dataset.from_dict({"prompt": inputs.prompts}),
         callbacks=[callback],
+        peft_config=_lora(adapter) if adapter and adapter.rank else None,
     )
+
+
+def _lora(adapter: AdapterConfig) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=adapter.rank, lora_alpha=adapter.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def save_model(trainer: Any, folder: str) -> None:
+    """Save the trained model to a Hugging Face folder, an adapter merged in float32."""
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    if hasattr(model, "merge_and_unload"):
+        model = model.float().merge_and_unload()
+    model.save_pretrained(folder)

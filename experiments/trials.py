@@ -13,7 +13,7 @@ are written from the records alone:
     python experiments/NAME.py --hours 2        # run missing trials, two hours at most; write the table
     python experiments/NAME.py --hours 0        # write the table from the records
 
-Strict verdicts are the default. The records of parts, word_problems, against_trl and gsm8k have lenient
+Strict verdicts are the default. The records of parts, word_problems and gsm8k have lenient
 verdicts by a rule that was given up, and no texts to compute them again: no table or plot shows them.
 
 Needs the extra "experiments" (matplotlib, scipy).

@@ -374,6 +374,42 @@ def test_gsm8k_boxed_by_hand(load: Any, capsys: pytest.CaptureFixture[str]) -> N
     assert "- strict: 66.7%, after 83.3% in the mean of 1 seeds, p = 0.5" in lines
 
 
+def test_against_trl_by_hand(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five steps of TRL, so that steps 2 to 5 are compared; nine of ten are right after ours, one after TRL's.
+
+    Eight more than before have p = 2 / 2^8.
+    """
+    trials, experiment = load("trials"), load("against_trl")
+    trials.RESULTS.mkdir(parents=True)
+
+    def record(name: str, rewards: list[float], verdicts: dict[str, int]) -> dict[str, Any]:
+        bits = {
+            step: dict.fromkeys(("strict", "lenient"), "1" * right + "0" * (10 - right))
+            for step, right in verdicts.items()
+        }
+        curves = {"reward": rewards, "step_time": [60.0] * len(rewards)}
+        run = {"trial": name, "steps": len(rewards), "machine": "m", "peak_memory_bytes": 4_960_000_000}
+        return run | {"curves": curves, "verdicts": {"ids": [], **bits}}
+
+    ours = record("ours-0", [0.9, 0.0, 0.25, 0.25, 0.5, 1.0, 1.0], {"0": 1, "7": 9})
+    theirs = record("trl-autocast-0", [0.9, 0.0, 0.0, 0.25, 0.25], {"5": 1})
+    experiment.write({"ours-0": ours, "trl-autocast-0": theirs})
+    lines = (trials.RESULTS / "against_trl.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines[2:5]]
+    assert lines[0].split("|")[4].strip() == "reward in steps 2 to 5"
+    before, after = "10.0% (2–40)", "90.0% (60–98)"
+    assert cells[0] == ["", "0", "", before, before, "", ""]
+    assert cells[1] == ["0", "7", "0.25", after, after, "0.008", "5.0 GB"]
+    assert cells[2] == ["0", "5", "0.12", before, before, "1", "5.0 GB"]
+
+
+def test_trials_of_two_programs_run_side_by_side(load: Any) -> None:
+    names = [trial.name for trial in load("against_trl").TRIALS]
+    assert names[:4] == ["ours-0", "trl-autocast-0", "ours-rank8-0", "trl-rank8-0"]
+    assert names[4:8] == ["ours-short-0", "trl-bfloat16-0", "ours-rank8-short-0", "trl-float32-0"]
+    assert len(set(names)) == len(names) == 24
+
+
 def test_presets_at_length_by_hand(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Three records of the base and of another preset, whose accuracy on validation falls from 90 to 60 of 100.
 
