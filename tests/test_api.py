@@ -228,5 +228,6 @@ def test_a_runs_completions_end_as_in_training_whatever_the_task(
     for overrides in ({}, {"rollout.stop": ["x"]}):
         rl.evaluate(run, {"eval.n": 1} | overrides, task=ToyTask(), quiet=True)
     assert seen == [("</answer>",), ("x",)]
-    for name in ("tags", "runs/tags/model"):
+    shutil.copytree("runs/tags/model", "runs/tags/exported")
+    for name in ("tags", "runs/tags/model", "runs/tags/exported"):
         assert stop_strings(parse_eval([name, "--task.answer-format", "boxed"])[1]) == ("</answer>",)

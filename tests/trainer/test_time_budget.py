@@ -85,9 +85,10 @@ def test_what_is_left_by_hand(wall: Wall) -> None:
 
 
 def test_what_happens_again_and_again_is_counted_each_time() -> None:
-    """90 steps of 1 s; evaluations after steps 20, 30 ... 100 and saves after 25, 50, 75 and 100."""
+    """90 steps of 1 s; evaluations after steps 10, 20 ... 100 and saves after 25, 50, 75 and 100."""
     durations, every = {"validation": 5.0, "checkpoint": 2.0}, {"validation": 10, "checkpoint": 25}
-    assert TimeBudget(None, durations, [1.0], every=every).eta(10, 100) == 90 + 9 * 5 + 4 * 2
+    assert TimeBudget(None, durations, [1.0], every=every).eta(10, 100) == 90 + 10 * 5 + 4 * 2
+    assert TimeBudget(None, durations, [1.0], every=every).eta(100, 100) == 5 + 2
 
 
 def test_a_resume_sets_time_aside_to_compare_the_merged_adapter(settings: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ class QuestionSelector:
         """What the step asks next, after these groups of its own; empty when it has asked enough.
 
         That is when `prompts_per_step` groups have a signal, or with `refill` times as many questions, or all
-        that there are.
+        that there are. Shuffled questions that a step may all ask keep one order in every epoch.
         """
         wanted, asked = self.config.prompts_per_step, len(groups)
         most = min(self.config.refill * wanted, len(self.problems))

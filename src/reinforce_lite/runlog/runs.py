@@ -17,8 +17,8 @@ NO_ADAPTER = {"adapter.rank": 0, "adapter.targets": ()}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _OF_A_RUN = ("steps.jsonl", "evals.jsonl", "summary.json", "checkpoints")
 """What a run writes after its config.toml."""
-_MODELS = ("model", "best", "adapter")
-"""Folders of a run that hold a model."""
+_MODELS = ("model", "best", "adapter", "exported")
+"""Folders of a run that hold a model; the last is where `Run.export_command` writes it."""
 
 
 def create_run(name: str) -> Run:

@@ -39,7 +39,9 @@ def summarize(run: Run, config: Config, step: int) -> dict[str, Any]:
 
 
 def seconds_told(run: Run) -> float:
-    """What the run's steps and evaluations took: at least that long it has lasted, if it was killed too."""
+    """What the run's steps and evaluations took: it has lasted at least that long, even where a kill lost the
+    time since its checkpoint.
+    """
     evaluating: float = sum(e["seconds"] for e in run.evals)
     return evaluating + sum(s.step_time for s in run.step_metrics)
 

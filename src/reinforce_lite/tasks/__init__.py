@@ -67,8 +67,9 @@ def stop_strings(config: Config) -> tuple[str, ...]:
 
 
 def require_task(task: object) -> None:
-    """Raises UsageError, which says how to make one, for an object that is no task: a function, a class; or
-    whose problems are none. A gold may be of any type: only a reward of the task's own reads it.
+    """Raises UsageError, which says how to make one, for an object that is no task, such as a function or a
+    class, and for one whose problems are not a list of Problem with texts as ids and questions. A gold may be
+    of any type: only a reward of the task's own reads it.
     """
     what = f"task is {task!r:.80}, not an object with problems(split) and reward(problem, completion)"
     if isinstance(task, str):
@@ -148,7 +149,7 @@ def task_fingerprint(task: Task) -> str:
     """A SHA-256 over every split, id, question and gold, so that a resumed run notices changed data.
 
     Except in a `NumberTask`, whose reward reads neither, the solution counts too, and info that can be
-    written as JSON.
+    written as JSON. A gold that can't be counts by its type.
     """
     digest = hashlib.sha256()
     for split in SPLITS:
@@ -156,7 +157,7 @@ def task_fingerprint(task: Task) -> str:
             fields = [split, problem.id, problem.question, problem.gold]
             if type(task) is not NumberTask:
                 fields += filter(None, (problem.solution, hash_info(problem.info)))
-            digest.update(json.dumps(fields, default=str).encode() + b"\n")
+            digest.update(json.dumps(fields, default=lambda gold: type(gold).__name__).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -76,11 +76,14 @@ class TimeBudget:
         )
 
     def eta(self, step: int, steps: int) -> float:
-        """Seconds from `step` to the end of a run of `steps`; nan until a step has been measured."""
+        """Seconds to the end of a run of `steps` when `step` is taken and what is due after it is not; nan
+        until a step has been measured.
+        """
         recent = self.step_seconds[-10:]
         if not recent:
             return nan
         needed = (steps - step) * sum(recent) / len(recent) + sum(self.durations.values())
         for name, every in self.every.items():  # the last one is counted above
-            needed += max(0, (steps - 1) // every - step // every) * self.durations.get(name, 0.0)
+            more = max(0, (steps - 1) // every - max(0, step - 1) // every)
+            needed += more * self.durations.get(name, 0.0)
         return needed if self.end is None else max(0.0, min(needed, self.end - clock.now()))
