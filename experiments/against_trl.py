@@ -196,11 +196,13 @@ def write(records: Mapping[str, Record]) -> None:
     ]
     header += ["strict", "lenient", "p against untrained", "memory, at most"]
     trials.write_page("against_trl", trials.table(header, rows), *trials.machine_lines(records.values()))
-    _plot(runs)
+    _plot({name: group for name, group in runs.items() if not name.endswith("-short")})
 
 
 def _plot(runs: Mapping[str, Sequence[Record]]) -> None:
-    """The reward of the sampled completions, by minutes of training and by steps."""
+    """The reward of the sampled completions, by minutes of training and by steps. A short run's steps are the
+    first of the long one.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True)
     for number, (name, group) in enumerate(runs.items()):
         for run in group:
