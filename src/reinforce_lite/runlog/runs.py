@@ -17,8 +17,6 @@ NO_ADAPTER = {"adapter.rank": 0, "adapter.targets": ()}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _OF_A_RUN = ("steps.jsonl", "evals.jsonl", "summary.json", "checkpoints")
 """What a run writes after its config.toml."""
-_MODELS = ("model", "best", "adapter", "exported")
-"""Folders of a run that hold a model; the last is where `Run.export_command` writes it."""
 
 
 def create_run(name: str) -> Run:
@@ -99,7 +97,7 @@ def trained_config(name: str) -> Config:
             raise UsageError(f"the run {name} has no trained model{yet}", run.model_hint)
         return _as_trained(run.config, str(run.path / "model"))
     path, run_around = Path(name), Run(Path(name).parent)
-    if path.name in _MODELS and is_dir(path) and run_around.started:
+    if is_dir(path) and run_around.started and any(exists(run_around.path / file) for file in _OF_A_RUN):
         return _as_trained(run_around.config, name)
     if is_file(path / "prompt.json"):
         logger.warning(
