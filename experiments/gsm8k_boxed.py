@@ -6,8 +6,8 @@
 `full` trains all weights on a card for CARD_HOURS, and is evaluated on all test problems; `rate`, `main` and
 `adaptive` train adapters of rank 8. The untrained model is evaluated with five prompts (`prompt`) on training
 problems, so that nothing is chosen on the test problems, and with each of them on the first test problems;
-and on the questions that the runs of each seed ask (`asked`), since some are easier than
-others (docs/experiments.md).
+and on the questions that the runs of each seed ask (`asked`), since some are easier than others
+(docs/experiments.md).
 
 The model is the folder ./qwen2.5-coder-0.5b-instruct if it exists, otherwise the hub's model of that name;
 the data are the folder ./gsm8k, otherwise the hub's.

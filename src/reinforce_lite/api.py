@@ -167,8 +167,9 @@ def evaluate_model(
     task: Task | None = None,
     permissions: Permissions = NO_PERMISSIONS,
 ) -> tuple[Evaluation, list[Failure], list[Problem]]:
-    """Evaluate `config.model` on the first `config.eval.n` test problems, say why completions are wrong, and
-    which problems they were.
+    """Evaluate `config.model` on the first `config.eval.n` test problems.
+
+    Returns the evaluation, the most common reasons why completions are wrong, and the problems.
     """
     if samples < 1:
         raise UsageError(f"samples is {samples}", "give 1 for greedy completions, or more to sample")

@@ -194,8 +194,7 @@ def _eval(args: list[str]) -> None:
         from reinforce_lite.cli.eval_table import describe_measured, show_evaluation
 
     console = make_console(parsed.as_json)
-    measured = evaluate_model(config, console, parsed.samples, permissions=parsed.permissions)
-    result, failed, problems = measured
+    result, failed, problems = evaluate_model(config, console, parsed.samples, permissions=parsed.permissions)
     if parsed.as_json:
         _print_json(result.to_record() | {"failures": [asdict(failure) for failure in failed]})
     else:

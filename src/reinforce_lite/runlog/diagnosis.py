@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from reinforce_lite.evaluation.statistics import against_chance, constant_hint, control_verdict
-from reinforce_lite.runlog.health import WINDOW, find_warnings
+from reinforce_lite.runlog.health import WINDOW, find_warnings, mean_over_groups
 from reinforce_lite.runlog.records import StepMetrics
 from reinforce_lite.runlog.run import Run
 from reinforce_lite.runlog.summary import before_and_after, incomplete_evaluations, reward_faults
@@ -113,8 +113,7 @@ def _signal(steps: list[StepMetrics]) -> Iterator[str]:
             f"those sampled); {idle} of them changed nothing."
         )
     if last := [s for s in steps if not s.warm_start][-WINDOW:]:
-        groups = [s.questions_asked or 1 for s in last]  # with refill steps differ
-        silent = percent(fmean((s.no_signal_ratio for s in last), groups), 0)
+        silent = percent(mean_over_groups(last, [s.no_signal_ratio for s in last]), 0)
         yield f"In {silent} of the last groups all completions earned the same, which teaches nothing."
 
 

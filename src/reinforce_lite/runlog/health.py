@@ -32,8 +32,8 @@ COLLAPSED_ENTROPY = 0.1
 GROWN_ENTROPY = 1.3
 """Times the first window's."""
 BROKEN_ENTROPY = 2.0
-"""Times the first step's. Of the runs in docs/results that mostly had no signal all had between 0.4 and 1.2
-times, but for one that its updates had broken, with three times after 14 steps.
+"""Times the first step's. The kept runs that mostly had no signal are at 0.4 to 1.2 times; one that its
+updates broke was at three times after 14 steps.
 """
 MOSTLY_NO_SIGNAL = 0.75
 RARELY_RIGHT = 0.1
@@ -219,9 +219,8 @@ def no_signal_warning(steps: Steps) -> str:
     steps = [s for s in steps if not s.warm_start]
     if len(steps) < WINDOW:
         return ""
-    asked = [s.questions_asked or 1 for s in steps]  # with refill steps differ; without it all count alike
-    no_signal = fmean((s.no_signal_ratio for s in steps), asked)
-    right = fmean((s.strict for s in steps), asked)
+    no_signal = mean_over_groups(steps, [s.no_signal_ratio for s in steps])
+    right = mean_over_groups(steps, [s.strict for s in steps])
     if no_signal < MOSTLY_NO_SIGNAL or right >= RARELY_RIGHT:
         return ""
     opinions = [s.second_opinion for s in steps if s.second_opinion is not None]
@@ -264,6 +263,11 @@ def sampler_gap_warning(steps: Steps) -> str:
         "not quite the trained one; try --model.dtype float32, --rollout.engine native, or "
         "objective.engine_correction truncated"
     )
+
+
+def mean_over_groups(steps: Steps, values: Sequence[float]) -> float:
+    """The mean over all groups of a value that each step has: with refill steps differ in their groups."""
+    return fmean(values, [s.questions_asked or 1 for s in steps])
 
 
 def first_to_last_quarter(values: Sequence[float]) -> Change:

@@ -41,7 +41,8 @@ def create_run(name: str) -> Run:
 
 
 def open_run(name: str, resume: bool = False, recipe: str = "") -> Run:
-    """A new run, or with `resume` the existing one of this name. A new run without a name gets its recipe's.
+    """A new run, or with `resume` the existing one of this name. Without a name a new run is named after its
+    recipe and the time.
 
     Raises UsageError as `create_run`, and for a resume without a name.
     """
@@ -109,8 +110,8 @@ def trained_config(name: str) -> Config:
 
 
 def _as_trained(config: Config, model: str) -> Config:
-    """A run's config with a model of its own, whose completions end where they did in training, whatever the
-    task is made to be.
+    """A run's config with a model of its own, whose completions end where they did in training, even where
+    options name another task.
     """
     stops = {"rollout.stop": list(stop_strings(config))}
     return override_config(config, {"model.name": model} | stops | NO_ADAPTER)

@@ -34,7 +34,7 @@ class TimeBudget:
     dry_run_seconds: float = 0.0
     """0 if there was no dry run."""
     every: Mapping[str, int] = field(default_factory=dict)
-    """Steps between two of a kind, by its name in `durations`; others happen once, at the end."""
+    """After how many steps a kind recurs, by its name in `durations`; the others happen once, at the end."""
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
